@@ -1,0 +1,117 @@
+"""What can be said of an edit without an image: objective, residual, drift, norms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rece_lightning.core.edit import EditScales, normal_equations
+from rece_lightning.core.embedding_map import AnyMap, EmbeddingMap
+from rece_lightning.core.gram import Gram
+from rece_lightning.core.linalg import add_ridge, solve_positive_definite
+from rece_lightning.core.moments import Moments
+
+ATTACKER_SHARE = 1e-3
+"""The attacker's ridge as a share of ``tr(G)/d``: a fixed setting of the measurement, not the defender's λ."""
+
+
+def trace_product(left: Tensor, right: Tensor) -> float:
+    """``tr(A B)`` without forming the product."""
+    return float((left * right.mT).sum())
+
+
+def objective(present_gram: Tensor, step: Tensor, moments: Moments, scales: EditScales) -> float:
+    """UCE's objective at ``W E`` summed over layers, for ``step`` E and ``present_gram`` ``Σ WᵀW``.
+
+    At ``E = I`` this is the objective before the edit.
+    """
+    eye = torch.eye(len(step), dtype=step.dtype, device=step.device)
+    mixed = step @ moments.cross.mT
+    erased = step @ moments.erased @ step.mT - mixed - mixed.mT + moments.target
+    change = step - eye
+    kept = change @ (scales.preserve_scale * moments.preserved) @ change.mT + scales.lamb * change @ change.mT
+    return trace_product(present_gram, scales.erase_scale * erased + kept)
+
+
+def objective_gradient(step: Tensor, moments: Moments, scales: EditScales) -> float:
+    """Relative size of the objective's gradient at ``W E``: ``‖E A − B‖/‖B‖``, 0 at the minimiser."""
+    system, right = normal_equations(moments, scales)
+    return float(torch.linalg.norm(step @ system - right) / torch.linalg.norm(right))
+
+
+def regeneration_residual(gram: Gram, maps: AnyMap, erased: Tensor, attacker_scale: float | None = None) -> float:
+    """How far the best attacking embedding stays from the original keys and values.
+
+    ``min_{c'} (Σ‖W_t c' − W_0 c‖² + λ_a‖c'‖²) / Σ‖W_0 c‖² = 1 − tr(BᵀA⁻¹B S)/tr(G S)`` with
+    ``A = λ_a I + MᵀGM`` and ``B = MᵀG``.
+
+    Args:
+        gram: ``G``.
+        maps: ``M``.
+        erased: ``S`` of the concepts' own embeddings, ``[d, d]``.
+        attacker_scale: λ_a > 0; default ``1e-3 · tr(G)/d``.
+
+    Returns:
+        A share between 0 (comes back for the asking) and 1. Read it beside its value at ``M = I``.
+    """
+    ridge = ATTACKER_SHARE * gram.scale if attacker_scale is None else attacker_scale
+    cross = maps.cross_gram(gram)
+    answer = solve_positive_definite(add_ridge(maps.edited_gram(gram), ridge), cross, what="attacker's system")
+    return 1.0 - trace_product(cross.mT @ answer, erased) / trace_product(gram.total, erased)
+
+
+def mapped_residual(gram: Gram, moments: Moments) -> float:
+    """The residual of a concept mapped wholly onto its target and read with its own embedding."""
+    difference = moments.erased - moments.cross - moments.cross.mT + moments.target
+    return trace_product(gram.total, difference) / trace_product(gram.total, moments.erased)
+
+
+def preservation_drift(gram: Gram, maps: AnyMap, kept: Tensor) -> float:
+    """``tr((M−I)ᵀG(M−I) P_h)/tr(G P_h)``: how far unrelated keys and values moved.
+
+    Args:
+        gram: ``G``.
+        maps: ``M``.
+        kept: ``P_h`` of held-out prompts, ``[d, d]``.
+    """
+    return trace_product(maps.change_gram(gram), kept) / trace_product(gram.total, kept)
+
+
+def norm_ratio(derived: Tensor, erased: Tensor) -> float:
+    """``‖c'‖/‖c‖`` over all rows, from their moments ``S'`` and ``S``."""
+    return float((derived.trace() / erased.trace()).clamp(min=0).sqrt())
+
+
+@dataclass(frozen=True)
+class MapFigures:
+    """How far a map is from the identity, and how well it can be undone."""
+
+    change_norm: float
+    """``‖M − I‖`` (Frobenius); root mean square over layers where every layer has its map."""
+    rank: int
+    """Numerical rank of ``M − I``; the largest over layers."""
+    condition: float
+    """Condition number of ``M``; the largest over layers. Infinite where M is singular."""
+
+
+def map_figures(maps: AnyMap) -> MapFigures:
+    """Size, rank and condition number of a map, from its singular values."""
+    matrices = maps.matrix[None] if isinstance(maps, EmbeddingMap) else maps.matrices
+    change = maps.change[None] if isinstance(maps, EmbeddingMap) else maps.change
+    changes = torch.linalg.svdvals(change)
+    values = torch.linalg.svdvals(matrices)
+    tolerance = changes.amax(dim=1, keepdim=True) * change.shape[-1] * torch.finfo(torch.float64).eps
+    rank = int((changes > tolerance.clamp(min=1e-300)).sum(dim=1).max())
+    condition = float((values[:, 0] / values[:, -1]).max())
+    return MapFigures(float(changes.square().sum(dim=1).mean().sqrt()), rank, condition)
+
+
+def edit_objectives(
+    gram: Gram, before: AnyMap, step: AnyMap, moments: Moments, scales: EditScales
+) -> tuple[float, float]:
+    """The objective before and after an edit, summed over layers that share one map."""
+    present = before.edited_gram(gram)
+    eye = torch.eye(gram.width, dtype=torch.float64, device=gram.total.device)
+    return objective(present, eye, moments, scales), objective(present, step.of_layer(0), moments, scales)

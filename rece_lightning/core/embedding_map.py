@@ -1,0 +1,117 @@
+"""What the edits amount to: one d×d map M for every layer, ``W_l = W_{0,l} M``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rece_lightning.core.gram import Gram
+
+
+def apply_to_weight(weight: Tensor, matrix: Tensor) -> Tensor:
+    """``W M`` in float64, rounded once to the weight's dtype. ``[o, d]``, ``[d, d]`` → ``[o, d]``."""
+    return (weight.to(matrix.device).double() @ matrix).to(weight.dtype)
+
+
+@dataclass(frozen=True)
+class EmbeddingMap:
+    """One map for all layers: the same edit read as a linear map on the text embeddings."""
+
+    matrix: Tensor
+    """``M``, ``[d, d]``, float64."""
+
+    @classmethod
+    def identity(cls, width: int, device: torch.device | str = "cpu") -> EmbeddingMap:
+        """The map of the unedited model."""
+        return cls(torch.eye(width, dtype=torch.float64, device=device))
+
+    def __matmul__(self, other: EmbeddingMap) -> EmbeddingMap:
+        """First ``self``, then ``other`` as an edit of the already edited model: ``W M E``."""
+        return EmbeddingMap(self.matrix @ other.matrix)
+
+    def of_layer(self, layer: int) -> Tensor:
+        """``M``, whatever the layer."""
+        return self.matrix
+
+    def edited_gram(self, gram: Gram) -> Tensor:
+        """``MᵀGM``: the Gram matrix of the edited projections."""
+        return self.matrix.mT @ gram.total @ self.matrix
+
+    def cross_gram(self, gram: Gram) -> Tensor:
+        """``MᵀG``: edited against original projections."""
+        return self.matrix.mT @ gram.total
+
+    def change_gram(self, gram: Gram) -> Tensor:
+        """``(M−I)ᵀG(M−I)``: the Gram matrix of what the edit added to the projections."""
+        change = self.change
+        return change.mT @ gram.total @ change
+
+    @property
+    def change(self) -> Tensor:
+        """``M − I``."""
+        return self.matrix - torch.eye(self.matrix.shape[0], dtype=self.matrix.dtype, device=self.matrix.device)
+
+    def apply_to_embeddings(self, embeddings: Tensor) -> Tensor:
+        """Map rows ``[..., d]``: ``W_0 (M c)`` equals ``(W_0 M) c``."""
+        return (embeddings.double() @ self.matrix.mT).to(embeddings.dtype)
+
+    def low_rank(self, tolerance: float = 1e-12) -> tuple[Tensor, Tensor]:
+        """Factors ``U [d, r]``, ``V [r, d]`` with ``M − I = U V``: an exact LoRA with one down-projection.
+
+        Args:
+            tolerance: singular values below this share of the largest are rounding.
+        """
+        left, values, right = torch.linalg.svd(self.change)
+        rank = int((values > tolerance * values.max().clamp(min=1e-300)).sum())
+        return left[:, :rank] * values[:rank], right[:rank]
+
+
+@dataclass(frozen=True)
+class LayerMaps:
+    """One map a layer, as the technique ``tensor`` needs. What wants one shared map refuses it."""
+
+    matrices: Tensor
+    """``M_l``, ``[L, d, d]``, float64."""
+
+    @classmethod
+    def identity(cls, layers: int, width: int, device: torch.device | str = "cpu") -> LayerMaps:
+        """The maps of the unedited model."""
+        return cls(torch.eye(width, dtype=torch.float64, device=device).repeat(layers, 1, 1))
+
+    def __matmul__(self, other: LayerMaps) -> LayerMaps:
+        return LayerMaps(self.matrices @ other.matrices)
+
+    def of_layer(self, layer: int) -> Tensor:
+        """``M_l``."""
+        return self.matrices[layer]
+
+    def edited_gram(self, gram: Gram) -> Tensor:
+        """``Σ_l M_lᵀ G_l M_l``."""
+        return (self.matrices.mT @ layers_of(gram) @ self.matrices).sum(0)
+
+    def cross_gram(self, gram: Gram) -> Tensor:
+        """``Σ_l M_lᵀ G_l``."""
+        return (self.matrices.mT @ layers_of(gram)).sum(0)
+
+    def change_gram(self, gram: Gram) -> Tensor:
+        """``Σ_l (M_l−I)ᵀ G_l (M_l−I)``."""
+        change = self.change
+        return (change.mT @ layers_of(gram) @ change).sum(0)
+
+    @property
+    def change(self) -> Tensor:
+        """``M_l − I``, ``[L, d, d]``."""
+        eye = torch.eye(self.matrices.shape[-1], dtype=self.matrices.dtype, device=self.matrices.device)
+        return self.matrices - eye
+
+
+AnyMap = EmbeddingMap | LayerMaps
+
+
+def layers_of(gram: Gram) -> Tensor:
+    """The Gram matrices a layer, ``[L, d, d]``."""
+    if gram.layers is None:
+        raise ValueError("this needs the Gram matrix of every layer: Gram.of(..., keep_layers=True)")
+    return gram.layers

@@ -1,0 +1,42 @@
+"""The errors that users see: what is wrong, where, and what to do about it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ReceError(Exception):
+    """Base class of every error that this project raises on purpose."""
+
+
+class ConfigurationError(ReceError, ValueError):
+    """A setting that cannot be used: the message names the field, the value and the remedy."""
+
+
+class BaseModelError(ReceError, ValueError):
+    """A base model that cannot be found, read or trusted."""
+
+
+def nearest(value: str, valid: Iterable[str]) -> str:
+    """``did you mean 'norm'? Valid: both, norm`` for an error message about an unknown name."""
+    names = sorted(valid)
+    close = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}Valid: {', '.join(names)}"
+
+
+def check_choice(field: str, value: str, valid: Iterable[str]) -> None:
+    """Raise a ConfigurationError with the nearest valid name unless ``value`` is one of ``valid``."""
+    names = sorted(valid)
+    if value not in names:
+        raise ConfigurationError(f"{field}: unknown value {value!r}; {nearest(value, names)}.")
+
+
+def check_number(field: str, value: float, *, positive: bool = False) -> None:
+    """Raise a ConfigurationError unless ``value`` is finite and ≥ 0 (> 0 where ``positive``)."""
+    valid = isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+    valid = valid and abs(value) != float("inf") and (value > 0 if positive else value >= 0)
+    if not valid:
+        bound = "greater than 0" if positive else "0 or greater"
+        raise ConfigurationError(f"{field}: {value!r} makes no sense here; give a finite number {bound}.")

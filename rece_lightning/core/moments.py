@@ -1,0 +1,112 @@
+"""Second moments of what is erased, its targets and what is kept: all that an edit needs to know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from rece_lightning.core.derive import Derivation
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over embedding rows, float64. They add over batches, prompts and ranks.
+
+    The objective of UCE and RECE depends on the prompts through these four matrices alone, so a thousand
+    concepts take the room of one.
+    """
+
+    erased: Tensor
+    """``S = Σ w c cᵀ`` of the concepts, ``[d, d]``."""
+    cross: Tensor
+    """``X = Σ w c* cᵀ`` of targets with their concepts, ``[d, d]``."""
+    target: Tensor
+    """``T = Σ w c* c*ᵀ`` of the targets, ``[d, d]``."""
+    preserved: Tensor
+    """``P = Σ w c cᵀ`` of what is kept, ``[d, d]``."""
+
+    @classmethod
+    def zeros(cls, width: int, device: torch.device | str = "cpu") -> Moments:
+        """The moments of nothing."""
+        return cls(*(torch.zeros(width, width, dtype=torch.float64, device=device) for _ in range(4)))
+
+    @classmethod
+    def of(cls, erased: Tensor, target: Tensor, weight: float | Tensor = 1.0) -> Moments:
+        """Moments of concept rows paired with target rows.
+
+        Args:
+            erased: concept embeddings, ``[n, d]``.
+            target: the embedding that each row is mapped to, ``[n, d]``.
+            weight: one for all rows, or ``[n]``.
+
+        Raises:
+            ValueError: if the rows do not pair up.
+        """
+        if erased.shape != target.shape:
+            raise ValueError(f"erased rows {tuple(erased.shape)} and target rows {tuple(target.shape)} do not pair up")
+        concept, anchor = erased.double(), target.double()
+        weights = torch.as_tensor(weight, dtype=torch.float64, device=concept.device).expand(len(concept))[:, None]
+        weighted = weights * concept
+        return cls(
+            erased=concept.mT @ weighted,
+            cross=anchor.mT @ weighted,
+            target=anchor.mT @ (weights * anchor),
+            preserved=torch.zeros(concept.shape[1], concept.shape[1], dtype=torch.float64, device=concept.device),
+        )
+
+    @classmethod
+    def preserving(cls, kept: Tensor, weight: float | Tensor = 1.0) -> Moments:
+        """Moments of rows that shall keep their keys and values, ``[n, d]``."""
+        rows = kept.double()
+        weights = torch.as_tensor(weight, dtype=torch.float64, device=rows.device).expand(len(rows))[:, None]
+        zero = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64, device=rows.device)
+        return cls(erased=zero, cross=zero, target=zero, preserved=rows.mT @ (weights * rows))
+
+    @property
+    def width(self) -> int:
+        """``d``."""
+        return self.erased.shape[0]
+
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(
+            self.erased + other.erased,
+            self.cross + other.cross,
+            self.target + other.target,
+            self.preserved + other.preserved,
+        )
+
+    def derived(self, derivation: Derivation) -> Moments:
+        """Moments of the derived embeddings ``c' = D c + F c*``, paired with the same targets.
+
+        ``S' = D S Dᵀ + D Xᵀ Fᵀ + F X Dᵀ + F T Fᵀ`` and ``X' = X Dᵀ + T Fᵀ``; targets and kept rows stay.
+        """
+        of_concept = derivation.of_concept
+        erased = of_concept @ self.erased @ of_concept.mT
+        cross = self.cross @ of_concept.mT
+        if derivation.of_target is not None:
+            of_target = derivation.of_target
+            mixed = of_concept @ self.cross.mT @ of_target.mT
+            erased = erased + mixed + mixed.mT + of_target @ self.target @ of_target.mT
+            cross = cross + self.target @ of_target.mT
+        return Moments(erased, cross, self.target, self.preserved)
+
+    def erasing_also(self, other: Moments) -> Moments:
+        """These moments with the erased rows of ``other`` added; what is kept is counted once."""
+        return Moments(
+            self.erased + other.erased, self.cross + other.cross, self.target + other.target, self.preserved
+        )
+
+    def away_from(self, share: float) -> Moments:
+        """Moments whose targets lose ``share`` of the concept itself: ``c* − α c`` in place of ``c*``."""
+        target = self.target - share * (self.cross + self.cross.mT) + share**2 * self.erased
+        return Moments(self.erased, self.cross - share * self.erased, target, self.preserved)
+
+    def to(self, device: torch.device | str) -> Moments:
+        """The same moments on another device."""
+        return Moments(
+            self.erased.to(device), self.cross.to(device), self.target.to(device), self.preserved.to(device)
+        )

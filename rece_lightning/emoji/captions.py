@@ -1,0 +1,67 @@
+"""Captions of the embedded world's pictures: names and synonyms in short English phrases."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from rece_lightning.emoji.catalog import Catalog
+
+# ``{}`` takes the object with its article; the bare name comes without one.
+TEMPLATES = ("{}", "a photo of {}", "a picture of {}", "an image of {}")
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A caption and what it says; ``None`` where it leaves something open."""
+
+    text: str
+    object: int | None
+    style: int | None
+    background: int | None
+
+
+def with_article(noun: str) -> str:
+    """``axe`` → ``an axe``."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
+def describe(noun: str, style: str | None = None, background: str | None = None) -> str:
+    """``describe("an axe", "twemoji", "blue")`` → ``an axe in twemoji style on a blue background``."""
+    text = noun
+    if style is not None:
+        text += f" in {style} style"
+    if background is not None:
+        text += f" on {with_article(background)} background"
+    return text
+
+
+def random_caption(
+    catalog: Catalog, object_index: int, style: int, background: int, source: random.Random, *, style_share: float = 0.5
+) -> Caption:
+    """A random true caption of a picture: synonym in a third of them, style and background in half."""
+    item = catalog.objects[object_index]
+    noun = item.name
+    if item.synonyms and source.random() < 0.35:
+        noun = source.choice(item.synonyms)
+    phrase = noun
+    if source.random() < 0.6:
+        phrase = source.choice(TEMPLATES).format(with_article(noun))
+    named_style = source.random() < style_share
+    named_background = source.random() < 0.5
+    text = describe(
+        phrase,
+        catalog.styles[style] if named_style else None,
+        list(catalog.backgrounds)[background] if named_background else None,
+    )
+    return Caption(text, object_index, style if named_style else None, background if named_background else None)
+
+
+def vocabulary(catalog: Catalog) -> list[str]:
+    """Every word that a caption can hold."""
+    words = {"a", "an", "in", "on", "of", "style", "background", "photo", "picture", "image", "art", "painting", "by"}
+    words |= set(catalog.styles) | set(catalog.backgrounds)
+    for item in catalog.objects:
+        for noun in (item.name, *item.synonyms):
+            words |= set(noun.split())
+    return sorted(words)

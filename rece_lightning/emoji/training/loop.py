@@ -1,0 +1,128 @@
+"""One resumable training loop for every part of the embedded world."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+
+def save_atomically(state: object, path: Path) -> None:
+    """``torch.save`` to a temporary file, then rename: a killed run leaves the former state."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+def cosine(step: int, steps: int, warmup: int = 200) -> float:
+    """Learning-rate factor: linear warm-up, then half a cosine to 2 %."""
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+class Average:
+    """An exponential moving average of a module's parameters."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.values = {name: value.detach().clone() for name, value in module.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        """Blend in the present parameters; the decay starts low so that the first steps are forgotten."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for name, value in module.named_parameters():
+            self.values[name].lerp_(value, 1 - decay)
+
+    @torch.no_grad()
+    def copy_to(self, module: nn.Module) -> None:
+        """Put the averages into the module."""
+        for name, value in module.named_parameters():
+            value.copy_(self.values[name])
+
+
+def train(
+    name: str,
+    module: nn.Module,
+    loss_of: Callable[[int, torch.Generator], Tensor],
+    *,
+    steps: int,
+    learning_rate: float,
+    folder: Path,
+    seed: int,
+    weight_decay: float = 0.01,
+    decay: float | None = None,
+    every: int = 250,
+) -> float:
+    """Train ``module`` in place, resuming from ``folder/NAME.pt``.
+
+    Args:
+        name: of the part; names the checkpoint and the log lines.
+        module: what is trained; ends with its averaged weights where ``decay`` is given.
+        loss_of: called with the step and a CPU generator that depends on seed and step alone, so that a
+            resumed run draws what an uninterrupted one would.
+        steps: how many there are in all; the learning rate follows a cosine over them.
+        learning_rate: the highest.
+        folder: where the checkpoint lies.
+        seed: of the whole part.
+        weight_decay: AdamW's.
+        decay: of the moving average of the weights; none without it.
+        every: steps between log lines; a checkpoint is written at every second one.
+
+    Returns:
+        The seconds spent in all, interrupted runs included.
+    """
+    path = folder / f"{name}.pt"
+    optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99))
+    average = Average(module, decay) if decay else None
+    first, spent = 0, 0.0
+    if path.exists():
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        module.load_state_dict(state["module"])
+        first, spent = state["step"], state["seconds"]
+        if first < steps:
+            optimizer.load_state_dict(state["optimizer"])
+            if average:
+                average.values = {key: value.to(average.values[key]) for key, value in state["average"].items()}
+            print(f"{name}: resumes at step {first}", flush=True)
+    started = time.monotonic()
+    total, counted = 0.0, 0
+    module.train()
+    for step in range(first, steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * cosine(step, steps)
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        loss = loss_of(step, generator)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+        if average:
+            average.update(module, step)
+        total, counted = total + float(loss.detach()), counted + 1
+        last = step + 1 == steps
+        if (step + 1) % every == 0 or last:
+            elapsed = spent + time.monotonic() - started
+            print(f"{name}: step {step + 1}/{steps} loss {total / counted:.4f} {elapsed:.0f} s", flush=True)
+            total, counted = 0.0, 0
+        if (step + 1) % (2 * every) == 0 or last:
+            if last and average:
+                average.copy_to(module)
+            state = {
+                "module": module.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "average": average.values if average else {},
+                "step": step + 1,
+                "seconds": spent + time.monotonic() - started,
+            }
+            save_atomically(state, path)
+    module.eval()
+    return spent + time.monotonic() - started if first < steps else spent

@@ -1,0 +1,98 @@
+"""Prompts → evidence: encode once, count the positions that each epoch needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rece_lightning.core.loop import Evidence
+from rece_lightning.core.moments import Moments
+from rece_lightning.models.text import PromptEncoder, aligned_rows
+
+PROMPTS_AN_UPDATE = 64
+
+
+@dataclass(frozen=True)
+class EncodedPair:
+    """Embeddings of one erased prompt and its target."""
+
+    concept: Tensor
+    """``[positions, d]``."""
+    target: Tensor
+    """``[positions, d]``."""
+    last: int
+    """Position of the concept's last subject token."""
+    target_last: int
+    weight: float
+
+    def first_moments(self, rule: str) -> Moments:
+        """Moments of the positions that epoch 0 edits."""
+        concept, target = aligned_rows(self.concept, self.last, self.target, self.target_last, rule)
+        return Moments.of(concept, target, self.weight)
+
+    def whole_moments(self) -> Moments:
+        """Moments of all positions."""
+        return Moments.of(self.concept, self.target, self.weight)
+
+
+def encode_pairs(
+    encoder: PromptEncoder, prompts: list[str], targets: list[str], weights: list[float]
+) -> list[EncodedPair]:
+    """Encode erased prompts with their targets, each distinct text once."""
+    texts = list(dict.fromkeys([*prompts, *targets]))
+    encoded = encoder.encode(texts)
+    index = {text: row for row, text in enumerate(texts)}
+    pairs = []
+    for prompt, target, weight in zip(prompts, targets, weights, strict=True):
+        row, anchor = index[prompt], index[target]
+        pairs.append(
+            EncodedPair(
+                encoded.embeddings[row],
+                encoded.embeddings[anchor],
+                int(encoded.last_subject[row]),
+                int(encoded.last_subject[anchor]),
+                weight,
+            )
+        )
+    return pairs
+
+
+def gather_evidence(
+    pairs: list[EncodedPair], kept: list[Tensor], rule: str, device: torch.device | str, *, keep_prompts: bool = False
+) -> Evidence:
+    """Moments of encoded prompts.
+
+    Args:
+        pairs: what is erased.
+        kept: embeddings ``[positions, d]`` of what is preserved: always all positions.
+        rule: token selection of epoch 0.
+        device: of the algebra.
+        keep_prompts: also keep every prompt's own moments, as the technique ``tensor`` needs them.
+    """
+    width = pairs[0].concept.shape[-1]
+    first = whole = Moments.zeros(width, device)
+    if kept:
+        preserved = Moments.preserving(torch.cat(kept).to(device))
+        first, whole = first + preserved, whole + preserved
+    if keep_prompts:
+        first_prompts = tuple(pair.first_moments(rule).to(device) for pair in pairs)
+        whole_prompts = tuple(pair.whole_moments().to(device) for pair in pairs)
+        return Evidence(sum(first_prompts, start=first), sum(whole_prompts, start=whole), first_prompts, whole_prompts)
+    # Rank-k updates over all rows of some prompts at once: a product of matrices, not one of rows a prompt.
+    for start in range(0, len(pairs), PROMPTS_AN_UPDATE):
+        part = pairs[start : start + PROMPTS_AN_UPDATE]
+        first = first + _moments_of_rows(part, rule, device)
+        whole = whole + _moments_of_rows(part, "all", device)
+    return Evidence(first, whole)
+
+
+def _moments_of_rows(pairs: list[EncodedPair], rule: str, device: torch.device | str) -> Moments:
+    rows = [aligned_rows(pair.concept, pair.last, pair.target, pair.target_last, rule) for pair in pairs]
+    weights = torch.cat([
+        torch.full((len(concept),), pair.weight, dtype=torch.float64)
+        for pair, (concept, _) in zip(pairs, rows, strict=True)
+    ])  # fmt: skip
+    concepts, targets = torch.cat([row[0] for row in rows]), torch.cat([row[1] for row in rows])
+    return Moments.of(concepts.to(device), targets.to(device), weights.to(device))

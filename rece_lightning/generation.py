@@ -1,0 +1,78 @@
+"""Pictures of a model whose projections can be exchanged: original, edited, edited again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rece_lightning.models.base import BaseModel
+from rece_lightning.models.pipelines import Request, Sampling, generate, load_pipeline, put_weights
+from rece_lightning.models.text import PromptEncoder
+from rece_lightning.placement import Placement
+from rece_lightning.prompts import EvaluationPrompt
+
+
+class PictureMaker:
+    """A pipeline that is loaded once; its projections are exchanged between columns of a comparison."""
+
+    def __init__(self, pipeline: Any, encoder: PromptEncoder, original: dict[str, Tensor]) -> None:
+        self.pipeline = pipeline
+        self.encoder = encoder
+        self._original = original
+        self._embeddings: dict[str, Tensor] = {}
+
+    @classmethod
+    def load(cls, base: BaseModel, encoder: PromptEncoder, placement: Placement, default: torch.device) -> PictureMaker:
+        """Load the pipeline and put its parts where the placement says."""
+        pipeline = load_pipeline(base)
+        pipeline.to(placement.device_of("unet", default))
+        pipeline.vae.to(placement.device_of("autoencoder", default))
+        return cls(pipeline, encoder, dict(base.read_projections()))
+
+    def use(self, weights: Iterable[tuple[str, Tensor]] | None) -> None:
+        """Put edited projections in; ``None`` puts the original ones back."""
+        put_weights(self.pipeline.unet, self._original)
+        if weights is not None:
+            put_weights(self.pipeline.unet, dict(weights))
+
+    def embed(self, prompts: Sequence[str]) -> list[Tensor]:
+        """Embeddings ``[positions, d]`` of prompts, each encoded once."""
+        missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._embeddings]
+        for first in range(0, len(missing), 64):
+            part = missing[first : first + 64]
+            self._embeddings.update(zip(part, self.encoder.encode(part).embeddings, strict=True))
+        return [self._embeddings[prompt] for prompt in prompts]
+
+    @torch.no_grad()
+    def make(
+        self,
+        prompts: Sequence[EvaluationPrompt],
+        seeds: Sequence[int],
+        sampling: Sampling,
+        *,
+        derive: Callable[[Tensor], Tensor] | None = None,
+        on_batch: Callable[[int], None] | None = None,
+    ) -> Tensor:
+        """One picture for each prompt with its seed.
+
+        Args:
+            prompts: what to draw.
+            seeds: of the initial noise.
+            sampling: steps, guidance, batch size.
+            derive: maps every prompt embedding ``[positions, d]``, to attack with derived embeddings.
+            on_batch: called with the number of pictures after every batch.
+
+        Returns:
+            ``[n, 3, h, w]`` in [0, 1].
+        """
+        embeddings = self.embed([row.prompt for row in prompts])
+        if derive is not None:
+            embeddings = [derive(rows) for rows in embeddings]
+        requests = [
+            Request(rows, seed, row.guidance_scale)
+            for rows, seed, row in zip(embeddings, seeds, prompts, strict=True)
+        ]
+        return generate(self.pipeline, requests, self.embed([""])[0], sampling, on_batch)

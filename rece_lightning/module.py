@@ -1,0 +1,465 @@
+"""RECE as a LightningModule: a thin shell that feeds prompts to the core and logs what it answers."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from rece_lightning.core import diagnostics
+from rece_lightning.core.derive import REGULARIZERS, SURROGATE_ITEMS
+from rece_lightning.core.edit import EDITORS, TECHNIQUES, EditScales
+from rece_lightning.core.embedding_map import AnyMap, EmbeddingMap, LayerMaps, apply_to_weight
+from rece_lightning.core.errors import BaseModelError, ConfigurationError, check_choice, check_number, nearest
+from rece_lightning.core.gram import Gram
+from rece_lightning.core.loop import EpochRecord, LoopSettings, RECELoop
+from rece_lightning.core.moments import Moments
+from rece_lightning.data import PromptBatch
+from rece_lightning.evidence import EncodedPair, encode_pairs, gather_evidence
+from rece_lightning.generation import PictureMaker
+from rece_lightning.models.base import BaseModel, find_base
+from rece_lightning.models.pipelines import Sampling, load_pipeline, put_weights
+from rece_lightning.models.projections import KINDS
+from rece_lightning.models.text import TOKEN_RULES, PromptEncoder
+from rece_lightning.placement import Placement
+from rece_lightning.prompts import EvaluationPrompt
+from rece_lightning.version import __version__
+
+# What decides the result: a checkpoint goes on under these settings alone.
+DECISIVE = (
+    "erase_scale", "preserve_scale", "lamb", "regular_scale", "regularizer", "surrogate_items", "technique", "editor",
+    "accumulate", "first_edit", "tokens", "projections", "layers",
+)  # fmt: skip
+
+
+class ClosedFormOptimizer(torch.optim.Optimizer):
+    """Its step is RECE's epoch: no gradients, no parameters.
+
+    Lightning counts an epoch's progress in optimizer steps; without one it would save no checkpoint.
+    """
+
+    def __init__(self, edit: Callable[[], None]) -> None:
+        super().__init__([torch.zeros(())], {})
+        self._edit = edit
+
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        """Run the edit once."""
+        if closure is not None:
+            closure()
+        self._edit()
+
+
+class RECE(LightningModule):
+    """Erase concepts from a text-to-image model in closed form (RECE, arXiv 2407.12383).
+
+    Epoch 0 edits the cross-attention key and value projections with the concepts' own embeddings (this
+    alone is UCE: ``max_epochs=1``); every later epoch derives the embeddings that would bring the concepts
+    back, and edits with those.
+
+    Args:
+        pretrained: ``emoji`` (the embedded world), a diffusers folder, or a hub id.
+        revision: of the hub repository.
+        variant: of the weight files, such as ``fp16``.
+        erase_scale: η, weight of the erased concepts.
+        preserve_scale: λ₁, weight of the preserved prompts.
+        lamb: λ₂, weight of leaving the projections as they are.
+        regular_scale: λ, the derivation's regularization.
+        regularizer: ``norm`` (the paper's), ``standard`` or ``surrogate``.
+        surrogate_items: which of the surrogate's two penalties count: ``first``, ``second``, ``both``.
+        technique: ``replace``, or ``tensor``, which keeps one map a layer.
+        editor: the closed-form edit inside the loop.
+        accumulate: true: every epoch's edit also holds what earlier epochs erased; false is the published
+            loop.
+        first_edit: scales of epoch 0 where they differ, such as ``{preserve_scale: 1.0, lamb: 0.5}``.
+        tokens: positions that epoch 0 edits: ``aligned`` (from the last subject token on; published),
+            ``last``, ``all``.
+        projections: ``kv``, ``k`` or ``v``.
+        layers: a regular expression over parameter names.
+        attacker_scale: ridge of the attacker in the regeneration residual; default ``1e-3 · tr(G)/d``.
+
+    Raises:
+        ConfigurationError: for every setting that makes no sense, before any model is touched.
+    """
+
+    def __init__(
+        self,
+        pretrained: str = "emoji",
+        revision: str | None = None,
+        variant: str | None = None,
+        erase_scale: float = 1.0,
+        preserve_scale: float = 0.1,
+        lamb: float = 0.1,
+        regular_scale: float = 0.1,
+        regularizer: str = "norm",
+        surrogate_items: str = "both",
+        technique: str = "replace",
+        editor: str = "uce",
+        accumulate: bool = False,
+        first_edit: dict[str, float] | None = None,
+        tokens: str = "aligned",
+        projections: str = "kv",
+        layers: str | None = None,
+        attacker_scale: float | None = None,
+    ) -> None:
+        super().__init__()
+        check_number("model.erase_scale", erase_scale, positive=True)
+        check_number("model.preserve_scale", preserve_scale)
+        check_number("model.lamb", lamb)
+        check_number("model.regular_scale", regular_scale, positive=True)
+        if attacker_scale is not None:
+            check_number("model.attacker_scale", attacker_scale, positive=True)
+        check_choice("model.regularizer", regularizer, REGULARIZERS)
+        check_choice("model.surrogate_items", surrogate_items, SURROGATE_ITEMS)
+        check_choice("model.technique", technique, TECHNIQUES)
+        check_choice("model.editor", editor, EDITORS)
+        check_choice("model.tokens", tokens, TOKEN_RULES)
+        check_choice("model.projections", projections, KINDS)
+        scales = {"erase_scale": erase_scale, "preserve_scale": preserve_scale, "lamb": lamb}
+        for key, value in (first_edit or {}).items():
+            if key not in scales:
+                raise ConfigurationError(f"model.first_edit: unknown key {key!r}; {nearest(key, scales)}.")
+            check_number(f"model.first_edit.{key}", value, positive=key == "erase_scale")
+        self.save_hyperparameters()
+        self.automatic_optimization = False
+        self.strict_loading = False
+        self.settings = LoopSettings(
+            scales=EditScales(**scales),
+            first_scales=EditScales(**{**scales, **first_edit}) if first_edit else None,
+            regular_scale=regular_scale,
+            regularizer=regularizer,
+            surrogate_items=surrogate_items,
+            technique=technique,
+            accumulate=accumulate,
+        )
+        self.placement = Placement()
+        self.sampling = Sampling()
+        self.seeds: tuple[int, ...] = (0,)
+        self.history: list[dict[str, float]] = []
+        """Figures of every epoch so far."""
+        self.first_maps: AnyMap | None = None
+        """After epoch 0: UCE's edit."""
+        # Encoders and pipelines stay out of the module tree: checkpoints are slim, and no strategy
+        # broadcasts a model that nobody trains.
+        self._base: BaseModel | None = None
+        self._tools: dict[str, Any] = {}
+        self._loop: RECELoop | None = None
+        self._pairs: list[EncodedPair] = []
+        self._kept: list[Tensor] = []
+        self._held_out: list[Tensor] = []
+        self._summary: dict[str, Any] = {}
+        self._restored: dict[str, Any] | None = None
+
+    # What it works on
+
+    @property
+    def base(self) -> BaseModel:
+        """The base model, found and checked at first use."""
+        if self._base is None:
+            self._base = find_base(self.hparams["pretrained"], self.hparams["revision"], self.hparams["variant"])
+        return self._base
+
+    @property
+    def names(self) -> list[str]:
+        """Parameter names of the projections that are edited."""
+        return self.base.select(self.hparams["projections"], self.hparams["layers"])
+
+    @property
+    def encoder(self) -> PromptEncoder:
+        """Tokenizer and text encoder, loaded at first use."""
+        if "encoder" not in self._tools:
+            self._tools["encoder"] = PromptEncoder.load(self.base, self.placement.device_of("text_encoder", self.device))
+        return self._tools["encoder"]
+
+    @property
+    def pictures(self) -> PictureMaker:
+        """What makes pictures of the original and the edited model, loaded at first use."""
+        if "pictures" not in self._tools:
+            self._tools["pictures"] = PictureMaker.load(self.base, self.encoder, self.placement, self.device)
+        return self._tools["pictures"]
+
+    @property
+    def gram(self) -> Gram:
+        """``G`` of the original projections, computed at first use."""
+        if "gram" not in self._tools:
+            self._tools["gram"] = Gram.of(
+                self.base.read_projections(self.names),
+                keep_layers=self.hparams["technique"] == "tensor",
+                device=self.placement.device_of("algebra", self.device),
+            )
+        return self._tools["gram"]
+
+    @property
+    def maps(self) -> AnyMap:
+        """``M`` after the epochs so far.
+
+        Raises:
+            ConfigurationError: if nothing was edited yet.
+        """
+        if self._loop is not None and self._loop.epoch:
+            return self._loop.maps
+        if self._restored is not None:
+            matrix = self._restored["map"]
+            return EmbeddingMap(matrix) if matrix.ndim == 2 else LayerMaps(matrix)
+        raise ConfigurationError("Nothing was edited yet: fit the module, or load it from a checkpoint.")
+
+    @property
+    def loop(self) -> RECELoop:
+        """The loop with its evidence: after epoch 0, or rebuilt from a checkpoint."""
+        if self._loop is None:
+            if not self._pairs:
+                raise ConfigurationError("data.concepts: no prompt was encoded; is the data empty?")
+            device = self.placement.device_of("algebra", self.device)
+            evidence = gather_evidence(
+                self._pairs,
+                self._kept,
+                self.hparams["tokens"],
+                device,
+                keep_prompts=self.hparams["technique"] == "tensor",
+            )
+            self._loop = RECELoop(self.gram, evidence, self.settings)
+        return self._loop
+
+    def release(self, *parts: str) -> None:
+        """Let go of loaded parts: ``encoder``, ``pictures``, ``gram``. They load again when needed."""
+        for part in parts:
+            self._tools.pop(part, None)
+
+    # Lightning
+
+    def setup(self, stage: str) -> None:
+        """Check trainer and base model before any work."""
+        trainer = self._trainer
+        if trainer is not None:
+            check_trainer(trainer, stage)
+        _ = self.names
+        if stage == "fit" and self._restored is None:
+            self._pairs, self._kept, self._held_out = [], [], []
+            self._loop, self.first_maps, self.history = None, None, []
+        data = getattr(trainer, "datamodule", None)
+        if data is not None and hasattr(data, "summary"):
+            self._summary = data.summary()
+
+    def configure_optimizers(self) -> ClosedFormOptimizer:
+        """The optimizer whose step is an epoch's edit."""
+        return ClosedFormOptimizer(self._edit)
+
+    def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
+        """Epoch 0 encodes the batch; the last batch of every epoch triggers the edit."""
+        if self.current_epoch == 0:
+            self._encode(batch)
+        if self.trainer.is_last_batch:
+            optimizer = self.optimizers()
+            optimizer.step()  # type: ignore[union-attr]
+
+    def validation_step(self, batch: tuple[EvaluationPrompt, ...], batch_idx: int) -> dict[str, Any]:
+        """Generate for prompts with the edited model (the base model, when nothing was edited)."""
+        return self._generate(batch)
+
+    def test_step(self, batch: tuple[EvaluationPrompt, ...], batch_idx: int) -> dict[str, Any]:
+        """As ``validation_step``."""
+        return self._generate(batch)
+
+    def predict_step(self, batch: tuple[EvaluationPrompt, ...], batch_idx: int) -> dict[str, Any]:
+        """As ``validation_step``: prompts, seeds and pictures ``[n, 3, h, w]`` in [0, 1]."""
+        return self._generate(batch)
+
+    def _generate(self, batch: tuple[EvaluationPrompt, ...]) -> dict[str, Any]:
+        maps = self.maps if self._restored is not None or self._loop is not None else None
+        self.pictures.use(self.edited_weights(maps) if maps is not None else None)
+        rows = [(row, seed) for row in batch for seed in ([row.seed] if row.seed is not None else self.seeds)]
+        made = self.pictures.make([row for row, _ in rows], [seed for _, seed in rows], self.sampling)
+        return {"prompts": [row for row, _ in rows], "seeds": [seed for _, seed in rows], "pictures": made}
+
+    def on_train_end(self) -> None:
+        """Log how much of the model changed."""
+        figures = self.change()
+        for logger in self.trainer.loggers:
+            logger.log_metrics(figures, step=self.trainer.global_step)
+
+    # The epoch
+
+    def _encode(self, batch: PromptBatch) -> None:
+        """Encode a batch's prompts once and keep the rows."""
+        for prompt in batch.prompts:
+            lost = self.encoder.cut(prompt)
+            if lost:
+                self.print(f"Warning: {prompt!r} is longer than the tokenizer takes; cut: {lost!r}.")
+        if batch.kind == "erased":
+            self._pairs += encode_pairs(self.encoder, list(batch.prompts), list(batch.targets), list(batch.weights))
+        else:
+            rows = list(self.encoder.encode(list(batch.prompts)).embeddings)
+            (self._kept if batch.kind == "preserved" else self._held_out).extend(rows)
+
+    @torch.no_grad()
+    def _edit(self) -> None:
+        """One epoch of the loop, its figures logged."""
+        started = time.perf_counter()
+        loop = self.loop
+        record = loop.run_epoch()
+        seconds = time.perf_counter() - started
+        if loop.epoch == 1:
+            self.first_maps = loop.maps
+        figures = {**self.measure(record), "edit_seconds": seconds}
+        self.history.append(figures)
+        self.log_dict(figures, on_step=False, on_epoch=True, batch_size=1)
+
+    def measure(self, record: EpochRecord) -> dict[str, float]:
+        """What can be said of an epoch without an image; see ``core/diagnostics.py`` for each figure."""
+        loop, gram = self.loop, self.gram
+        evidence, attacker = loop.evidence, self.hparams["attacker_scale"]
+        figures: dict[str, float] = {}
+        if isinstance(loop.maps, EmbeddingMap):
+            before, after = diagnostics.edit_objectives(gram, record.before, record.step, record.moments, record.scales)
+            figures |= {"objective_before": before, "objective_after": after}
+        whole = evidence.whole
+        unedited = EmbeddingMap.identity(gram.width, gram.total.device)
+        size = diagnostics.map_figures(loop.maps)
+        held_out = torch.cat(self._held_out) if self._held_out else torch.cat(self._kept or [torch.zeros(0, gram.width)])
+        kept = Moments.preserving(held_out.to(gram.total.device)).preserved
+        if bool(kept.any()):
+            figures["preservation_drift"] = diagnostics.preservation_drift(gram, loop.maps, kept)
+        if record.derivation is not None:
+            derived = whole.derived(record.derivation)
+            figures["norm_ratio"] = diagnostics.norm_ratio(derived.erased, whole.erased)
+        return figures | {
+            "regeneration_residual": diagnostics.regeneration_residual(gram, loop.maps, whole.erased, attacker),
+            "regeneration_residual_unedited": diagnostics.regeneration_residual(gram, unedited, whole.erased, attacker),
+            "mapped_residual": diagnostics.mapped_residual(gram, whole),
+            "map_change": size.change_norm,
+            "map_rank": float(size.rank),
+            "map_condition": size.condition,
+            # λ, λ₁ and λ₂ mean something only beside these: they are not scale-free.
+            "gram_scale": gram.scale,
+            "erased_scale": float(evidence.first.erased.trace()) / gram.width,
+            "preserved_scale": float(evidence.first.preserved.trace()) / gram.width,
+        }
+
+    # What comes out
+
+    def edited_weights(self, maps: AnyMap | None = None) -> Iterator[tuple[str, Tensor]]:
+        """Edited projections under their diffusers names, in the base model's dtype, one at a time.
+
+        Args:
+            maps: in place of the module's own, such as :attr:`first_maps`.
+        """
+        maps = self.maps if maps is None else maps
+        for layer, (name, weight) in enumerate(self.base.read_projections(self.names)):
+            yield name, apply_to_weight(weight, maps.of_layer(layer)).cpu()
+
+    def change(self) -> dict[str, float]:
+        """Share of the U-Net's parameters that were edited, and ``‖ΔW‖/‖W‖`` over the edited ones."""
+        edited = sum(math.prod(self.base.projections[name]) for name in self.names)
+        ratio = self.maps.change_gram(self.gram).trace().clamp(min=0) / self.gram.total.trace()
+        return {"parameters_edited_share": edited / self.base.parameters, "weight_change": float(ratio.sqrt())}
+
+    def pipeline(self, dtype: torch.dtype = torch.float32) -> Any:
+        """A diffusers pipeline of the base model with the edited projections.
+
+        Raises:
+            ConfigurationError: if nothing was edited yet.
+        """
+        maps = self.maps
+        pipeline = load_pipeline(self.base, dtype)
+        put_weights(pipeline.unet, dict(self.edited_weights(maps)))
+        return pipeline
+
+    def description(self) -> dict[str, Any]:
+        """Base, concepts, settings and version: what a file of edited weights should say of itself."""
+        return {
+            "base": self.base.name,
+            "fingerprint": self.base.fingerprint(),
+            "concepts": self._summary,
+            "settings": {key: self.hparams[key] for key in DECISIVE},
+            "epochs": len(self.history),
+            "version": __version__,
+        }
+
+    # Checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put in the map, the rows and what identifies the run: plain types and tensors."""
+        if self._loop is None or not self._loop.epoch:
+            return
+        maps = self.maps
+        checkpoint["rece"] = {
+            "map": (maps.matrix if isinstance(maps, EmbeddingMap) else maps.matrices).cpu(),
+            "pairs": [
+                {"concept": p.concept.cpu(), "target": p.target.cpu(), "last": p.last, "target_last": p.target_last,
+                 "weight": p.weight}
+                for p in self._pairs
+            ],  # fmt: skip
+            "kept": [rows.cpu() for rows in self._kept],
+            "held_out": [rows.cpu() for rows in self._held_out],
+            "history": self.history,
+            "epoch": self._loop.epoch,
+            **self.description(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the state back, after checking that it belongs to this base, these settings and concepts.
+
+        Raises:
+            ConfigurationError: saying what differs.
+        """
+        state = checkpoint.get("rece")
+        if not isinstance(state, dict):
+            raise ConfigurationError("ckpt_path: the file holds no erasure; give a checkpoint that RECE wrote.")
+        present = self.base.fingerprint()
+        differing = [key for key in present if present[key] != state["fingerprint"].get(key)]
+        if differing:
+            raise BaseModelError(
+                f"ckpt_path: the checkpoint was made from {state['base']!r}; {' and '.join(differing)} of "
+                f"model.pretrained {self.base.name!r} differ. Give the base it was made from."
+            )
+        changed = [key for key in DECISIVE if self.hparams[key] != state["settings"].get(key)]
+        if changed:
+            details = ", ".join(f"model.{key}: {state['settings'].get(key)!r} → {self.hparams[key]!r}" for key in changed)
+            raise ConfigurationError(f"ckpt_path: the checkpoint was made with other settings ({details}).")
+        data = getattr(self._trainer, "datamodule", None)
+        if data is not None and hasattr(data, "summary") and data.summary() != state["concepts"]:
+            raise ConfigurationError(
+                "ckpt_path: the checkpoint erases other concepts or keeps other prompts than data.concepts and "
+                "data.preserve say now; start a new run for these."
+            )
+        self._restored = state
+        self._summary = state["concepts"]
+        self._pairs = [EncodedPair(**pair) for pair in state["pairs"]]
+        self._kept, self._held_out = list(state["kept"]), list(state["held_out"])
+        self.history = list(state["history"])
+        self._loop = None
+        loop = self.loop
+        # The epochs replay in milliseconds: that rebuilds what an accumulating loop holds. The stored map
+        # then takes its place, so that a resumed run goes on from the very bits that were saved.
+        self.first_maps = loop.run(1)
+        loop.run(state["epoch"] - 1)
+        loop.maps = type(loop.maps)(state["map"].to(self.gram.total.device))
+
+
+def check_trainer(trainer: Any, stage: str) -> None:
+    """Refuse trainers under which the closed form would be wrong.
+
+    Raises:
+        ConfigurationError: for mixed precision, an endless number of epochs, or several processes.
+    """
+    if "mixed" in str(trainer.precision):
+        raise ConfigurationError(
+            f"trainer.precision: {trainer.precision!r} rounds inside the algebra, which is float64; use 32-true. "
+            "Results are cast to the base model's own dtype anyway."
+        )
+    if trainer.world_size > 1:
+        raise ConfigurationError(
+            f"trainer.devices: {trainer.world_size} processes; this version edits on one. Use --trainer.devices 1."
+        )
+    if stage == "fit":
+        if trainer.max_epochs is None or trainer.max_epochs == -1:
+            raise ConfigurationError(
+                f"trainer.max_epochs: {trainer.max_epochs!r} never ends; give 1 + the number of RECE epochs "
+                "(1 is UCE alone, 4 the published setting for nudity)."
+            )
+        if trainer.max_epochs < 1:
+            raise ConfigurationError(f"trainer.max_epochs: {trainer.max_epochs!r}; give 1 (UCE) or more.")

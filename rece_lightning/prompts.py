@@ -1,0 +1,81 @@
+"""Prompt files: what to generate pictures for, with seeds and what they should or should not show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rece_lightning.core.errors import ConfigurationError, check_choice, nearest
+from rece_lightning.tables import number_in, read_table
+
+KINDS = ("erased", "preserved")
+# Our column name → the names that other projects' files use for it (I2P; RECE).
+COLUMNS = {
+    "prompt": ("prompt",),
+    "seed": ("seed", "evaluation_seed", "sd_seed"),
+    "guidance_scale": ("guidance_scale", "evaluation_guidance", "sd_guidance_scale"),
+    "concept": ("concept",),
+    "kind": ("kind",),
+}
+PromptsSetting = str | Sequence[str | Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class EvaluationPrompt:
+    """A prompt to generate for."""
+
+    prompt: str
+    concept: str
+    """What the detector looks for; the prompt itself unless given."""
+    kind: str = "erased"
+    """``erased``: it should not show the concept; ``preserved``: it should."""
+    seed: int | None = None
+    """Of its only picture; ``None`` leaves the seeds to the evaluation."""
+    guidance_scale: float | None = None
+
+
+def read_prompts(field: str, setting: PromptsSetting | None) -> list[EvaluationPrompt]:
+    """Prompts of ``data.validation``, ``data.test`` or ``data.predict``.
+
+    Args:
+        field: the setting's name, for messages.
+        setting: the path of a CSV (ours, I2P's or RECE's columns), or a list of prompts or mappings.
+
+    Raises:
+        ConfigurationError: if a row cannot be understood.
+    """
+    if setting is None:
+        return []
+    rows: Sequence[str | Mapping[str, Any]] = read_table(field, setting) if isinstance(setting, str) else setting
+    return [_prompt(field, index, row, strict=not isinstance(setting, str)) for index, row in enumerate(rows)]
+
+
+def _prompt(field: str, index: int, row: str | Mapping[str, Any], *, strict: bool) -> EvaluationPrompt:
+    where = f"{field}[{index}]"
+    values: Mapping[str, Any] = {"prompt": row} if isinstance(row, str) else row
+    if strict:
+        known = {name for names in COLUMNS.values() for name in names}
+        for key in values:
+            if key not in known:
+                raise ConfigurationError(f"{where}: unknown key {key!r}; {nearest(str(key), known)}.")
+    found: dict[str, Any] = {}
+    for ours, names in COLUMNS.items():
+        for name in names:
+            if values.get(name) not in (None, ""):
+                found[ours] = values[name]
+                break
+    prompt = found.get("prompt")
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise ConfigurationError(f"{where}: blank prompt {prompt!r}; give the text to generate for.")
+    kind = str(found.get("kind", "erased"))
+    check_choice(f"{where}: kind", kind, KINDS)
+    seed = found.get("seed")
+    guidance = found.get("guidance_scale")
+    return EvaluationPrompt(
+        prompt=prompt,
+        concept=str(found.get("concept", prompt)),
+        kind=kind,
+        seed=None if seed is None else int(number_in(f"{where}: seed", str(seed), prompt)),
+        guidance_scale=None if guidance is None else number_in(f"{where}: guidance_scale", str(guidance), prompt),
+    )
