@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -273,7 +274,7 @@ class RECE(LightningModule):
         self.pictures.use(self.edited_weights(maps) if maps is not None else None)
         rows = [(row, seed) for row in batch for seed in ([row.seed] if row.seed is not None else self.seeds)]
         made = self.pictures.make([row for row, _ in rows], [seed for _, seed in rows], self.sampling)
-        return {"prompts": [row for row, _ in rows], "seeds": [seed for _, seed in rows], "pictures": made}
+        return {"prompts": [asdict(row) for row, _ in rows], "seeds": [seed for _, seed in rows], "pictures": made}
 
     def on_train_end(self) -> None:
         """Log how much of the model changed."""

@@ -9,12 +9,16 @@ from torch import Tensor
 
 from rece_lightning.core.edit import EditScales, normal_equations
 from rece_lightning.core.embedding_map import AnyMap, EmbeddingMap
+from rece_lightning.core.errors import check_number
 from rece_lightning.core.gram import Gram
 from rece_lightning.core.linalg import add_ridge, solve_positive_definite
 from rece_lightning.core.moments import Moments
 
 ATTACKER_SHARE = 1e-3
 """The attacker's ridge as a share of ``tr(G)/d``: a fixed setting of the measurement, not the defender's λ."""
+
+RANK_TOLERANCE = 1e-12
+"""Singular values of ``M − I`` below this share of the largest of ``M`` or ``M − I`` are rounding."""
 
 
 def trace_product(left: Tensor, right: Tensor) -> float:
@@ -55,8 +59,12 @@ def regeneration_residual(gram: Gram, maps: AnyMap, erased: Tensor, attacker_sca
 
     Returns:
         A share between 0 (comes back for the asking) and 1. Read it beside its value at ``M = I``.
+
+    Raises:
+        ConfigurationError: if λ_a is not positive.
     """
     ridge = ATTACKER_SHARE * gram.scale if attacker_scale is None else attacker_scale
+    check_number("attacker_scale", ridge, positive=True)
     cross = maps.cross_gram(gram)
     answer = solve_positive_definite(add_ridge(maps.edited_gram(gram), ridge), cross, what="attacker's system")
     return 1.0 - trace_product(cross.mT @ answer, erased) / trace_product(gram.total, erased)
@@ -102,8 +110,9 @@ def map_figures(maps: AnyMap) -> MapFigures:
     change = maps.change[None] if isinstance(maps, EmbeddingMap) else maps.change
     changes = torch.linalg.svdvals(change)
     values = torch.linalg.svdvals(matrices)
-    tolerance = changes.amax(dim=1, keepdim=True) * change.shape[-1] * torch.finfo(torch.float64).eps
-    rank = int((changes > tolerance.clamp(min=1e-300)).sum(dim=1).max())
+    # M carries its own rounding into M − I, however small the difference is.
+    tolerance = RANK_TOLERANCE * torch.maximum(changes.amax(dim=1, keepdim=True), values.amax(dim=1, keepdim=True))
+    rank = int((changes > tolerance).sum(dim=1).max())
     condition = float((values[:, 0] / values[:, -1]).max())
     return MapFigures(float(changes.square().sum(dim=1).mean().sqrt()), rank, condition)
 

@@ -1,0 +1,91 @@
+"""Report: one page that tells what was done, what it did, and what it did not."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from rich.console import Console
+
+from rece_lightning.callbacks.evaluation import Evaluation
+from rece_lightning.files import write_atomically
+from rece_lightning.module import RECE
+from rece_lightning.reporting.comparison import Comparison
+from rece_lightning.reporting.page import render_page
+from rece_lightning.reporting.table import comparison_table
+from rece_lightning.run_folder import run_folder
+
+
+class Report(Callback):
+    """Write ``report.html`` at the end of ``fit`` and print the table and the paths.
+
+    The page is one file without network access: settings, curves, tables, the before/after grid. Figures
+    that do not flatter the method stand in it like all others.
+
+    Args:
+        title: of the page; the erased concepts unless given.
+    """
+
+    def __init__(self, title: str | None = None) -> None:
+        self.title = title
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the page; every other callback has done its work by now."""
+        if not isinstance(pl_module, RECE) or not trainer.is_global_zero or not pl_module.history:
+            return
+        folder = run_folder(trainer)
+        comparison = _comparison(trainer)
+        grid = folder / "images" / "grid.png"
+        html = render_page(
+            title=self.title,
+            description=pl_module.description(),
+            settings=dict(pl_module.hparams),
+            change=pl_module.change(),
+            history=pl_module.history,
+            placement=_placement(pl_module),
+            comparison=comparison,
+            grid=base64.b64encode(grid.read_bytes()).decode() if comparison and grid.exists() else None,
+        )
+        page = write_atomically(folder / "report.html", lambda path: path.write_text(html, encoding="utf-8"))
+        self._log(trainer, pl_module)
+        self._print(comparison, page, grid, folder)
+
+    def _log(self, trainer: Trainer, module: RECE) -> None:
+        """Configuration as text, hyper-parameters with the final figures."""
+        final = {**module.history[-1], **module.change()}
+        final |= {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("detected")}
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                text = yaml.safe_dump({"model": dict(module.hparams), "concepts": module.description()["concepts"]})
+                logger.experiment.add_text("configuration", f"```yaml\n{text}\n```", trainer.global_step)
+                # The numbers alone: TensorBoard has no column for a list or a mapping.
+                plain = {k: v if isinstance(v, (int, float, str, bool)) else json.dumps(v) for k, v in module.hparams.items()}
+                logger.log_hyperparams(plain, {f"final/{key}": value for key, value in final.items()})
+
+    def _print(self, comparison: Comparison | None, page: Path, grid: Path, folder: Path) -> None:
+        console = Console()
+        if comparison is not None and any(column.hits is not None for column in comparison.columns.values()):
+            console.print(comparison_table(comparison))
+            for sentence in comparison.verdict():
+                console.print(f"• {sentence}")
+        for name, path in (("report", page), ("grid", grid), ("weights", folder / "edited.safetensors")):
+            if path.exists():
+                console.print(f"{name}: {path}", soft_wrap=True)
+
+
+def _comparison(trainer: Trainer) -> Comparison | None:
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Evaluation) and callback.comparison is not None and callback.comparison.columns:
+            return callback.comparison
+    return None
+
+
+def _placement(module: RECE) -> dict[str, Any]:
+    plan = module.placement
+    parts = ("text_encoder", "unet", "autoencoder", "algebra")
+    return {part: str(plan.device_of(part, module.device)) for part in parts}

@@ -1,0 +1,11 @@
+"""Settings of the whole suite."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+
+# The same examples every time: a failure on one machine is a failure on the next.
+settings.register_profile("suite", max_examples=25, deadline=None, derandomize=True, database=None)
+# ``pytest --hypothesis-profile=search`` looks further.
+settings.register_profile("search", max_examples=500, deadline=None, database=None)
+settings.load_profile("suite")

@@ -1,0 +1,202 @@
+"""The map, applied to every layer, equals the papers' formulas written out layer by layer and row by row."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rece_lightning.core import EditScales, derive, edit, edit_tensor
+from tests.core.problems import (
+    Problem,
+    core_maps,
+    core_weights,
+    edited_maps,
+    erasure_problems,
+    random_problem,
+    relative,
+    tensor_problems,
+)
+from tests.plain import Erased, plain_derive, plain_edit, plain_rece
+
+REGULARIZERS = [
+    ("norm", "both"),
+    ("standard", "both"),
+    ("surrogate", "second"),
+    ("surrogate", "both"),
+]
+SHAPES = {
+    "fewer tokens than width": {"width": 16, "tokens": (3, 2)},
+    "more tokens than width": {"width": 4, "tokens": (5, 6, 3)},
+    "nothing kept": {"width": 8, "kept": 0},
+    "much kept": {"width": 8, "kept": 30},
+    "one concept, one token, one layer": {"width": 6, "tokens": (1,), "outs": (9,)},
+    "layers narrower than the embedding": {"width": 24, "outs": (3, 5)},
+    "layers of rank 1 and of any size": {"width": 8, "layers": ("low_rank", "scaled", "full")},
+    "embeddings with a large common part": {"width": 8, "rows": "common"},
+    "repeated rows": {"width": 8, "rows": "repeated", "tokens": (6, 4)},
+}
+TOLERANCE = 1e-9
+TENSOR_TOLERANCE = 1e-8
+"""Of problems drawn at random: α is as large as the old output is small."""
+
+
+def plain(problem: Problem, epochs: int, **settings: object) -> list[torch.Tensor]:
+    return plain_rece(
+        problem.weights,
+        problem.pairs,
+        problem.kept,
+        epochs,
+        regular_scale=problem.regular_scale,
+        **{**asdict(problem.scales), **settings},  # type: ignore[arg-type]
+    )
+
+
+def assert_same_weights(found: list[torch.Tensor], expected: list[torch.Tensor], tolerance: float = TOLERANCE) -> None:
+    for layer, (one, other) in enumerate(zip(found, expected, strict=True)):
+        assert one.dtype == torch.float64
+        assert relative(one, other) < tolerance, f"layer {layer}"
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("technique", ["replace", "tensor"])
+@pytest.mark.parametrize(("regularizer", "items"), REGULARIZERS)
+def test_rece_equals_the_formulas_layer_by_layer(shape: str, technique: str, regularizer: str, items: str) -> None:
+    """After UCE and after each of three RECE epochs, for every shape, technique and regularizer."""
+    problem = random_problem(len(shape), **SHAPES[shape])  # type: ignore[arg-type]
+    settings = {"regularizer": regularizer, "surrogate_items": items, "technique": technique}
+    for epochs in (1, 2, 3, 4):
+        found = core_weights(problem, core_maps(problem, epochs, **settings))  # type: ignore[arg-type]
+        assert_same_weights(found, plain(problem, epochs, **settings))
+
+
+@pytest.mark.parametrize("technique", ["replace", "tensor"])
+def test_surrogate_first_equals_the_formulas_after_one_derivation(technique: str) -> None:
+    """It has no ridge: where every direction is seen by some layer, one derivation still has its digits."""
+    problem = random_problem(3, width=6, tokens=(2, 1))
+    settings = {"regularizer": "surrogate", "surrogate_items": "first", "technique": technique}
+    found = core_weights(problem, core_maps(problem, 2, **settings))  # type: ignore[arg-type]
+    assert_same_weights(found, plain(problem, 2, **settings), tolerance=1e-7)
+
+
+@pytest.mark.parametrize("technique", ["replace", "tensor"])
+@pytest.mark.parametrize("regularizer", ["norm", "standard"])
+def test_accumulated_epochs_equal_the_formulas(technique: str, regularizer: str) -> None:
+    """Every edit also holds the rows of the epochs before, epoch 0's selected rows included."""
+    problem = random_problem(11, width=7, tokens=(4, 3), kept=5)
+    settings = {"regularizer": regularizer, "technique": technique, "accumulate": True}
+    for epochs in (1, 2, 3, 4):
+        found = core_weights(problem, core_maps(problem, epochs, **settings))  # type: ignore[arg-type]
+        assert_same_weights(found, plain(problem, epochs, **settings))
+    published = core_weights(problem, core_maps(problem, 4, regularizer=regularizer, technique=technique))
+    assert relative(found[0], published[0]) > 1e-3, "the setting makes no difference here: a test of nothing"
+
+
+def test_scales_of_the_first_edit_hold_for_epoch_0_alone() -> None:
+    problem = random_problem(5)
+    first = EditScales(erase_scale=problem.scales.erase_scale, preserve_scale=1.0, lamb=0.5)
+    for epochs in (1, 3):
+        found = core_weights(problem, core_maps(problem, epochs, first_scales=first))
+        assert_same_weights(found, plain(problem, epochs, first_edit={"preserve_scale": 1.0, "lamb": 0.5}))
+
+
+@given(
+    problem=erasure_problems(),
+    epochs=st.integers(0, 4),
+    regularizer=st.sampled_from(REGULARIZERS),
+    accumulate=st.booleans(),
+)
+def test_rece_equals_the_formulas_for_any_problem(
+    problem: Problem, epochs: int, regularizer: tuple[str, str], accumulate: bool
+) -> None:
+    settings = {"regularizer": regularizer[0], "surrogate_items": regularizer[1], "accumulate": accumulate}
+    found = core_weights(problem, core_maps(problem, epochs, **settings))  # type: ignore[arg-type]
+    assert_same_weights(found, plain(problem, epochs, **settings))
+
+
+@given(
+    problem=tensor_problems(),
+    epochs=st.integers(0, 3),
+    regularizer=st.sampled_from(REGULARIZERS),
+    accumulate=st.booleans(),
+)
+def test_tensor_equals_the_formulas_for_any_problem(
+    problem: Problem, epochs: int, regularizer: tuple[str, str], accumulate: bool
+) -> None:
+    settings = {
+        "regularizer": regularizer[0],
+        "surrogate_items": regularizer[1],
+        "technique": "tensor",
+        "accumulate": accumulate,
+    }
+    found = core_weights(problem, core_maps(problem, epochs, **settings))  # type: ignore[arg-type]
+    assert_same_weights(found, plain(problem, epochs, **settings), TENSOR_TOLERANCE)
+
+
+@given(problem=erasure_problems())
+def test_one_edit_equals_uce_layer_by_layer(problem: Problem) -> None:
+    """Without the loop around it: of the original weights and of weights that were edited before."""
+    erased = [Erased(pair.rows, pair.target_rows, pair.weight) for pair in problem.pairs]
+    for maps in edited_maps(problem)[:3]:
+        present = core_weights(problem, maps)
+        found = core_weights(problem, maps @ edit(problem.moments, problem.scales))  # type: ignore[operator]
+        expected = [plain_edit(weight, erased, problem.kept, **asdict(problem.scales)) for weight in present]
+        assert_same_weights(found, expected)
+
+
+@given(problem=tensor_problems())
+def test_one_tensor_edit_equals_uce_layer_by_layer(problem: Problem) -> None:
+    erased = [Erased(pair.rows, pair.target_rows, pair.weight) for pair in problem.pairs]
+    maps = core_maps(problem, 1, technique="tensor")
+    present = core_weights(problem, maps)
+    preserved = problem.preserving.preserved
+    step = edit_tensor(problem.prompts, preserved, problem.gram, maps, problem.scales)  # type: ignore[arg-type]
+    expected = [
+        plain_edit(weight, erased, problem.kept, technique="tensor", **asdict(problem.scales)) for weight in present
+    ]
+    assert_same_weights(core_weights(problem, maps @ step), expected, TENSOR_TOLERANCE)  # type: ignore[operator]
+
+
+@given(problem=erasure_problems(), regularizer=st.sampled_from(REGULARIZERS))
+def test_every_derived_row_equals_rece_row_by_row(problem: Problem, regularizer: tuple[str, str]) -> None:
+    """With one map for all layers and with one a layer; in the rows and in their moments."""
+    name, items = regularizer
+    for maps in edited_maps(problem):
+        present = core_weights(problem, maps)
+        derivation = derive(problem.gram, maps, problem.regular_scale, regularizer=name, surrogate_items=items)
+        found = derivation.apply(problem.rows, problem.target_rows)
+        expected = torch.stack(
+            [
+                plain_derive(problem.weights, present, row, target, problem.regular_scale, name, items)
+                for row, target in zip(problem.rows, problem.target_rows, strict=True)
+            ]
+        )
+        assert relative(found, expected) < TOLERANCE
+
+        moments = problem.moments.derived(derivation)
+        erased, cross = torch.zeros_like(moments.erased), torch.zeros_like(moments.cross)
+        for row, target, weight in zip(expected, problem.target_rows, problem.row_weights, strict=True):
+            erased += weight * torch.outer(row, row)
+            cross += weight * torch.outer(target, row)
+        assert relative(moments.erased, erased) < TOLERANCE
+        assert relative(moments.cross, cross) < TOLERANCE
+        assert torch.equal(moments.target, problem.moments.target)
+        assert torch.equal(moments.preserved, problem.moments.preserved)
+
+
+def test_derived_rows_keep_the_dtype_of_the_concept_rows() -> None:
+    problem = random_problem(2)
+    derivation = derive(problem.gram, core_maps(problem, 1), 0.1)
+    rows = problem.rows.float()
+    assert derivation.apply(rows).dtype == torch.float32
+    assert torch.equal(derivation.apply(rows), derivation.apply(rows.double()).float())
+
+
+def test_standard_cannot_derive_without_the_target_rows() -> None:
+    problem = random_problem(2)
+    derivation = derive(problem.gram, core_maps(problem, 1), 0.1, regularizer="standard")
+    with pytest.raises(ValueError, match="concept and target rows"):
+        derivation.apply(problem.rows)

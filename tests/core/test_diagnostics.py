@@ -1,0 +1,202 @@
+"""Every figure equals the sum over rows and layers that it stands for."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from rece_lightning.core import EditScales, EmbeddingMap, Gram, LayerMaps, Moments, derive, edit
+from rece_lightning.core.diagnostics import (
+    map_figures,
+    mapped_residual,
+    norm_ratio,
+    objective,
+    objective_gradient,
+    preservation_drift,
+    regeneration_residual,
+    trace_product,
+)
+from tests.core.problems import (
+    Problem,
+    core_maps,
+    core_weights,
+    edited_maps,
+    erasure_problems,
+    random_problem,
+    random_rows,
+)
+
+CLOSE = {"rel": 1e-9, "abs": 1e-11}
+
+
+def squares(value: Tensor) -> float:
+    return float(value.square().sum())
+
+
+def weighted_rows(problem: Problem) -> list[tuple[Tensor, Tensor, float]]:
+    return list(zip(problem.rows, problem.target_rows, problem.row_weights, strict=True))
+
+
+def original_answers(problem: Problem) -> float:
+    """``Σ w ‖W_0 c‖²`` over rows and layers."""
+    return sum(weight * squares(layer @ row) for row, _, weight in weighted_rows(problem) for layer in problem.weights)
+
+
+def plain_residual(problem: Problem, present: list[Tensor], ridge: float) -> float:
+    """The attacker's best for each row by least squares on the stacked layers and √λ_a I: no normal equations."""
+    width = problem.width
+    stacked = torch.cat([*present, ridge**0.5 * torch.eye(width, dtype=torch.float64)])
+    least = 0.0
+    for row, _, weight in weighted_rows(problem):
+        wanted = torch.cat([layer @ row for layer in problem.weights] + [torch.zeros(width, dtype=torch.float64)])
+        attack = torch.linalg.lstsq(stacked, wanted[:, None], driver="gelsd").solution[:, 0]
+        least += weight * squares(stacked @ attack - wanted)
+    return least / original_answers(problem)
+
+
+@given(problem=erasure_problems(), ridge=st.sampled_from([None, 1e-3, 0.1, 10.0]))
+def test_regeneration_residual_is_the_best_attack_row_by_row(problem: Problem, ridge: float | None) -> None:
+    """By default with a thousandth of ``tr(G)/d`` as the attacker's ridge."""
+    used = ridge
+    if used is None:
+        used = 1e-3 * sum(squares(weight) for weight in problem.weights) / problem.width
+    for maps in edited_maps(problem):
+        found = regeneration_residual(problem.gram, maps, problem.moments.erased, ridge)
+        assert found == pytest.approx(plain_residual(problem, core_weights(problem, maps), used), rel=1e-7, abs=1e-10)
+
+
+def test_regeneration_residual_of_a_model_that_answers_nothing_is_1() -> None:
+    problem = random_problem(1)
+    nothing = EmbeddingMap(torch.zeros(problem.width, problem.width, dtype=torch.float64))
+    assert regeneration_residual(problem.gram, nothing, problem.moments.erased) == 1
+
+
+@given(problem=erasure_problems())
+def test_mapped_residual_is_the_distance_of_concept_and_target_outputs(problem: Problem) -> None:
+    expected = sum(
+        weight * squares(layer @ row - layer @ target)
+        for row, target, weight in weighted_rows(problem)
+        for layer in problem.weights
+    ) / original_answers(problem)
+    assert mapped_residual(problem.gram, problem.moments) == pytest.approx(expected, **CLOSE)
+
+
+@given(problem=erasure_problems(), seed=st.integers(0, 1000))
+def test_preservation_drift_is_how_far_held_out_outputs_moved(problem: Problem, seed: int) -> None:
+    held_out = random_rows(5, problem.width, "common", torch.Generator().manual_seed(seed))
+    before = sum(squares(layer @ row) for layer in problem.weights for row in held_out)
+    for maps in edited_maps(problem):
+        present = core_weights(problem, maps)
+        layers = list(zip(problem.weights, present, strict=True))
+        moved = sum(squares(now @ row - layer @ row) for layer, now in layers for row in held_out)
+        found = preservation_drift(problem.gram, maps, Moments.preserving(held_out).preserved)
+        assert found == pytest.approx(moved / before, **CLOSE)
+
+
+def plain_objective(problem: Problem, present: list[Tensor], edited: list[Tensor]) -> float:
+    """UCE's objective summed over layers; ``present`` are the weights before this edit."""
+    scales, total = problem.scales, 0.0
+    for old, new in zip(present, edited, strict=True):
+        for row, target, weight in weighted_rows(problem):
+            total += scales.erase_scale * weight * squares(new @ row - old @ target)
+        total += scales.preserve_scale * sum(squares(new @ row - old @ row) for row in problem.kept)
+        total += scales.lamb * squares(new - old)
+    return total
+
+
+@given(problem=erasure_problems(), epochs=st.integers(0, 2))
+def test_objective_before_and_after_is_the_sum_over_rows_and_layers(problem: Problem, epochs: int) -> None:
+    maps = core_maps(problem, epochs)
+    assert isinstance(maps, EmbeddingMap)
+    step = edit(problem.moments, problem.scales)
+    present, edited = core_weights(problem, maps), core_weights(problem, maps @ step)
+    gram, eye = maps.edited_gram(problem.gram), EmbeddingMap.identity(problem.width).matrix
+    before = objective(gram, eye, problem.moments, problem.scales)
+    after = objective(gram, step.matrix, problem.moments, problem.scales)
+    # What is left after an edit is a difference of terms of the size of those before it.
+    size = 1e-11 * sum(squares(weight) for weight in present) * float(problem.moments.target.trace() + 1)
+    assert before == pytest.approx(plain_objective(problem, present, present), rel=1e-9, abs=size)
+    assert after == pytest.approx(plain_objective(problem, present, edited), rel=1e-9, abs=size)
+    assert after <= before + size
+
+
+@given(problem=erasure_problems())
+def test_objective_gradient_is_0_at_the_minimiser_and_nowhere_else(problem: Problem) -> None:
+    moments, scales = problem.moments, problem.scales
+    step = edit(moments, scales).matrix
+    assert objective_gradient(step, moments, scales) < 1e-11
+    system = scales.erase_scale * moments.erased + scales.preserve_scale * moments.preserved
+    system = system + scales.lamb * torch.eye(problem.width, dtype=torch.float64)
+    right = scales.erase_scale * moments.cross + scales.preserve_scale * moments.preserved
+    right = right + scales.lamb * torch.eye(problem.width, dtype=torch.float64)
+    for share in (0.5, 1.01):
+        # ‖(share − 1) E A‖/‖B‖ is |share − 1|, for E A = B.
+        assert objective_gradient(share * step, moments, scales) == pytest.approx(abs(share - 1), rel=1e-8)
+    eye = torch.eye(problem.width, dtype=torch.float64)
+    expected = math.sqrt(squares(system - right) / squares(right))
+    assert objective_gradient(eye, moments, scales) == pytest.approx(expected, rel=1e-12)
+
+
+@given(problem=erasure_problems())
+def test_norm_ratio_is_that_of_all_rows(problem: Problem) -> None:
+    derivation = derive(problem.gram, core_maps(problem, 1), problem.regular_scale)
+    derived = problem.moments.derived(derivation)
+    rows = derivation.apply(problem.rows)
+    plain = [weight * squares(row) for row, weight in zip(rows, problem.row_weights, strict=True)]
+    before = [weight * squares(row) for row, _, weight in weighted_rows(problem)]
+    assert norm_ratio(derived.erased, problem.moments.erased) == pytest.approx(math.sqrt(sum(plain) / sum(before)))
+
+
+def test_trace_product_is_the_trace_of_the_product() -> None:
+    left, right = random_problem(1).weights[1], random_problem(2).weights[1]
+    assert trace_product(left, right) == pytest.approx(float((left @ right).trace()), rel=1e-12)
+    assert trace_product(left, right) != pytest.approx(float((left @ right.mT).trace()), rel=1e-3)
+
+
+@pytest.mark.parametrize("rank", [0, 1, 3, 8])
+@pytest.mark.parametrize("size", [1.0, 1e-3, 1e-8])
+def test_map_figures_count_the_directions_that_a_map_changes(rank: int, size: float) -> None:
+    """However small the change is beside the identity."""
+    generator = torch.Generator().manual_seed(rank)
+    left, right = (random_rows(rank, 8, "independent", generator) for _ in range(2))
+    change = size * left.mT @ right
+    eye = torch.eye(8, dtype=torch.float64)
+    figures = map_figures(EmbeddingMap(eye + change))
+    assert figures.rank == rank
+    assert figures.change_norm == pytest.approx(math.sqrt(squares(change)), rel=1e-6)
+    assert figures.condition == pytest.approx(float(torch.linalg.cond(eye + change)), rel=1e-9)
+
+
+def test_map_figures_of_one_map_a_layer_are_the_largest_and_the_mean_square() -> None:
+    eye = torch.eye(4, dtype=torch.float64)
+    one, other = torch.diag(torch.tensor([3.0, 1, 1, 1]).double()), torch.diag(torch.tensor([1, 0.5, 0.25, 1]).double())
+    figures = map_figures(LayerMaps(torch.stack([one, other, eye])))
+    assert figures.rank == 2
+    assert figures.condition == pytest.approx(4.0)
+    assert figures.change_norm == pytest.approx(math.sqrt((4.0 + 0.25 + 0.5625) / 3))
+
+
+def test_map_figures_of_a_singular_map_have_an_infinite_condition() -> None:
+    figures = map_figures(EmbeddingMap(torch.diag(torch.tensor([0.0, 1, 1]).double())))
+    assert (figures.rank, figures.condition) == (1, math.inf)
+
+
+def test_an_edit_changes_no_more_directions_than_it_erases_rows() -> None:
+    """``E − I = η (X − S) A⁻¹``, so UCE's rank is that of the concepts' rows."""
+    for seed in range(10):
+        problem = random_problem(seed, width=16, tokens=(2, 3), kept=4, scales=EditScales(1.0, 0.1, 0.5))
+        assert map_figures(edit(problem.moments, problem.scales)).rank == 5
+
+
+def test_figures_of_layer_maps_need_the_gram_of_every_layer() -> None:
+    problem = random_problem(1)
+    maps = LayerMaps.identity(len(problem.weights), problem.width)
+    summed = Gram(problem.gram.total)
+    for ask in (maps.edited_gram, maps.cross_gram, maps.change_gram):
+        with pytest.raises(ValueError, match="keep_layers=True"):
+            ask(summed)

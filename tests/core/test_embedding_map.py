@@ -1,0 +1,140 @@
+"""What a map does to weights, embeddings and other maps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rece_lightning.core import EmbeddingMap, LayerMaps, apply_to_weight, edit
+from tests.core.problems import (
+    Problem,
+    core_maps,
+    core_weights,
+    erasure_problems,
+    random_problem,
+    random_rows,
+    relative,
+)
+
+
+def random_map(width: int, seed: int) -> EmbeddingMap:
+    return EmbeddingMap(random_rows(width, width, "independent", torch.Generator().manual_seed(seed)))
+
+
+def test_composing_maps_edits_the_edited_model() -> None:
+    """``W (M E)`` is ``(W M) E``: first the left one; the other order is another model."""
+    first, then = random_map(6, 1), random_map(6, 2)
+    weight = random_problem(3, width=6).weights[0]
+    step_by_step = apply_to_weight(apply_to_weight(weight, first.matrix), then.matrix)
+    assert relative(apply_to_weight(weight, (first @ then).matrix), step_by_step) < 1e-14
+    assert relative(apply_to_weight(weight, (then @ first).matrix), step_by_step) > 0.1
+    # On embeddings the last edit comes first: W_0 M E c.
+    rows = random_rows(3, 6, "independent", torch.Generator().manual_seed(4))
+    mapped = first.apply_to_embeddings(then.apply_to_embeddings(rows))
+    assert relative((first @ then).apply_to_embeddings(rows), mapped) < 1e-14
+
+
+def test_the_identity_leaves_every_bit_alone() -> None:
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        weight = random_problem(1).weights[0].to(dtype)
+        identity = EmbeddingMap.identity(8)
+        assert torch.equal(apply_to_weight(weight, identity.matrix), weight)
+        assert torch.equal(identity.apply_to_embeddings(weight), weight)
+        assert torch.equal((identity @ random_map(8, 1)).matrix, random_map(8, 1).matrix)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_weight_is_rounded_once(dtype: torch.dtype) -> None:
+    """The product is float64; the result is the nearest number of the weight's dtype, not a sum of rounded terms."""
+    generator = torch.Generator().manual_seed(0)
+    weight = random_rows(20, 24, "common", generator).to(dtype)
+    matrix = random_rows(24, 24, "independent", generator)
+    found = apply_to_weight(weight, matrix)
+    assert found.dtype == dtype
+    assert torch.equal(found, (weight.double() @ matrix).to(dtype))
+    assert not torch.equal(found, weight @ matrix.to(dtype)), "rounding shows nowhere here: a test of nothing"
+    rows = weight[:3]
+    mapped = EmbeddingMap(matrix).apply_to_embeddings(rows)
+    assert mapped.dtype == dtype
+    assert torch.equal(mapped, (rows.double() @ matrix.T).to(dtype))
+
+
+@given(problem=erasure_problems(), epochs=st.integers(0, 3))
+def test_editing_the_weights_is_mapping_the_embeddings(problem: Problem, epochs: int) -> None:
+    """``(W_0 M) c`` is ``W_0 (M c)``, for embeddings in any batch shape."""
+    maps = core_maps(problem, epochs)
+    assert isinstance(maps, EmbeddingMap)
+    rows = torch.cat([problem.rows, problem.kept])
+    mapped = maps.apply_to_embeddings(rows)
+    for before, after in zip(problem.weights, core_weights(problem, maps), strict=True):
+        assert torch.linalg.norm(rows @ after.T - mapped @ before.T) <= 1e-12 * torch.linalg.norm(rows) * (
+            torch.linalg.norm(before) * torch.linalg.norm(maps.matrix)
+        )
+    batch = torch.stack([rows, 2 * rows])
+    torch.testing.assert_close(maps.apply_to_embeddings(batch)[1], 2 * mapped)
+
+
+@given(problem=erasure_problems(), epochs=st.integers(0, 3))
+def test_low_rank_factors_reproduce_the_change(problem: Problem, epochs: int) -> None:
+    """``M − I = U V``, so ``W U`` and ``V`` are an exact LoRA whose ``V`` is every layer's."""
+    maps = core_maps(problem, epochs)
+    assert isinstance(maps, EmbeddingMap)
+    up, down = maps.low_rank()
+    assert up.shape[1] == down.shape[0] <= problem.width
+    assert torch.linalg.norm(up @ down - maps.change) <= 1e-11 * torch.linalg.norm(maps.change)
+    for before, after in zip(problem.weights, core_weights(problem, maps), strict=True):
+        assert torch.linalg.norm(before + (before @ up) @ down - after) <= 1e-11 * torch.linalg.norm(before) * (
+            1 + torch.linalg.norm(maps.change)
+        )
+
+
+def test_low_rank_of_one_edit_has_as_many_columns_as_erased_rows() -> None:
+    problem = random_problem(7, width=20, tokens=(2, 3))
+    up, down = edit(problem.moments, problem.scales).low_rank()
+    assert (up.shape, down.shape) == ((20, 5), (5, 20))
+
+
+def test_low_rank_of_the_identity_is_empty() -> None:
+    up, down = EmbeddingMap.identity(5).low_rank()
+    assert (up.shape, down.shape) == ((5, 0), (0, 5))
+
+
+def test_layer_maps_hold_each_layer_its_own_map() -> None:
+    problem = random_problem(5, width=6, outs=(3, 7, 4))
+    one, other = (LayerMaps(torch.stack([random_map(6, seed + i).matrix for i in range(3)])) for seed in (10, 20))
+    both = one @ other
+    edited, cross, change = (torch.zeros(6, 6, dtype=torch.float64) for _ in range(3))
+    for layer, weight in enumerate(problem.weights):
+        assert torch.equal(one.of_layer(layer), random_map(6, 10 + layer).matrix)
+        step_by_step = apply_to_weight(apply_to_weight(weight, one.of_layer(layer)), other.of_layer(layer))
+        now = apply_to_weight(weight, both.of_layer(layer))
+        assert relative(now, step_by_step) < 1e-14
+        edited += now.T @ now
+        cross += now.T @ weight
+        change += (now - weight).T @ (now - weight)
+    assert relative(both.edited_gram(problem.gram), edited) < 1e-13
+    assert relative(both.cross_gram(problem.gram), cross) < 1e-13
+    assert relative(both.change_gram(problem.gram), change) < 1e-13
+    torch.testing.assert_close(both.change + torch.eye(6, dtype=torch.float64), both.matrices)
+
+
+@given(problem=erasure_problems(), seed=st.integers(0, 1000))
+def test_one_map_for_all_layers_is_the_same_map_in_each(problem: Problem, seed: int) -> None:
+    shared = random_map(problem.width, seed)
+    layers = LayerMaps(shared.matrix.repeat(len(problem.weights), 1, 1))
+    for layer in range(len(problem.weights)):
+        assert torch.equal(shared.of_layer(layer), layers.of_layer(layer))
+    for one, other in (
+        (shared.edited_gram(problem.gram), layers.edited_gram(problem.gram)),
+        (shared.cross_gram(problem.gram), layers.cross_gram(problem.gram)),
+        (shared.change_gram(problem.gram), layers.change_gram(problem.gram)),
+    ):
+        assert relative(one, other) < 1e-12
+
+
+def test_identity_layer_maps_are_identities() -> None:
+    maps = LayerMaps.identity(3, 4)
+    assert maps.matrices.shape == (3, 4, 4)
+    assert torch.equal(maps.change, torch.zeros(3, 4, 4, dtype=torch.float64))

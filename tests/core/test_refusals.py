@@ -1,0 +1,162 @@
+"""Settings and systems that cannot be used are refused by name, with what to do."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rece_lightning.core import EditScales, EmbeddingMap, Gram, LayerMaps, Moments, derive, edit, edit_tensor
+from rece_lightning.core.diagnostics import regeneration_residual
+from rece_lightning.core.errors import ConfigurationError, ReceError
+from tests.core.problems import core_maps, random_problem, random_rows
+
+shapes = st.tuples(st.integers(2, 24), st.integers(0, 2**20), st.floats(-6, 6))
+
+
+def rows_of(width: int, count: int, seed: int, exponent: float) -> torch.Tensor:
+    return 10**exponent * random_rows(count, width, "independent", torch.Generator().manual_seed(seed))
+
+
+@given(shape=shapes, missing=st.integers(1, 3), preserve_scale=st.sampled_from([0.0, 0.5]))
+def test_lamb_0_is_refused_where_the_rows_do_not_span_the_width(
+    shape: tuple[int, int, float], missing: int, preserve_scale: float
+) -> None:
+    """However the rounding falls: one direction short is enough, at any size of the embeddings."""
+    width, seed, exponent = shape
+    rows = rows_of(width, max(width - missing, 1), seed, exponent)
+    kept = rows[:1]
+    moments = Moments.of(rows, rows.flip(0)) + Moments.preserving(kept)
+    with pytest.raises(ConfigurationError, match=r"singular.*model\.lamb"):
+        edit(moments, EditScales(1.0, preserve_scale, 0.0))
+    if exponent > -2:
+        edit(moments, EditScales(1.0, preserve_scale, 1e-3 * 10 ** (2 * exponent)))
+
+
+@given(shape=shapes, keeping=st.booleans())
+def test_lamb_0_is_accepted_where_the_rows_span_the_width(shape: tuple[int, int, float], keeping: bool) -> None:
+    """And then concepts that are as many as the width go to their targets exactly."""
+    width, seed, exponent = shape
+    rows = rows_of(width, 3 * width, seed, exponent)
+    concept, target = rows[:width], rows[width : 2 * width]
+    if keeping:
+        # A few concepts and enough that is kept.
+        step = edit(Moments.of(concept[:1], target[:1]) + Moments.preserving(rows), EditScales(1.0, 0.1, 0.0))
+        assert torch.isfinite(step.matrix).all()
+    else:
+        step = edit(Moments.of(rows, torch.cat([target, concept, rows[2 * width :]])), EditScales(1.0, 0.0, 0.0))
+        assert torch.isfinite(step.matrix).all()
+
+
+def test_without_lamb_independent_concepts_reach_their_targets() -> None:
+    problem = random_problem(4, width=5, tokens=(5,), kept=0)
+    step = edit(problem.moments, EditScales(1.0, 0.0, 0.0))
+    torch.testing.assert_close(step.apply_to_embeddings(problem.rows), problem.target_rows, rtol=1e-8, atol=1e-8)
+
+
+def test_lamb_0_is_refused_by_the_technique_tensor_too() -> None:
+    problem = random_problem(1, width=9, tokens=(3,), kept=0)
+    maps = LayerMaps.identity(len(problem.weights), problem.width)
+    with pytest.raises(ConfigurationError, match=r"model\.lamb"):
+        edit_tensor(problem.prompts, problem.preserving.preserved, problem.gram, maps, EditScales(lamb=0.0))
+
+
+@given(shape=shapes, lost=st.integers(1, 2), layered=st.booleans())
+def test_surrogate_first_is_refused_on_a_map_that_lost_rank(
+    shape: tuple[int, int, float], lost: int, layered: bool
+) -> None:
+    width, seed, exponent = shape
+    weight = rows_of(width, width + 4, seed, exponent)
+    gram = Gram.of([("layer", weight)], keep_layers=True)
+    directions = torch.linalg.qr(rows_of(width, min(lost, width - 1), seed + 1, 0).mT).Q
+    matrix = torch.eye(width, dtype=torch.float64) - directions @ directions.mT
+    maps = LayerMaps(matrix[None]) if layered else EmbeddingMap(matrix)
+    with pytest.raises(ConfigurationError, match=r"singular.*'surrogate' with 'first'"):
+        derive(gram, maps, 0.1, regularizer="surrogate", surrogate_items="first")
+    # Every other regularizer has a ridge of its own, so it goes on where the ridge can be told from rounding.
+    scale = gram.scale * 0.1
+    for regularizer, items in (("norm", "both"), ("standard", "both"), ("surrogate", "second"), ("surrogate", "both")):
+        derivation = derive(gram, maps, scale, regularizer=regularizer, surrogate_items=items)
+        assert torch.isfinite(derivation.of_concept).all()
+
+
+def test_surrogate_first_is_refused_where_the_layers_do_not_see_every_direction() -> None:
+    problem = random_problem(1, width=12, outs=(4, 5))
+    with pytest.raises(ConfigurationError, match="singular"):
+        derive(problem.gram, EmbeddingMap.identity(12), 0.1, regularizer="surrogate", surrogate_items="first")
+
+
+NO_NUMBERS = [math.nan, math.inf, -math.inf, -0.1, "0.1", None, True]
+
+
+@pytest.mark.parametrize("value", [*NO_NUMBERS, 0, 0.0])
+def test_a_regular_scale_that_is_not_positive_is_refused(value: object) -> None:
+    problem = random_problem(1)
+    for regularizer in ("norm", "standard", "surrogate"):
+        with pytest.raises(ConfigurationError, match="regular_scale.*greater than 0"):
+            derive(problem.gram, EmbeddingMap.identity(problem.width), value, regularizer=regularizer)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS)
+@pytest.mark.parametrize("field", ["erase_scale", "preserve_scale", "lamb"])
+def test_a_scale_that_is_no_number_of_0_or_more_is_refused(field: str, value: object) -> None:
+    with pytest.raises(ConfigurationError, match=f"^{field}: .*finite number"):
+        EditScales(**{field: value})  # type: ignore[arg-type]
+
+
+def test_nothing_to_erase_is_refused_but_nothing_to_preserve_is_not() -> None:
+    with pytest.raises(ConfigurationError, match="erase_scale"):
+        EditScales(erase_scale=0)
+    assert EditScales(preserve_scale=0, lamb=0) == EditScales(1.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
+def test_an_attackers_ridge_that_is_not_positive_is_refused(value: float) -> None:
+    problem = random_problem(1)
+    with pytest.raises(ConfigurationError, match="attacker_scale"):
+        regeneration_residual(problem.gram, core_maps(problem, 1), problem.moments.erased, value)
+
+
+@pytest.mark.parametrize(
+    ("given_name", "nearest"), [("norms", "norm"), ("surogate", "surrogate"), ("Standard", "standard")]
+)
+def test_an_unknown_regularizer_is_refused_with_the_nearest_name(given_name: str, nearest: str) -> None:
+    problem = random_problem(1)
+    with pytest.raises(ConfigurationError) as caught:
+        derive(problem.gram, EmbeddingMap.identity(problem.width), 0.1, regularizer=given_name)
+    message = str(caught.value)
+    assert message.startswith(f"regularizer: unknown value {given_name!r}")
+    assert f"did you mean {nearest!r}?" in message
+    assert "norm, standard, surrogate" in message
+
+
+def test_unknown_surrogate_items_are_refused_with_the_nearest_name() -> None:
+    problem = random_problem(1)
+    with pytest.raises(ConfigurationError, match="surrogate_items: .*did you mean 'second'"):
+        derive(
+            problem.gram,
+            EmbeddingMap.identity(problem.width),
+            0.1,
+            regularizer="surrogate",
+            surrogate_items="secnd",
+        )
+
+
+def test_a_name_near_nothing_gets_the_list_alone() -> None:
+    problem = random_problem(1)
+    with pytest.raises(ConfigurationError) as caught:
+        derive(problem.gram, EmbeddingMap.identity(problem.width), 0.1, regularizer="xyzzy")
+    assert "did you mean" not in str(caught.value)
+
+
+def test_errors_are_of_one_class_and_are_value_errors() -> None:
+    assert issubclass(ConfigurationError, ReceError)
+    assert issubclass(ConfigurationError, ValueError)
+
+
+def test_concept_rows_that_do_not_pair_up_with_targets_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"\(3, 4\).*\(2, 4\)"):
+        Moments.of(torch.ones(3, 4), torch.ones(2, 4))
