@@ -1,0 +1,32 @@
+"""Concept erasure from text-to-image models in closed form (RECE, arXiv 2407.12383), as Lightning parts.
+
+The names below load at first use, so that ``import rece_lightning`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from rece_lightning.version import __version__
+
+if TYPE_CHECKING:
+    from rece_lightning.core.errors import BaseModelError, ConfigurationError, ReceError
+    from rece_lightning.data import ConceptData
+    from rece_lightning.module import RECE
+
+_HOMES = {
+    "RECE": "rece_lightning.module",
+    "ConceptData": "rece_lightning.data",
+    "ReceError": "rece_lightning.core.errors",
+    "ConfigurationError": "rece_lightning.core.errors",
+    "BaseModelError": "rece_lightning.core.errors",
+}
+
+__all__ = ["RECE", "BaseModelError", "ConceptData", "ConfigurationError", "ReceError", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'rece_lightning' has no attribute {name!r}")

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rece_lightning.core import EditScales, derive, edit, edit_tensor
+from rece_lightning.core import EditScales, EmbeddingMap, LayerMaps, derive, edit, edit_tensor
 from tests.core.problems import (
     Problem,
     core_maps,
@@ -160,31 +160,43 @@ def test_one_tensor_edit_equals_uce_layer_by_layer(problem: Problem) -> None:
     assert_same_weights(core_weights(problem, maps @ step), expected, TENSOR_TOLERANCE)  # type: ignore[operator]
 
 
-@given(problem=erasure_problems(), regularizer=st.sampled_from(REGULARIZERS))
-def test_every_derived_row_equals_rece_row_by_row(problem: Problem, regularizer: tuple[str, str]) -> None:
-    """With one map for all layers and with one a layer; in the rows and in their moments."""
+def assert_derives_as_written(
+    problem: Problem, maps: EmbeddingMap | LayerMaps, regularizer: tuple[str, str], tolerance: float
+) -> None:
+    """The derived rows and their moments, against the formula for one row at a time."""
     name, items = regularizer
-    for maps in edited_maps(problem):
-        present = core_weights(problem, maps)
-        derivation = derive(problem.gram, maps, problem.regular_scale, regularizer=name, surrogate_items=items)
-        found = derivation.apply(problem.rows, problem.target_rows)
-        expected = torch.stack(
-            [
-                plain_derive(problem.weights, present, row, target, problem.regular_scale, name, items)
-                for row, target in zip(problem.rows, problem.target_rows, strict=True)
-            ]
-        )
-        assert relative(found, expected) < TOLERANCE
+    present = core_weights(problem, maps)
+    derivation = derive(problem.gram, maps, problem.regular_scale, regularizer=name, surrogate_items=items)
+    expected = torch.stack(
+        [
+            plain_derive(problem.weights, present, row, target, problem.regular_scale, name, items)
+            for row, target in zip(problem.rows, problem.target_rows, strict=True)
+        ]
+    )
+    assert relative(derivation.apply(problem.rows, problem.target_rows), expected) < tolerance
 
-        moments = problem.moments.derived(derivation)
-        erased, cross = torch.zeros_like(moments.erased), torch.zeros_like(moments.cross)
-        for row, target, weight in zip(expected, problem.target_rows, problem.row_weights, strict=True):
-            erased += weight * torch.outer(row, row)
-            cross += weight * torch.outer(target, row)
-        assert relative(moments.erased, erased) < TOLERANCE
-        assert relative(moments.cross, cross) < TOLERANCE
-        assert torch.equal(moments.target, problem.moments.target)
-        assert torch.equal(moments.preserved, problem.moments.preserved)
+    moments = problem.moments.derived(derivation)
+    erased, cross = torch.zeros_like(moments.erased), torch.zeros_like(moments.cross)
+    for row, target, weight in zip(expected, problem.target_rows, problem.row_weights, strict=True):
+        erased += weight * torch.outer(row, row)
+        cross += weight * torch.outer(target, row)
+    assert relative(moments.erased, erased) < tolerance
+    assert relative(moments.cross, cross) < tolerance
+    assert torch.equal(moments.target, problem.moments.target)
+    assert torch.equal(moments.preserved, problem.moments.preserved)
+
+
+@given(problem=erasure_problems(), epochs=st.integers(0, 3), regularizer=st.sampled_from(REGULARIZERS))
+def test_every_derived_row_equals_rece_row_by_row(problem: Problem, epochs: int, regularizer: tuple[str, str]) -> None:
+    assert_derives_as_written(problem, core_maps(problem, epochs), regularizer, TOLERANCE)
+
+
+@given(problem=tensor_problems(), epochs=st.integers(0, 2), regularizer=st.sampled_from(REGULARIZERS))
+def test_every_derived_row_equals_rece_row_by_row_with_one_map_a_layer(
+    problem: Problem, epochs: int, regularizer: tuple[str, str]
+) -> None:
+    maps = core_maps(problem, epochs, technique="tensor")
+    assert_derives_as_written(problem, maps, regularizer, TENSOR_TOLERANCE)
 
 
 def test_derived_rows_keep_the_dtype_of_the_concept_rows() -> None:

@@ -76,8 +76,8 @@ def test_surrogate_first_is_refused_on_a_map_that_lost_rank(
     maps = LayerMaps(matrix[None]) if layered else EmbeddingMap(matrix)
     with pytest.raises(ConfigurationError, match=r"singular.*'surrogate' with 'first'"):
         derive(gram, maps, 0.1, regularizer="surrogate", surrogate_items="first")
-    # Every other regularizer has a ridge of its own, so it goes on where the ridge can be told from rounding.
-    scale = gram.scale * 0.1
+    # Every other regularizer has a ridge of its own and goes on, for weights and λ of an ordinary size.
+    gram, scale = Gram.of([("layer", weight / 10**exponent)], keep_layers=True), 0.1
     for regularizer, items in (("norm", "both"), ("standard", "both"), ("surrogate", "second"), ("surrogate", "both")):
         derivation = derive(gram, maps, scale, regularizer=regularizer, surrogate_items=items)
         assert torch.isfinite(derivation.of_concept).all()

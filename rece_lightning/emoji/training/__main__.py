@@ -21,7 +21,7 @@ from rece_lightning.emoji.training.pipeline import save_clip, save_pipeline
 from rece_lightning.emoji.training.tokenizer import train_tokenizer
 from rece_lightning.emoji.training.unet import train_unet
 
-STEPS = {"clip": 3300, "autoencoder": 4500, "detector": 2500, "unet": 8000}
+STEPS = {"clip": 3300, "autoencoder": 4500, "detector": 2500, "unet": 7500}
 
 
 def main() -> None:
@@ -60,9 +60,14 @@ def main() -> None:
             catalog, tokenizer, text_encoder, autoencoder, steps=steps["unet"], batch=64, copies=8, **common
         )
         save_pipeline(arguments.output, tokenizer, text_encoder, autoencoder, unet)
-    cost = {part: {"steps": steps[part], "seconds": round(seconds)} for part, seconds in costs.items()}
-    cost["machine"] = {"device": arguments.device, "threads": torch.get_num_threads()}  # type: ignore[dict-item]
-    (arguments.folder / "cost.json").write_text(json.dumps(cost, indent=2) + "\n")
+    # Parts may be trained in several calls, on several threads each: every part keeps its own line.
+    record = arguments.folder / "cost.json"
+    cost = json.loads(record.read_text()) if record.exists() else {}
+    cost |= {
+        part: {"steps": steps[part], "seconds": round(seconds), "device": arguments.device}
+        for part, seconds in costs.items()
+    }
+    record.write_text(json.dumps(cost, indent=2) + "\n")
     print(json.dumps(cost))
 
 

@@ -33,13 +33,7 @@ def save_clip(clip: CLIPModel, tokenizer: CLIPTokenizer, folder: Path) -> CLIPTe
     The projections are part of ``clip/``; the pipeline needs hidden states alone.
     """
     text_encoder = CLIPTextModel(clip.config.text_config).to(clip.device)
-    missing = text_encoder.load_state_dict(
-        {
-            name.removeprefix(""): value
-            for name, value in _text_state(clip, text_encoder).items()
-        }
-    )
-    assert not missing.missing_keys and not missing.unexpected_keys
+    text_encoder.load_state_dict(_text_state(clip, text_encoder))
     half = copy.deepcopy(clip).to("cpu", torch.float16)
     half.save_pretrained(folder / "clip")
     tokenizer.save_pretrained(folder / "clip")

@@ -1,0 +1,220 @@
+"""The LightningCLI: YAML in, a run out, and a clear message for every mistake."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import warnings
+from argparse import ArgumentError
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from rece_lightning.__main__ import PACKAGE, VERBS, fail, shipped_configs
+from rece_lightning.callbacks import DevicePlacement, ErasureCheckpoint, Evaluation, Export, Report
+from rece_lightning.core.errors import ConfigurationError, ReceError, nearest
+from rece_lightning.data import ConceptData
+from rece_lightning.files import check_writable
+from rece_lightning.module import RECE
+
+RUNS = "runs"
+CALLBACKS = {"DevicePlacement", "ErasureCheckpoint", "Evaluation", "Export", "Report"}
+
+
+def resolve_configs(argv: list[str]) -> tuple[list[str], str]:
+    """Replace bare names of shipped configurations by their paths; an existing path wins.
+
+    Returns:
+        The arguments, and the name of the last configuration for the run's folder.
+
+    Raises:
+        ConfigurationError: for a configuration that is nowhere, is no YAML, or is no mapping.
+    """
+    resolved, name, take = [], "run", False
+    for argument in argv:
+        value = argument
+        prefix = ""
+        if not take and argument.startswith(("--config=", "-c=")):
+            prefix, value = argument.split("=", 1)[0] + "=", argument.split("=", 1)[1]
+        if take or prefix:
+            path = find_config(value)
+            value, name = str(path), path.stem
+        resolved.append(prefix + value)
+        take = argument in ("--config", "-c")
+    if take:
+        raise ConfigurationError("--config: give a path, or one of: " + ", ".join(shipped_configs()))
+    return resolved, name
+
+
+def find_config(value: str) -> Path:
+    """Path of a configuration: an existing file, or one that ships."""
+    path = Path(value).expanduser()
+    if not path.is_file():
+        shipped = [PACKAGE / "configs" / name for name in (value, f"{value}.yaml")]
+        found = [candidate for candidate in shipped if "/" not in value and candidate.is_file()]
+        if not found:
+            raise ConfigurationError(f"--config: there is no file {value!r}. {nearest(Path(value).name, shipped_configs())}")
+        path = found[0]
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"--config: {path} is not UTF-8; save it as UTF-8.") from error
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"--config: {path} is no valid YAML ({' '.join(str(error).split())}).") from error
+    except OSError as error:
+        raise ConfigurationError(f"--config: {path} cannot be read ({error.strerror}).") from error
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"--config: {path} holds no settings; see `rece fit --print_config` for an example.")
+    return path
+
+
+class ReceCLI(LightningCLI):
+    """LightningCLI with this project's loggers, callbacks and folders."""
+
+    def __init__(self, name: str, arguments: list[str]) -> None:
+        self.run_name = name
+        super().__init__(
+            RECE,
+            ConceptData,
+            seed_everything_default=0,
+            trainer_defaults={"max_epochs": 4, "num_sanity_val_steps": 0, "log_every_n_steps": 1},
+            parser_kwargs={"exit_on_error": False, **{verb: {"exit_on_error": False} for verb in VERBS}},
+            auto_configure_optimizers=False,
+            args=arguments,
+        )
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        """Checkpoints are opened without executing code."""
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        parser.set_defaults({"weights_only": True})
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse; the hyper-parameters of a checkpoint never replace what the user asks for.
+
+        Lightning would overwrite ``model.*`` with those in the checkpoint, so that a changed setting was
+        ignored in silence. RECE compares them itself and refuses what differs.
+        """
+        self.config = parser.parse_args(args)
+        self._resolve_checkpoint()
+
+    def _parse_ckpt_path(self) -> None:
+        """See :meth:`parse_arguments`."""
+
+    def _resolve_checkpoint(self) -> None:
+        """A run's folder stands for its last checkpoint."""
+        config = self.config[self.config.subcommand]
+        path = config.get("ckpt_path")
+        if path is None or str(path) in ("last", "best", "hpc", "registry"):
+            return
+        file = Path(path).expanduser()
+        if file.is_dir():
+            file = file / "checkpoints" / "last.ckpt"
+        if not file.is_file():
+            raise ConfigurationError(f"--ckpt_path: {path} is no checkpoint and no run's folder (looked for {file}).")
+        config.ckpt_path = str(file)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Add the default loggers, the run's folder and the callbacks that every run has."""
+        settings = self._get(self.config_init, "trainer", default={})
+        callbacks: list[Callback] = list(settings.get("callbacks") or [])
+        for kind in (DevicePlacement, ErasureCheckpoint, Export, Report):
+            absent = not any(isinstance(callback, kind) for callback in callbacks)
+            if absent and not (kind is ErasureCheckpoint and settings.get("enable_checkpointing") is False):
+                callbacks.append(kind())
+        # The report tells what all others did.
+        callbacks.sort(key=lambda callback: isinstance(callback, Report))
+        settings["callbacks"] = callbacks
+        root = Path(settings.get("default_root_dir") or Path(RUNS) / self.run_name)
+        check_writable("trainer.default_root_dir", root)
+        settings["default_root_dir"] = str(root)
+        if settings.get("logger") in (None, True):
+            board = TensorBoardLogger(root.parent, name=root.name, default_hp_metric=False)
+            # One version for both: they share the run's folder.
+            settings["logger"] = [board, CSVLogger(root.parent, name=root.name, version=board.version)]
+        if settings.get("enable_model_summary") is None:
+            settings["enable_model_summary"] = False
+        return super().instantiate_trainer(**kwargs)
+
+
+def explain(error: Exception, parser_keys: list[str]) -> str:
+    """A parser's message in the user's terms: field, value, remedy."""
+    text = str(error)
+    unknown = re.search(r"(?:Key|option|argument)s? ['\"]?([\w.]+)['\"]? (?:is )?not (?:expected|accepted|recogni[sz]ed)", text)
+    unknown = unknown or re.search(r"Unrecognized arguments: --([\w.]+)", text)
+    if unknown:
+        key = unknown.group(1)
+        owner = key.rsplit(".", 1)[0] if "." in key else ""
+        near = [name for name in parser_keys if name.startswith(f"{owner}.")] if owner else []
+        return f"{key}: no such setting; {nearest(key, near or parser_keys)}."
+    callback = re.search(r"trainer\.callbacks.*?(?:Problem with given class_path|class_path)['\": ]+([\w.]+)", text, re.S)
+    if callback and callback.group(1).split(".")[-1] not in CALLBACKS:
+        return f"trainer.callbacks: unknown callback {callback.group(1)!r}; {nearest(callback.group(1), CALLBACKS)}."
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    missing = re.search(r"Option ['\"]?(?:\w+\.)?([\w.]+)['\"]? is required", text)
+    if missing:
+        return f"{missing.group(1)}: required and not given; set it in the YAML or with --{missing.group(1)}."
+    return " ".join(lines[:6])
+
+
+def known_keys(cli: type[ReceCLI] = ReceCLI) -> list[str]:
+    """Names of the settings of model and data, for messages."""
+    import inspect
+
+    keys = [f"model.{name}" for name in inspect.signature(RECE.__init__).parameters if name != "self"]
+    keys += [f"data.{name}" for name in inspect.signature(ConceptData.__init__).parameters if name != "self"]
+    keys += [f"trainer.{name}" for name in inspect.signature(Trainer.__init__).parameters if name != "self"]
+    return keys
+
+
+def quiet() -> None:
+    """Silence what libraries say about matters that a user cannot act on."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    for pattern in (
+        ".*does not have many workers.*",
+        ".*`isinstance\\(treespec, LeafSpec\\)`.*",
+        ".*Total length of .* across ranks is zero.*",
+        ".*contains no parameters.*",
+        ".*exists and is not empty.*",
+        ".*Checkpoint directory.*",
+        ".*GPU available but not used.*",
+        ".*was configured.* You have overridden.*",
+    ):
+        warnings.filterwarnings("ignore", message=pattern)
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    import diffusers
+    import transformers
+
+    diffusers.utils.logging.set_verbosity_error()
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def run(argv: list[str]) -> None:
+    """Run one verb; a user's mistake ends in one message and exit code 2."""
+    quiet()
+    try:
+        arguments, name = resolve_configs(argv)
+        ReceCLI(name, arguments)
+    except ReceError as error:
+        fail(str(error))
+    except ArgumentError as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, ReceError):
+                fail(str(cause))
+            cause = cause.__cause__ or cause.__context__
+        fail(explain(error, known_keys()))
+    except KeyboardInterrupt:
+        print("interrupted; the last whole checkpoint is in the run's folder", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+__all__ = ["Evaluation", "ReceCLI", "run"]
