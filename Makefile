@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test check format lint types world world-report install clean
+.PHONY: demo test check format world install clean
 
 install: $(INSTALLED)
 

@@ -100,7 +100,8 @@ class Evaluation(Callback):
                 try:
                     self.detector.check(row.concept)
                 except ConfigurationError as error:
-                    raise ConfigurationError(f"data.validation: prompt {row.prompt!r}: {error}") from error
+                    field = "data.test" if stage == "test" else "data.validation"
+                    raise ConfigurationError(f"{field}: prompt {row.prompt!r}: {error}") from error
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Pictures of the original model."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from rece_lightning.callbacks.evaluation import Evaluation
 from rece_lightning.module import RECE
 from rece_lightning.placement import Placement
 
@@ -42,7 +43,7 @@ class DevicePlacement(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """After epoch 0 every prompt is encoded: let the encoder go, unless pictures are made with it."""
-        generates = any(type(callback).__name__ == "Evaluation" for callback in trainer.callbacks)  # type: ignore[attr-defined]
+        generates = any(isinstance(callback, Evaluation) for callback in trainer.callbacks)  # type: ignore[attr-defined]
         if isinstance(pl_module, RECE) and self.placement.release and trainer.current_epoch == 0 and not generates:
             pl_module.release("encoder")
 

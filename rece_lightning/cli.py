@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import inspect
 import logging
-import re
 import sys
 import warnings
 from argparse import ArgumentError
@@ -19,11 +20,17 @@ from rece_lightning.__main__ import PACKAGE, VERBS, fail, shipped_configs
 from rece_lightning.callbacks import DevicePlacement, ErasureCheckpoint, Evaluation, Export, Report
 from rece_lightning.core.errors import ConfigurationError, ReceError, nearest
 from rece_lightning.data import ConceptData
+from rece_lightning.explain import explain, own_error
 from rece_lightning.files import check_writable
-from rece_lightning.module import RECE
+from rece_lightning.module import RECE, check_epochs, check_precision
 
 RUNS = "runs"
-CALLBACKS = {"DevicePlacement", "ErasureCheckpoint", "Evaluation", "Export", "Report"}
+SECTIONS = ("model", "data", "trainer")
+CLASSES = {
+    "trainer.callbacks": ("DevicePlacement", "ErasureCheckpoint", "Evaluation", "Export", "Report"),
+    "trainer.logger": ("CSVLogger", "TensorBoardLogger"),
+}
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
 
 
 def resolve_configs(argv: list[str]) -> tuple[list[str], str]:
@@ -70,6 +77,11 @@ def find_config(value: str) -> Path:
         raise ConfigurationError(f"--config: {path} cannot be read ({error.strerror}).") from error
     if not isinstance(content, dict):
         raise ConfigurationError(f"--config: {path} holds no settings; see `rece fit --print_config` for an example.")
+    for section in SECTIONS:
+        if section in content and not isinstance(content[section], dict):
+            raise ConfigurationError(
+                f"{section}: {content[section]!r} in {path} is no mapping; put its settings below it, or leave it out."
+            )
     return path
 
 
@@ -78,12 +90,14 @@ class ReceCLI(LightningCLI):
 
     def __init__(self, name: str, arguments: list[str]) -> None:
         self.run_name = name
+        strict = {"exit_on_error": False, "allow_abbrev": False}
         super().__init__(
             RECE,
             ConceptData,
             seed_everything_default=0,
             trainer_defaults={"max_epochs": 4, "num_sanity_val_steps": 0, "log_every_n_steps": 1},
-            parser_kwargs={"exit_on_error": False, **{verb: {"exit_on_error": False} for verb in VERBS}},
+            # An abbreviation would let a misspelt setting pass for another one.
+            parser_kwargs={**strict, **{verb: dict(strict) for verb in VERBS}},
             auto_configure_optimizers=False,
             args=arguments,
         )
@@ -142,33 +156,11 @@ class ReceCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
 
-def explain(error: Exception, parser_keys: list[str]) -> str:
-    """A parser's message in the user's terms: field, value, remedy."""
-    text = str(error)
-    unknown = re.search(r"(?:Key|option|argument)s? ['\"]?([\w.]+)['\"]? (?:is )?not (?:expected|accepted|recogni[sz]ed)", text)
-    unknown = unknown or re.search(r"Unrecognized arguments: --([\w.]+)", text)
-    if unknown:
-        key = unknown.group(1)
-        owner = key.rsplit(".", 1)[0] if "." in key else ""
-        near = [name for name in parser_keys if name.startswith(f"{owner}.")] if owner else []
-        return f"{key}: no such setting; {nearest(key, near or parser_keys)}."
-    callback = re.search(r"trainer\.callbacks.*?(?:Problem with given class_path|class_path)['\": ]+([\w.]+)", text, re.S)
-    if callback and callback.group(1).split(".")[-1] not in CALLBACKS:
-        return f"trainer.callbacks: unknown callback {callback.group(1)!r}; {nearest(callback.group(1), CALLBACKS)}."
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    missing = re.search(r"Option ['\"]?(?:\w+\.)?([\w.]+)['\"]? is required", text)
-    if missing:
-        return f"{missing.group(1)}: required and not given; set it in the YAML or with --{missing.group(1)}."
-    return " ".join(lines[:6])
-
-
-def known_keys(cli: type[ReceCLI] = ReceCLI) -> list[str]:
-    """Names of the settings of model and data, for messages."""
-    import inspect
-
-    keys = [f"model.{name}" for name in inspect.signature(RECE.__init__).parameters if name != "self"]
-    keys += [f"data.{name}" for name in inspect.signature(ConceptData.__init__).parameters if name != "self"]
-    keys += [f"trainer.{name}" for name in inspect.signature(Trainer.__init__).parameters if name != "self"]
+def known_keys() -> list[str]:
+    """Names of all settings, for messages."""
+    keys = ["seed_everything", "ckpt_path"]
+    for section, part in (("model", RECE), ("data", ConceptData), ("trainer", Trainer)):
+        keys += [f"{section}.{name}" for name in inspect.signature(part).parameters]
     return keys
 
 
@@ -206,12 +198,13 @@ def run(argv: list[str]) -> None:
     except ReceError as error:
         fail(str(error))
     except ArgumentError as error:
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, ReceError):
-                fail(str(cause))
-            cause = cause.__cause__ or cause.__context__
-        fail(explain(error, known_keys()))
+        fail(explain(error, known_keys(), CLASSES))
+    except OSError as error:
+        # What loggers and Lightning write; our own files raise a ReceError.
+        if error.errno not in UNWRITABLE:
+            raise
+        place = error.filename or "the run's folder"
+        fail(f"{place} cannot be written ({error.strerror}); free some space or choose another trainer.default_root_dir.")
     except KeyboardInterrupt:
         print("interrupted; the last whole checkpoint is in the run's folder", file=sys.stderr)
         raise SystemExit(130) from None

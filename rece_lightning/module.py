@@ -18,19 +18,21 @@ from rece_lightning.core.edit import EDITORS, TECHNIQUES, EditScales
 from rece_lightning.core.embedding_map import AnyMap, EmbeddingMap, LayerMaps, apply_to_weight
 from rece_lightning.core.errors import BaseModelError, ConfigurationError, check_choice, check_number, nearest
 from rece_lightning.core.gram import Gram
-from rece_lightning.core.loop import EpochRecord, LoopSettings, RECELoop
+from rece_lightning.core.loop import EpochRecord, Evidence, LoopSettings, RECELoop
 from rece_lightning.core.moments import Moments
 from rece_lightning.data import PromptBatch
 from rece_lightning.evidence import EncodedPair, encode_pairs, gather_evidence
 from rece_lightning.generation import PictureMaker
 from rece_lightning.models.base import BaseModel, find_base
 from rece_lightning.models.pipelines import Sampling, load_pipeline, put_weights
-from rece_lightning.models.projections import KINDS
+from rece_lightning.models.projections import KINDS, check_layers
 from rece_lightning.models.text import TOKEN_RULES, PromptEncoder
 from rece_lightning.placement import Placement
 from rece_lightning.prompts import EvaluationPrompt
 from rece_lightning.version import __version__
 
+# Lightning's max_epochs where nobody gave one.
+DEFAULT_EPOCHS = 1000
 # What decides the result: a checkpoint goes on under these settings alone.
 DECISIVE = (
     "erase_scale", "preserve_scale", "lamb", "regular_scale", "regularizer", "surrogate_items", "technique", "editor",
@@ -120,6 +122,7 @@ class RECE(LightningModule):
         check_choice("model.editor", editor, EDITORS)
         check_choice("model.tokens", tokens, TOKEN_RULES)
         check_choice("model.projections", projections, KINDS)
+        check_layers(layers)
         scales = {"erase_scale": erase_scale, "preserve_scale": preserve_scale, "lamb": lamb}
         for key, value in (first_edit or {}).items():
             if key not in scales:
@@ -241,6 +244,7 @@ class RECE(LightningModule):
         if stage == "fit" and self._restored is None:
             self._pairs, self._kept, self._held_out = [], [], []
             self._loop, self.first_maps, self.history = None, None, []
+            self.release("held_out_moments")
         data = getattr(trainer, "datamodule", None)
         if data is not None and hasattr(data, "summary"):
             self._summary = data.summary()
@@ -286,7 +290,7 @@ class RECE(LightningModule):
 
     def _encode(self, batch: PromptBatch) -> None:
         """Encode a batch's prompts once and keep the rows."""
-        for prompt in batch.prompts:
+        for prompt in dict.fromkeys([*batch.prompts, *batch.targets]):
             lost = self.encoder.cut(prompt)
             if lost:
                 self.print(f"Warning: {prompt!r} is longer than the tokenizer takes; cut: {lost!r}.")
@@ -320,8 +324,7 @@ class RECE(LightningModule):
         whole = evidence.whole
         unedited = EmbeddingMap.identity(gram.width, gram.total.device)
         size = diagnostics.map_figures(loop.maps)
-        held_out = torch.cat(self._held_out) if self._held_out else torch.cat(self._kept or [torch.zeros(0, gram.width)])
-        kept = Moments.preserving(held_out.to(gram.total.device)).preserved
+        kept = self._held_out_moments()
         if bool(kept.any()):
             figures["preservation_drift"] = diagnostics.preservation_drift(gram, loop.maps, kept)
         if record.derivation is not None:
@@ -369,11 +372,18 @@ class RECE(LightningModule):
         put_weights(pipeline.unet, dict(self.edited_weights(maps)))
         return pipeline
 
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """Hashes of the base model's stored bytes, computed once."""
+        if "fingerprint" not in self._tools:
+            self._tools["fingerprint"] = self.base.fingerprint()
+        return self._tools["fingerprint"]
+
     def description(self) -> dict[str, Any]:
         """Base, concepts, settings and version: what a file of edited weights should say of itself."""
         return {
             "base": self.base.name,
-            "fingerprint": self.base.fingerprint(),
+            "fingerprint": self.fingerprint,
             "concepts": self._summary,
             "settings": {key: self.hparams[key] for key in DECISIVE},
             "epochs": len(self.history),
@@ -389,17 +399,54 @@ class RECE(LightningModule):
         maps = self.maps
         checkpoint["rece"] = {
             "map": (maps.matrix if isinstance(maps, EmbeddingMap) else maps.matrices).cpu(),
-            "pairs": [
-                {"concept": p.concept.cpu(), "target": p.target.cpu(), "last": p.last, "target_last": p.target_last,
-                 "weight": p.weight}
-                for p in self._pairs
-            ],  # fmt: skip
-            "kept": [rows.cpu() for rows in self._kept],
-            "held_out": [rows.cpu() for rows in self._held_out],
+            "evidence": self._stored_evidence(),
             "history": self.history,
             "epoch": self._loop.epoch,
             **self.description(),
         }
+
+    def _stored_evidence(self) -> dict[str, Any]:
+        """Rows or moments, whichever is smaller; the technique ``tensor`` needs the rows."""
+        rows = sum(2 * p.concept.numel() for p in self._pairs) + sum(k.numel() for k in (*self._kept, *self._held_out))
+        moments = 9 * self.gram.width**2
+        # Rows are float32, moments float64.
+        if 4 * rows <= 8 * moments or self.hparams["technique"] == "tensor":
+            return {
+                "pairs": [
+                    {"concept": p.concept.cpu(), "target": p.target.cpu(), "last": p.last,
+                     "target_last": p.target_last, "weight": p.weight}
+                    for p in self._pairs
+                ],  # fmt: skip
+                "kept": [rows.cpu() for rows in self._kept],
+                "held_out": [rows.cpu() for rows in self._held_out],
+            }
+        evidence = self.loop.evidence
+        return {
+            "first": {key: value.cpu() for key, value in vars(evidence.first).items()},
+            "whole": {key: value.cpu() for key, value in vars(evidence.whole).items()},
+            "held_out_moments": self._held_out_moments().cpu(),
+        }
+
+    def _restore_evidence(self, stored: dict[str, Any]) -> None:
+        """The inverse of :meth:`_stored_evidence`: a loop that has run no epoch."""
+        device = self.placement.device_of("algebra", self.device)
+        self._loop = None
+        if "pairs" in stored:
+            self._pairs = [EncodedPair(**pair) for pair in stored["pairs"]]
+            self._kept, self._held_out = list(stored["kept"]), list(stored["held_out"])
+            return
+        self._tools["held_out_moments"] = stored["held_out_moments"].to(device)
+        evidence = Evidence(Moments(**stored["first"]).to(device), Moments(**stored["whole"]).to(device))
+        self._loop = RECELoop(self.gram, evidence, self.settings)
+
+    def _held_out_moments(self) -> Tensor:
+        """``P_h`` of held-out prompts, of the preserved ones where there are none; computed once."""
+        if "held_out_moments" not in self._tools:
+            rows = self._held_out or self._kept
+            device, width = self.gram.total.device, self.gram.width
+            stacked = torch.cat(rows).to(device) if rows else torch.zeros(0, width, device=device)
+            self._tools["held_out_moments"] = Moments.preserving(stacked).preserved
+        return self._tools["held_out_moments"]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the state back, after checking that it belongs to this base, these settings and concepts.
@@ -410,7 +457,7 @@ class RECE(LightningModule):
         state = checkpoint.get("rece")
         if not isinstance(state, dict):
             raise ConfigurationError("ckpt_path: the file holds no erasure; give a checkpoint that RECE wrote.")
-        present = self.base.fingerprint()
+        present = self.fingerprint
         differing = [key for key in present if present[key] != state["fingerprint"].get(key)]
         if differing:
             raise BaseModelError(
@@ -429,10 +476,8 @@ class RECE(LightningModule):
             )
         self._restored = state
         self._summary = state["concepts"]
-        self._pairs = [EncodedPair(**pair) for pair in state["pairs"]]
-        self._kept, self._held_out = list(state["kept"]), list(state["held_out"])
         self.history = list(state["history"])
-        self._loop = None
+        self._restore_evidence(state["evidence"])
         loop = self.loop
         # The epochs replay in milliseconds: that rebuilds what an accumulating loop holds. The stored map
         # then takes its place, so that a resumed run goes on from the very bits that were saved.
@@ -445,22 +490,47 @@ def check_trainer(trainer: Any, stage: str) -> None:
     """Refuse trainers under which the closed form would be wrong.
 
     Raises:
-        ConfigurationError: for mixed precision, an endless number of epochs, or several processes.
+        ConfigurationError: for a precision, a number of epochs or of processes that cannot be.
     """
-    if "mixed" in str(trainer.precision):
-        raise ConfigurationError(
-            f"trainer.precision: {trainer.precision!r} rounds inside the algebra, which is float64; use 32-true. "
-            "Results are cast to the base model's own dtype anyway."
-        )
+    check_precision(trainer.precision)
     if trainer.world_size > 1:
         raise ConfigurationError(
             f"trainer.devices: {trainer.world_size} processes; this version edits on one. Use --trainer.devices 1."
         )
     if stage == "fit":
-        if trainer.max_epochs is None or trainer.max_epochs == -1:
+        check_epochs(trainer.max_epochs)
+        if trainer.max_steps == 0 or trainer.limit_train_batches != 1.0:
             raise ConfigurationError(
-                f"trainer.max_epochs: {trainer.max_epochs!r} never ends; give 1 + the number of RECE epochs "
-                "(1 is UCE alone, 4 the published setting for nudity)."
+                f"trainer.max_steps: {trainer.max_steps}, trainer.limit_train_batches: {trainer.limit_train_batches}; "
+                "prompts would be left out of the edit. Leave both out (and fast_dev_run)."
             )
-        if trainer.max_epochs < 1:
-            raise ConfigurationError(f"trainer.max_epochs: {trainer.max_epochs!r}; give 1 (UCE) or more.")
+
+
+def check_precision(precision: Any) -> None:
+    """Refuse every precision but ``32-true``.
+
+    Raises:
+        ConfigurationError: naming it.
+    """
+    if str(precision) not in ("32", "32-true"):
+        raise ConfigurationError(
+            f"trainer.precision: {precision!r} rounds inside the algebra, which is float64; use 32-true. "
+            "Results are cast to the base model's own dtype anyway."
+        )
+
+
+def check_epochs(epochs: int | None) -> None:
+    """Refuse what is no number of epochs to end after.
+
+    Raises:
+        ConfigurationError: for none, endless, below 1, and what Lightning takes where it is left out.
+    """
+    remedy = "give 1 + the number of RECE epochs (1 is UCE alone, 4 the published setting for nudity)"
+    if epochs is None or epochs == -1:
+        raise ConfigurationError(f"trainer.max_epochs: {epochs!r} never ends; {remedy}.")
+    if epochs < 1:
+        raise ConfigurationError(f"trainer.max_epochs: {epochs!r}; {remedy}.")
+    if epochs == DEFAULT_EPOCHS:
+        raise ConfigurationError(
+            f"trainer.max_epochs: {epochs}, which Lightning sets in silence where it is left out; {remedy}."
+        )

@@ -178,6 +178,9 @@ def plain_targets(weight: Tensor, prompt: Erased, technique: str) -> list[Tensor
         raise ValueError(technique)
     # Old output and target output of all positions, each read as one long vector.
     old, target = torch.cat(olds), torch.cat(targets)
+    if not old.any():
+        # No old output, so no direction to take out.
+        return targets
     direction = old / torch.linalg.norm(old)
     reduced = target - (direction @ target) * direction
     return list(reduced.split(weight.shape[0]))

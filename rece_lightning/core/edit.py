@@ -102,6 +102,8 @@ def tensor_moments(prompts: Sequence[Moments], preserved: Tensor, layer_gram: Te
     total = Moments(zero, zero, zero, preserved)
     for prompt in prompts:
         # tr(GX) is Σ (Wc)ᵀ(Wc*), tr(GS) is Σ ‖Wc‖².
-        share = float((layer_gram * prompt.cross.mT).sum() / (layer_gram * prompt.erased.mT).sum())
+        size = float((layer_gram * prompt.erased.mT).sum())
+        # A layer that answers a prompt with nothing has no direction to take out.
+        share = float((layer_gram * prompt.cross.mT).sum()) / size if size > 0 else 0.0
         total = total.erasing_also(prompt.away_from(share))
     return total

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rece_lightning.core.derive import Derivation, derive
 from rece_lightning.core.edit import EditScales, edit, edit_tensor
@@ -106,6 +106,7 @@ class RECELoop:
         for other in held[1:]:
             moments = moments.erasing_also(other)
         preserved = self.evidence.whole.preserved
+        moments = replace(moments, preserved=preserved)  # a prompt's own moments hold nothing kept
         step: AnyMap
         if isinstance(before, LayerMaps):
             step = edit_tensor(held, preserved, self.gram, before, scales)

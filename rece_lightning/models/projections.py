@@ -17,6 +17,20 @@ def is_text_projection(name: str) -> bool:
     return TEXT_PROJECTION.search(name) is not None
 
 
+def check_layers(layers: str | None) -> re.Pattern[str]:
+    """The compiled expression of ``model.layers``; ``None`` matches every layer.
+
+    Raises:
+        ConfigurationError: if it is no regular expression.
+    """
+    try:
+        return re.compile(layers or "")
+    except (re.error, TypeError) as error:
+        raise ConfigurationError(
+            f"model.layers: {layers!r} is no regular expression ({error}); to choose the up blocks write '^up_blocks'."
+        ) from error
+
+
 def select_projections(names: list[str], kinds: str = "kv", layers: str | None = None) -> list[str]:
     """The projections to edit, in the model's order.
 
@@ -29,10 +43,7 @@ def select_projections(names: list[str], kinds: str = "kv", layers: str | None =
         ConfigurationError: if the expression is none, or matches nothing.
     """
     check_choice("model.projections", kinds, KINDS)
-    try:
-        pattern = re.compile(layers or "")
-    except re.error as error:
-        raise ConfigurationError(f"model.layers: {layers!r} is no regular expression ({error}).") from error
+    pattern = check_layers(layers)
     chosen = [name for name in names if name.split(".")[-2] in KINDS[kinds] and pattern.search(name)]
     if not chosen:
         examples = "\n  ".join(names[:: max(1, len(names) // 4)][:4])

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rece_lightning.files import write_atomically
 from rece_lightning.reporting.comparison import Column, Comparison
 
 matplotlib.use("Agg")
@@ -99,8 +100,5 @@ def caption(comparison: Comparison, column: Column) -> str:
 
 def save_grid(comparison: Comparison, path: Path) -> Path:
     """Draw the grid and write it as a PNG, atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp.png")
-    draw_grid(comparison).savefig(temporary)
-    temporary.replace(path)
-    return path
+    figure = draw_grid(comparison)
+    return write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))

@@ -1,4 +1,4 @@
-"""Erasure problems to try the core on: models, concepts, what is kept, settings. And the loop over the core."""
+"""Erasure problems to try the core on: models, concepts, what is kept, settings. And the core's loop on them."""
 
 from __future__ import annotations
 
@@ -8,17 +8,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rece_lightning.core import (
-    EditScales,
-    EmbeddingMap,
-    Gram,
-    LayerMaps,
-    Moments,
-    apply_to_weight,
-    derive,
-    edit,
-    edit_tensor,
-)
+from rece_lightning.core import EditScales, EmbeddingMap, Gram, LayerMaps, Moments, apply_to_weight
+from rece_lightning.core.loop import Evidence, LoopSettings, RECELoop
 from tests.plain import PlainPair
 
 ROWS = ("independent", "repeated", "common")
@@ -66,6 +57,10 @@ class Problem:
     @property
     def moments(self) -> Moments:
         return sum(self.prompts, self.preserving)
+
+    @property
+    def evidence(self) -> Evidence:
+        return Evidence(self.first_moments, self.moments, tuple(self.first_prompts), tuple(self.prompts))
 
     @property
     def rows(self) -> Tensor:
@@ -177,32 +172,17 @@ def core_maps(
     accumulate: bool = False,
     first_scales: EditScales | None = None,
 ) -> EmbeddingMap | LayerMaps:
-    """The loop over the core, as a run takes it: edit, derive, edit, …; ``epochs`` edits in all."""
-    gram = problem.gram
-    shared = technique == "replace"
-    maps: EmbeddingMap | LayerMaps = (
-        EmbeddingMap.identity(problem.width) if shared else LayerMaps.identity(len(problem.weights), problem.width)
+    """The core's loop, as a run takes it: edit, derive, edit, …; ``epochs`` edits in all."""
+    settings = LoopSettings(
+        scales=problem.scales,
+        first_scales=first_scales,
+        regular_scale=problem.regular_scale,
+        regularizer=regularizer,
+        surrogate_items=surrogate_items,
+        technique=technique,
+        accumulate=accumulate,
     )
-    earlier: list[Moments] = []
-    for epoch in range(epochs):
-        if epoch == 0:
-            now = problem.first_prompts
-        else:
-            derivation = derive(
-                gram, maps, problem.regular_scale, regularizer=regularizer, surrogate_items=surrogate_items
-            )
-            now = [prompt.derived(derivation) for prompt in problem.prompts]
-        erased = earlier + now if accumulate else now
-        scales = first_scales if epoch == 0 and first_scales else problem.scales
-        if isinstance(maps, EmbeddingMap):
-            total = problem.preserving
-            for prompt in erased:
-                total = total.erasing_also(prompt)
-            maps = maps @ edit(total, scales)
-        else:
-            maps = maps @ edit_tensor(erased, problem.preserving.preserved, gram, maps, scales)
-        earlier = erased
-    return maps
+    return RECELoop(problem.gram, problem.evidence, settings).run(epochs)
 
 
 def core_weights(problem: Problem, maps: EmbeddingMap | LayerMaps) -> list[Tensor]:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rece_lightning.core import EditScales, EmbeddingMap, LayerMaps, derive, edit, edit_tensor
+from rece_lightning.core.loop import LoopSettings, RECELoop
 from tests.core.problems import (
     Problem,
     core_maps,
@@ -93,6 +94,41 @@ def test_accumulated_epochs_equal_the_formulas(technique: str, regularizer: str)
         assert_same_weights(found, plain(problem, epochs, **settings))
     published = core_weights(problem, core_maps(problem, 4, regularizer=regularizer, technique=technique))
     assert relative(found[0], published[0]) > 1e-3, "the setting makes no difference here: a test of nothing"
+
+
+def test_a_layer_that_answers_nothing_stays_so_under_tensor() -> None:
+    """All-zero projections occur (zero-initialised adapters): no NaN, and the other layers are edited as ever."""
+    problem = random_problem(1)
+    problem.weights[1].zero_()
+    maps = core_maps(problem, 3, technique="tensor")
+    found = core_weights(problem, maps)
+    assert all(torch.isfinite(maps.of_layer(layer)).all() for layer in range(3))
+    assert torch.equal(found[1], torch.zeros_like(found[1]))
+    expected = plain(problem, 3, technique="tensor")
+    assert_same_weights([found[0], found[2]], [expected[0], expected[2]])
+
+
+@pytest.mark.parametrize("technique", ["replace", "tensor"])
+@pytest.mark.parametrize("accumulate", [True, False])
+def test_the_loops_record_says_what_each_epoch_did(technique: str, accumulate: bool) -> None:
+    """Its maps compose, and its moments are those of the rows that the edit was made from."""
+    problem = random_problem(9)
+    first = EditScales(1.0, 1.0, 0.5)
+    settings = LoopSettings(problem.scales, first, technique=technique, accumulate=accumulate)
+    loop = RECELoop(problem.gram, problem.evidence, settings)
+    erased = torch.zeros_like(problem.moments.erased)
+    for epoch in range(3):
+        record = loop.run_epoch()
+        assert loop.epoch == epoch + 1
+        assert (record.derivation is None) == (epoch == 0)
+        assert record.scales == (first if epoch == 0 else problem.scales)
+        now = problem.first_moments if record.derivation is None else problem.moments.derived(record.derivation)
+        erased = now.erased + (erased if accumulate else 0)
+        assert relative(record.moments.erased, erased) < 1e-12
+        assert relative(record.moments.preserved, problem.preserving.preserved) < 1e-12
+        for layer in range(len(problem.weights)):
+            composed = record.before.of_layer(layer) @ record.step.of_layer(layer)
+            assert relative(loop.maps.of_layer(layer), composed) < 1e-14
 
 
 def test_scales_of_the_first_edit_hold_for_epoch_0_alone() -> None:

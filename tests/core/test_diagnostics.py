@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from rece_lightning.core import EditScales, EmbeddingMap, Gram, LayerMaps, Moments, derive, edit
 from rece_lightning.core.diagnostics import (
+    edit_objectives,
     map_figures,
     mapped_residual,
     norm_ratio,
@@ -21,6 +23,7 @@ from rece_lightning.core.diagnostics import (
     regeneration_residual,
     trace_product,
 )
+from rece_lightning.core.loop import LoopSettings, RECELoop
 from tests.core.problems import (
     Problem,
     core_maps,
@@ -123,6 +126,22 @@ def test_objective_before_and_after_is_the_sum_over_rows_and_layers(problem: Pro
     assert before == pytest.approx(plain_objective(problem, present, present), rel=1e-9, abs=size)
     assert after == pytest.approx(plain_objective(problem, present, edited), rel=1e-9, abs=size)
     assert after <= before + size
+
+
+def test_objectives_of_an_epoch_are_those_of_its_weights_before_and_after() -> None:
+    """From the loop's record, in a later epoch: the rows are the derived ones."""
+    problem = random_problem(6)
+    loop = RECELoop(problem.gram, problem.evidence, LoopSettings(problem.scales))
+    loop.run(2)
+    record = loop.run_epoch()
+    assert record.derivation is not None
+    pairs = [replace(pair, rows=record.derivation.apply(pair.rows)) for pair in problem.pairs]
+    derived = problem.with_pairs(pairs)
+    present, edited = core_weights(problem, record.before), core_weights(problem, loop.maps)
+    before, after = edit_objectives(problem.gram, record.before, record.step, record.moments, record.scales)
+    assert before == pytest.approx(plain_objective(derived, present, present), rel=1e-9)
+    assert after == pytest.approx(plain_objective(derived, present, edited), rel=1e-9)
+    assert after < 0.9 * before
 
 
 @given(problem=erasure_problems())

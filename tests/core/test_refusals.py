@@ -96,7 +96,7 @@ NO_NUMBERS = [math.nan, math.inf, -math.inf, -0.1, "0.1", None, True]
 def test_a_regular_scale_that_is_not_positive_is_refused(value: object) -> None:
     problem = random_problem(1)
     for regularizer in ("norm", "standard", "surrogate"):
-        with pytest.raises(ConfigurationError, match="regular_scale.*greater than 0"):
+        with pytest.raises(ConfigurationError, match=r"regular_scale.*greater than 0"):
             derive(problem.gram, EmbeddingMap.identity(problem.width), value, regularizer=regularizer)  # type: ignore[arg-type]
 
 
@@ -135,7 +135,7 @@ def test_an_unknown_regularizer_is_refused_with_the_nearest_name(given_name: str
 
 def test_unknown_surrogate_items_are_refused_with_the_nearest_name() -> None:
     problem = random_problem(1)
-    with pytest.raises(ConfigurationError, match="surrogate_items: .*did you mean 'second'"):
+    with pytest.raises(ConfigurationError, match=r"surrogate_items: .*did you mean 'second'"):
         derive(
             problem.gram,
             EmbeddingMap.identity(problem.width),

@@ -21,7 +21,7 @@ from rece_lightning.emoji.training.pipeline import save_clip, save_pipeline
 from rece_lightning.emoji.training.tokenizer import train_tokenizer
 from rece_lightning.emoji.training.unet import train_unet
 
-STEPS = {"clip": 3300, "autoencoder": 4500, "detector": 2500, "unet": 7500}
+STEPS = {"clip": 3300, "autoencoder": 4500, "detector": 1750, "unet": 7500}
 
 
 def main() -> None:
