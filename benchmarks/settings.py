@@ -279,7 +279,9 @@ def page(path: Path) -> None:
         for row in rows:
             if row["task"] != task or row["attack"] != "none":
                 continue
-            attacked = [r for r in rows if r["task"] == task and r["setting"] == row["setting"] and r["attack"] != "none"]
+            attacked = [
+                r for r in rows if r["task"] == task and r["setting"] == row["setting"] and r["attack"] != "none"
+            ]
             best = max(attacked, key=lambda r: share(r, "erased").rate, default=None)
             cells = [row["setting"], *(str(share(row, role)) for role in ("erased", "synonym", "kept"))]
             if best is None:
@@ -313,5 +315,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-
-

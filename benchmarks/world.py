@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 from PIL import Image
 from rich.progress import track
-from transformers import CLIPModel, CLIPTokenizer
 
 from rece_lightning.emoji.captions import describe, with_article
 from rece_lightning.emoji.catalog import WEIGHTS, load_catalog
+from rece_lightning.emoji.clip import load_clip
 from rece_lightning.emoji.detector import load_detector
 from rece_lightning.emoji.training.clip import zero_shot_accuracy
 from rece_lightning.emoji.training.detector import detector_accuracy
@@ -70,7 +70,10 @@ def prompt_rows(per_prompt: int) -> dict[str, list[tuple[str, str]]]:
             (describe(with_article(item.name), style), f"{style} style") for item in trained for style in catalog.styles
         ],
         "backgrounds": [
-            (describe(with_article(item.name), None, backgrounds[(k + n) % 8]), f"{backgrounds[(k + n) % 8]} background")
+            (
+                describe(with_article(item.name), None, backgrounds[(k + n) % 8]),
+                f"{backgrounds[(k + n) % 8]} background",
+            )
             for k, item in enumerate(trained)
             for n in range(2)
         ],
@@ -110,8 +113,7 @@ def main() -> None:
     count = 2000
     rendered = detector_accuracy(detector, None, catalog, count=count, device="cpu", seed=11)
     autoencoded = detector_accuracy(detector, vae, catalog, count=count, device="cpu", seed=11)
-    clip = CLIPModel.from_pretrained(WEIGHTS / "clip", dtype=torch.float32)
-    tokenizer = CLIPTokenizer.from_pretrained(WEIGHTS / "tokenizer")
+    clip, tokenizer = load_clip()
     zero_shot = zero_shot_accuracy(clip, tokenizer, catalog, count=1000, device="cpu", seed=5)
     contact_sheet(world, HERE / "world.png")
     cost = json.loads((HERE / "world_cost.json").read_text())

@@ -10,11 +10,18 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from rece_lightning.core.errors import ConfigurationError, nearest
-from rece_lightning.files import write_atomically
+from rece_lightning.files import check_writable, write_atomically
 from rece_lightning.run_folder import run_folder
 
 # What RECE logs every epoch and is worth choosing by.
-MONITORED = ("regeneration_residual", "preservation_drift", "objective_after", "map_change", "map_condition", "norm_ratio")
+MONITORED = (
+    "regeneration_residual",
+    "preservation_drift",
+    "objective_after",
+    "map_change",
+    "map_condition",
+    "norm_ratio",
+)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -50,7 +57,9 @@ class ErasureCheckpoint(ModelCheckpoint):
         dirpath: str | None = None,
     ) -> None:
         if monitor is not None and monitor not in MONITORED:
-            raise ConfigurationError(f"ErasureCheckpoint.monitor: unknown figure {monitor!r}; {nearest(monitor, MONITORED)}.")
+            raise ConfigurationError(
+                f"ErasureCheckpoint.monitor: unknown figure {monitor!r}; {nearest(monitor, MONITORED)}."
+            )
         if mode not in ("min", "max"):
             raise ConfigurationError(f"ErasureCheckpoint.mode: {mode!r}; give min or max.")
         super().__init__(
@@ -69,6 +78,8 @@ class ErasureCheckpoint(ModelCheckpoint):
         if stage == "fit":
             if self.dirpath is None:
                 self.dirpath = str(run_folder(trainer) / "checkpoints")
+            elif trainer.is_global_zero:
+                check_writable("ErasureCheckpoint.dirpath", Path(self.dirpath))
             io = trainer.strategy.checkpoint_io
             if type(io) is TorchCheckpointIO:
                 trainer.strategy.checkpoint_io = AtomicCheckpointIO()

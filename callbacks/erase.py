@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from rece_lightning.concepts import check_disjoint, prompt_pairs, read_concepts, read_preserved
+from rece_lightning.concepts import ConceptMapping, check_disjoint, prompt_pairs, read_concepts, read_preserved
 from rece_lightning.core.edit import EditScales
 from rece_lightning.core.embedding_map import apply_to_weight
 from rece_lightning.core.errors import ConfigurationError, check_choice
@@ -52,7 +52,7 @@ class Erase(Callback):
 
     def __init__(
         self,
-        concepts: str | list[str | dict[str, Any]],
+        concepts: str | list[str | ConceptMapping],
         preserve: str | list[str] = [" "],  # noqa: B006  never changed
         target: str = " ",
         templates: list[str] = ["{}"],  # noqa: B006

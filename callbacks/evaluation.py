@@ -96,12 +96,12 @@ class Evaluation(Callback):
             f"seeds 0–{self.pictures_per_prompt - 1}",
         )
         if self.detector is not None:
-            for row in prompts:
+            for index, row in enumerate(prompts):
                 try:
                     self.detector.check(row.concept)
                 except ConfigurationError as error:
                     field = "data.test" if stage == "test" else "data.validation"
-                    raise ConfigurationError(f"{field}: prompt {row.prompt!r}: {error}") from error
+                    raise ConfigurationError(f"{field}[{index}]: prompt {row.prompt!r}: {error}") from error
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Pictures of the original model."""
@@ -275,9 +275,7 @@ class Evaluation(Callback):
         if comparison is None or not self._parts or trainer.state.fn == "fit":
             return
         index = {(row.prompt, row.concept, row.kind): place for place, row in enumerate(comparison.prompts)}
-        rows = [
-            index[row["prompt"], row["concept"], row["kind"]] for part in self._parts for row in part["prompts"]
-        ]
+        rows = [index[row["prompt"], row["concept"], row["kind"]] for part in self._parts for row in part["prompts"]]
         pictures = torch.cat([part["pictures"] for part in self._parts])
         concepts = [comparison.prompts[row].concept for row in rows]
         seeds = tuple(int(seed) for part in self._parts for seed in part["seeds"])

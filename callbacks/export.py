@@ -23,7 +23,9 @@ class Export(Callback):
 
     def __init__(self, filename: str = "edited.safetensors", overwrite: bool = False) -> None:
         if not filename.endswith(".safetensors") or "/" in filename:
-            raise ConfigurationError(f"Export.filename: {filename!r}; give a plain file name that ends in .safetensors.")
+            raise ConfigurationError(
+                f"Export.filename: {filename!r}; give a plain file name that ends in .safetensors."
+            )
         self.filename = filename
         self.overwrite = overwrite
 

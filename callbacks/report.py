@@ -64,7 +64,9 @@ class Report(Callback):
                 text = yaml.safe_dump({"model": dict(module.hparams), "concepts": module.description()["concepts"]})
                 logger.experiment.add_text("configuration", f"```yaml\n{text}\n```", trainer.global_step)
                 # The numbers alone: TensorBoard has no column for a list or a mapping.
-                plain = {k: v if isinstance(v, (int, float, str, bool)) else json.dumps(v) for k, v in module.hparams.items()}
+                plain = {
+                    k: v if isinstance(v, (int, float, str, bool)) else json.dumps(v) for k, v in module.hparams.items()
+                }
                 logger.log_hyperparams(plain, {f"final/{key}": value for key, value in final.items()})
 
     def _print(self, comparison: Comparison | None, page: Path, grid: Path, folder: Path) -> None:

@@ -26,7 +26,8 @@ def overview() -> str:
     lines = ["usage: rece {" + ",".join(VERBS) + "} --config CONFIG [--model.KEY VALUE] [--data.KEY VALUE] ...", ""]
     lines += [f"  {verb:<10}{text}" for verb, text in VERBS.items()]
     lines += ["", f"shipped configs: {', '.join(shipped_configs())}"]
-    lines += ["every option of a verb: rece fit --help; the configuration as it is: rece fit --config ... --print_config"]
+    lines += ["every option of a verb: rece fit --help"]
+    lines += ["the configuration as it is: rece fit --config CONFIG --print_config"]
     return "\n".join(lines)
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import errno
 import inspect
 import logging
+import re
 import sys
 import warnings
 from argparse import ArgumentError
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -22,7 +25,7 @@ from rece_lightning.core.errors import ConfigurationError, ReceError, nearest
 from rece_lightning.data import ConceptData
 from rece_lightning.explain import explain, own_error
 from rece_lightning.files import check_writable
-from rece_lightning.module import RECE, check_epochs, check_precision
+from rece_lightning.module import RECE, check_epochs, check_precision, check_trainer
 
 RUNS = "runs"
 SECTIONS = ("model", "data", "trainer")
@@ -65,7 +68,8 @@ def find_config(value: str) -> Path:
         shipped = [PACKAGE / "configs" / name for name in (value, f"{value}.yaml")]
         found = [candidate for candidate in shipped if "/" not in value and candidate.is_file()]
         if not found:
-            raise ConfigurationError(f"--config: there is no file {value!r}. {nearest(Path(value).name, shipped_configs())}")
+            known = nearest(Path(value).name, shipped_configs())
+            raise ConfigurationError(f"--config: there is no file {value!r}; {known}, or a path.")
         path = found[0]
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
@@ -114,7 +118,7 @@ class ReceCLI(LightningCLI):
         Lightning would overwrite ``model.*`` with those in the checkpoint, so that a changed setting was
         ignored in silence. RECE compares them itself and refuses what differs.
         """
-        self.config = parser.parse_args(args)
+        self.config = parser.parse_args(args)  # type: ignore[arg-type]
         self._resolve_checkpoint()
 
     def _parse_ckpt_path(self) -> None:
@@ -124,18 +128,28 @@ class ReceCLI(LightningCLI):
         """A run's folder stands for its last checkpoint."""
         config = self.config[self.config.subcommand]
         path = config.get("ckpt_path")
-        if path is None or str(path) in ("last", "best", "hpc", "registry"):
-            return
-        file = Path(path).expanduser()
-        if file.is_dir():
-            file = file / "checkpoints" / "last.ckpt"
-        if not file.is_file():
-            raise ConfigurationError(f"--ckpt_path: {path} is no checkpoint and no run's folder (looked for {file}).")
-        config.ckpt_path = str(file)
+        if path is not None:
+            config.ckpt_path = str(find_checkpoint(str(path)))
+
+    def instantiate_classes(self) -> None:
+        """Make module, data, callbacks and trainer; what one of them refuses is one message."""
+        try:
+            super().instantiate_classes()
+        except (TypeError, ValueError) as error:
+            # A class of the user's configuration refused its arguments, or one of ours did inside a union type.
+            ours = own_error(error)
+            if ours is not None:
+                raise ours from error
+            found = re.search(r"Errors:\n\s*- (.+)", str(error))
+            raise ConfigurationError(found.group(1) if found else f"configuration: {error}") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add the default loggers, the run's folder and the callbacks that every run has."""
         settings = self._get(self.config_init, "trainer", default={})
+        # Lightning replaces some of these before our module sees them.
+        check_precision(settings.get("precision") or "32-true")
+        if self.subcommand == "fit":
+            check_epochs(settings.get("max_epochs"))
         callbacks: list[Callback] = list(settings.get("callbacks") or [])
         for kind in (DevicePlacement, ErasureCheckpoint, Export, Report):
             absent = not any(isinstance(callback, kind) for callback in callbacks)
@@ -153,7 +167,39 @@ class ReceCLI(LightningCLI):
             settings["logger"] = [board, CSVLogger(root.parent, name=root.name, version=board.version)]
         if settings.get("enable_model_summary") is None:
             settings["enable_model_summary"] = False
-        return super().instantiate_trainer(**kwargs)
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except (TypeError, ValueError, MisconfigurationException) as error:
+            raise ConfigurationError(f"trainer: {error} See `rece fit --help`.") from error
+        # Before Lightning starts a process for every device.
+        check_trainer(trainer, str(self.subcommand))
+        return trainer
+
+
+def find_checkpoint(value: str) -> Path:
+    """The file of ``--ckpt_path``: a checkpoint, or the last one of a run's folder.
+
+    Raises:
+        ConfigurationError: if it is none that RECE wrote; nothing in it is executed to find out.
+    """
+    file = Path(value).expanduser()
+    if file.is_dir():
+        file = file / "checkpoints" / "last.ckpt"
+    if not file.is_file():
+        raise ConfigurationError(
+            f"--ckpt_path: {value} is no checkpoint and no run's folder (looked for {file}); "
+            f"give a folder such as {RUNS}/emoji/version_0."
+        )
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged or foreign file fails in a dozen ways
+        raise ConfigurationError(
+            f"--ckpt_path: {file} is damaged, cut short, or holds more than tensors and plain values, which could "
+            "execute code; give a checkpoint that RECE wrote."
+        ) from error
+    if not isinstance(content, dict) or "rece" not in content:
+        raise ConfigurationError(f"--ckpt_path: {file} holds no erasure; give a checkpoint that RECE wrote.")
+    return file
 
 
 def known_keys() -> list[str]:
@@ -174,6 +220,7 @@ def quiet() -> None:
         ".*contains no parameters.*",
         ".*exists and is not empty.*",
         ".*Checkpoint directory.*",
+        ".*dirpath has changed.*",
         ".*GPU available but not used.*",
         ".*was configured.* You have overridden.*",
     ):
@@ -204,9 +251,15 @@ def run(argv: list[str]) -> None:
         if error.errno not in UNWRITABLE:
             raise
         place = error.filename or "the run's folder"
-        fail(f"{place} cannot be written ({error.strerror}); free some space or choose another trainer.default_root_dir.")
-    except KeyboardInterrupt:
-        print("interrupted; the last whole checkpoint is in the run's folder", file=sys.stderr)
+        fail(
+            f"trainer.default_root_dir: {place} cannot be written ({error.strerror}); "
+            "free some space or choose another folder."
+        )
+    except (KeyboardInterrupt, SystemExit) as error:
+        # Lightning turns an interrupt into an exit.
+        if not isinstance(error, KeyboardInterrupt) and not isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        print("interrupted; the last whole checkpoint, if there is one, is in the run's folder", file=sys.stderr)
         raise SystemExit(130) from None
 
 

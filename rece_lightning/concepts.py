@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rece_lightning.core.errors import ConfigurationError, check_number, nearest
 from rece_lightning.tables import number_in, read_table
 
 CONCEPT_FIELDS = ("prompt", "target", "weight", "templates")
+# Where any value was allowed, the parser would read the template "{}" in quotes as an empty mapping.
+ConceptMapping = dict[str, str | int | float | list[str] | None]
 ConceptsSetting = str | Sequence[str | Mapping[str, Any]]
 
 
@@ -44,12 +47,17 @@ def read_concepts(setting: ConceptsSetting, target: str, templates: Sequence[str
     if isinstance(setting, str):
         if setting.lower().endswith(".csv"):
             entries = [_entry_of_row(field, row) for row in read_table(field, setting)]
+        elif "/" in setting and Path(setting).expanduser().exists():
+            raise ConfigurationError(f"{field}: {setting!r} is no CSV; give prompts, or a file that ends in .csv.")
         else:
-            entries = [setting]
-    else:
+            # From the command line null and [] arrive as text.
+            entries = [] if setting.strip() in ("null", "[]") else [setting]
+    elif isinstance(setting, Sequence):
         entries = setting
+    else:
+        entries = []
     if not entries:
-        raise ConfigurationError(f"{field}: nothing to erase; list at least one prompt.")
+        raise ConfigurationError(f"{field}: {setting!r} names nothing to erase; list at least one prompt.")
     concepts = [_concept(field, index, entry, target, tuple(templates)) for index, entry in enumerate(entries)]
     chosen: dict[str, Concept] = {}
     for concept in concepts:
@@ -75,6 +83,8 @@ def _concept(
     field: str, index: int, entry: str | Mapping[str, Any], target: str, templates: tuple[str, ...]
 ) -> Concept:
     where = f"{field}[{index}]"
+    if not isinstance(entry, (str, Mapping)):
+        raise ConfigurationError(f"{where}: {entry!r}; give a prompt in quotes, or a mapping such as {{prompt: bomb}}.")
     values: dict[str, Any] = {"prompt": entry} if isinstance(entry, str) else dict(entry)
     for key in values:
         if key not in CONCEPT_FIELDS:
@@ -85,16 +95,18 @@ def _concept(
     weight = values.get("weight", 1.0)
     check_number(f"{where}: weight", weight, positive=True)
     own = values.get("templates", templates)
-    own = (own,) if isinstance(own, str) else tuple(own)
+    own = (own,) if isinstance(own, str) else own
     check_templates(f"{where}: templates", own)
     anchor = values.get("target", target)
     if not isinstance(anchor, str):
         raise ConfigurationError(f"{where}: target {anchor!r} is no text; give a prompt, ' ' for the empty one.")
-    return Concept(prompt.strip(), anchor, float(weight), own)
+    return Concept(prompt.strip(), anchor, float(weight), tuple(own))
 
 
 def check_templates(field: str, templates: Sequence[str]) -> None:
     """Every template must hold ``{}`` exactly once."""
+    if isinstance(templates, str) or not isinstance(templates, Sequence):
+        raise ConfigurationError(f"{field}: {templates!r} is no list; give one such as ['{{}}', 'painting by {{}}'].")
     if not templates:
         raise ConfigurationError(f"{field}: empty list; '{{}}' stands for the prompt itself.")
     for template in templates:
@@ -109,6 +121,8 @@ def read_preserved(setting: str | Sequence[str]) -> list[str]:
         if not setting.lower().endswith(".csv"):
             raise ConfigurationError(f"{field}: {setting!r}; give a list of prompts or the path of a CSV.")
         return list(dict.fromkeys(row["prompt"] for row in read_table(field, setting)))
+    if not isinstance(setting, Sequence):
+        raise ConfigurationError(f"{field}: {setting!r}; give a list of prompts, [] for none.")
     for index, prompt in enumerate(setting):
         # " " and "" stand for the empty prompt, which is a thing to keep.
         if not isinstance(prompt, str):

@@ -10,9 +10,9 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, IterableDataset
 
-from rece_lightning.concepts import check_disjoint, prompt_pairs, read_concepts, read_preserved
+from rece_lightning.concepts import ConceptMapping, check_disjoint, prompt_pairs, read_concepts, read_preserved
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.prompts import EvaluationPrompt, read_prompts
+from rece_lightning.prompts import EvaluationPrompt, PromptMapping, read_prompts
 
 logger = logging.getLogger(__name__)
 
@@ -74,13 +74,13 @@ class ConceptData(LightningDataModule):
 
     def __init__(
         self,
-        concepts: str | list[str | dict[str, Any]],
+        concepts: str | list[str | ConceptMapping],
         target: str = " ",
         preserve: str | list[str] = [" "],  # noqa: B006  never changed; jsonargparse shows it in --help
         templates: list[str] = ["{}"],  # noqa: B006
-        validation: str | list[str | dict[str, Any]] | None = None,
-        test: str | list[str | dict[str, Any]] | None = None,
-        predict: str | list[str | dict[str, Any]] | None = None,
+        validation: str | list[str | PromptMapping] | None = None,
+        test: str | list[str | PromptMapping] | None = None,
+        predict: str | list[str | PromptMapping] | None = None,
         batch_size: int = 64,
     ) -> None:
         super().__init__()

@@ -72,7 +72,6 @@ class PictureMaker:
         if derive is not None:
             embeddings = [derive(rows) for rows in embeddings]
         requests = [
-            Request(rows, seed, row.guidance_scale)
-            for rows, seed, row in zip(embeddings, seeds, prompts, strict=True)
+            Request(rows, seed, row.guidance_scale) for rows, seed, row in zip(embeddings, seeds, prompts, strict=True)
         ]
         return generate(self.pipeline, requests, self.embed([""])[0], sampling, on_batch)

@@ -176,7 +176,9 @@ class RECE(LightningModule):
     def encoder(self) -> PromptEncoder:
         """Tokenizer and text encoder, loaded at first use."""
         if "encoder" not in self._tools:
-            self._tools["encoder"] = PromptEncoder.load(self.base, self.placement.device_of("text_encoder", self.device))
+            self._tools["encoder"] = PromptEncoder.load(
+                self.base, self.placement.device_of("text_encoder", self.device)
+            )
         return self._tools["encoder"]
 
     @property
@@ -413,10 +415,15 @@ class RECE(LightningModule):
         if 4 * rows <= 8 * moments or self.hparams["technique"] == "tensor":
             return {
                 "pairs": [
-                    {"concept": p.concept.cpu(), "target": p.target.cpu(), "last": p.last,
-                     "target_last": p.target_last, "weight": p.weight}
+                    {
+                        "concept": p.concept.cpu(),
+                        "target": p.target.cpu(),
+                        "last": p.last,
+                        "target_last": p.target_last,
+                        "weight": p.weight,
+                    }
                     for p in self._pairs
-                ],  # fmt: skip
+                ],
                 "kept": [rows.cpu() for rows in self._kept],
                 "held_out": [rows.cpu() for rows in self._held_out],
             }
@@ -466,9 +473,17 @@ class RECE(LightningModule):
             )
         changed = [key for key in DECISIVE if self.hparams[key] != state["settings"].get(key)]
         if changed:
-            details = ", ".join(f"model.{key}: {state['settings'].get(key)!r} → {self.hparams[key]!r}" for key in changed)
+            details = ", ".join(
+                f"model.{key}: {state['settings'].get(key)!r} → {self.hparams[key]!r}" for key in changed
+            )
             raise ConfigurationError(f"ckpt_path: the checkpoint was made with other settings ({details}).")
-        data = getattr(self._trainer, "datamodule", None)
+        trainer = self._trainer
+        if trainer is not None and trainer.state.fn == "fit" and state["epoch"] >= (trainer.max_epochs or 0):
+            raise ConfigurationError(
+                f"ckpt_path: the checkpoint has {state['epoch']} epochs already, trainer.max_epochs is "
+                f"{trainer.max_epochs}; give a higher number, or `validate` the checkpoint."
+            )
+        data = getattr(trainer, "datamodule", None)
         if data is not None and hasattr(data, "summary") and data.summary() != state["concepts"]:
             raise ConfigurationError(
                 "ckpt_path: the checkpoint erases other concepts or keeps other prompts than data.concepts and "
@@ -499,7 +514,9 @@ def check_trainer(trainer: Any, stage: str) -> None:
         )
     if stage == "fit":
         check_epochs(trainer.max_epochs)
-        if trainer.max_steps == 0 or trainer.limit_train_batches != 1.0:
+        # A whole number counts batches: 1 is the first of them alone.
+        limit = trainer.limit_train_batches
+        if trainer.max_steps == 0 or isinstance(limit, int) or limit != 1.0:
             raise ConfigurationError(
                 f"trainer.max_steps: {trainer.max_steps}, trainer.limit_train_batches: {trainer.limit_train_batches}; "
                 "prompts would be left out of the edit. Leave both out (and fast_dev_run)."
@@ -526,11 +543,12 @@ def check_epochs(epochs: int | None) -> None:
         ConfigurationError: for none, endless, below 1, and what Lightning takes where it is left out.
     """
     remedy = "give 1 + the number of RECE epochs (1 is UCE alone, 4 the published setting for nudity)"
-    if epochs is None or epochs == -1:
-        raise ConfigurationError(f"trainer.max_epochs: {epochs!r} never ends; {remedy}.")
+    if epochs is None or epochs == DEFAULT_EPOCHS:
+        raise ConfigurationError(
+            f"trainer.max_epochs: {epochs!r}; where it is left out Lightning takes {DEFAULT_EPOCHS} in silence, "
+            f"so {remedy}."
+        )
+    if epochs == -1:
+        raise ConfigurationError(f"trainer.max_epochs: -1 never ends; {remedy}.")
     if epochs < 1:
         raise ConfigurationError(f"trainer.max_epochs: {epochs!r}; {remedy}.")
-    if epochs == DEFAULT_EPOCHS:
-        raise ConfigurationError(
-            f"trainer.max_epochs: {epochs}, which Lightning sets in silence where it is left out; {remedy}."
-        )

@@ -30,9 +30,13 @@ class Placement:
             try:
                 device = torch.device(value)
             except (RuntimeError, TypeError) as error:
-                raise ConfigurationError(f"DevicePlacement.{part}: {value!r} is no device; give auto, cpu or cuda:0.") from error
+                raise ConfigurationError(
+                    f"DevicePlacement.{part}: {value!r} is no device; give auto, cpu or cuda:0."
+                ) from error
             if device.type == "cuda" and not torch.cuda.is_available():
-                raise ConfigurationError(f"DevicePlacement.{part}: {value!r}, but torch sees no CUDA device; give auto or cpu.")
+                raise ConfigurationError(
+                    f"DevicePlacement.{part}: {value!r}, but torch sees no CUDA device; give auto or cpu."
+                )
 
     def device_of(self, part: str, default: torch.device) -> torch.device:
         """Device of a part, ``default`` being the trainer's."""

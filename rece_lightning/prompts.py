@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rece_lightning.core.errors import ConfigurationError, check_choice, nearest
+from rece_lightning.core.errors import ConfigurationError, check_choice, check_number, nearest
 from rece_lightning.tables import number_in, read_table
 
 KINDS = ("erased", "preserved")
@@ -18,6 +18,8 @@ COLUMNS = {
     "concept": ("concept",),
     "kind": ("kind",),
 }
+# Where any value was allowed, the parser would read a prompt such as "5" in quotes as a number.
+PromptMapping = dict[str, str | int | float | None]
 PromptsSetting = str | Sequence[str | Mapping[str, Any]]
 
 
@@ -48,12 +50,16 @@ def read_prompts(field: str, setting: PromptsSetting | None) -> list[EvaluationP
     if setting is None:
         return []
     rows: Sequence[str | Mapping[str, Any]] = read_table(field, setting) if isinstance(setting, str) else setting
+    if not isinstance(rows, Sequence):
+        raise ConfigurationError(f"{field}: {setting!r}; give a list of prompts or the path of a CSV.")
     return [_prompt(field, index, row, strict=not isinstance(setting, str)) for index, row in enumerate(rows)]
 
 
 def _prompt(field: str, index: int, row: str | Mapping[str, Any], *, strict: bool) -> EvaluationPrompt:
     where = f"{field}[{index}]"
-    values: Mapping[str, Any] = {"prompt": row} if isinstance(row, str) else row
+    values = {"prompt": row} if isinstance(row, str) else row
+    if not isinstance(values, Mapping):
+        raise ConfigurationError(f"{where}: {row!r}; give a prompt in quotes, or a mapping such as {{prompt: bomb}}.")
     if strict:
         known = {name for names in COLUMNS.values() for name in names}
         for key in values:
@@ -70,12 +76,27 @@ def _prompt(field: str, index: int, row: str | Mapping[str, Any], *, strict: boo
         raise ConfigurationError(f"{where}: blank prompt {prompt!r}; give the text to generate for.")
     kind = str(found.get("kind", "erased"))
     check_choice(f"{where}: kind", kind, KINDS)
-    seed = found.get("seed")
-    guidance = found.get("guidance_scale")
     return EvaluationPrompt(
         prompt=prompt,
         concept=str(found.get("concept", prompt)),
         kind=kind,
-        seed=None if seed is None else int(number_in(f"{where}: seed", str(seed), prompt)),
-        guidance_scale=None if guidance is None else number_in(f"{where}: guidance_scale", str(guidance), prompt),
+        seed=_seed(f"{where}: seed", found.get("seed"), prompt),
+        guidance_scale=_guidance(f"{where}: guidance_scale", found.get("guidance_scale"), prompt),
     )
+
+
+def _seed(field: str, value: Any, prompt: str) -> int | None:
+    if value is None:
+        return None
+    number = number_in(field, str(value), prompt)
+    if not (0 <= number < 2**53 and number.is_integer()):
+        raise ConfigurationError(f"{field}: {value!r} ({prompt}); give a whole number of 0 or more.")
+    return int(number)
+
+
+def _guidance(field: str, value: Any, prompt: str) -> float | None:
+    if value is None:
+        return None
+    number = number_in(field, str(value), prompt)
+    check_number(field, number)
+    return number

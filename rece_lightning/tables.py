@@ -42,9 +42,10 @@ def read_table(field: str, path: str | Path, required: str = "prompt") -> list[d
     for row in reader:
         rows.append({key: (value or "").strip() for key, value in row.items() if isinstance(key, str)})
         if not rows[-1][required]:
-            raise ConfigurationError(f"{field}: {file}, line {reader.line_num}: blank {required}; fill or delete the row.")
+            where = f"{file}, line {reader.line_num}"
+            raise ConfigurationError(f"{field}: {where}: blank {required}; fill or delete the row.")
     if not rows:
-        raise ConfigurationError(f"{field}: {file} has a header and no row.")
+        raise ConfigurationError(f"{field}: {file} has a header and no row; add at least one.")
     return rows
 
 
@@ -53,4 +54,4 @@ def number_in(field: str, value: str, where: str) -> float:
     try:
         return float(value)
     except ValueError as error:
-        raise ConfigurationError(f"{field}: {value!r} is no number ({where}).") from error
+        raise ConfigurationError(f"{field}: {value!r} is no number ({where}); give one such as 1.5.") from error

@@ -69,7 +69,9 @@ def edit(moments: Moments, scales: EditScales) -> EmbeddingMap:
     return EmbeddingMap(solution.mT)
 
 
-def edit_tensor(prompts: Sequence[Moments], preserved: Tensor, gram: Gram, maps: LayerMaps, scales: EditScales) -> LayerMaps:
+def edit_tensor(
+    prompts: Sequence[Moments], preserved: Tensor, gram: Gram, maps: LayerMaps, scales: EditScales
+) -> LayerMaps:
     """The technique ``tensor``: the target output loses its component along the old output.
 
     For each prompt and layer ``α_l = tr(G_l X)/tr(G_l S)`` with the layer's present Gram matrix, and the

@@ -96,9 +96,7 @@ class Moments:
 
     def erasing_also(self, other: Moments) -> Moments:
         """These moments with the erased rows of ``other`` added; what is kept is counted once."""
-        return Moments(
-            self.erased + other.erased, self.cross + other.cross, self.target + other.target, self.preserved
-        )
+        return Moments(self.erased + other.erased, self.cross + other.cross, self.target + other.target, self.preserved)
 
     def away_from(self, share: float) -> Moments:
         """Moments whose targets lose ``share`` of the concept itself: ``c* − α c`` in place of ``c*``."""
@@ -107,6 +105,4 @@ class Moments:
 
     def to(self, device: torch.device | str) -> Moments:
         """The same moments on another device."""
-        return Moments(
-            self.erased.to(device), self.cross.to(device), self.target.to(device), self.preserved.to(device)
-        )
+        return Moments(self.erased.to(device), self.cross.to(device), self.target.to(device), self.preserved.to(device))

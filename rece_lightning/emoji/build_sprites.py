@@ -110,9 +110,7 @@ def candidates(entries: list[dict[str, Any]], icon_sets: dict[str, IconSet]) -> 
     return found
 
 
-def select(
-    found: list[dict[str, Any]], sprites: dict[str, dict[str, Image.Image]]
-) -> tuple[list[str], list[str]]:
+def select(found: list[dict[str, Any]], sprites: dict[str, dict[str, Image.Image]]) -> tuple[list[str], list[str]]:
     """Choose names round-robin over the subgroups, skipping pictures that look like a chosen one."""
     by_name = {entry["label"]: entry for entry in found}
     missing = [name for name in REQUIRED + HELD_OUT if name not in by_name]
@@ -138,9 +136,7 @@ def select(
             while queue and len(chosen) < TRAINED_OBJECTS + HELD_OUT_OBJECTS:
                 name = queue.pop(0)
                 mine = pixels(name)
-                nearest = min(
-                    float(np.sort(np.abs(mine - other).mean(axis=(1, 2, 3)))[1]) for other in chosen.values()
-                )
+                nearest = min(float(np.sort(np.abs(mine - other).mean(axis=(1, 2, 3)))[1]) for other in chosen.values())
                 if nearest > 0.075:
                     chosen[name] = mine
                     break

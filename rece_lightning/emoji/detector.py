@@ -39,8 +39,9 @@ class Detector(nn.Module):
         for before, after, stride in zip(channels[:-1], channels[1:], strides, strict=True):
             layers += [nn.Conv2d(before, after, 3, stride, 1), nn.GroupNorm(8, after), nn.SiLU()]
         self.body = nn.Sequential(*layers)
-        features = channels[-1] * 16
-        self.shared = nn.Linear(features, 192)
+        # Quarters of the picture are place enough, and keep the weights small.
+        self.pool = nn.AdaptiveAvgPool2d(2)
+        self.shared = nn.Linear(channels[-1] * 4, 192)
         self.objects = nn.Linear(192, objects)
         self.styles = nn.Linear(192, styles)
         self.backgrounds = nn.Linear(192, backgrounds)
@@ -49,7 +50,7 @@ class Detector(nn.Module):
         """Pictures ``[n, 3, h, w]`` in [−1, 1] → features ``[n, 192]``."""
         if pictures.shape[-2:] != (PICTURE_SIZE, PICTURE_SIZE):
             pictures = F.interpolate(pictures, (PICTURE_SIZE, PICTURE_SIZE), mode="bilinear", antialias=True)
-        return F.silu(self.shared(self.body(pictures).flatten(1)))
+        return F.silu(self.shared(self.pool(self.body(pictures)).flatten(1)))
 
     def forward(self, pictures: Tensor) -> Detection:
         """Pictures ``[n, 3, h, w]`` in [−1, 1] → the three heads' logits."""

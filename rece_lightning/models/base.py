@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,14 @@ from rece_lightning.models.projections import is_text_projection, select_project
 
 EMBEDDED = {"emoji": Path(__file__).parent.parent / "emoji" / "weights"}
 PARTS = ("unet", "text_encoder", "tokenizer", "scheduler", "vae")
+# Without these a library takes its defaults in silence.
+NEEDED_FILES = (
+    ("unet/config.json",),
+    ("text_encoder/config.json",),
+    ("vae/config.json",),
+    ("scheduler/scheduler_config.json",),
+    ("tokenizer/vocab.json", "tokenizer/tokenizer.json"),
+)
 WEIGHT_NAMES = {"unet": "diffusion_pytorch_model", "text_encoder": "model", "vae": "diffusion_pytorch_model"}
 
 
@@ -44,7 +53,13 @@ class BaseModel:
         """Yield ``(name, weight [o, d])`` in the stored dtype, one tensor in memory at a time."""
         with safe_open(self.weight_file("unet"), framework="pt") as weights:
             for name in names if names is not None else self.projections:
-                yield name, weights.get_tensor(name)
+                weight = weights.get_tensor(name)
+                if not bool(weight.isfinite().all()):
+                    raise BaseModelError(
+                        f"model.pretrained: {self.weight_file('unet')}: {name} holds values that are NaN or infinite; "
+                        "fetch the file again, or train the model anew."
+                    )
+                yield name, weight
 
     def fingerprint(self) -> dict[str, str]:
         """SHA-256 of the stored bytes of the projections and of the text encoder's file."""
@@ -105,7 +120,7 @@ def fetch(pretrained: str, revision: str | None, variant: str | None) -> Path:
     wanted += [f"{part}/{stem}{suffix}.safetensors" for part, stem in WEIGHT_NAMES.items()]
     try:
         return Path(snapshot_download(pretrained, revision=revision, allow_patterns=wanted, local_files_only=True))
-    except Exception:  # noqa: BLE001  not in the cache: the hub may have it
+    except Exception:  # not in the cache: the hub may have it
         pass
     try:
         if not hub_reachable():
@@ -146,12 +161,12 @@ def weight_file(folder: Path, part: str, variant: str | None) -> Path:
     pickles = sorted(p.name for p in (folder / part).glob("*") if p.suffix in {".bin", ".pt", ".pth", ".ckpt", ".pkl"})
     if pickles:
         raise BaseModelError(
-            f"{folder / part} holds {pickles[0]}, a pickle, which can execute code when it is opened. "
+            f"model.pretrained: {folder / part} holds {pickles[0]}, a pickle, which can execute code when opened. "
             f"Convert it to {stem}.safetensors or fetch the safetensors file."
         )
     variants = sorted(p.name for p in (folder / part).glob("*.safetensors"))
-    hint = f" It holds {', '.join(variants[:3])}: set model.variant." if variants else ""
-    raise BaseModelError(f"{folder / part} has no {stem}.safetensors.{hint}")
+    hint = f"it holds {', '.join(variants[:3])}: set model.variant" if variants else "copy the model whole"
+    raise BaseModelError(f"model.pretrained: {folder / part} has no {stem}.safetensors; {hint}.")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -159,9 +174,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise BaseModelError(f"{path} cannot be read as JSON ({error}).") from error
+        raise BaseModelError(f"model.pretrained: {path} cannot be read as JSON ({error}); fetch it again.") from error
     if not isinstance(content, dict):
-        raise BaseModelError(f"{path} is not a JSON object.")
+        raise BaseModelError(f"model.pretrained: {path} is not a JSON object; fetch it again.")
     return content
 
 
@@ -180,36 +195,53 @@ def check_folder(name: str, folder: Path, variant: str | None) -> BaseModel:
     missing = [part for part in PARTS if not (folder / part).is_dir()]
     if missing:
         raise BaseModelError(f"model.pretrained: {folder} lacks {', '.join(missing)}/; copy the model whole.")
+    for file in NEEDED_FILES:
+        if not any((folder / name).is_file() for name in file):
+            raise BaseModelError(f"model.pretrained: {folder} has no {' or '.join(file)}; copy the model whole.")
     config = read_json(folder / "unet" / "config.json")
     width = config.get("cross_attention_dim")
     if not isinstance(width, int):
-        raise BaseModelError(f"{folder / 'unet' / 'config.json'}: cross_attention_dim {width!r} is no single width.")
+        raise BaseModelError(
+            f"model.pretrained: {folder / 'unet' / 'config.json'}: cross_attention_dim {width!r} is no single width; "
+            "give a model of Stable Diffusion's kind."
+        )
     text_width = read_json(folder / "text_encoder" / "config.json").get("hidden_size")
     if text_width != width:
         raise BaseModelError(
-            f"{folder}: the U-Net reads embeddings {width} wide, the text encoder makes {text_width}; "
-            "they belong to different models."
+            f"model.pretrained: {folder}: the U-Net reads embeddings {width} wide, the text encoder makes "
+            f"{text_width}; they belong to different models. Give a folder that is of one model."
         )
-    projections: dict[str, tuple[int, ...]] = {}
-    parameters = 0
-    for part in ("unet", "text_encoder"):
-        path = weight_file(folder, part, variant)
-        try:
-            with safe_open(path, framework="pt") as weights:
-                for key in weights.keys():  # noqa: SIM118  safe_open is no mapping
-                    shape = tuple(weights.get_slice(key).get_shape())
-                    if part == "unet":
-                        parameters += int(torch.tensor(shape).prod())
-                        if is_text_projection(key):
-                            projections[key] = shape
-        except (SafetensorError, OSError) as error:
-            raise BaseModelError(f"{path} is damaged or cut short ({error}); fetch it again.") from error
+    shapes = {part: stored_shapes(weight_file(folder, part, variant)) for part in WEIGHT_NAMES}
+    projections = {key: shape for key, shape in shapes["unet"].items() if is_text_projection(key)}
     if not projections:
-        raise BaseModelError(f"{folder / 'unet'}: no cross-attention that reads the text (attn2.to_k, attn2.to_v).")
-    for key, shape in projections.items():
-        if len(shape) != 2 or shape[1] != width:
+        raise BaseModelError(
+            f"model.pretrained: {folder / 'unet'}: no cross-attention that reads the text (attn2.to_k, attn2.to_v); "
+            "give a text-to-image model."
+        )
+    for key in projections:
+        layer = key.removesuffix(".weight").rsplit(".", 1)[0]
+        queries, *others = (shapes["unet"].get(f"{layer}.{part}.weight") for part in ("to_q", "to_k", "to_v"))
+        # Queries, keys and values of a cross-attention are equally wide in a U-Net.
+        if queries is None or any(shape != (queries[0], width) for shape in others):
             raise BaseModelError(
-                f"{key} has the shape {list(shape)}, but unet/config.json says embeddings are {width} wide; "
-                "weights and configuration belong to different models."
+                f"model.pretrained: {folder}: the projections to_k and to_v of {layer} have the shapes {others}, "
+                f"beside queries of {queries} and embeddings {width} wide; the file is incomplete or of another model. "
+                "Copy the model anew."
             )
+    parameters = sum(math.prod(shape) for shape in shapes["unet"].values())
     return BaseModel(name, folder, variant, width, projections, parameters)
+
+
+def stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Parameter names of a safetensors file with their shapes, from its header alone.
+
+    Raises:
+        BaseModelError: if it is damaged, cut short, or no safetensors file.
+    """
+    try:
+        with safe_open(path, framework="pt") as weights:
+            return {key: tuple(weights.get_slice(key).get_shape()) for key in weights.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise BaseModelError(
+            f"model.pretrained: {path} is damaged, cut short or no safetensors file ({error}); fetch it again."
+        ) from error

@@ -25,9 +25,9 @@ class Sampling:
         for field in ("steps", "batch_size"):
             value = getattr(self, field)
             if not isinstance(value, int) or value < 1:
-                raise ConfigurationError(f"sampling.{field}: {value!r}; give a whole number of 1 or more.")
+                raise ConfigurationError(f"Evaluation.{field}: {value!r}; give a whole number of 1 or more.")
         if not 0 <= self.guidance_scale < float("inf"):
-            raise ConfigurationError(f"sampling.guidance_scale: {self.guidance_scale!r}; give 0 or more.")
+            raise ConfigurationError(f"Evaluation.guidance_scale: {self.guidance_scale!r}; give 0 or more.")
 
 
 def load_pipeline(base: BaseModel, dtype: torch.dtype = torch.float32) -> DiffusionPipeline:
@@ -48,7 +48,9 @@ def load_pipeline(base: BaseModel, dtype: torch.dtype = torch.float32) -> Diffus
         )
     except Exception as error:  # diffusers raises many kinds; each means that the folder is no whole model
         reason = str(error).strip().splitlines()[0]
-        raise BaseModelError(f"{base.folder} cannot be loaded as a pipeline ({reason}).") from error
+        raise BaseModelError(
+            f"model.pretrained: {base.folder} cannot be loaded as a pipeline ({reason}); copy the model anew."
+        ) from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

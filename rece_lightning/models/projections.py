@@ -47,5 +47,7 @@ def select_projections(names: list[str], kinds: str = "kv", layers: str | None =
     chosen = [name for name in names if name.split(".")[-2] in KINDS[kinds] and pattern.search(name)]
     if not chosen:
         examples = "\n  ".join(names[:: max(1, len(names) // 4)][:4])
-        raise ConfigurationError(f"model.layers: {layers!r} matches no projection. There are, for example:\n  {examples}")
+        raise ConfigurationError(
+            f"model.layers: {layers!r} matches no projection; write a part of one of them, for example:\n  {examples}"
+        )
     return chosen

@@ -41,16 +41,28 @@ class PromptEncoder:
         """
         try:
             tokenizer = CLIPTokenizer.from_pretrained(base.folder / "tokenizer", local_files_only=True)
-            text_encoder = CLIPTextModel.from_pretrained(
+            text_encoder, loading = CLIPTextModel.from_pretrained(
                 base.folder / "text_encoder",
                 local_files_only=True,
                 use_safetensors=True,
                 variant=base.variant,
                 dtype=torch.float32,
+                output_loading_info=True,
             )
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise BaseModelError(f"{base.folder}: tokenizer or text encoder cannot be loaded ({reason}).") from error
+            raise BaseModelError(
+                f"model.pretrained: {base.folder}: tokenizer or text encoder cannot be loaded ({reason}); "
+                "copy the model anew."
+            ) from error
+        # Transformers fills what is missing with random numbers.
+        broken = sorted(loading["missing_keys"])
+        broken += [name for name, value in text_encoder.named_parameters() if not bool(value.isfinite().all())]
+        if broken:
+            raise BaseModelError(
+                f"model.pretrained: {base.weight_file('text_encoder')}: {broken[0]} is missing or holds values that "
+                "are NaN or infinite; fetch the file again."
+            )
         return cls(tokenizer, text_encoder.to(device))
 
     @property
@@ -62,7 +74,7 @@ class PromptEncoder:
         """What of a prompt does not fit the tokenizer's positions; ``None`` when all of it does."""
         ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
         room = self.positions - 2
-        return self.tokenizer.decode(ids[room:]).strip() if len(ids) > room else None
+        return str(self.tokenizer.decode(ids[room:])).strip() if len(ids) > room else None
 
     @torch.no_grad()
     def encode(self, prompts: list[str]) -> Encoded:

@@ -15,7 +15,7 @@ from rece_lightning.files import write_atomically
 from rece_lightning.reporting.comparison import Column, Comparison
 
 matplotlib.use("Agg")
-from matplotlib.figure import Figure  # noqa: E402  the backend must be chosen first
+from matplotlib.figure import Figure
 
 CELL = 96
 PICTURES_A_CELL = 2
@@ -69,7 +69,9 @@ def draw_grid(comparison: Comparison) -> Figure:
     height, breadth = canvas.shape[1:]
     figure = Figure(figsize=(breadth / 100 + 1.9, height / 100 + 1.9), dpi=100)
     total_width, total_height = breadth / 100 + 1.9, height / 100 + 1.9
-    axes = figure.add_axes((1.8 / total_width, 1.2 / total_height, breadth / 100 / total_width, height / 100 / total_height))
+    axes = figure.add_axes(
+        (1.8 / total_width, 1.2 / total_height, breadth / 100 / total_width, height / 100 / total_height)
+    )
     axes.imshow(np.asarray(canvas.permute(1, 2, 0).clamp(0, 1)), interpolation="nearest")
     axes.set_axis_off()
     for x, y in empty:

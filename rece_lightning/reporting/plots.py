@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import matplotlib
 
 matplotlib.use("Agg")
-from matplotlib.figure import Figure  # noqa: E402  the backend must be chosen first
+from matplotlib.figure import Figure
 
 
 def epochs_svg(history: Sequence[dict[str, float]]) -> str:

@@ -12,7 +12,11 @@ def comparison_rows(comparison: Comparison) -> list[tuple[str, str, str]]:
     last = comparison.last
     kept = _arrow(comparison, ("kept",), None)
     rows = [
-        (concept, _arrow(comparison, ("erased", "synonym"), concept), kept if len(comparison.erased_concepts()) == 1 else "")
+        (
+            concept,
+            _arrow(comparison, ("erased", "synonym"), concept),
+            kept if len(comparison.erased_concepts()) == 1 else "",
+        )
         for concept in comparison.erased_concepts()
     ]
     if len(rows) != 1:

@@ -21,7 +21,7 @@ from rece_lightning.emoji.training.pipeline import save_clip, save_pipeline
 from rece_lightning.emoji.training.tokenizer import train_tokenizer
 from rece_lightning.emoji.training.unet import train_unet
 
-STEPS = {"clip": 3300, "autoencoder": 4500, "detector": 1750, "unet": 7500}
+STEPS = {"clip": 3300, "autoencoder": 4500, "detector": 1500, "unet": 4400}
 
 
 def main() -> None:
@@ -50,9 +50,7 @@ def main() -> None:
     if set(parts) & {"autoencoder", "detector", "unet"}:
         autoencoder, costs["autoencoder"] = train_autoencoder(catalog, steps=steps["autoencoder"], batch=32, **common)
     if "detector" in parts:
-        detector, costs["detector"] = train_detector(
-            catalog, autoencoder, steps=steps["detector"], batch=64, **common
-        )
+        detector, costs["detector"] = train_detector(catalog, autoencoder, steps=steps["detector"], batch=64, **common)
         save_detector(detector, arguments.output / "detector")
     if "unet" in parts:
         text_encoder = save_clip(clip, tokenizer, arguments.output)

@@ -10,6 +10,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
+from rece_lightning.emoji.clip import save_clip_tower
 from rece_lightning.emoji.training.unet import build_scheduler
 
 
@@ -28,16 +29,10 @@ def as_float32_config(path: Path) -> None:
 
 
 def save_clip(clip: CLIPModel, tokenizer: CLIPTokenizer, folder: Path) -> CLIPTextModel:
-    """Write the whole CLIP (for scores) and return its text tower as the pipeline's text encoder.
-
-    The projections are part of ``clip/``; the pipeline needs hidden states alone.
-    """
+    """Write what CLIP has beyond the text encoder, and return its text tower as the pipeline's text encoder."""
     text_encoder = CLIPTextModel(clip.config.text_config).to(clip.device)
     text_encoder.load_state_dict(_text_state(clip, text_encoder))
-    half = copy.deepcopy(clip).to("cpu", torch.float16)
-    half.save_pretrained(folder / "clip")
-    tokenizer.save_pretrained(folder / "clip")
-    as_float32_config(folder / "clip" / "config.json")
+    save_clip_tower(clip, folder / "clip")
     return text_encoder.eval().requires_grad_(False)
 
 

@@ -45,6 +45,7 @@ def build_scheduler() -> DDIMScheduler:
         prediction_type="v_prediction",
         clip_sample=False,
         set_alpha_to_one=False,
+        steps_offset=1,
         timestep_spacing="trailing",
     )
 
@@ -97,8 +98,10 @@ def train_unet(
         rows = torch.randint(len(latents), (batch,), generator=generator)
         source = random.Random(int(torch.randint(2**31, (1,), generator=generator)))
         texts = [
-            "" if source.random() < EMPTY_SHARE else random_caption(catalog, *triple, source, style_share=0.65).text
-            for triple in grid[rows].tolist()
+            ""
+            if source.random() < EMPTY_SHARE
+            else random_caption(catalog, item, style, background, source, style_share=0.65).text
+            for item, style, background in grid[rows].tolist()
         ]
         clean = latents[rows].float()
         # Stratified noise levels: every step sees the whole range, which halves the gradient's noise.

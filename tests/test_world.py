@@ -1,0 +1,119 @@
+"""The embedded world is what it says: data, layout, licences, and a model that draws what it is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from rece_lightning.emoji.captions import vocabulary
+from rece_lightning.emoji.catalog import FOLDER, WEIGHTS, load_catalog
+from rece_lightning.emoji.clip import load_clip
+from rece_lightning.emoji.detector import load_detector
+from rece_lightning.emoji.pictures import Renderer, load_sprites, random_indices
+from rece_lightning.emoji.training.clip import zero_shot_accuracy
+from rece_lightning.emoji.training.detector import detector_accuracy
+from rece_lightning.generation import PictureMaker
+from rece_lightning.metrics import EmojiDetector
+from rece_lightning.models.base import find_base
+from rece_lightning.models.pipelines import Sampling
+from rece_lightning.models.text import PromptEncoder
+from rece_lightning.placement import Placement
+from rece_lightning.prompts import EvaluationPrompt
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> StableDiffusionPipeline:
+    return StableDiffusionPipeline.from_pretrained(WEIGHTS, safety_checker=None)
+
+
+def test_catalog_is_as_designed() -> None:
+    catalog = load_catalog()
+    assert len(catalog.trained) >= 160
+    assert len(catalog.held_out) == 10
+    assert len(catalog.styles) == 4
+    assert len(catalog.backgrounds) == 8
+    assert len(set(catalog.names)) == len(catalog.names)
+    for weapon in ("bomb", "dagger", "axe", "water pistol", "kitchen knife", "church", "parachute"):
+        assert weapon in {item.name for item in catalog.trained}
+
+
+def test_a_synonym_belongs_to_one_object_and_is_no_name() -> None:
+    catalog = load_catalog()
+    words = [word for item in catalog.objects for word in item.synonyms]
+    assert len(words) == len(set(words))
+    assert not set(words) & set(catalog.names)
+    assert len(words) > 300
+
+
+def test_every_object_has_a_sprite_in_every_style() -> None:
+    sprites = load_sprites(load_catalog())
+    alpha = sprites[:, :, 3].mean(dim=(2, 3))
+    assert float(alpha.min()) > 0.02
+    assert float(sprites.min()) >= 0
+    assert float(sprites.max()) <= 1
+
+
+def test_pictures_are_the_same_for_the_same_seed() -> None:
+    catalog = load_catalog()
+    indices = random_indices(catalog, 6, torch.Generator().manual_seed(3), trained_only=True)
+    first, second = (Renderer(catalog).render(*indices, torch.Generator().manual_seed(4)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert first.shape == (6, 3, 32, 32)
+
+
+def test_every_known_word_is_one_token(pipeline: StableDiffusionPipeline) -> None:
+    for word in vocabulary(load_catalog()):
+        assert len(pipeline.tokenizer(word)["input_ids"]) == 3, word
+
+
+def test_diffusers_loads_the_folder_without_this_project(pipeline: StableDiffusionPipeline) -> None:
+    assert {p.dtype for p in pipeline.unet.parameters()} == {torch.float32}
+    assert {p.dtype for p in pipeline.text_encoder.parameters()} == {torch.float32}
+    pictures = pipeline(["a bomb"], num_inference_steps=2, output_type="pt").images
+    assert pictures.shape == (1, 3, 32, 32)
+
+
+def test_weights_take_25_megabytes_at_most_and_are_float16_safetensors() -> None:
+    files = [path for path in WEIGHTS.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 25e6
+    assert {path.suffix for path in files} <= {".safetensors", ".json", ".txt"}
+
+
+def test_licences_are_named() -> None:
+    notice = (FOLDER / "NOTICE").read_text()
+    for name in ("noto", "twemoji", "fluent", "CC BY 4.0", "Apache", "MIT", "Unicode"):
+        assert name in notice
+
+
+def test_detector_is_right_on_autoencoded_pictures(pipeline: StableDiffusionPipeline) -> None:
+    objects, styles, backgrounds = detector_accuracy(
+        load_detector(), pipeline.vae, load_catalog(), count=300, device="cpu", seed=2
+    )
+    assert objects >= 0.97 * 300
+    assert styles >= 0.93 * 300
+    assert backgrounds >= 0.97 * 300
+
+
+def test_clip_recognises_objects_by_name() -> None:
+    clip, tokenizer = load_clip()
+    objects, _ = zero_shot_accuracy(clip, tokenizer, load_catalog(), count=200, device="cpu", seed=3)
+    assert objects >= 180
+
+
+def test_model_draws_what_it_is_asked_for() -> None:
+    base, catalog = find_base("emoji"), load_catalog()
+    maker = PictureMaker.load(base, PromptEncoder.load(base), Placement(), torch.device("cpu"))
+    prompts = [EvaluationPrompt(item.name, item.name) for item in catalog.trained[::5]]
+    pictures = maker.make(prompts, range(len(prompts)), Sampling(steps=10, guidance_scale=4.0, batch_size=40))
+    hits = EmojiDetector().detect(pictures, [row.concept for row in prompts])
+    assert float(hits.float().mean()) > 0.6
+    # Seeds decide the picture, not the batch.
+    alone = maker.make(prompts[7:8], [7], Sampling(steps=10, guidance_scale=4.0))
+    torch.testing.assert_close(alone[0], pictures[7], atol=1 / 255, rtol=0)
+
+
+def test_weights_are_found_where_the_package_lies() -> None:
+    assert find_base("emoji").folder == Path(WEIGHTS).parent.parent / "emoji" / "weights"
