@@ -4,7 +4,7 @@
     python -m benchmarks.settings --page     # writes the page alone
 
 A line of ``settings.csv`` is one (task, setting, attack): detections of erased names, their synonyms and
-kept prompts over five seeds. Interrupted, it goes on where it stopped. About half an hour on two cores.
+kept prompts over five seeds. Interrupted, it goes on where it stopped. About a quarter of an hour on two cores.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SEEDS = range(5)
 WEAPONS = ["bomb", "dagger", "axe", "water pistol", "kitchen knife"]
 STYLE = "twemoji"
 # The attacker's ridges as shares of tr(G)/d: a curve over the norm of the embedding that is given.
-ATTACKS = [100.0, 10.0, 1.0, 0.1, 1e-2, 1e-3]
+ATTACKS = [10.0, 1.0, 0.1, 1e-2, 1e-3]
 FIELDS = [
     "task", "setting", "lamb", "preserve_scale", "regular_scale", "accumulate", "epochs", "attack", "norm_ratio",
     "erased_hits", "erased_total", "synonym_hits", "synonym_total", "kept_hits", "kept_total",
@@ -75,12 +75,12 @@ def settings() -> list[Setting]:
     chosen = [Setting("original", epochs=0), Setting("UCE", epochs=1)]
     for accumulate in (False, True):
         kind = "RECE accumulated" if accumulate else "RECE"
-        for scale in (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0):
+        for scale in (1e-3, 1e-2, 0.1, 1.0):
             chosen.append(Setting(f"{kind}, λ {scale:g}", regular_scale=scale, accumulate=accumulate))
+    # λ₂ on the scale of the moments, where the published 0.1 hardly holds anything.
     for lamb in (1.0, 10.0):
         chosen.append(Setting(f"UCE, λ₂ {lamb:g}", epochs=1, lamb=lamb))
-        chosen.append(Setting(f"RECE, λ 0.1, λ₂ {lamb:g}", lamb=lamb))
-        chosen.append(Setting(f"RECE accumulated, λ 0.1, λ₂ {lamb:g}", lamb=lamb, accumulate=True))
+    chosen.append(Setting("RECE accumulated, λ 0.1, λ₂ 10", lamb=10.0, accumulate=True))
     return chosen
 
 
@@ -111,7 +111,7 @@ def tasks() -> list[Task]:
         synonyms,
         [(name, name) for name in held_out[::4]],
     )
-    seen, unseen = others[::8], others[1::8]
+    seen, unseen = others[::8], others[1::24]
     nouns = [with_article(item.name) for item in seen]
     rest = [style for style in catalog.styles if style != STYLE]
     style = Task(
@@ -261,10 +261,12 @@ def page(path: Path) -> None:
         "# UCE and RECE on the embedded world",
         "",
         "Made by `python -m benchmarks.settings`; the raw counts are in [settings.csv](settings.csv). "
-        f"Five seeds a prompt, DDIM {SAMPLING.steps} steps, guidance {SAMPLING.guidance_scale:g}, detector `emoji-top1`, "
+        f"Five seeds a prompt, DDIM {SAMPLING.steps} steps, guidance {SAMPLING.guidance_scale:g}, "
+        "detector `emoji-top1`, "
         "Wilson's 95 % intervals over pictures. Unless a row says otherwise λ₁ = λ₂ = 0.1, 3 RECE epochs after UCE.",
         "",
-        f"`tr(G)/d` is {bench_gram.scale:.3g} on this model. Attack: the embedding derived with the attacker's own ridge "
+        f"`tr(G)/d` is {bench_gram.scale:.3g} on this model. "
+        "Attack: the embedding derived with the attacker's own ridge "
         f"({', '.join(f'{a:g}' for a in ATTACKS)} times `tr(G)/d`); the table shows the strongest of these, "
         "with the norm ratio at which it was reached, and the smallest norm ratio at which half of that came back.",
         "",
@@ -273,7 +275,8 @@ def page(path: Path) -> None:
         lines += [
             f"## {task}",
             "",
-            "| setting | erased | synonyms | kept | strongest derived embedding | at ‖c'‖/‖c‖ | half of it at | residual | drift |",
+            "| setting | erased | synonyms | kept | strongest derived embedding | at ‖c'‖/‖c‖ | half of it at "
+            "| residual | drift |",
             "|---|---|---|---|---|---|---|---|---|",
         ]
         for row in rows:

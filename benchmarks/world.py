@@ -18,7 +18,7 @@ from PIL import Image
 from rich.progress import track
 
 from rece_lightning.emoji.captions import describe, with_article
-from rece_lightning.emoji.catalog import WEIGHTS, load_catalog
+from rece_lightning.emoji.catalog import load_catalog
 from rece_lightning.emoji.clip import load_clip
 from rece_lightning.emoji.detector import load_detector
 from rece_lightning.emoji.training.clip import zero_shot_accuracy
@@ -122,8 +122,8 @@ def main() -> None:
         "",
         "Made by `python -m benchmarks.world` from the shipped weights (`make world` trains them).",
         "",
-        f"Sampling: DDIM, {SAMPLING.steps} steps, guidance {SAMPLING.guidance_scale:g}; picture i of a figure has seed i. "
-        "Detector: `emoji-top1`. Intervals: Wilson, 95 %.",
+        f"Sampling: DDIM, {SAMPLING.steps} steps, guidance {SAMPLING.guidance_scale:g}; "
+        "picture i of a figure has seed i. Detector: `emoji-top1`. Intervals: Wilson, 95 %.",
         "",
         "| generated pictures | detected as asked | pictures |",
         "|---|---|---|",
