@@ -1,7 +1,8 @@
 """Train the embedded world: ``python -m rece_lightning.emoji.training`` (``make world``).
 
 Seeded and resumable: an interrupted training goes on from ``world-training/``. On two cores it takes about
-two and a half hours; on a GPU (``--device cuda``) raise ``--scale`` to train longer.
+two hours; on a GPU (``--device cuda``) raise ``--scale`` to train longer. ``--warm-start --unet-steps N`` trains the
+shipped U-Net on where ``world-training/`` is gone.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import json
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from rece_lightning.emoji.catalog import WEIGHTS, load_catalog
+from rece_lightning.emoji.clip import load_clip
 from rece_lightning.emoji.detector import save_detector
 from rece_lightning.emoji.training.autoencoder import train_autoencoder
 from rece_lightning.emoji.training.clip import train_clip
@@ -33,6 +36,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=Path("world-training"), help="checkpoints")
     parser.add_argument("--output", type=Path, default=WEIGHTS, help="where the weights go")
+    parser.add_argument(
+        "--warm-start",
+        action="store_true",
+        help="train the U-Net on from the shipped weights, with the other parts as they ship",
+    )
     parser.add_argument("--parts", default="clip,autoencoder,detector,unet", help="stop after the parts named")
     arguments = parser.parse_args()
     steps = {part: round(count * arguments.scale) for part, count in STEPS.items()}
@@ -44,18 +52,36 @@ def main() -> None:
     costs = {}
 
     torch.manual_seed(arguments.seed)
-    tokenizer = train_tokenizer(catalog, arguments.folder / "tokenizer")
-    if "clip" in parts or "unet" in parts:
-        clip, costs["clip"] = train_clip(catalog, tokenizer, steps=steps["clip"], batch=160, **common)
-    if set(parts) & {"autoencoder", "detector", "unet"}:
-        autoencoder, costs["autoencoder"] = train_autoencoder(catalog, steps=steps["autoencoder"], batch=32, **common)
+    initial = None
+    if arguments.warm_start:
+        parts = ["unet"]
+        clip, tokenizer = load_clip(WEIGHTS)
+        clip.to(arguments.device)
+        autoencoder = AutoencoderKL.from_pretrained(WEIGHTS / "vae").to(arguments.device)
+        initial = UNet2DConditionModel.from_pretrained(WEIGHTS / "unet").to(arguments.device)
+    else:
+        tokenizer = train_tokenizer(catalog, arguments.folder / "tokenizer")
+        if "clip" in parts or "unet" in parts:
+            clip, costs["clip"] = train_clip(catalog, tokenizer, steps=steps["clip"], batch=160, **common)
+        if set(parts) & {"autoencoder", "detector", "unet"}:
+            autoencoder, costs["autoencoder"] = train_autoencoder(
+                catalog, steps=steps["autoencoder"], batch=32, **common
+            )
     if "detector" in parts:
         detector, costs["detector"] = train_detector(catalog, autoencoder, steps=steps["detector"], batch=64, **common)
         save_detector(detector, arguments.output / "detector")
     if "unet" in parts:
         text_encoder = save_clip(clip, tokenizer, arguments.output)
         unet, costs["unet"] = train_unet(
-            catalog, tokenizer, text_encoder, autoencoder, steps=steps["unet"], batch=64, copies=8, **common
+            catalog,
+            tokenizer,
+            text_encoder,
+            autoencoder,
+            steps=steps["unet"],
+            batch=64,
+            copies=8,
+            initial=initial,
+            **common,
         )
         save_pipeline(arguments.output, tokenizer, text_encoder, autoencoder, unet)
     # Parts may be trained in several calls, on several threads each: every part keeps its own line.
