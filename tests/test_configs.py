@@ -20,8 +20,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from rece_lightning import RECE
-from rece_lightning.__main__ import PACKAGE, VERBS, shipped_configs
-from tests.command import Outcome, run_command
+from rece_lightning.__main__ import PACKAGE, VERBS, main, shipped_configs
+from tests.command import Outcome, run_command, write_config
 from tests.models import make_checkpoint
 
 STABLE_DIFFUSION = ("nudity", "unsafe", "van_gogh", "objects")
@@ -166,13 +166,21 @@ def test_without_a_hub_the_remedy_comes_within_seconds(
 # What a run leaves
 
 
-def test_the_style_configuration_fills_its_templates(run: Command, tmp_path: Path) -> None:
-    """On the small model; on its own one where the weights are there."""
-    run("fit", "emoji_style.yaml")
-    with safe_open(tmp_path / "runs/emoji_style/version_0/edited.safetensors", framework="pt") as edited:
+def test_templates_of_a_mapping_in_yaml_are_filled(run: Command, tiny_model: Path, tmp_path: Path) -> None:
+    concept = {"prompt": "twemoji style", "target": "style", "templates": ["{}", "a rocket in {}"]}
+    run("fit", str(write_config(tmp_path, tiny_model, data={"concepts": [concept]})))
+    with safe_open(tmp_path / "runs/run/version_0/edited.safetensors", framework="pt") as edited:
         concepts = edited.metadata()["rece.concepts"]
     assert '"twemoji style"' in concepts
     assert '"a rocket in twemoji style"' in concepts
+    assert '"a rocket in style"' in concepts
+
+
+def test_the_style_configuration_runs_on_the_embedded_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["fit", "--config", "emoji_style.yaml", "--trainer.accelerator", "cpu", "--trainer.callbacks", "null"])
+    with safe_open(tmp_path / "runs/emoji_style/version_0/edited.safetensors", framework="pt") as edited:
+        assert '"a dog in twemoji style"' in edited.metadata()["rece.concepts"]
 
 
 @pytest.mark.parametrize("name", STABLE_DIFFUSION)
