@@ -4,7 +4,8 @@ from rece_lightning.callbacks.checkpoint import ErasureCheckpoint
 from rece_lightning.callbacks.erase import Erase
 from rece_lightning.callbacks.evaluation import Evaluation
 from rece_lightning.callbacks.export import Export
+from rece_lightning.callbacks.pictures import PictureWriter
 from rece_lightning.callbacks.placement import DevicePlacement
 from rece_lightning.callbacks.report import Report
 
-__all__ = ["DevicePlacement", "Erase", "ErasureCheckpoint", "Evaluation", "Export", "Report"]
+__all__ = ["DevicePlacement", "Erase", "ErasureCheckpoint", "Evaluation", "Export", "PictureWriter", "Report"]

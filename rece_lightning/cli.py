@@ -20,7 +20,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from rece_lightning.__main__ import PACKAGE, VERBS, fail, shipped_configs
-from rece_lightning.callbacks import DevicePlacement, ErasureCheckpoint, Evaluation, Export, Report
+from rece_lightning.callbacks import DevicePlacement, ErasureCheckpoint, Evaluation, Export, PictureWriter, Report
 from rece_lightning.core.errors import ConfigurationError, ReceError, nearest
 from rece_lightning.data import ConceptData
 from rece_lightning.explain import explain, own_error
@@ -151,7 +151,7 @@ class ReceCLI(LightningCLI):
         if self.subcommand == "fit":
             check_epochs(settings.get("max_epochs"))
         callbacks: list[Callback] = list(settings.get("callbacks") or [])
-        for kind in (DevicePlacement, ErasureCheckpoint, Export, Report):
+        for kind in (DevicePlacement, ErasureCheckpoint, Export, PictureWriter, Report):
             absent = not any(isinstance(callback, kind) for callback in callbacks)
             if absent and not (kind is ErasureCheckpoint and settings.get("enable_checkpointing") is False):
                 callbacks.append(kind())

@@ -142,3 +142,18 @@ def test_validate_measures_the_run(
         fitted = [(r["prompt"], r["seed"], r["detected"]) for r in csv.DictReader(stream) if r["column"] == "rece"]
     assert measured == fitted
     assert "after" in capsys.readouterr().out or measured
+
+
+def test_predict_writes_every_picture_with_its_prompt_and_seed(
+    run: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prompts.csv").write_text("prompt,seed\nrocket,5\na key on a blue background,6\n")
+    main(["predict", *ARGUMENTS[1:], "--ckpt_path", str(run[0]), "--data.predict", "prompts.csv"])
+    folder = tmp_path / "runs/emoji/version_0/pictures"
+    with (folder / "index.csv").open() as stream:
+        rows = [(row["file"], row["prompt"], row["seed"]) for row in csv.DictReader(stream)]
+    assert rows == [("00000.png", "rocket", "5"), ("00001.png", "a key on a blue background", "6")]
+    with Image.open(folder / "00001.png") as picture:
+        assert picture.size == (32, 32)
+        assert picture.text == {"prompt": "a key on a blue background", "seed": "6"}  # type: ignore[attr-defined]
