@@ -25,6 +25,9 @@ def epochs_svg(history: Sequence[dict[str, float]]) -> str:
         for key in keys:
             points = [(epoch, row[key]) for epoch, row in enumerate(history) if key in row]
             axes.plot([p[0] for p in points], [p[1] for p in points], marker="o", label=key.replace("_", " "))
+        if len(keys) > 1:
+            # The unedited model's residual and a mapped concept's lie orders of magnitude apart.
+            axes.set_yscale("log")
         axes.set_title(title, fontsize=9)
         axes.set_xlabel("epoch", fontsize=8)
         axes.set_xticks(range(len(history)))
