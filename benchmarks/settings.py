@@ -81,6 +81,10 @@ def settings() -> list[Setting]:
     for lamb in (1.0, 10.0):
         chosen.append(Setting(f"UCE, λ₂ {lamb:g}", epochs=1, lamb=lamb))
     chosen.append(Setting("RECE accumulated, λ 0.1, λ₂ 10", lamb=10.0, accumulate=True))
+    chosen.append(Setting("RECE, λ 0.001, λ₂ 10", lamb=10.0, regular_scale=1e-3))
+    chosen.append(Setting("RECE accumulated, λ 0.001, λ₂ 10", lamb=10.0, regular_scale=1e-3, accumulate=True))
+    chosen.append(Setting("UCE, λ₁ 1, λ₂ 10", epochs=1, lamb=10.0, preserve_scale=1.0))
+    chosen.append(Setting("RECE, λ 0.001, λ₁ 1, λ₂ 10", lamb=10.0, preserve_scale=1.0, regular_scale=1e-3))
     return chosen
 
 
