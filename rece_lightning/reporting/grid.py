@@ -84,7 +84,7 @@ def draw_grid(comparison: Comparison) -> Figure:
     for place, column in enumerate(columns):
         x = place * (width + gap) + width / 2
         title = "\n".join(textwrap.wrap(column.title, 24))
-        axes.text(x, -8, title, ha="center", va="bottom", fontsize=10, weight="bold", clip_on=False)
+        axes.text(x, -8, title, ha="center", va="bottom", fontsize=9, weight="bold", clip_on=False)
         axes.text(x, height + 2, caption(comparison, column), ha="center", va="top", fontsize=8.5, clip_on=False)
     return figure
 
