@@ -19,13 +19,14 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from rece_lightning.__main__ import PACKAGE, VERBS, fail, shipped_configs
 from rece_lightning.callbacks import DevicePlacement, ErasureCheckpoint, Evaluation, Export, PictureWriter, Report
 from rece_lightning.core.errors import ConfigurationError, ReceError, nearest
 from rece_lightning.data import ConceptData
 from rece_lightning.explain import explain, own_error
 from rece_lightning.files import check_writable
-from rece_lightning.module import RECE, check_epochs, check_precision, check_trainer
+from rece_lightning.module import RECE
+from rece_lightning.trainer_rules import check_epochs, check_precision, check_trainer
+from rece_lightning.verbs import PACKAGE, VERBS, fail, shipped_configs
 
 RUNS = "runs"
 SECTIONS = ("model", "data", "trainer")

@@ -1,0 +1,36 @@
+"""The verbs of the command, the configurations that ship, and how it ends on a mistake. Loads no framework."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+PACKAGE = Path(__file__).parent
+VERBS = {
+    "fit": "erase: epoch 0 edits, later epochs derive and edit",
+    "validate": "measure what is erased and what is kept",
+    "test": "the same on the test prompts",
+    "predict": "generate pictures for a prompt file",
+}
+
+
+def shipped_configs() -> list[str]:
+    """Names of the configurations that come with the package."""
+    return sorted(path.name for path in (PACKAGE / "configs").glob("*.yaml"))
+
+
+def overview() -> str:
+    """What ``--help`` at the top says."""
+    lines = ["usage: rece {" + ",".join(VERBS) + "} --config CONFIG [--model.KEY VALUE] [--data.KEY VALUE] ...", ""]
+    lines += [f"  {verb:<10}{text}" for verb, text in VERBS.items()]
+    lines += ["", f"shipped configs: {', '.join(shipped_configs())}"]
+    lines += ["every option of a verb: rece fit --help"]
+    lines += ["the configuration as it is: rece fit --config CONFIG --print_config"]
+    return "\n".join(lines)
+
+
+def fail(message: str) -> NoReturn:
+    """One clear message, exit code 2."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
