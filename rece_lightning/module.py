@@ -475,7 +475,9 @@ class RECE(LightningModule):
             details = ", ".join(
                 f"model.{key}: {state['settings'].get(key)!r} → {self.hparams[key]!r}" for key in changed
             )
-            raise ConfigurationError(f"ckpt_path: the checkpoint was made with other settings ({details}).")
+            raise ConfigurationError(
+                f"ckpt_path: the checkpoint was made with other settings ({details}); take the config.yaml of its run."
+            )
         trainer = self._trainer
         if trainer is not None and trainer.state.fn == "fit" and state["epoch"] >= (trainer.max_epochs or 0):
             raise ConfigurationError(

@@ -108,6 +108,8 @@ class Comparison:
 
 
 def _change(what: str, before: Share, after: Share, of: str) -> str:
+    if before == after:
+        return f"{what}: no difference, {of} detected in {after} of the pictures before and after."
     clear = before.interval[1] < after.interval[0] or after.interval[1] < before.interval[0]
     note = "" if clear else "; the intervals overlap, so this may be chance"
     return f"{what}: {of} detected in {before} of the pictures before, {after} after{note}."

@@ -81,6 +81,14 @@ def draw_grid(comparison: Comparison) -> Figure:
         text = f"{textwrap.shorten(comparison.prompts[row].prompt, 22)}\n({role})"
         y = line * (CELL + gap) + CELL / 2
         axes.text(-10, y, text, ha="right", va="center", fontsize=10, color=ROLE_COLORS[role], clip_on=False)
+    counts = [
+        f"{sum(comparison.role(row) == role for row in rows)} of "
+        f"{sum(comparison.role(row) == role for row in range(len(comparison.prompts)))} {role}"
+        for role in ROLE_COLORS
+        if any(comparison.role(row) == role for row in range(len(comparison.prompts)))
+    ]
+    shown = "prompts shown:\n" + "\n".join(counts)
+    axes.text(-10, height + 2, shown, ha="right", va="top", fontsize=8.5, color="#555555", clip_on=False)
     for place, column in enumerate(columns):
         x = place * (width + gap) + width / 2
         title = "\n".join(textwrap.wrap(column.title, 24))

@@ -74,7 +74,11 @@ def render_page(
         description=description,
         erased=erased,
         preserved=description["concepts"].get("preserved", []),
-        settings={key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()},
+        settings={
+            key: value if isinstance(value, str) else json.dumps(value)
+            for key, value in settings.items()
+            if not key.startswith("_")
+        },
         change=change,
         history=history,
         figures={key: name for key, name in FIGURES.items() if any(key in row for row in history)},

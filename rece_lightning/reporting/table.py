@@ -9,7 +9,6 @@ from rece_lightning.reporting.comparison import ORIGINAL, Comparison
 
 def comparison_rows(comparison: Comparison) -> list[tuple[str, str, str]]:
     """(concept, erased before → after, kept before → after), one row a concept, then all together."""
-    last = comparison.last
     kept = _arrow(comparison, ("kept",), None)
     rows = [
         (
@@ -24,7 +23,6 @@ def comparison_rows(comparison: Comparison) -> list[tuple[str, str, str]]:
     if any(comparison.role(index) == "synonym" for index in range(len(comparison.prompts))):
         rows.append(("  of these: own names", _arrow(comparison, ("erased",), None), ""))
         rows.append(("  of these: synonyms", _arrow(comparison, ("synonym",), None), ""))
-    assert last
     return rows
 
 
@@ -36,11 +34,12 @@ def _arrow(comparison: Comparison, roles: tuple[str, ...], concept: str | None) 
 
 def comparison_table(comparison: Comparison) -> Table:
     """The rows as a table for the terminal."""
-    title = "Detected before → after, share of pictures (95 % interval)"
+    heading = ": before → after" if ORIGINAL in comparison.columns else ""
+    title = f"Detected{heading}, share of pictures (95 % interval)"
     table = Table(title=title, caption=f"{comparison.protocol or 'no detector'}; {comparison.sampling}")
     table.add_column("concept")
-    table.add_column("erased: before → after")
-    table.add_column("kept: before → after")
+    table.add_column(f"erased{heading}")
+    table.add_column(f"kept{heading}")
     for row in comparison_rows(comparison):
         table.add_row(*row)
     return table
