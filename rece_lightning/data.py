@@ -38,6 +38,9 @@ class PromptBatches(IterableDataset[PromptBatch]):
     def __iter__(self) -> Iterator[PromptBatch]:
         return iter(self.batches)
 
+    def __len__(self) -> int:
+        return len(self.batches)
+
 
 class EvaluationBatches(IterableDataset[tuple[EvaluationPrompt, ...]]):
     """Batches of prompts to generate for."""
@@ -45,6 +48,9 @@ class EvaluationBatches(IterableDataset[tuple[EvaluationPrompt, ...]]):
     def __init__(self, prompts: Sequence[EvaluationPrompt], size: int) -> None:
         self.prompts = tuple(prompts)
         self.size = size
+
+    def __len__(self) -> int:
+        return -(-len(self.prompts) // self.size)
 
     def __iter__(self) -> Iterator[tuple[EvaluationPrompt, ...]]:
         for first in range(0, len(self.prompts), self.size):
