@@ -44,7 +44,7 @@ class Comparison:
 
     prompts: tuple[EvaluationPrompt, ...]
     own: frozenset[str] = frozenset()
-    """Prompts that were erased by their own words; other erased rows are synonyms."""
+    """Prompts that were erased by their own words; other rows of the same concepts are synonyms."""
     protocol: str = ""
     sampling: str = ""
     columns: dict[str, Column] = field(default_factory=dict)
@@ -54,7 +54,8 @@ class Comparison:
         prompt = self.prompts[row]
         if prompt.kind == "preserved":
             return "kept"
-        return "erased" if prompt.prompt in self.own or not self.own else "synonym"
+        # Only a concept that was itself erased as a prompt can have synonyms; a style's prompts just use it.
+        return "synonym" if prompt.concept in self.own and prompt.prompt not in self.own else "erased"
 
     def share(self, key: str, roles: Sequence[str], concept: str | None = None) -> Share:
         """Detections of a column over the prompts in some roles."""
