@@ -110,10 +110,11 @@ class Evaluation(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A column of its own where ``every_n_epochs`` asks for one."""
         epoch = trainer.current_epoch
-        if self.every_n_epochs and (epoch + 1) % self.every_n_epochs == 0 and 0 < epoch + 1 < (trainer.max_epochs or 0):
+        # The first and the last epoch have columns of their own at the end.
+        between = 0 < epoch < (trainer.max_epochs or 0) - 1
+        if self.every_n_epochs and between and (epoch + 1) % self.every_n_epochs == 0:
             module = _rece(pl_module)
-            if epoch > 0:
-                self._add(trainer, module, f"epoch_{epoch}", module.maps, title=f"RECE, epoch {epoch}")
+            self._add(trainer, module, f"epoch_{epoch}", module.maps, title=f"RECE, epoch {epoch}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Columns of the edited states, with and without the derived embeddings; then the table."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +12,6 @@ from torch.utils.data import DataLoader, IterableDataset
 from rece_lightning.concepts import ConceptMapping, check_disjoint, prompt_pairs, read_concepts, read_preserved
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.prompts import EvaluationPrompt, PromptMapping, read_prompts
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -161,10 +158,3 @@ class ConceptData(LightningDataModule):
 
 def _loader(dataset: IterableDataset[Any]) -> DataLoader[Any]:
     return DataLoader(dataset, batch_size=None)
-
-
-def describe(concepts: Sequence[Mapping[str, Any]], limit: int = 4) -> str:
-    """``bomb, axe, church and 7 more``."""
-    names = [str(row["prompt"]) for row in concepts]
-    shown = ", ".join(names[:limit])
-    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

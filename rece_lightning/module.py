@@ -410,8 +410,8 @@ class RECE(LightningModule):
         """Rows or moments, whichever is smaller; the technique ``tensor`` needs the rows."""
         rows = sum(2 * p.concept.numel() for p in self._pairs) + sum(k.numel() for k in (*self._kept, *self._held_out))
         moments = 9 * self.gram.width**2
-        # Rows are float32, moments float64.
-        if 4 * rows <= 8 * moments or self.hparams["technique"] == "tensor":
+        # Rows are float32, moments float64. A run resumed from moments has no rows to store.
+        if (self._pairs and 4 * rows <= 8 * moments) or self.hparams["technique"] == "tensor":
             return {
                 "pairs": [
                     {

@@ -71,7 +71,7 @@ def main() -> None:
         detector, costs["detector"] = train_detector(catalog, autoencoder, steps=steps["detector"], batch=64, **common)
         save_detector(detector, arguments.output / "detector")
     if "unet" in parts:
-        text_encoder = save_clip(clip, tokenizer, arguments.output)
+        text_encoder = save_clip(clip, arguments.output)
         unet, costs["unet"] = train_unet(
             catalog,
             tokenizer,

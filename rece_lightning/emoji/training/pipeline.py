@@ -21,14 +21,11 @@ def as_float32_config(path: Path) -> None:
     mix the two.
     """
     config = json.loads(path.read_text())
-    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
-        if "dtype" in part:
-            part["dtype"] = "float32"
     config["dtype"] = "float32"
     path.write_text(json.dumps(config, indent=2) + "\n")
 
 
-def save_clip(clip: CLIPModel, tokenizer: CLIPTokenizer, folder: Path) -> CLIPTextModel:
+def save_clip(clip: CLIPModel, folder: Path) -> CLIPTextModel:
     """Write what CLIP has beyond the text encoder, and return its text tower as the pipeline's text encoder."""
     text_encoder = CLIPTextModel(clip.config.text_config).to(clip.device)
     text_encoder.load_state_dict(_text_state(clip, text_encoder))
