@@ -30,9 +30,9 @@ from rece_lightning.emoji.catalog import load_catalog
 from rece_lightning.evidence import encode_pairs, gather_evidence
 from rece_lightning.generation import PictureMaker
 from rece_lightning.metrics import EmojiDetector, Share
-from rece_lightning.models.base import find_base
+from rece_lightning.models.encoders import load_encoder
+from rece_lightning.models.find import find_base
 from rece_lightning.models.pipelines import Sampling
-from rece_lightning.models.text import PromptEncoder
 from rece_lightning.placement import Placement
 from rece_lightning.prompts import EvaluationPrompt
 
@@ -137,7 +137,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.base = find_base("emoji")
-        self.encoder = PromptEncoder.load(self.base)
+        self.encoder = load_encoder(self.base)
         self.maker = PictureMaker.load(self.base, self.encoder, Placement(), torch.device("cpu"))
         self.detector = EmojiDetector()
         self.names = list(self.base.projections)

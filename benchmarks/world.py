@@ -25,9 +25,9 @@ from rece_lightning.emoji.training.clip import zero_shot_accuracy
 from rece_lightning.emoji.training.detector import detector_accuracy
 from rece_lightning.generation import PictureMaker
 from rece_lightning.metrics import EmojiDetector, Share
-from rece_lightning.models.base import find_base
+from rece_lightning.models.encoders import load_encoder
+from rece_lightning.models.find import find_base
 from rece_lightning.models.pipelines import Sampling
-from rece_lightning.models.text import PromptEncoder
 from rece_lightning.placement import Placement
 from rece_lightning.prompts import EvaluationPrompt
 
@@ -41,7 +41,7 @@ class World:
     def __init__(self) -> None:
         base = find_base("emoji")
         cpu = torch.device("cpu")
-        self.maker = PictureMaker.load(base, PromptEncoder.load(base), Placement(), cpu)
+        self.maker = PictureMaker.load(base, load_encoder(base), Placement(), cpu)
         self.detector = EmojiDetector()
 
     def measure(self, title: str, rows: list[tuple[str, str]], sampling: Sampling = SAMPLING) -> Share:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from rece_lightning.callbacks.export import Export
+from rece_lightning.checkpoints import LAST, epochs_named, read_checkpoint
 from rece_lightning.core.errors import ConfigurationError, nearest
-from rece_lightning.files import check_writable, write_atomically
+from rece_lightning.files import check_writable, discard, refuse_existing, write_atomically
+from rece_lightning.module import RECE
 from rece_lightning.run_folder import run_folder
 
 # What RECE logs every epoch and is worth choosing by.
@@ -25,13 +31,15 @@ MONITORED = (
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint to a temporary file and renames it: Ctrl-C leaves a whole file or none."""
+    """Writes a checkpoint to a temporary file beside it and renames it: a process that dies leaves a whole file or
+    none, and nothing outside the run's folder."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Save atomically; what Lightning hands over is filtered by the module already."""
-        write_atomically(
-            Path(path), lambda temporary: super(AtomicCheckpointIO, self).save_checkpoint(checkpoint, temporary)
-        )
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        # Straight to the file torch tells nothing of a full disk.
+        write_atomically(Path(path), lambda temporary: temporary.write_bytes(content.getvalue()))
 
 
 class ErasureCheckpoint(ModelCheckpoint):
@@ -71,6 +79,8 @@ class ErasureCheckpoint(ModelCheckpoint):
             save_last=True,
             every_n_epochs=every_n_epochs,
             save_on_train_epoch_end=True,
+            # A run that goes on from an earlier epoch writes the same names again.
+            enable_version_counter=False,
         )
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -80,7 +90,46 @@ class ErasureCheckpoint(ModelCheckpoint):
                 self.dirpath = str(run_folder(trainer) / "checkpoints")
             elif trainer.is_global_zero:
                 check_writable("ErasureCheckpoint.dirpath", Path(self.dirpath))
-            io = trainer.strategy.checkpoint_io
-            if type(io) is TorchCheckpointIO:
+            if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
                 trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         super().setup(trainer, pl_module, stage)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Remembered paths follow a run's folder that was moved, or is called from elsewhere."""
+        state, place = checkpoint["callbacks"].get(self.state_key), Path(self.dirpath or "")
+        if state is None or Path(trainer.ckpt_path or "").resolve().parent != place.resolve():
+            return
+        for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
+            state[key] = str(place / Path(state[key]).name) if state[key] else state[key]
+        state["best_k_models"] = {str(place / Path(path).name): score for path, score in state["best_k_models"].items()}
+        state["dirpath"] = self.dirpath
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make ``last.ckpt`` the checkpoint that the run goes on from, and the last one there is.
+
+        Raises:
+            ConfigurationError: if another run's checkpoints are here and nobody said that they may be replaced.
+        """
+        if not isinstance(pl_module, RECE) or not trainer.is_global_zero:
+            return
+        place, source = Path(self.dirpath or ""), trainer.ckpt_path
+        if source is None:
+            may_go = any(isinstance(other, Export) and other.overwrite for other in trainer.callbacks)  # type: ignore[attr-defined]
+            for file in (*place.glob("epoch=*.ckpt"), *place.glob(LAST)):
+                refuse_existing(file, may_go)
+                discard(file)
+            return
+        done, last = len(pl_module.history), place / LAST
+        if not is_of_epoch(last, done):
+            write_atomically(last, lambda temporary: shutil.copyfile(source, temporary))
+        for file in place.glob("epoch=*.ckpt"):
+            if epochs_named(file) > done:
+                discard(file)
+
+
+def is_of_epoch(file: Path, epochs: int) -> bool:
+    """Whether a checkpoint is there, whole, and of so many epochs."""
+    try:
+        return file.is_file() and read_checkpoint(file)["rece"]["epoch"] == epochs
+    except ConfigurationError:
+        return False

@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 
-from rece_lightning.concepts import ConceptMapping, check_disjoint, prompt_pairs, read_concepts, read_preserved
-from rece_lightning.core.edit import EditScales
-from rece_lightning.core.embedding_map import apply_to_weight
-from rece_lightning.core.errors import ConfigurationError, check_choice
-from rece_lightning.core.gram import Gram
-from rece_lightning.core.loop import LoopSettings, RECELoop
-from rece_lightning.evidence import encode_pairs, gather_evidence
+from rece_lightning.closed_form import ErasurePlan, algebra_device, check_count, modes_kept, text_projections
+from rece_lightning.concepts import ConceptMapping
+from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.core.loop import Evidence
 from rece_lightning.models.pipelines import put_weights
-from rece_lightning.models.projections import is_text_projection, select_projections
-from rece_lightning.models.text import TOKEN_RULES, PromptEncoder
+from rece_lightning.models.text import PromptEncoder
+
+SHARDING = (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)
+"""Strategies under which no process holds the whole weights, or another copy of them overwrites an edit."""
 
 
 class Erase(Callback):
     """Erase concepts from the U-Net that a LightningModule of yours trains.
 
-    Training itself goes on untouched. What is saved is erased: in every checkpoint the cross-attention
-    projections hold RECE's closed form of the weights of that moment, and after the last epoch the live
-    U-Net is edited too, so that ``save_pretrained`` writes an erased model. A resumed training starts from
-    the erased weights.
+    What is saved is erased: in every checkpoint the cross-attention projections hold RECE's closed form of the
+    weights of that moment, and after the last epoch the live U-Net is edited too, so that ``save_pretrained``
+    writes an erased model. A resumed training starts from the erased weights.
+
+    Without a schedule the training itself goes on untouched. With ``every_n_steps`` or ``every_n_epochs`` the
+    live weights are edited during it too: the training then goes on from an erased model, can repair what an
+    edit cost, and never gets far in learning the concept anew. An edit comes after the optimizer's step
+    and leaves the optimizer's state (momentum) as it is. Weights that your module keeps beside the U-Net, such as
+    a moving average, are not edited.
 
     Args:
         concepts: prompts or mappings, as in :class:`rece_lightning.ConceptData`.
@@ -45,9 +50,17 @@ class Erase(Callback):
         accumulate: hold what earlier epochs erased.
         tokens: positions that epoch 0 edits.
         projections: ``kv``, ``k`` or ``v``.
+        layers: a regular expression over parameter names.
+        first_edit: scales of epoch 0 where they differ.
+        text_encoder_2: attribute that holds the second text encoder (SDXL).
+        tokenizer_2: attribute that holds its tokenizer.
+        every_n_steps: also edit the live weights after every so many optimizer steps, as
+            ``trainer.global_step`` counts them: accumulated batches count once, a resumed training counts on.
+        every_n_epochs: also edit the live weights at the end of every so many epochs, after its validation.
 
     Raises:
-        ConfigurationError: for a setting that makes no sense, or an attribute that your module lacks.
+        ConfigurationError: for a setting that makes no sense, an attribute that your module lacks, or a
+            strategy that shards the weights.
     """
 
     def __init__(
@@ -68,42 +81,82 @@ class Erase(Callback):
         accumulate: bool = False,
         tokens: str = "aligned",
         projections: str = "kv",
+        layers: str | None = None,
+        first_edit: dict[str, float] | None = None,
+        text_encoder_2: str | None = None,
+        tokenizer_2: str | None = None,
+        every_n_steps: int | None = None,
+        every_n_epochs: int | None = None,
     ) -> None:
-        if not isinstance(epochs, int) or epochs < 1:
-            raise ConfigurationError(f"Erase.epochs: {epochs!r}; give 1 (UCE) or more.")
-        check_choice("Erase.tokens", tokens, TOKEN_RULES)
-        wanted = read_concepts(concepts, target, templates)
-        self.pairs = prompt_pairs(wanted)
-        self.preserved = read_preserved(preserve)
-        check_disjoint(self.pairs, wanted, self.preserved)
-        self.epochs = epochs
-        self.attributes = {"unet": unet, "text_encoder": text_encoder, "tokenizer": tokenizer}
-        self.tokens = tokens
-        self.projections = projections
-        self.settings = LoopSettings(
-            scales=EditScales(erase_scale, preserve_scale, lamb),
+        for field, value in (("every_n_steps", every_n_steps), ("every_n_epochs", every_n_epochs)):
+            if value is not None:
+                check_count(f"Erase.{field}", value, "null, 1")
+        self.every_n_steps = every_n_steps
+        self.every_n_epochs = every_n_epochs
+        self.plan = ErasurePlan.of(
+            "Erase",
+            concepts,
+            preserve=preserve,
+            target=target,
+            templates=templates,
+            epochs=epochs,
+            erase_scale=erase_scale,
+            preserve_scale=preserve_scale,
+            lamb=lamb,
             regular_scale=regular_scale,
             regularizer=regularizer,
             accumulate=accumulate,
+            tokens=tokens,
+            projections=projections,
+            layers=layers,
+            first_edit=first_edit,
         )
-        self._edited_live = False
+        self.attributes = {"unet": unet, "text_encoder": text_encoder, "tokenizer": tokenizer}
+        if text_encoder_2 is not None or tokenizer_2 is not None:
+            self.attributes |= {"text_encoder_2": text_encoder_2 or "", "tokenizer_2": tokenizer_2 or ""}
+        self._live_is_erased = False
+        self._steps_seen = 0
+        self._evidence: Evidence | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the parts before any training."""
+        if isinstance(trainer.strategy, SHARDING):
+            raise ConfigurationError(
+                f"trainer.strategy: {type(trainer.strategy).__name__} shards the weights, which Erase cannot edit; "
+                "train with ddp, or without Erase and erase from the saved model."
+            )
         for role in self.attributes:
             self._part(pl_module, role)
-        if not any(is_text_projection(name) for name, _ in self._part(pl_module, "unet").named_parameters()):
-            raise ConfigurationError(
-                f"Erase.unet: {self.attributes['unet']!r} has no cross-attention that reads the text (attn2.to_k)."
-            )
+        text_projections(self._part(pl_module, "unet"), f"Erase.unet: {self.attributes['unet']!r}")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The live weights are the training's own."""
-        self._edited_live = False
+        """The live weights are the training's own; a resumed training counts on."""
+        self._live_is_erased = False
+        self._steps_seen = trainer.global_step
+        self._evidence = None
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """From here on the live weights may change."""
+        self._live_is_erased = False
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Edit the live weights when ``every_n_steps`` optimizer steps are full."""
+        # Several optimizers take several steps a batch; accumulated batches take none.
+        steps, before = trainer.global_step, self._steps_seen
+        self._steps_seen = steps
+        if self.every_n_steps is not None and steps // self.every_n_steps > before // self.every_n_steps:
+            self._edit_live(pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Edit the live weights when ``every_n_epochs`` epochs are full."""
+        if self.every_n_epochs is not None and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+            self._edit_live(pl_module)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Put the erased projections into the checkpoint; the live weights stay as they are."""
-        if self._edited_live:
+        if self._live_is_erased:
             return
         prefix = self.attributes["unet"]
         state = checkpoint["state_dict"]
@@ -117,40 +170,33 @@ class Erase(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Edit the live U-Net."""
-        put_weights(self._part(pl_module, "unet"), self.edited_weights(pl_module))
-        self._edited_live = True
+        self._edit_live(pl_module)
 
-    @torch.no_grad()
     def edited_weights(self, pl_module: LightningModule) -> dict[str, Tensor]:
         """RECE's closed form of the present projections, under their names in the U-Net."""
-        unet = self._part(pl_module, "unet")
-        parameters = {name: weight.detach() for name, weight in unet.named_parameters() if is_text_projection(name)}
-        names = select_projections(list(parameters), self.projections)
-        text_encoder = self._part(pl_module, "text_encoder")
-        # The encoder may be training: leave its mode and its gradients as they are.
-        was_training, wanted = text_encoder.training, [weight.requires_grad for weight in text_encoder.parameters()]
-        encoder = PromptEncoder(self._part(pl_module, "tokenizer"), text_encoder)
-        device = unet.device if unet.device.type != "mps" else torch.device("cpu")
-        try:
-            pairs = encode_pairs(
-                encoder,
-                [pair.prompt for pair in self.pairs],
-                [pair.target for pair in self.pairs],
-                [pair.weight for pair in self.pairs],
-            )
-            kept = list(encoder.encode(self.preserved).embeddings) if self.preserved else []
-        finally:
-            text_encoder.train(was_training)
-            for weight, needs in zip(text_encoder.parameters(), wanted, strict=True):
-                weight.requires_grad_(needs)
-        gram = Gram.of(((name, parameters[name]) for name in names), device=device)
-        maps = RECELoop(gram, gather_evidence(pairs, kept, self.tokens, device), self.settings).run(self.epochs)
-        return {name: apply_to_weight(parameters[name], maps.of_layer(0)) for name in names}
+        weights = text_projections(self._part(pl_module, "unet"), f"Erase.unet: {self.attributes['unet']!r}")
+        return self.plan.edit(weights, self._evidence_now(pl_module, weights)).weights
+
+    def _edit_live(self, pl_module: LightningModule) -> None:
+        if not self._live_is_erased:
+            put_weights(self._part(pl_module, "unet"), self.edited_weights(pl_module))
+            self._live_is_erased = True
+
+    def _evidence_now(self, pl_module: LightningModule, weights: dict[str, Tensor]) -> Evidence:
+        """The prompts' moments: encoded once while the text encoder is frozen, anew while it trains."""
+        parts = SimpleNamespace(**{role: self._part(pl_module, role) for role in self.attributes})
+        encoders = [part for role, part in vars(parts).items() if role.startswith("text_encoder")]
+        frozen = not any(weight.requires_grad for encoder in encoders for weight in encoder.parameters())
+        if self._evidence is None or not frozen:
+            # The encoder may be training: leave its mode as it is.
+            with modes_kept(*encoders):
+                self._evidence = self.plan.evidence(PromptEncoder.of_pipeline(parts), algebra_device(weights))
+        return self._evidence
 
     def _part(self, pl_module: LightningModule, role: str) -> Any:
         part: Any = pl_module
         for step in self.attributes[role].split("."):
-            part = getattr(part, step, None)
+            part = getattr(part, step, None) if step else None
         if part is None or (role == "unet" and not isinstance(part, nn.Module)):
             raise ConfigurationError(
                 f"Erase.{role}: {type(pl_module).__name__} has no {self.attributes[role]!r}; name the attribute "

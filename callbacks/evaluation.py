@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from rece_lightning.checkpoints import stored_map
 from rece_lightning.core.derive import Derivation, derive
 from rece_lightning.core.diagnostics import ATTACKER_SHARE
 from rece_lightning.core.embedding_map import AnyMap
@@ -35,7 +37,10 @@ from rece_lightning.reporting.comparison import (
 )
 from rece_lightning.reporting.grid import save_grid
 from rece_lightning.reporting.table import comparison_table
+from rece_lightning.resuming import only_the_end_is_left
 from rece_lightning.run_folder import run_folder
+
+COUNTS = "evaluation.csv"
 
 
 class Evaluation(Callback):
@@ -86,7 +91,14 @@ class Evaluation(Callback):
         module = _rece(pl_module)
         module.sampling = self.sampling
         module.seeds = tuple(range(self.pictures_per_prompt))
-        data = getattr(trainer, "datamodule", None)
+        self.check_prompts(getattr(trainer, "datamodule", None), stage)
+
+    def check_prompts(self, data: Any, stage: str) -> None:
+        """Take the prompts of a stage and check each against the detector.
+
+        Raises:
+            ConfigurationError: for a concept that the detector does not know.
+        """
         prompts: list[EvaluationPrompt] = list(getattr(data, "test" if stage == "test" else "validation", []))
         self.comparison = Comparison(
             prompts=tuple(prompts),
@@ -104,17 +116,40 @@ class Evaluation(Callback):
                     raise ConfigurationError(f"{field}[{index}]: prompt {row.prompt!r}: {error}") from error
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Pictures of the original model."""
-        self._add(trainer, _rece(pl_module), ORIGINAL, None)
+        """Pictures of the original model, and of what a stopped run had measured before."""
+        module = _rece(pl_module)
+        self._add(trainer, module, ORIGINAL, None)
+        for epoch in range(len(module.history)):
+            if self._is_between(trainer, epoch):
+                file = Path(trainer.ckpt_path or "").parent / f"epoch={epoch}.ckpt"
+                maps = stored_map(file) if file.is_file() else None
+                if maps is None:
+                    module.print(f"{file} is gone: no pictures of epoch {epoch}.")
+                    continue
+                self._add(trainer, module, f"epoch_{epoch}", maps, title=f"RECE, epoch {epoch}")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A column of its own where ``every_n_epochs`` asks for one."""
         epoch = trainer.current_epoch
-        # The first and the last epoch have columns of their own at the end.
-        between = 0 < epoch < (trainer.max_epochs or 0) - 1
-        if self.every_n_epochs and between and (epoch + 1) % self.every_n_epochs == 0:
+        if self._is_between(trainer, epoch):
             module = _rece(pl_module)
             self._add(trainer, module, f"epoch_{epoch}", module.maps, title=f"RECE, epoch {epoch}")
+
+    def _is_between(self, trainer: Trainer, epoch: int) -> bool:
+        # The first and the last epoch have columns of their own at the end.
+        between = 0 < epoch < (trainer.max_epochs or 0) - 1
+        return bool(self.every_n_epochs and between and (epoch + 1) % self.every_n_epochs == 0)
+
+    def missing(self, folder: Path, state: Mapping[str, Any]) -> Path | None:
+        """The counts, where a run with all its epochs has not written them."""
+        asked = self.comparison is not None and bool(self.comparison.prompts)
+        return folder / COUNTS if asked and not (folder / COUNTS).exists() else None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A run that was stopped after its last epoch lacks the pictures alone."""
+        if only_the_end_is_left(trainer, _rece(pl_module)):
+            self.on_train_start(trainer, pl_module)
+            self.on_train_end(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Columns of the edited states, with and without the derived embeddings; then the table."""
@@ -133,7 +168,8 @@ class Evaluation(Callback):
                 self._add(trainer, module, attacked, maps, derivation=self._derivation(module, maps))
         module.pictures.use(None)
         self._write(trainer)
-        self._log(trainer)
+        # An epoch is a step.
+        self._log(trainer, len(module.history))
 
     def _derivation(self, module: RECE, maps: AnyMap) -> Derivation:
         """The attacker's derivation: its ridge is a setting of the measurement, not the defender's λ."""
@@ -223,9 +259,9 @@ class Evaluation(Callback):
                 prompt = self.comparison.prompts[row]
                 detected = "" if column.hits is None else int(column.hits[place])
                 writer.writerow([column.key, prompt.prompt, prompt.concept, self.comparison.role(row), seed, detected])
-        write_atomically(folder / "evaluation.csv", lambda path: path.write_text(text.getvalue(), encoding="utf-8"))
+        write_atomically(folder / COUNTS, lambda path: path.write_text(text.getvalue(), encoding="utf-8"))
 
-    def _log(self, trainer: Trainer) -> None:
+    def _log(self, trainer: Trainer, step: int) -> None:
         """Rates to every logger, the grid to TensorBoard."""
         comparison = self.comparison
         if comparison is None:
@@ -238,7 +274,7 @@ class Evaluation(Callback):
                     figures[f"detected_{name}/{key}"] = share.rate
         for logger in trainer.loggers:
             if figures:
-                logger.log_metrics(figures, step=trainer.global_step)
+                logger.log_metrics(figures, step=step)
             if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
                 picture = run_folder(trainer) / "images" / "grid.png"
                 if picture.exists():
@@ -246,7 +282,7 @@ class Evaluation(Callback):
                     from PIL import Image
 
                     pixels = np.asarray(Image.open(picture).convert("RGB"))
-                    logger.experiment.add_image("grid", pixels, trainer.global_step, dataformats="HWC")
+                    logger.experiment.add_image("grid", pixels, step, dataformats="HWC")
         trainer.callback_metrics.update({key: torch.tensor(value) for key, value in figures.items()})
 
     # The verbs validate and test

@@ -16,7 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 from rich.console import Console
 from torch import Tensor
 
-from rece_lightning.files import write_atomically
+from rece_lightning.files import refuse_existing, write_atomically
 from rece_lightning.run_folder import run_folder
 
 
@@ -29,6 +29,11 @@ class PictureWriter(BasePredictionWriter):
     def __init__(self) -> None:
         super().__init__(write_interval="batch")
         self._rows: list[dict[str, Any]] = []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse to replace pictures of another run."""
+        if stage == "predict" and trainer.is_global_zero and not self._rows:
+            refuse_existing(run_folder(trainer) / "pictures" / "index.csv", overwrite=False)
 
     def write_on_batch_end(
         self,

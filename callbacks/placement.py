@@ -40,12 +40,9 @@ class DevicePlacement(Callback):
         """Hand the plan to the module before it loads anything."""
         if isinstance(pl_module, RECE):
             pl_module.placement = self.placement
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """After epoch 0 every prompt is encoded: let the encoder go, unless pictures are made with it."""
-        generates = any(isinstance(callback, Evaluation) for callback in trainer.callbacks)  # type: ignore[attr-defined]
-        if isinstance(pl_module, RECE) and self.placement.release and trainer.current_epoch == 0 and not generates:
-            pl_module.release("encoder")
+            # Every prompt is encoded in epoch 0; pictures need the encoder again.
+            generates = any(isinstance(callback, Evaluation) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+            pl_module.keeps_encoder = generates or not self.placement.release
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The pipeline has made its pictures."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,15 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
 from rece_lightning.callbacks.evaluation import Evaluation
-from rece_lightning.files import write_atomically
+from rece_lightning.exports.cost import export_costs
+from rece_lightning.files import discard, write_atomically
 from rece_lightning.module import RECE
 from rece_lightning.reporting.comparison import Comparison
 from rece_lightning.reporting.page import render_page
 from rece_lightning.reporting.table import comparison_table
 from rece_lightning.run_folder import run_folder
+
+PAGE = "report.html"
 
 
 class Report(Callback):
@@ -33,6 +37,16 @@ class Report(Callback):
 
     def __init__(self, title: str | None = None) -> None:
         self.title = title
+
+    def missing(self, folder: Path, state: Mapping[str, Any]) -> Path | None:
+        """The page, where a run with all its epochs has not written it: it is the last of its files."""
+        page = folder / PAGE
+        return None if page.exists() else page
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A run that goes on makes its former page untrue; without one a stopped run knows that its end is missing."""
+        if isinstance(pl_module, RECE) and trainer.is_global_zero:
+            discard(run_folder(trainer) / PAGE)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the page; every other callback has done its work by now."""
@@ -49,10 +63,12 @@ class Report(Callback):
             history=pl_module.history,
             placement=_placement(pl_module),
             comparison=comparison,
+            exports=export_costs(pl_module.erasure()),
             grid=base64.b64encode(grid.read_bytes()).decode() if comparison and grid.exists() else None,
         )
-        page = write_atomically(folder / "report.html", lambda path: path.write_text(html, encoding="utf-8"))
         self._log(trainer, pl_module)
+        # The page is the very last file: where it is, nothing is missing.
+        page = write_atomically(folder / PAGE, lambda path: path.write_text(html, encoding="utf-8"))
         self._print(comparison, page, grid, folder)
 
     def _log(self, trainer: Trainer, module: RECE) -> None:
@@ -68,6 +84,7 @@ class Report(Callback):
                     k: v if isinstance(v, (int, float, str, bool)) else json.dumps(v) for k, v in module.hparams.items()
                 }
                 logger.log_hyperparams(plain, {f"final/{key}": value for key, value in final.items()})
+            logger.save()
 
     def _print(self, comparison: Comparison | None, page: Path, grid: Path, folder: Path) -> None:
         console = Console()

@@ -13,17 +13,30 @@ from rece_lightning.version import __version__
 if TYPE_CHECKING:
     from rece_lightning.core.errors import BaseModelError, ConfigurationError, ReceError
     from rece_lightning.data import ConceptData
+    from rece_lightning.exports.map import EmbeddingMap
+    from rece_lightning.live import erase
     from rece_lightning.module import RECE
 
 _HOMES = {
     "RECE": "rece_lightning.module",
     "ConceptData": "rece_lightning.data",
+    "EmbeddingMap": "rece_lightning.exports.map",
+    "erase": "rece_lightning.live",
     "ReceError": "rece_lightning.core.errors",
     "ConfigurationError": "rece_lightning.core.errors",
     "BaseModelError": "rece_lightning.core.errors",
 }
 
-__all__ = ["RECE", "BaseModelError", "ConceptData", "ConfigurationError", "ReceError", "__version__"]
+__all__ = [
+    "RECE",
+    "BaseModelError",
+    "ConceptData",
+    "ConfigurationError",
+    "EmbeddingMap",
+    "ReceError",
+    "__version__",
+    "erase",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The command ``rece``: answers what needs no framework at once, hands the rest to the LightningCLI."""
+"""The command ``rece``: answers what needs no framework at once, hands the rest to the tools or the LightningCLI."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import difflib
 import os
 import sys
 
-from rece_lightning.verbs import PACKAGE, VERBS, fail, overview
+from rece_lightning.verbs import PACKAGE, TOOLS, VERBS, fail, overview
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -25,12 +25,18 @@ def main(arguments: list[str] | None = None) -> None:
 
         print(__version__)
         return
-    if argv[0] not in VERBS:
-        close = difflib.get_close_matches(argv[0], VERBS, n=1)
+    known = {**VERBS, **TOOLS}
+    if argv[0] not in known:
+        close = difflib.get_close_matches(argv[0], known, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        fail(f"unknown command {argv[0]!r}; {hint}Valid: {', '.join(VERBS)}")
+        fail(f"unknown command {argv[0]!r}; {hint}Valid: {', '.join(known)}")
     # The progress bars of loading a few megabytes say nothing; ours show the long work.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if argv[0] in TOOLS:
+        from rece_lightning import conversions
+
+        conversions.main(argv)
+        return
     from rece_lightning.cli import run
 
     run(argv)

@@ -12,23 +12,21 @@ from argparse import ArgumentError
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from rece_lightning.callbacks import DevicePlacement, ErasureCheckpoint, Evaluation, Export, PictureWriter, Report
 from rece_lightning.core.errors import ConfigurationError, ReceError, nearest
 from rece_lightning.data import ConceptData
 from rece_lightning.explain import explain, own_error
-from rece_lightning.files import check_writable
 from rece_lightning.module import RECE
+from rece_lightning.run_folder import CONFIG, version_of
+from rece_lightning.run_start import RunStart
 from rece_lightning.trainer_rules import check_epochs, check_precision, check_trainer
 from rece_lightning.verbs import PACKAGE, VERBS, fail, shipped_configs
 
-RUNS = "runs"
 SECTIONS = ("model", "data", "trainer")
 CLASSES = {
     "trainer.callbacks": ("DevicePlacement", "ErasureCheckpoint", "Evaluation", "Export", "Report"),
@@ -54,12 +52,18 @@ def resolve_configs(argv: list[str]) -> tuple[list[str], str]:
             prefix, value = argument.split("=", 1)[0] + "=", argument.split("=", 1)[1]
         if take or prefix:
             path = find_config(value)
-            value, name = str(path), path.stem
+            value, name = str(path), name_of_runs(path)
         resolved.append(prefix + value)
         take = argument in ("--config", "-c")
     if take:
         raise ConfigurationError("--config: give a path, or one of: " + ", ".join(shipped_configs()))
     return resolved, name
+
+
+def name_of_runs(config: Path) -> str:
+    """Name of the folder of a configuration's runs; a run's own ``config.yaml`` leads back to its folder."""
+    whole = config.resolve()
+    return whole.parent.parent.name if config.name == CONFIG and version_of(whole.parent) is not None else config.stem
 
 
 def find_config(value: str) -> Path:
@@ -99,6 +103,8 @@ class ReceCLI(LightningCLI):
         super().__init__(
             RECE,
             ConceptData,
+            # before_fit and its like write it, once nothing stands against the run.
+            save_config_callback=None,
             seed_everything_default=0,
             trainer_defaults={"max_epochs": 4, "num_sanity_val_steps": 0, "log_every_n_steps": 1},
             # An abbreviation would let a misspelt setting pass for another one.
@@ -108,9 +114,13 @@ class ReceCLI(LightningCLI):
         )
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
-        """Checkpoints are opened without executing code."""
+        """Checkpoints are opened without executing code; ``fit`` can be told to replace results."""
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         parser.set_defaults({"weights_only": True})
+        if subcommand == "fit":
+            parser.add_argument(
+                "--overwrite", action="store_true", help="Replace results that are there: Export's ``overwrite``."
+            )
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -120,17 +130,9 @@ class ReceCLI(LightningCLI):
         ignored in silence. RECE compares them itself and refuses what differs.
         """
         self.config = parser.parse_args(args)  # type: ignore[arg-type]
-        self._resolve_checkpoint()
 
     def _parse_ckpt_path(self) -> None:
         """See :meth:`parse_arguments`."""
-
-    def _resolve_checkpoint(self) -> None:
-        """A run's folder stands for its last checkpoint."""
-        config = self.config[self.config.subcommand]
-        path = config.get("ckpt_path")
-        if path is not None:
-            config.ckpt_path = str(find_checkpoint(str(path)))
 
     def instantiate_classes(self) -> None:
         """Make module, data, callbacks and trainer; what one of them refuses is one message."""
@@ -159,13 +161,13 @@ class ReceCLI(LightningCLI):
         # The report tells what all others did.
         callbacks.sort(key=lambda callback: isinstance(callback, Report))
         settings["callbacks"] = callbacks
-        root = Path(settings.get("default_root_dir") or Path(RUNS) / self.run_name)
-        check_writable("trainer.default_root_dir", root)
-        settings["default_root_dir"] = str(root)
-        if settings.get("logger") in (None, True):
-            board = TensorBoardLogger(root.parent, name=root.name, default_hp_metric=False)
-            # One version for both: they share the run's folder.
-            settings["logger"] = [board, CSVLogger(root.parent, name=root.name, version=board.version)]
+        for callback in callbacks:
+            if self._overwrites and isinstance(callback, Export):
+                callback.overwrite = True
+        self.start = RunStart.choose(
+            str(self.subcommand), self.run_name, settings, self._get(self.config_init, "ckpt_path")
+        )
+        self.config_init[self.subcommand]["ckpt_path"] = self.start.checkpoint
         if settings.get("enable_model_summary") is None:
             settings["enable_model_summary"] = False
         try:
@@ -176,36 +178,27 @@ class ReceCLI(LightningCLI):
         check_trainer(trainer, str(self.subcommand))
         return trainer
 
+    @property
+    def _overwrites(self) -> bool:
+        return bool(self._get(self.config_init, "overwrite"))
 
-def find_checkpoint(value: str) -> Path:
-    """The file of ``--ckpt_path``: a checkpoint, or the last one of a run's folder.
+    def before_fit(self) -> None:
+        """Refuse what can be refused, then open the run's folder and write the configuration into it."""
+        self.start.check(self.trainer, self.model, self.datamodule)
+        # How a run was started or resumed is no part of what it does.
+        config = self.config[self.subcommand].clone()
+        config.pop("overwrite", None)
+        if self.subcommand == "fit":
+            config["ckpt_path"] = None
+        text = self._parser(self.subcommand).dump(config, skip_none=False)
+        self.start.open(self.trainer, text, overwrite=self._overwrites)
 
-    Raises:
-        ConfigurationError: if it is none that RECE wrote; nothing in it is executed to find out.
-    """
-    file = Path(value).expanduser()
-    if file.is_dir():
-        file = file / "checkpoints" / "last.ckpt"
-    if not file.is_file():
-        raise ConfigurationError(
-            f"--ckpt_path: {value} is no checkpoint and no run's folder (looked for {file}); "
-            f"give a folder such as {RUNS}/emoji/version_0."
-        )
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged or foreign file fails in a dozen ways
-        raise ConfigurationError(
-            f"--ckpt_path: {file} is damaged, cut short, or holds more than tensors and plain values, which could "
-            "execute code; give a checkpoint that RECE wrote."
-        ) from error
-    if not isinstance(content, dict) or "rece" not in content:
-        raise ConfigurationError(f"--ckpt_path: {file} holds no erasure; give a checkpoint that RECE wrote.")
-    return file
+    before_validate = before_test = before_predict = before_fit
 
 
 def known_keys() -> list[str]:
     """Names of all settings, for messages."""
-    keys = ["seed_everything", "ckpt_path"]
+    keys = ["seed_everything", "ckpt_path", "overwrite"]
     for section, part in (("model", RECE), ("data", ConceptData), ("trainer", Trainer)):
         keys += [f"{section}.{name}" for name in inspect.signature(part).parameters]
     return keys
@@ -216,6 +209,7 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     for pattern in (
         ".*does not have many workers.*",
+        ".*`IterableDataset` has `__len__` defined.*",
         ".*`isinstance\\(treespec, LeafSpec\\)`.*",
         ".*Total length of .* across ranks is zero.*",
         ".*contains no parameters.*",
@@ -260,7 +254,11 @@ def run(argv: list[str]) -> None:
         # Lightning turns an interrupt into an exit.
         if not isinstance(error, KeyboardInterrupt) and not isinstance(error.__context__, KeyboardInterrupt):
             raise
-        print("interrupted; the last whole checkpoint, if there is one, is in the run's folder", file=sys.stderr)
+        print(
+            "interrupted; the last whole checkpoint, if there is one, is in the run's folder: "
+            "go on with --ckpt_path last",
+            file=sys.stderr,
+        )
         raise SystemExit(130) from None
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rece_lightning.core.loop import Evidence
 from rece_lightning.core.moments import Moments
+from rece_lightning.core.row_pairs import RowPairs
 from rece_lightning.models.text import PromptEncoder, aligned_rows
 
 PROMPTS_AN_UPDATE = 64
@@ -80,19 +81,29 @@ def gather_evidence(
         first_prompts = tuple(pair.first_moments(rule).to(device) for pair in pairs)
         whole_prompts = tuple(pair.whole_moments().to(device) for pair in pairs)
         return Evidence(sum(first_prompts, start=first), sum(whole_prompts, start=whole), first_prompts, whole_prompts)
+    rows = sum(len(pair.concept) for pair in pairs)
+    if 2 * rows <= width:
+        first_rows, whole_rows = _rows(pairs, rule, device), _rows(pairs, "all", device)
+        return Evidence(
+            first_rows.moments(first.preserved),
+            whole_rows.moments(whole.preserved),
+            first_rows=first_rows,
+            whole_rows=whole_rows,
+        )
     # Rank-k updates over all rows of some prompts at once: a product of matrices, not one of rows a prompt.
     for start in range(0, len(pairs), PROMPTS_AN_UPDATE):
         part = pairs[start : start + PROMPTS_AN_UPDATE]
-        first = first + _moments_of_rows(part, rule, device)
-        whole = whole + _moments_of_rows(part, "all", device)
+        first = first.erasing_also(_rows(part, rule, device).moments(first.preserved))
+        whole = whole.erasing_also(_rows(part, "all", device).moments(whole.preserved))
     return Evidence(first, whole)
 
 
-def _moments_of_rows(pairs: list[EncodedPair], rule: str, device: torch.device | str) -> Moments:
+def _rows(pairs: list[EncodedPair], rule: str, device: torch.device | str) -> RowPairs:
+    """The rows of prompt pairs that a token rule selects, in float64."""
     rows = [aligned_rows(pair.concept, pair.last, pair.target, pair.target_last, rule) for pair in pairs]
     weights = torch.cat([
         torch.full((len(concept),), pair.weight, dtype=torch.float64)
         for pair, (concept, _) in zip(pairs, rows, strict=True)
     ])  # fmt: skip
     concepts, targets = torch.cat([row[0] for row in rows]), torch.cat([row[1] for row in rows])
-    return Moments.of(concepts.to(device), targets.to(device), weights.to(device))
+    return RowPairs(concepts.to(device).double(), targets.to(device).double(), weights.to(device))

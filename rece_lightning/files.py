@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import re
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,20 +17,25 @@ from torch import Tensor
 
 from rece_lightning.core.errors import ConfigurationError
 
+# ``.NAME.PID.tmp``: the process tells whether anybody still writes it.
+TEMPORARY = re.compile(r"^\..+\.(\d+)\.tmp$")
+PROBE = ".writable"
+
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
-    """Let ``write`` fill a temporary file beside ``path``, sync it, and rename it.
+    """Let ``write`` fill a temporary file beside ``path``, sync it, rename it, and sync the folder.
 
     Raises:
         ConfigurationError: if the disk is full or the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
         temporary.replace(path)
+        sync_folder(path.parent)
     except Exception as error:
         discard(temporary)
         if isinstance(error, OSError):
@@ -40,6 +48,53 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
         discard(temporary)
         raise
     return path
+
+
+def temporary_name(path: Path) -> Path:
+    """Where what becomes ``path`` is written first."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk: a renamed file is safe only after that."""
+    # Not every system opens a folder.
+    if hasattr(os, "O_DIRECTORY"):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # a file system that cannot
+                raise
+        finally:
+            os.close(descriptor)
+
+
+def discard_temporaries(folder: Path, *, below: bool = True) -> None:
+    """Remove what a killed process left half written in ``folder`` and, where asked, below."""
+    within = "**/" if below else ""
+    for path in [*folder.glob(f"{within}.*.tmp"), *folder.glob(f"{within}{PROBE}")]:
+        named = TEMPORARY.match(path.name)
+        if path.name != PROBE and (named is None or is_running(int(named.group(1)))):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            discard(path)
+
+
+def is_running(process: int) -> bool:
+    """Whether another process of that number is there."""
+    if process == os.getpid():
+        return False
+    if os.name != "posix":  # elsewhere signal 0 is no question
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # of somebody else
+        return True
+    return True
 
 
 def discard(path: Path) -> None:
@@ -71,7 +126,7 @@ def sort_header(content: bytes) -> bytes:
 
 def check_writable(field: str, folder: Path) -> None:
     """Raise a ConfigurationError unless files can be made in ``folder`` (made where it is missing)."""
-    probe = folder / ".writable"
+    probe = folder / PROBE
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_text("")
@@ -85,4 +140,6 @@ def check_writable(field: str, folder: Path) -> None:
 def refuse_existing(path: Path, overwrite: bool) -> None:
     """Raise a ConfigurationError if ``path`` exists and may not be overwritten."""
     if path.exists() and not overwrite:
-        raise ConfigurationError(f"{path} exists; choose another folder, move it away, or set overwrite: true.")
+        raise ConfigurationError(
+            f"{path} exists; choose another folder, move it away, or give --overwrite (in Python: overwrite=True)."
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ class PictureMaker:
         self.pipeline = pipeline
         self.encoder = encoder
         self._original = original
-        self._embeddings: dict[str, Tensor] = {}
+        self._embedded: dict[str, Request] = {}
 
     @classmethod
     def load(cls, base: BaseModel, encoder: PromptEncoder, placement: Placement, default: torch.device) -> PictureMaker:
@@ -38,13 +39,16 @@ class PictureMaker:
         if weights is not None:
             put_weights(self.pipeline.unet, dict(weights))
 
-    def embed(self, prompts: Sequence[str]) -> list[Tensor]:
-        """Embeddings ``[positions, d]`` of prompts, each encoded once."""
-        missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._embeddings]
+    def embed(self, prompts: Sequence[str]) -> list[Request]:
+        """Embeddings of prompts, each encoded once, as requests with the seed 0."""
+        missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._embedded]
         for first in range(0, len(missing), 64):
             part = missing[first : first + 64]
-            self._embeddings.update(zip(part, self.encoder.encode(part).embeddings, strict=True))
-        return [self._embeddings[prompt] for prompt in prompts]
+            encoded = self.encoder.encode(part)
+            for row, prompt in enumerate(part):
+                pooled = None if encoded.pooled is None else encoded.pooled[row]
+                self._embedded[prompt] = Request(encoded.embeddings[row], seed=0, pooled=pooled)
+        return [self._embedded[prompt] for prompt in prompts]
 
     @torch.no_grad()
     def make(
@@ -68,10 +72,13 @@ class PictureMaker:
         Returns:
             ``[n, 3, h, w]`` in [0, 1].
         """
-        embeddings = self.embed([row.prompt for row in prompts])
-        if derive is not None:
-            embeddings = [derive(rows) for rows in embeddings]
         requests = [
-            Request(rows, seed, row.guidance_scale) for rows, seed, row in zip(embeddings, seeds, prompts, strict=True)
+            replace(
+                embedded,
+                embedding=embedded.embedding if derive is None else derive(embedded.embedding),
+                seed=seed,
+                guidance_scale=row.guidance_scale,
+            )
+            for embedded, seed, row in zip(self.embed([row.prompt for row in prompts]), seeds, prompts, strict=True)
         ]
         return generate(self.pipeline, requests, self.embed([""])[0], sampling, on_batch)

@@ -16,19 +16,24 @@ from rece_lightning.core import diagnostics
 from rece_lightning.core.derive import REGULARIZERS, SURROGATE_ITEMS
 from rece_lightning.core.edit import EDITORS, TECHNIQUES, EditScales
 from rece_lightning.core.embedding_map import AnyMap, EmbeddingMap, LayerMaps, apply_to_weight
-from rece_lightning.core.errors import BaseModelError, ConfigurationError, check_choice, check_number, nearest
+from rece_lightning.core.errors import ConfigurationError, check_choice, check_number, nearest
 from rece_lightning.core.gram import Gram
-from rece_lightning.core.loop import EpochRecord, Evidence, LoopSettings, RECELoop
+from rece_lightning.core.loop import EpochRecord, LoopSettings, RECELoop
 from rece_lightning.core.moments import Moments
 from rece_lightning.data import PromptBatch
 from rece_lightning.evidence import EncodedPair, encode_pairs, gather_evidence
+from rece_lightning.exports.erasure import Erasure
 from rece_lightning.generation import PictureMaker
-from rece_lightning.models.base import BaseModel, find_base
+from rece_lightning.models.base import BaseModel
+from rece_lightning.models.encoders import load_encoder
+from rece_lightning.models.find import find_base
 from rece_lightning.models.pipelines import Sampling, load_pipeline, put_weights
 from rece_lightning.models.projections import KINDS, check_layers
 from rece_lightning.models.text import TOKEN_RULES, PromptEncoder
 from rece_lightning.placement import Placement
 from rece_lightning.prompts import EvaluationPrompt
+from rece_lightning.resuming import check_same_run, check_work_left, only_the_end_is_left
+from rece_lightning.stored import restore_moments, store_evidence
 from rece_lightning.trainer_rules import check_trainer
 from rece_lightning.version import __version__
 
@@ -64,9 +69,12 @@ class RECE(LightningModule):
     back, and edits with those.
 
     Args:
-        pretrained: ``emoji`` (the embedded world), a diffusers folder, or a hub id.
+        pretrained: ``emoji`` (the embedded world), a diffusers folder, a checkpoint file (``.safetensors``,
+            ``.ckpt``) in the original layout, or a hub id.
         revision: of the hub repository.
         variant: of the weight files, such as ``fp16``.
+        config: of a checkpoint file: a shipped layout such as ``sd2-base``, or a folder of configurations; found
+            out from the file unless given.
         erase_scale: η, weight of the erased concepts.
         preserve_scale: λ₁, weight of the preserved prompts.
         lamb: λ₂, weight of leaving the projections as they are.
@@ -93,6 +101,7 @@ class RECE(LightningModule):
         pretrained: str = "emoji",
         revision: str | None = None,
         variant: str | None = None,
+        config: str | None = None,
         erase_scale: float = 1.0,
         preserve_scale: float = 0.1,
         lamb: float = 0.1,
@@ -140,6 +149,8 @@ class RECE(LightningModule):
             accumulate=accumulate,
         )
         self.placement = Placement()
+        self.keeps_encoder = True
+        """Whether the text encoder stays loaded once the prompts are encoded."""
         self.sampling = Sampling()
         self.seeds: tuple[int, ...] = (0,)
         self.history: list[dict[str, float]] = []
@@ -152,6 +163,7 @@ class RECE(LightningModule):
         self._tools: dict[str, Any] = {}
         self._loop: RECELoop | None = None
         self._pairs: list[EncodedPair] = []
+        self._first_prompt = ""
         self._kept: list[Tensor] = []
         self._held_out: list[Tensor] = []
         self._summary: dict[str, Any] = {}
@@ -163,7 +175,7 @@ class RECE(LightningModule):
     def base(self) -> BaseModel:
         """The base model, found and checked at first use."""
         if self._base is None:
-            self._base = find_base(self.hparams["pretrained"], self.hparams["revision"], self.hparams["variant"])
+            self._base = find_base(*(self.hparams[key] for key in ("pretrained", "revision", "variant", "config")))
         return self._base
 
     @property
@@ -175,9 +187,7 @@ class RECE(LightningModule):
     def encoder(self) -> PromptEncoder:
         """Tokenizer and text encoder, loaded at first use."""
         if "encoder" not in self._tools:
-            self._tools["encoder"] = PromptEncoder.load(
-                self.base, self.placement.device_of("text_encoder", self.device)
-            )
+            self._tools["encoder"] = load_encoder(self.base, self.placement.device_of("text_encoder", self.device))
         return self._tools["encoder"]
 
     @property
@@ -245,7 +255,7 @@ class RECE(LightningModule):
         if stage == "fit" and self._restored is None:
             self._pairs, self._kept, self._held_out = [], [], []
             self._loop, self.first_maps, self.history = None, None, []
-            self.release("held_out_moments")
+            self.release("held_out_moments", "residual_unedited")
         data = getattr(trainer, "datamodule", None)
         if data is not None and hasattr(data, "summary"):
             self._summary = data.summary()
@@ -259,6 +269,8 @@ class RECE(LightningModule):
         if self.current_epoch == 0:
             self._encode(batch)
         if self.trainer.is_last_batch:
+            if not self.keeps_encoder:
+                self.release("encoder")  # before the algebra asks for memory
             optimizer = self.optimizers()
             optimizer.step()  # type: ignore[union-attr]
 
@@ -281,11 +293,17 @@ class RECE(LightningModule):
         made = self.pictures.make([row for row, _ in rows], [seed for _, seed in rows], self.sampling)
         return {"prompts": [asdict(row) for row, _ in rows], "seeds": [seed for _, seed in rows], "pictures": made}
 
+    def on_fit_start(self) -> None:
+        """A run that was stopped after its last epoch lacks the end alone."""
+        if only_the_end_is_left(self.trainer, self):
+            self.on_train_end()
+
     def on_train_end(self) -> None:
         """Log how much of the model changed."""
         figures = self.change()
         for logger in self.trainer.loggers:
-            logger.log_metrics(figures, step=self.trainer.global_step)
+            # An epoch is a step.
+            logger.log_metrics(figures, step=len(self.history))
 
     # The epoch
 
@@ -296,6 +314,7 @@ class RECE(LightningModule):
             if lost:
                 self.print(f"Warning: {prompt!r} is longer than the tokenizer takes; cut: {lost!r}.")
         if batch.kind == "erased":
+            self._first_prompt = self._first_prompt or batch.prompts[0]
             self._pairs += encode_pairs(self.encoder, list(batch.prompts), list(batch.targets), list(batch.weights))
         else:
             rows = list(self.encoder.encode(list(batch.prompts)).embeddings)
@@ -323,7 +342,6 @@ class RECE(LightningModule):
             before, after = diagnostics.edit_objectives(gram, record.before, record.step, record.moments, record.scales)
             figures |= {"objective_before": before, "objective_after": after}
         whole = evidence.whole
-        unedited = EmbeddingMap.identity(gram.width, gram.total.device)
         size = diagnostics.map_figures(loop.maps)
         kept = self._held_out_moments()
         if bool(kept.any()):
@@ -333,7 +351,7 @@ class RECE(LightningModule):
             figures["norm_ratio"] = diagnostics.norm_ratio(derived.erased, whole.erased)
         return figures | {
             "regeneration_residual": diagnostics.regeneration_residual(gram, loop.maps, whole.erased, attacker),
-            "regeneration_residual_unedited": diagnostics.regeneration_residual(gram, unedited, whole.erased, attacker),
+            "regeneration_residual_unedited": self._residual_unedited(),
             "mapped_residual": diagnostics.mapped_residual(gram, whole),
             "map_change": size.change_norm,
             "map_rank": float(size.rank),
@@ -343,6 +361,15 @@ class RECE(LightningModule):
             "erased_scale": float(evidence.first.erased.trace()) / gram.width,
             "preserved_scale": float(evidence.first.preserved.trace()) / gram.width,
         }
+
+    def _residual_unedited(self) -> float:
+        """The attacker's own cost, at ``M = I``; computed once."""
+        if "residual_unedited" not in self._tools:
+            unedited = EmbeddingMap.identity(self.gram.width, self.gram.total.device)
+            self._tools["residual_unedited"] = diagnostics.regeneration_residual(
+                self.gram, unedited, self.loop.evidence.whole.erased, self.hparams["attacker_scale"]
+            )
+        return self._tools["residual_unedited"]
 
     # What comes out
 
@@ -373,6 +400,14 @@ class RECE(LightningModule):
         put_weights(pipeline.unet, dict(self.edited_weights(maps)))
         return pipeline
 
+    def erasure(self) -> Erasure:
+        """What the exports write: base, names, map and description.
+
+        Raises:
+            ConfigurationError: if nothing was edited yet.
+        """
+        return Erasure(self.base, tuple(self.names), self.maps, self.gram, self.description())
+
     @property
     def fingerprint(self) -> dict[str, str]:
         """Hashes of the base model's stored bytes, computed once."""
@@ -401,40 +436,29 @@ class RECE(LightningModule):
         checkpoint["rece"] = {
             "map": (maps.matrix if isinstance(maps, EmbeddingMap) else maps.matrices).cpu(),
             "evidence": self._stored_evidence(),
+            "probe": self._probe(),
             "history": self.history,
             "epoch": self._loop.epoch,
             **self.description(),
         }
 
-    def _stored_evidence(self) -> dict[str, Any]:
-        """Rows or moments, whichever is smaller; the technique ``tensor`` needs the rows."""
-        rows = sum(2 * p.concept.numel() for p in self._pairs) + sum(k.numel() for k in (*self._kept, *self._held_out))
-        moments = 9 * self.gram.width**2
-        # Rows are float32, moments float64. A run resumed from moments has no rows to store.
-        if (self._pairs and 4 * rows <= 8 * moments) or self.hparams["technique"] == "tensor":
-            return {
-                "pairs": [
-                    {
-                        "concept": p.concept.cpu(),
-                        "target": p.target.cpu(),
-                        "last": p.last,
-                        "target_last": p.target_last,
-                        "weight": p.weight,
-                    }
-                    for p in self._pairs
-                ],
-                "kept": [rows.cpu() for rows in self._kept],
-                "held_out": [rows.cpu() for rows in self._held_out],
-            }
-        evidence = self.loop.evidence
-        return {
-            "first": {key: value.cpu() for key, value in vars(evidence.first).items()},
-            "whole": {key: value.cpu() for key, value in vars(evidence.whole).items()},
-            "held_out_moments": self._held_out_moments().cpu(),
-        }
+    def _probe(self) -> dict[str, Any]:
+        """One prompt with its embedding: tells whether another model's text encoder is the same one."""
+        if self._restored is not None:
+            return self._restored["probe"]
+        return {"prompt": self._first_prompt, "embedding": self._pairs[0].concept.cpu()}
 
-    def _restore_evidence(self, stored: dict[str, Any]) -> None:
-        """The inverse of :meth:`_stored_evidence`: a loop that has run no epoch."""
+    def _stored_evidence(self) -> dict[str, Any]:
+        """See :func:`rece_lightning.stored.store_evidence`."""
+        if self._restored is not None and not self._pairs:
+            return self._restored["evidence"]  # resumed from moments: there are no rows
+        needs_rows = self.hparams["technique"] == "tensor"
+        return store_evidence(
+            self._pairs, self._kept, self._held_out, self.loop.evidence, self._held_out_moments(), needs_rows
+        )
+
+    def restore_evidence(self, stored: dict[str, Any]) -> None:
+        """Take back what a checkpoint holds of the prompts: a loop that has run no epoch."""
         device = self.placement.device_of("algebra", self.device)
         self._loop = None
         if "pairs" in stored:
@@ -442,8 +466,23 @@ class RECE(LightningModule):
             self._kept, self._held_out = list(stored["kept"]), list(stored["held_out"])
             return
         self._tools["held_out_moments"] = stored["held_out_moments"].to(device)
-        evidence = Evidence(Moments(**stored["first"]).to(device), Moments(**stored["whole"]).to(device))
-        self._loop = RECELoop(self.gram, evidence, self.settings)
+        self._loop = RECELoop(self.gram, restore_moments(stored, device), self.settings)
+
+    def adopt(self, state: dict[str, Any], *, reuse_map: bool) -> None:
+        """Take the erasure of a checkpoint that was made from another model with the same text encoder.
+
+        Args:
+            state: ``rece`` of the checkpoint.
+            reuse_map: take its map; otherwise the epochs run anew on this model's weights.
+        """
+        self._summary = state["concepts"]
+        self.restore_evidence(state["evidence"])
+        loop = self.loop
+        for _ in range(state["epoch"]):
+            record = loop.run_epoch()
+            if reuse_map and loop.epoch == state["epoch"]:
+                loop.maps = EmbeddingMap(state["map"].to(self.gram.total.device))
+            self.history.append(self.measure(record))
 
     def _held_out_moments(self) -> Tensor:
         """``P_h`` of held-out prompts, of the preserved ones where there are none; computed once."""
@@ -454,6 +493,10 @@ class RECE(LightningModule):
             self._tools["held_out_moments"] = Moments.preserving(stacked).preserved
         return self._tools["held_out_moments"]
 
+    def check_same_run(self, state: dict[str, Any], data: Any = None) -> None:
+        """Refuse the state of another run: see ``resuming.py``."""
+        check_same_run(self, state, data.summary() if hasattr(data, "summary") else None, DECISIVE)
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the state back, after checking that it belongs to this base, these settings and concepts.
 
@@ -463,37 +506,14 @@ class RECE(LightningModule):
         state = checkpoint.get("rece")
         if not isinstance(state, dict):
             raise ConfigurationError("ckpt_path: the file holds no erasure; give a checkpoint that RECE wrote.")
-        present = self.fingerprint
-        differing = [key for key in present if present[key] != state["fingerprint"].get(key)]
-        if differing:
-            raise BaseModelError(
-                f"ckpt_path: the checkpoint was made from {state['base']!r}; {' and '.join(differing)} of "
-                f"model.pretrained {self.base.name!r} differ. Give the base it was made from."
-            )
-        changed = [key for key in DECISIVE if self.hparams[key] != state["settings"].get(key)]
-        if changed:
-            details = ", ".join(
-                f"model.{key}: {state['settings'].get(key)!r} → {self.hparams[key]!r}" for key in changed
-            )
-            raise ConfigurationError(
-                f"ckpt_path: the checkpoint was made with other settings ({details}); take the config.yaml of its run."
-            )
         trainer = self._trainer
-        if trainer is not None and trainer.state.fn == "fit" and state["epoch"] >= (trainer.max_epochs or 0):
-            raise ConfigurationError(
-                f"ckpt_path: the checkpoint has {state['epoch']} epochs already, trainer.max_epochs is "
-                f"{trainer.max_epochs}; give a higher number, or `validate` the checkpoint."
-            )
-        data = getattr(trainer, "datamodule", None)
-        if data is not None and hasattr(data, "summary") and data.summary() != state["concepts"]:
-            raise ConfigurationError(
-                "ckpt_path: the checkpoint erases other concepts or keeps other prompts than data.concepts and "
-                "data.preserve say now; start a new run for these."
-            )
+        self.check_same_run(state, getattr(trainer, "datamodule", None))
+        if trainer is not None and trainer.state.fn == "fit":
+            check_work_left(trainer, state)
         self._restored = state
         self._summary = state["concepts"]
         self.history = list(state["history"])
-        self._restore_evidence(state["evidence"])
+        self.restore_evidence(state["evidence"])
         loop = self.loop
         # The epochs replay in milliseconds: that rebuilds what an accumulating loop holds. The stored map
         # then takes its place, so that a resumed run goes on from the very bits that were saved.

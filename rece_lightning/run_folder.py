@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
 from pathlib import Path
 from typing import Any
+
+import yaml
+
+from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.files import discard_temporaries, sync_folder, temporary_name, write_atomically
+
+CONFIG = "config.yaml"
+CHECKPOINTS = "checkpoints"
+# Arguments that only the other verbs have.
+NOT_OF_FIT = ("verbose", "return_predictions")
 
 
 def run_folder(trainer: Any) -> Path:
@@ -12,3 +25,65 @@ def run_folder(trainer: Any) -> Path:
         if logger.log_dir:
             return Path(logger.log_dir)
     return Path(trainer.log_dir or trainer.default_root_dir)
+
+
+def version_of(folder: Path) -> int | None:
+    """``3`` of ``version_3``; ``None`` for another folder."""
+    named = re.fullmatch(r"version_(\d+)", folder.name)
+    return int(named.group(1)) if named else None
+
+
+def versions(root: Path) -> list[Path]:
+    """The folders ``version_N`` below ``root``, the newest first."""
+    found = [path for path in root.glob("version_*") if path.is_dir() and version_of(path) is not None]
+    return sorted(found, key=lambda path: version_of(path) or 0, reverse=True)
+
+
+def next_version(root: Path) -> Path:
+    """The folder that the next run below ``root`` gets."""
+    found = versions(root)
+    return root / f"version_{(version_of(found[0]) or 0) + 1 if found else 0}"
+
+
+def new_version(root: Path, config: str) -> Path:
+    """Make the next ``version_N``, its ``config.yaml`` in it from the first moment on.
+
+    So a folder whose run was killed at once says which verb it is of, and two runs that start together never share
+    one.
+
+    Raises:
+        ConfigurationError: if the disk is full or the folder cannot be written.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        discard_temporaries(root, below=False)
+        while True:
+            folder = next_version(root)
+            temporary = temporary_name(folder)
+            temporary.mkdir()
+            write_atomically(temporary / CONFIG, lambda path: path.write_text(config, encoding="utf-8"))
+            try:
+                # Fails where another run made it meanwhile: a folder never replaces one with something in it.
+                os.rename(temporary, folder)  # noqa: PTH104
+            except OSError:
+                shutil.rmtree(temporary)
+                if not folder.exists():
+                    raise
+            else:
+                sync_folder(root)
+                return folder
+    except OSError as error:
+        raise ConfigurationError(
+            f"trainer.default_root_dir: {root} cannot be written ({error.strerror}); choose another folder."
+        ) from error
+
+
+def is_fit(folder: Path) -> bool:
+    """Whether a folder is of ``fit``: the other verbs open folders of their own beside it."""
+    if any((folder / CHECKPOINTS).glob("*.ckpt")):
+        return True
+    try:
+        config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return False
+    return isinstance(config, dict) and not any(key in config for key in NOT_OF_FIT)

@@ -13,6 +13,11 @@ VERBS = {
     "test": "the same on the test prompts",
     "predict": "generate pictures for a prompt file",
 }
+# These need no trainer and no configuration.
+TOOLS = {
+    "export": "write a finished erasure in another format",
+    "apply": "put a finished erasure on another model",
+}
 
 
 def shipped_configs() -> list[str]:
@@ -22,10 +27,12 @@ def shipped_configs() -> list[str]:
 
 def overview() -> str:
     """What ``--help`` at the top says."""
-    lines = ["usage: rece {" + ",".join(VERBS) + "} --config CONFIG [--model.KEY VALUE] [--data.KEY VALUE] ...", ""]
-    lines += [f"  {verb:<10}{text}" for verb, text in VERBS.items()]
+    lines = ["usage: rece {" + ",".join(VERBS) + "} --config CONFIG [--model.KEY VALUE] [--data.KEY VALUE] ..."]
+    lines += ["       rece {" + ",".join(TOOLS) + "} --ckpt_path RUN --output PATH ...", ""]
+    lines += [f"  {verb:<10}{text}" for verb, text in {**VERBS, **TOOLS}.items()]
     lines += ["", f"shipped configs: {', '.join(shipped_configs())}"]
     lines += ["every option of a verb: rece fit --help"]
+    lines += ["go on with a stopped run: rece fit --config CONFIG --ckpt_path last"]
     lines += ["the configuration as it is: rece fit --config CONFIG --print_config"]
     return "\n".join(lines)
 

@@ -48,7 +48,7 @@ def refused(
         path = write_config(tmp_path, tiny_model if pretrained is None else pretrained, **config)
         with monkeypatch.context() as patch:
             if not may_load:
-                patch.setattr(PromptEncoder, "load", load)
+                patch.setattr("rece_lightning.module.load_encoder", load)
             outcome = run_command(capsys, "fit", "--config", path, *arguments)
         return message_of(outcome.code, outcome.out, outcome.err)
 
@@ -467,7 +467,7 @@ def test_a_number_of_epochs_that_cannot_be(refused: Callable[..., str], value: A
 def test_a_trainer_made_in_python(
     tmp_path: Path, tiny_model: Path, arguments: dict[str, Any], parts: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(PromptEncoder, "load", None)  # not callable: it must not come to that
+    monkeypatch.setattr("rece_lightning.module.load_encoder", None)  # not callable: it must not come to that
     trainer = Trainer(
         accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, **arguments
     )
@@ -636,7 +636,7 @@ def test_a_checkpoint_that_rece_did_not_write(refused: Callable[..., str], tmp_p
     assert not (tmp_path / "executed").exists()
 
 
-@pytest.mark.parametrize("given", ["/no/such/run", "last"])
+@pytest.mark.parametrize("given", ["/no/such/run", "best"])
 def test_a_checkpoint_that_is_not_there(refused: Callable[..., str], given: str) -> None:
     assert_names(refused("--ckpt_path", given), "--ckpt_path", given, "give a folder")
 

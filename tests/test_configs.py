@@ -161,7 +161,7 @@ def test_without_a_hub_the_remedy_comes_within_seconds(
     assert outcome.code == 2
     assert "Traceback" not in outcome.out + outcome.err
     assert "model.pretrained: 'CompVis/stable-diffusion-v1-4'" in outcome.err
-    assert "Give a local diffusers folder with --model.pretrained PATH" in outcome.err
+    assert "Give a local diffusers folder or a checkpoint file with --model.pretrained PATH" in outcome.err
 
 
 # What a run leaves
@@ -262,8 +262,9 @@ def test_a_checkpoints_pipeline_holds_the_exported_weights(run: Command, tmp_pat
 )
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_a_resumed_run_equals_the_uninterrupted_one_to_the_bit(
-    run: Command, tmp_path: Path, settings: tuple[str, ...], epoch: int
+    run: Command, tmp_path: Path, settings: tuple[str, ...], epoch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")  # the file tells when it was written
     run("fit", "unsafe.yaml", *settings)
     whole = tmp_path / "runs/unsafe/version_0"
     before = files_of(whole)

@@ -21,6 +21,8 @@ ALLOWED: Mapping[str, set[str]] = {
     "emoji": {"emoji", "core"},
     "metrics": {"metrics", "core", "models", "emoji"},
     "attacks": {"attacks", "core", "models", "emoji", "metrics"},
+    "exports": {"exports", "core", "models", "metrics", "files", "version"},
+    "reporting": {"reporting", "core", "metrics", "exports", "prompts", "files"},
 }
 """Rooms of the package → the rooms that each may import.
 
@@ -125,6 +127,16 @@ def test_every_room_of_the_core_is_seen() -> None:
         ("rece_lightning/metrics/share.py", "from rece_lightning.emoji import catalog", False),
         ("rece_lightning/attacks/one.py", "from rece_lightning.module import RECE", True),
         ("rece_lightning/attacks/one.py", "from rece_lightning.metrics import share", False),
+        ("rece_lightning/exports/lora.py", "from rece_lightning.module import RECE", True),
+        ("rece_lightning/exports/lora.py", "from rece_lightning.reporting import page", True),
+        ("rece_lightning/exports/lora.py", "def late():\n    from rece_lightning.conversions import main", True),
+        ("rece_lightning/exports/lora.py", "from rece_lightning.files import save_tensors", False),
+        ("rece_lightning/reporting/page.py", "from rece_lightning.data import ConceptData", True),
+        ("rece_lightning/reporting/page.py", "from rece_lightning.exports import cost", False),
+        ("rece_lightning/models/base.py", "from rece_lightning.exports import export", True),
+        ("rece_lightning/core/edit.py", "from rece_lightning.files import save_tensors", True),
+        ("rece_lightning/conversions.py", "from rece_lightning.cli import main", True),
+        ("rece_lightning/conversions.py", "from rece_lightning.exports import export", False),
         ("rece_lightning/module.py", "from rece_lightning import callbacks", True),
         ("rece_lightning/module.py", "import callbacks.report", True),
         ("rece_lightning/module.py", "import importlib\nimportlib.import_module('rece_lightning.callbacks')", True),
@@ -141,10 +153,10 @@ def test_every_room_of_the_core_is_seen() -> None:
 @pytest.mark.parametrize("linked", [True, False])
 def test_a_forbidden_import_is_seen(tmp_path: Path, file: str, line: str, forbidden: bool, linked: bool) -> None:
     """The rules themselves, on a small package; with the symlinks made and before."""
-    for folder in ("core", "models", "emoji/training", "metrics", "attacks"):
+    for folder in ("core", "models", "emoji/training", "metrics", "attacks", "exports", "reporting"):
         (tmp_path / PACKAGE / folder).mkdir(parents=True)
         (tmp_path / PACKAGE / folder / "__init__.py").touch()
-    for name in ("module", "data", "cli", "__main__", "__init__"):
+    for name in ("module", "data", "files", "conversions", "cli", "__main__", "__init__"):
         (tmp_path / PACKAGE / f"{name}.py").touch()
     (tmp_path / "callbacks").mkdir()
     (tmp_path / "callbacks" / "other.py").touch()

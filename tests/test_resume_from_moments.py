@@ -10,13 +10,18 @@ from lightning.pytorch import Trainer
 
 from rece_lightning import RECE, ConceptData
 from rece_lightning.emoji.catalog import load_catalog
+from tests.models import make_checkpoint
 
 NAMES = list(load_catalog().names)
 
 
-def run(model: Path, epochs: int, *, resume: Path | None = None, save: Path) -> torch.Tensor:
-    module = RECE(str(model), accumulate=True)
-    data = ConceptData(list(NAMES[:40]), preserve=[" ", *NAMES[40:50]])
+FEW, MANY = 0, 40
+
+
+def run(model: Path, epochs: int, concepts: int, *, resume: Path | None = None, save: Path) -> torch.Tensor:
+    module = RECE(str(model), accumulate=True, tokens="last")
+    # One concept at ``last`` has fewer rows than the width; a hundred preserved prompts make moments the smaller store.
+    data = ConceptData(list(NAMES[: max(1, concepts)]), preserve=[" ", *NAMES[40:140]])
     trainer = Trainer(
         max_epochs=epochs, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu"
     )
@@ -26,10 +31,15 @@ def run(model: Path, epochs: int, *, resume: Path | None = None, save: Path) -> 
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_resuming_twice_from_moments_equals_the_uninterrupted_run(tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("concepts", [FEW, MANY])
+def test_resuming_twice_from_moments_equals_the_uninterrupted_run(tmp_path: Path, concepts: int) -> None:
+    # Wide enough for the rows of one prompt.
+    tiny_model = make_checkpoint(tmp_path / "wide", width=64)
     first, second, third = (tmp_path / f"{name}.ckpt" for name in ("first", "second", "third"))
-    run(tiny_model, 2, save=first)
-    assert "first" in torch.load(first, weights_only=True)["rece"]["evidence"]
-    run(tiny_model, 3, resume=first, save=second)
-    resumed = run(tiny_model, 4, resume=second, save=third)
-    assert torch.equal(resumed, run(tiny_model, 4, save=tmp_path / "whole.ckpt"))
+    run(tiny_model, 2, concepts, save=first)
+    stored = torch.load(first, weights_only=True)["rece"]["evidence"]
+    assert "first" in stored
+    assert ("whole_rows" in stored) == (concepts == FEW)
+    run(tiny_model, 3, concepts, resume=first, save=second)
+    resumed = run(tiny_model, 4, concepts, resume=second, save=third)
+    assert torch.equal(resumed, run(tiny_model, 4, concepts, save=tmp_path / "whole.ckpt"))

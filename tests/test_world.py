@@ -17,9 +17,9 @@ from rece_lightning.emoji.training.clip import zero_shot_accuracy
 from rece_lightning.emoji.training.detector import detector_accuracy
 from rece_lightning.generation import PictureMaker
 from rece_lightning.metrics import EmojiDetector
-from rece_lightning.models.base import find_base
+from rece_lightning.models.encoders import load_encoder
+from rece_lightning.models.find import find_base
 from rece_lightning.models.pipelines import Sampling
-from rece_lightning.models.text import PromptEncoder
 from rece_lightning.placement import Placement
 from rece_lightning.prompts import EvaluationPrompt
 
@@ -105,7 +105,7 @@ def test_clip_recognises_objects_by_name() -> None:
 
 def test_model_draws_what_it_is_asked_for() -> None:
     base, catalog = find_base("emoji"), load_catalog()
-    maker = PictureMaker.load(base, PromptEncoder.load(base), Placement(), torch.device("cpu"))
+    maker = PictureMaker.load(base, load_encoder(base), Placement(), torch.device("cpu"))
     prompts = [EvaluationPrompt(item.name, item.name) for item in catalog.trained[::5]]
     pictures = maker.make(prompts, range(len(prompts)), Sampling(steps=10, guidance_scale=4.0, batch_size=40))
     hits = EmojiDetector().detect(pictures, [row.concept for row in prompts])
@@ -116,4 +116,4 @@ def test_model_draws_what_it_is_asked_for() -> None:
 
 
 def test_weights_are_found_where_the_package_lies() -> None:
-    assert find_base("emoji").folder == Path(WEIGHTS).parent.parent / "emoji" / "weights"
+    assert find_base("emoji").path == Path(WEIGHTS).parent.parent / "emoji" / "weights"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from rece_lightning.core.embedding_map import AnyMap
 from rece_lightning.core.errors import check_choice, check_number
 from rece_lightning.core.gram import Gram
-from rece_lightning.core.linalg import add_ridge, solve_positive_definite
+from rece_lightning.core.linalg import add_ridge, factor_positive_definite
 
 REGULARIZERS = ("norm", "standard", "surrogate")
 SURROGATE_ITEMS = ("first", "second", "both")
@@ -18,21 +19,39 @@ SURROGATE_ITEMS = ("first", "second", "both")
 
 @dataclass(frozen=True)
 class Derivation:
-    """``c' = D c + F c*`` for every concept row ``c`` with its target row ``c*``."""
+    """``c' = D c + F c*`` for every concept row ``c`` with its target row ``c*``, as the system that it solves.
 
-    of_concept: Tensor
-    """``D``, ``[d, d]``, float64."""
-    of_target: Tensor | None = None
-    """``F``, ``[d, d]``; only the regularizer ``standard`` looks at the target."""
+    A few rows are solved for themselves; ``D`` and ``F`` are formed where all of ``[d, d]`` is needed.
+    """
+
+    factor: Tensor
+    """Cholesky factor of the system ``A``, ``[d, d]``, float64."""
+    right: Tensor
+    """``R`` with ``D = A⁻¹ R``, ``[d, d]``."""
+    target_scale: float | None = None
+    """λ with ``F = λ A⁻¹``; only the regularizer ``standard`` looks at the target."""
+
+    @cached_property
+    def of_concept(self) -> Tensor:
+        """``D``, ``[d, d]``."""
+        return torch.cholesky_solve(self.right, self.factor)
+
+    @cached_property
+    def of_target(self) -> Tensor | None:
+        """``F``, ``[d, d]``; ``None`` where the target does not count."""
+        if self.target_scale is None:
+            return None
+        eye = torch.eye(len(self.factor), dtype=self.factor.dtype, device=self.factor.device)
+        return torch.cholesky_solve(self.target_scale * eye, self.factor)
 
     def apply(self, concept: Tensor, target: Tensor | None = None) -> Tensor:
-        """Derived rows ``[..., d]`` of concept rows ``[..., d]``, in their dtype."""
-        derived = concept.double() @ self.of_concept.mT
-        if self.of_target is not None:
+        """Derived rows ``[n, d]`` of concept rows ``[n, d]``, in their dtype."""
+        columns = self.right @ concept.double().mT
+        if self.target_scale is not None:
             if target is None:
                 raise ValueError("the regularizer 'standard' derives from concept and target rows")
-            derived = derived + target.double() @ self.of_target.mT
-        return derived.to(concept.dtype)
+            columns = columns + self.target_scale * target.double().mT
+        return torch.cholesky_solve(columns, self.factor).mT.to(concept.dtype)
 
 
 def derive(
@@ -65,7 +84,7 @@ def derive(
         surrogate_items: which of the surrogate's two penalties count.
 
     Returns:
-        ``D`` (and ``F``); the derived embedding of a row ``c`` is ``c @ D.T``.
+        The derivation: ``apply`` gives the derived rows.
 
     Raises:
         ConfigurationError: if λ is not positive, a name is unknown, or the system is singular, as it
@@ -74,7 +93,7 @@ def derive(
     check_number("regular_scale", regular_scale, positive=True)
     check_choice("regularizer", regularizer, REGULARIZERS)
     check_choice("surrogate_items", surrogate_items, SURROGATE_ITEMS)
-    edited, cross = maps.edited_gram(gram), maps.cross_gram(gram)
+    edited, cross = maps.grams(gram)
     if regularizer == "surrogate" and surrogate_items == "first":
         system, right = (1 + regular_scale) * edited, cross + regular_scale * edited
     elif regularizer == "surrogate" and surrogate_items == "second":
@@ -85,10 +104,5 @@ def derive(
     else:
         system, right = add_ridge(edited, regular_scale), cross
     remedy = "Take a larger model.regular_scale (λ), or another model.regularizer than 'surrogate' with 'first'."
-    eye = torch.eye(gram.width, dtype=torch.float64, device=gram.total.device)
-    with_target = regularizer == "standard"
-    columns = torch.cat([right, regular_scale * eye], dim=1) if with_target else right
-    solution = solve_positive_definite(system, columns, what="derivation's system", remedy=remedy)
-    if with_target:
-        return Derivation(solution[:, : gram.width].clone(), solution[:, gram.width :].clone())
-    return Derivation(solution)
+    factor = factor_positive_definite(system, what="derivation's system", remedy=remedy)
+    return Derivation(factor, right, regular_scale if regularizer == "standard" else None)

@@ -27,16 +27,22 @@ def trace_product(left: Tensor, right: Tensor) -> float:
 
 
 def objective(present_gram: Tensor, step: Tensor, moments: Moments, scales: EditScales) -> float:
-    """UCE's objective at ``W E`` summed over layers, for ``step`` E and ``present_gram`` ``Σ WᵀW``.
-
-    At ``E = I`` this is the objective before the edit.
-    """
+    """UCE's objective at ``W E`` summed over layers, for ``step`` E and ``present_gram`` ``Σ WᵀW``."""
     eye = torch.eye(len(step), dtype=step.dtype, device=step.device)
-    mixed = step @ moments.cross.mT
-    erased = step @ moments.erased @ step.mT - mixed - mixed.mT + moments.target
     change = step - eye
-    kept = change @ (scales.preserve_scale * moments.preserved) @ change.mT + scales.lamb * change @ change.mT
-    return trace_product(present_gram, scales.erase_scale * erased + kept)
+    # Each term is a trace of products: one factor is formed, the trace is a sum of products of entries.
+    outputs = present_gram @ step
+    erased = (outputs * (step @ moments.erased)).sum() - 2 * (outputs * moments.cross).sum()
+    erased = erased + (present_gram * moments.target).sum()
+    moved = outputs - present_gram
+    kept = scales.preserve_scale * (moved * (change @ moments.preserved)).sum() + scales.lamb * (moved * change).sum()
+    return float(scales.erase_scale * erased + kept)
+
+
+def objective_unedited(present_gram: Tensor, moments: Moments, scales: EditScales) -> float:
+    """UCE's objective at ``E = I``: what is kept has not moved."""
+    difference = moments.erased - moments.cross - moments.cross.mT + moments.target
+    return scales.erase_scale * trace_product(present_gram, difference)
 
 
 def objective_gradient(step: Tensor, moments: Moments, scales: EditScales) -> float:
@@ -65,8 +71,8 @@ def regeneration_residual(gram: Gram, maps: AnyMap, erased: Tensor, attacker_sca
     """
     ridge = ATTACKER_SHARE * gram.scale if attacker_scale is None else attacker_scale
     check_number("attacker_scale", ridge, positive=True)
-    cross = maps.cross_gram(gram)
-    answer = solve_positive_definite(add_ridge(maps.edited_gram(gram), ridge), cross, what="attacker's system")
+    edited, cross = maps.grams(gram)
+    answer = solve_positive_definite(add_ridge(edited, ridge), cross, what="attacker's system")
     return 1.0 - trace_product(cross.mT @ answer, erased) / trace_product(gram.total, erased)
 
 
@@ -122,5 +128,4 @@ def edit_objectives(
 ) -> tuple[float, float]:
     """The objective before and after an edit, summed over layers that share one map."""
     present = before.edited_gram(gram)
-    eye = torch.eye(gram.width, dtype=torch.float64, device=gram.total.device)
-    return objective(present, eye, moments, scales), objective(present, step.of_layer(0), moments, scales)
+    return objective_unedited(present, moments, scales), objective(present, step.of_layer(0), moments, scales)

@@ -11,7 +11,7 @@ from torch import Tensor
 from rece_lightning.core.embedding_map import EmbeddingMap, LayerMaps, layers_of
 from rece_lightning.core.errors import check_number
 from rece_lightning.core.gram import Gram
-from rece_lightning.core.linalg import add_ridge, solve_positive_definite
+from rece_lightning.core.linalg import add_ridge, factor_positive_definite
 from rece_lightning.core.moments import Moments
 
 EDITORS = ("uce",)
@@ -37,11 +37,23 @@ class EditScales:
 
 def normal_equations(moments: Moments, scales: EditScales) -> tuple[Tensor, Tensor]:
     """``A = ηS + λ₁P + λ₂I`` and ``B = ηX + λ₁P + λ₂I``: the minimiser is ``E A = B``."""
-    kept = scales.preserve_scale * moments.preserved
-    return (
-        add_ridge(scales.erase_scale * moments.erased + kept, scales.lamb),
-        add_ridge(scales.erase_scale * moments.cross + kept, scales.lamb),
-    )
+    kept = preserved_system(moments.preserved, scales)
+    return scales.erase_scale * moments.erased + kept, scales.erase_scale * moments.cross + kept
+
+
+def preserved_system(preserved: Tensor, scales: EditScales) -> Tensor:
+    """``λ₁P + λ₂I``: what both sides share, ``[d, d]``."""
+    return add_ridge(scales.preserve_scale * preserved, scales.lamb)
+
+
+def factor_system(system: Tensor) -> Tensor:
+    """Cholesky factor of ``A``.
+
+    Raises:
+        ConfigurationError: if it is singular.
+    """
+    remedy = "Give model.lamb (λ₂) a value greater than 0."
+    return factor_positive_definite(system, what="edit's system ηS + λ₁P + λ₂I", remedy=remedy)
 
 
 def edit(moments: Moments, scales: EditScales) -> EmbeddingMap:
@@ -64,9 +76,7 @@ def edit(moments: Moments, scales: EditScales) -> EmbeddingMap:
         ConfigurationError: if the system is singular, as it is for λ₂ = 0 with fewer rows than ``d``.
     """
     system, right = normal_equations(moments, scales)
-    remedy = "Give model.lamb (λ₂) a value greater than 0."
-    solution = solve_positive_definite(system, right.mT, what="edit's system ηS + λ₁P + λ₂I", remedy=remedy)
-    return EmbeddingMap(solution.mT)
+    return EmbeddingMap(torch.cholesky_solve(right.mT, factor_system(system)).mT)
 
 
 def edit_tensor(

@@ -43,6 +43,11 @@ class EmbeddingMap:
         """``MᵀG``: edited against original projections."""
         return self.matrix.mT @ gram.total
 
+    def grams(self, gram: Gram) -> tuple[Tensor, Tensor]:
+        """``MᵀGM`` and ``MᵀG``, the second computed once."""
+        cross = self.cross_gram(gram)
+        return cross @ self.matrix, cross
+
     def change_gram(self, gram: Gram) -> Tensor:
         """``(M−I)ᵀG(M−I)``: the Gram matrix of what the edit added to the projections."""
         change = self.change
@@ -94,6 +99,11 @@ class LayerMaps:
     def cross_gram(self, gram: Gram) -> Tensor:
         """``Σ_l M_lᵀ G_l``."""
         return (self.matrices.mT @ layers_of(gram)).sum(0)
+
+    def grams(self, gram: Gram) -> tuple[Tensor, Tensor]:
+        """``Σ_l M_lᵀ G_l M_l`` and ``Σ_l M_lᵀ G_l``."""
+        cross = self.matrices.mT @ layers_of(gram)
+        return (cross @ self.matrices).sum(0), cross.sum(0)
 
     def change_gram(self, gram: Gram) -> Tensor:
         """``Σ_l (M_l−I)ᵀ G_l (M_l−I)``."""

@@ -32,6 +32,11 @@ def solve_positive_definite(matrix: Tensor, right: Tensor, *, what: str = "syste
     Raises:
         ConfigurationError: if ``A`` is not positive definite in float64.
     """
+    return torch.cholesky_solve(right, factor_positive_definite(matrix, what=what, remedy=remedy))
+
+
+def factor_positive_definite(matrix: Tensor, *, what: str = "system", remedy: str = "") -> Tensor:
+    """``L`` with ``A = L Lᵀ``, ``[d, d]``; arguments and errors as :func:`solve_positive_definite`."""
     factor, info = torch.linalg.cholesky_ex(symmetrized(matrix))
     if bool((info != 0).any()) or not bool(torch.isfinite(factor).all()):
         raise ConfigurationError(f"The {what} is singular. {remedy}".strip())
@@ -39,7 +44,7 @@ def solve_positive_definite(matrix: Tensor, right: Tensor, *, what: str = "syste
     rounding = 8 * len(matrix) * torch.finfo(matrix.dtype).eps * float(torch.linalg.norm(matrix))
     if smallest_eigenvalue(factor) <= rounding:
         raise ConfigurationError(f"The {what} is singular to rounding. {remedy}".strip())
-    return torch.cholesky_solve(right, factor)
+    return factor
 
 
 def smallest_eigenvalue(factor: Tensor, steps: int = 4) -> float:

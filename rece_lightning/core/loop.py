@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
 
 from rece_lightning.core.derive import Derivation, derive
 from rece_lightning.core.edit import EditScales, edit, edit_tensor
 from rece_lightning.core.embedding_map import AnyMap, EmbeddingMap, LayerMaps, layers_of
 from rece_lightning.core.gram import Gram
 from rece_lightning.core.moments import Moments
+from rece_lightning.core.row_pairs import RowPairs
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,9 @@ class Evidence:
     first_prompts: tuple[Moments, ...] = ()
     """``first`` a prompt: only the technique ``tensor`` needs it."""
     whole_prompts: tuple[Moments, ...] = ()
+    first_rows: RowPairs | None = None
+    """The rows of ``first``, where they are fewer than make their moments worth it."""
+    whole_rows: RowPairs | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,7 @@ class RECELoop:
         self.epoch = 0
         self.maps: AnyMap = identity_like(gram, settings.technique)
         self._held: list[Moments] = []
+        self._sum: Any = None
 
     def run(self, epochs: int) -> AnyMap:
         """Run whole epochs and return the map."""
@@ -86,10 +94,8 @@ class RECELoop:
         settings, before = self.settings, self.maps
         derivation: Derivation | None = None
         scales = settings.scales
-        tensor = settings.technique == "tensor"
         if self.epoch == 0:
             scales = settings.first_scales or scales
-            parts = list(self.evidence.first_prompts) if tensor else [self.evidence.first]
         else:
             derivation = derive(
                 self.gram,
@@ -98,26 +104,56 @@ class RECELoop:
                 regularizer=settings.regularizer,
                 surrogate_items=settings.surrogate_items,
             )
-            whole = self.evidence.whole_prompts if tensor else (self.evidence.whole,)
-            parts = [moments.derived(derivation) for moments in whole]
-        # One sum is enough where the targets stay; ``tensor`` takes each prompt's target apart again.
-        held = [*self._held, *parts] if settings.accumulate else parts
-        moments = held[0]
-        for other in held[1:]:
-            moments = moments.erasing_also(other)
         preserved = self.evidence.whole.preserved
-        moments = replace(moments, preserved=preserved)  # a prompt's own moments hold nothing kept
         step: AnyMap
         if isinstance(before, LayerMaps):
-            step = edit_tensor(held, preserved, self.gram, before, scales)
+            prompts = self._prompts(derivation)
+            moments = sum_of(prompts, preserved)
+            step = edit_tensor(prompts, preserved, self.gram, before, scales)
             self.maps = before @ step
         else:
-            step = edit(moments, scales)
-            self.maps = before @ step
-        if settings.accumulate:
-            self._held = held if tensor else [moments]
+            erased = self._erased(derivation)
+            if isinstance(erased, RowPairs):
+                moments, step = erased.moments(preserved), erased.edit(preserved, scales)
+            else:
+                moments = replace(erased, preserved=preserved)  # what is kept counts once
+                step = edit(moments, scales)
+            # Before the first edit the map is the identity.
+            self.maps = before @ step if self.epoch else step
         self.epoch += 1
         return EpochRecord(moments, scales, derivation, step, before)
+
+    def _erased(self, derivation: Derivation | None) -> Moments | RowPairs:
+        """What this epoch erases, with ``accumulate`` also what earlier ones did: one sum, since the targets stay."""
+        evidence = self.evidence
+        part: Any
+        if evidence.first_rows is not None and evidence.whole_rows is not None:
+            part = evidence.first_rows if derivation is None else evidence.whole_rows.derived(derivation)
+        else:
+            part = evidence.first if derivation is None else evidence.whole.derived(derivation)
+        if self.settings.accumulate:
+            part = part if self._sum is None else self._sum.erasing_also(part)
+            self._sum = part
+        return part
+
+    def _prompts(self, derivation: Derivation | None) -> list[Moments]:
+        """The same a prompt: ``tensor`` takes each prompt's target apart again."""
+        evidence = self.evidence
+        parts = list(evidence.first_prompts)
+        if derivation is not None:
+            parts = [moments.derived(derivation) for moments in evidence.whole_prompts]
+        if self.settings.accumulate:
+            self._held += parts
+            return list(self._held)
+        return parts
+
+
+def sum_of(prompts: list[Moments], preserved: Tensor) -> Moments:
+    """The moments of several prompts, beside those of what is kept."""
+    total = prompts[0]
+    for other in prompts[1:]:
+        total = total.erasing_also(other)
+    return replace(total, preserved=preserved)
 
 
 def identity_like(gram: Gram, technique: str) -> AnyMap:

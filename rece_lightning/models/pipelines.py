@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import diffusers
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
 
 from rece_lightning.core.errors import BaseModelError, ConfigurationError
 from rece_lightning.models.base import BaseModel
+from rece_lightning.models.pickled import PickledWeights
 
 
 @dataclass(frozen=True)
@@ -36,23 +41,34 @@ def load_pipeline(base: BaseModel, dtype: torch.dtype = torch.float32) -> Diffus
     Raises:
         BaseModelError: if diffusers cannot load it.
     """
+    common: dict[str, Any] = {"local_files_only": True, "torch_dtype": dtype}
+    if base.family != "sdxl":
+        common |= {"safety_checker": None, "requires_safety_checker": False}
     try:
-        pipeline = DiffusionPipeline.from_pretrained(
-            base.folder,
-            local_files_only=True,
-            use_safetensors=True,
-            variant=base.variant,
-            torch_dtype=dtype,
-            safety_checker=None,
-            requires_safety_checker=False,
-        )
-    except Exception as error:  # diffusers raises many kinds; each means that the folder is no whole model
-        reason = str(error).strip().splitlines()[0]
+        if base.layout == "folder":
+            if isinstance(base.unet, PickledWeights):
+                # Diffusers opens PyTorch's files with weights_only, but looks for their shards only when told.
+                common["unet"] = UNet2DConditionModel.from_pretrained(
+                    base.path / "unet", use_safetensors=False, variant=base.variant, torch_dtype=dtype
+                )
+            pipeline = DiffusionPipeline.from_pretrained(base.path, variant=base.variant, **common)
+        else:
+            pipeline = pipeline_class(base).from_single_file(
+                str(base.path), config=str(base.configurations), **{**common, "safety_checker": None}
+            )
+    except Exception as error:  # diffusers raises many kinds; each means that the model is not whole
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BaseModelError(
-            f"model.pretrained: {base.folder} cannot be loaded as a pipeline ({reason}); copy the model anew."
+            f"model.pretrained: {base.path} cannot be loaded as a pipeline ({reason}); copy the model anew."
         ) from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def pipeline_class(base: BaseModel) -> Any:
+    """The diffusers class that the configurations of a base name."""
+    name = json.loads((base.configurations / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
+    return getattr(diffusers, name)
 
 
 @torch.no_grad()
@@ -72,13 +88,15 @@ class Request:
     seed: int
     guidance_scale: float | None = None
     """In place of the sampling's own."""
+    pooled: Tensor | None = None
+    """SDXL's pooled embedding, ``[p]``."""
 
 
 @torch.no_grad()
 def generate(
     pipeline: DiffusionPipeline,
     requests: Sequence[Request],
-    unconditional: Tensor,
+    unconditional: Request,
     sampling: Sampling,
     on_batch: Callable[[int], None] | None = None,
 ) -> Tensor:
@@ -88,9 +106,9 @@ def generate(
     the device.
 
     Args:
-        pipeline: a Stable Diffusion pipeline.
+        pipeline: of Stable Diffusion 1.x, 2.x or XL; an inpainting one paints the whole picture.
         requests: embeddings and seeds.
-        unconditional: embedding of the empty prompt, ``[positions, d]``, for guidance.
+        unconditional: the empty prompt, for guidance.
         sampling: steps, guidance, batch size.
         on_batch: called with the number of pictures after every batch (progress).
 
@@ -102,23 +120,55 @@ def generate(
     for index, request in enumerate(requests):
         scale = sampling.guidance_scale if request.guidance_scale is None else request.guidance_scale
         by_guidance.setdefault(scale, []).append(index)
-    unet = pipeline.unet
     for scale, indices in by_guidance.items():
         for first in range(0, len(indices), sampling.batch_size):
-            part = indices[first : first + sampling.batch_size]
-            embeddings = torch.stack([requests[index].embedding for index in part]).to(unet.device, unet.dtype)
+            part = [requests[index] for index in indices[first : first + sampling.batch_size]]
             made = pipeline(
-                prompt_embeds=embeddings,
-                negative_prompt_embeds=unconditional.to(embeddings).expand_as(embeddings),
-                generator=[torch.Generator().manual_seed(requests[index].seed) for index in part],
+                **prompt_arguments(pipeline, part, unconditional),
+                **whole_picture(pipeline, len(part)),
+                generator=[torch.Generator().manual_seed(request.seed) for request in part],
                 num_inference_steps=sampling.steps,
                 guidance_scale=scale,
                 output_type="pt",
             ).images
-            for index, picture in zip(part, made.float().cpu(), strict=True):
+            for index, picture in zip(indices[first : first + sampling.batch_size], made.float().cpu(), strict=True):
                 pictures[index] = picture
             if on_batch:
                 on_batch(len(part))
     if not pictures:
         return torch.zeros(0, 3, 1, 1)
     return torch.stack([picture for picture in pictures if picture is not None])
+
+
+def prompt_arguments(pipeline: Any, requests: Sequence[Request], unconditional: Request) -> dict[str, Tensor]:
+    """The embeddings as a pipeline takes them."""
+    unet = pipeline.unet
+    embeddings = torch.stack([request.embedding for request in requests]).to(unet.device, unet.dtype)
+    arguments = {
+        "prompt_embeds": embeddings,
+        "negative_prompt_embeds": unconditional.embedding.to(embeddings).expand_as(embeddings),
+    }
+    pooled = [request.pooled for request in requests if request.pooled is not None]
+    if unconditional.pooled is not None and len(pooled) == len(requests):
+        arguments["pooled_prompt_embeds"] = torch.stack(pooled).to(embeddings)
+        negative = unconditional.pooled.to(embeddings).expand_as(arguments["pooled_prompt_embeds"])
+        arguments["negative_pooled_prompt_embeds"] = negative
+        # SDXL was trained with zeros in place of the empty prompt.
+        if getattr(pipeline.config, "force_zeros_for_empty_prompt", False):
+            for name in ("negative_prompt_embeds", "negative_pooled_prompt_embeds"):
+                arguments[name] = torch.zeros_like(arguments[name])
+    return arguments
+
+
+def whole_picture(pipeline: Any, count: int) -> dict[str, Any]:
+    """What an inpainting pipeline needs beside the prompt to paint everything: an empty picture, all of it masked."""
+    if "mask_image" not in inspect.signature(pipeline.__call__).parameters:
+        return {}
+    size = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
+    return {
+        "image": torch.zeros(count, 3, size, size),
+        "mask_image": torch.ones(count, 1, size, size),
+        "height": size,
+        "width": size,
+        "strength": 1.0,
+    }

@@ -1,15 +1,16 @@
-"""Prompts → text embeddings, in batches."""
+"""Prompts → text embeddings, in batches, from one text encoder or from two side by side."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
 
 from rece_lightning.core.errors import BaseModelError
-from rece_lightning.models.base import BaseModel
 
 TOKEN_RULES = ("aligned", "last", "all")
 
@@ -19,55 +20,54 @@ class Encoded:
     """Embeddings of some prompts."""
 
     embeddings: Tensor
-    """``[n, positions, d]``."""
+    """``[n, positions, d]``: what the cross-attention reads."""
     last_subject: Tensor
     """Position of each prompt's last subject token, ``[n]``: ``attention_mask.sum() − 2``, as published."""
+    pooled: Tensor | None = None
+    """``[n, p]``: SDXL's second way for the text into the U-Net; no cross-attention reads it, no erasure edits it."""
 
 
 class PromptEncoder:
-    """Tokenizer and text encoder of a base model, loaded without the rest."""
+    """Tokenizers and text encoders of a model, without the rest.
 
-    def __init__(self, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> None:
+    With two encoders (SDXL) an embedding is the last hidden states but one of both, side by side.
+
+    Args:
+        tokenizer: CLIP's.
+        text_encoder: CLIP's; left in its own training mode.
+        tokenizer_2: of the second encoder.
+        text_encoder_2: with a projection, which gives the pooled embedding.
+    """
+
+    def __init__(
+        self, tokenizer: Any, text_encoder: Any, tokenizer_2: Any | None = None, text_encoder_2: Any | None = None
+    ) -> None:
         self.tokenizer = tokenizer
-        self.text_encoder = text_encoder.eval().requires_grad_(False)
+        self.text_encoder = text_encoder
+        self.towers = [(tokenizer, text_encoder)]
+        if text_encoder_2 is not None:
+            self.towers.append((tokenizer_2, text_encoder_2))
         self.positions = int(text_encoder.config.max_position_embeddings)
 
     @classmethod
-    def load(cls, base: BaseModel, device: torch.device | str = "cpu") -> PromptEncoder:
-        """Load in float32.
+    def of_pipeline(cls, pipeline: Any) -> PromptEncoder:
+        """Of a live diffusers pipeline of Stable Diffusion 1.x, 2.x or XL, sharing its modules.
 
         Raises:
-            BaseModelError: if the weights do not fit their configuration.
+            BaseModelError: if it has no CLIP text encoder.
         """
-        try:
-            tokenizer = CLIPTokenizer.from_pretrained(base.folder / "tokenizer", local_files_only=True)
-            text_encoder, loading = CLIPTextModel.from_pretrained(
-                base.folder / "text_encoder",
-                local_files_only=True,
-                use_safetensors=True,
-                variant=base.variant,
-                dtype=torch.float32,
-                output_loading_info=True,
-            )
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0]
+        found = [getattr(pipeline, name, None) for name in ("tokenizer", "text_encoder")]
+        if any(part is None for part in found) or getattr(pipeline, "text_encoder_3", None) is not None:
             raise BaseModelError(
-                f"model.pretrained: {base.folder}: tokenizer or text encoder cannot be loaded ({reason}); "
-                "copy the model anew."
-            ) from error
-        # Transformers fills what is missing with random numbers.
-        broken = sorted(loading["missing_keys"])
-        broken += [name for name, value in text_encoder.named_parameters() if not bool(value.isfinite().all())]
-        if broken:
-            raise BaseModelError(
-                f"model.pretrained: {base.weight_file('text_encoder')}: {broken[0]} is missing or holds values that "
-                "are NaN or infinite; fetch the file again."
+                f"{type(pipeline).__name__} has no tokenizer and text encoder of Stable Diffusion's kind; "
+                "give a pipeline of Stable Diffusion 1.x, 2.x or XL."
             )
-        return cls(tokenizer, text_encoder.to(device))
+        second = [getattr(pipeline, name, None) for name in ("tokenizer_2", "text_encoder_2")]
+        return cls(*found, *second)
 
     @property
     def device(self) -> torch.device:
-        """Where the text encoder lies."""
+        """Where the first text encoder lies."""
         return self.text_encoder.device
 
     def cut(self, prompt: str) -> str | None:
@@ -79,11 +79,34 @@ class PromptEncoder:
     @torch.no_grad()
     def encode(self, prompts: list[str]) -> Encoded:
         """Encode prompts, padded and cut to the model's positions as its pipeline does."""
-        tokens = self.tokenizer(
-            prompts, padding="max_length", truncation=True, max_length=self.positions, return_tensors="pt"
-        )
-        embeddings = self.text_encoder(tokens["input_ids"].to(self.device)).last_hidden_state
-        return Encoded(embeddings, tokens["attention_mask"].sum(dim=1) - 2)
+        states, pooled = [], None
+        last: Tensor | None = None
+        for tokenizer, text_encoder in self.towers:
+            tokens = tokenizer(
+                prompts, padding="max_length", truncation=True, max_length=self.positions, return_tensors="pt"
+            )
+            # Both tokenizers cut a text into the same tokens; they differ in what they pad with.
+            last = tokens["attention_mask"].sum(dim=1) - 2 if last is None else last
+            ids = tokens["input_ids"].to(text_encoder.device)
+            with inference(text_encoder):
+                if len(self.towers) == 1:
+                    return Encoded(text_encoder(ids).last_hidden_state, last)
+                answer = text_encoder(ids, output_hidden_states=True)
+            states.append(answer.hidden_states[-2])
+            pooled = getattr(answer, "text_embeds", pooled)
+        assert last is not None
+        return Encoded(torch.cat([state.to(self.device) for state in states], dim=-1), last, pooled)
+
+
+@contextmanager
+def inference(module: torch.nn.Module) -> Iterator[None]:
+    """Without dropout, and afterwards in the mode that it was in: somebody may be training it."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
 
 
 def aligned_rows(concept: Tensor, last: int, target: Tensor, target_last: int, rule: str) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import jinja2
 
+from rece_lightning.exports.cost import Cost
 from rece_lightning.reporting.comparison import Comparison
 from rece_lightning.reporting.plots import epochs_svg
 from rece_lightning.reporting.table import comparison_rows
@@ -51,6 +52,7 @@ def render_page(
     placement: Mapping[str, Any],
     comparison: Comparison | None,
     grid: str | None,
+    exports: Sequence[Cost] = (),
 ) -> str:
     """Render the page.
 
@@ -63,6 +65,7 @@ def render_page(
         placement: device of every part.
         comparison: of the pictures, if there are any.
         grid: the grid as base64 PNG.
+        exports: what each export format costs.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
@@ -89,4 +92,5 @@ def render_page(
         verdict=comparison.verdict() if comparison else [],
         curves=epochs_svg(history),
         grid=grid,
+        exports=exports,
     )

@@ -1,0 +1,246 @@
+"""Speed and memory of the erasure: ``python -m benchmarks.speed`` writes ``benchmarks/speed.md`` (about 15 minutes).
+
+Every ratio is of medians of alternating runs in one process. ``--device cuda`` runs the same on a GPU and writes
+``speed_cuda.md``. ``--checkpoint FOLDER`` says where the full-size checkpoint with random weights lies (2 GB).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.full_size import projection_shapes, random_projections, write_checkpoint
+from benchmarks.layerwise import best_layerwise, published_order
+from rece_lightning.core.embedding_map import apply_to_weight
+from rece_lightning.core.gram import Gram
+from rece_lightning.core.loop import Evidence, LoopSettings, RECELoop
+from rece_lightning.evidence import EncodedPair, gather_evidence
+
+HERE = Path(__file__).parent
+POSITIONS = 77
+REPEATS = 5
+CONFIG = "nudity.yaml"
+
+
+class Problem:
+    """Weights of a model's shapes, one concept, the empty prompt as target and as what is kept.
+
+    Args:
+        shapes: of the projections.
+        device: of everything.
+        concepts: how many prompts are erased.
+    """
+
+    def __init__(self, shapes: Sequence[tuple[int, int]], device: str, concepts: int = 1) -> None:
+        self.weights = random_projections(list(shapes), device)
+        generator = torch.Generator().manual_seed(1)
+        width = shapes[0][1]
+        rows = torch.randn(concepts * POSITIONS, width, generator=generator)
+        self.concept = rows.to(device)
+        self.target = torch.randn(POSITIONS, width, generator=generator).repeat(concepts, 1).to(device)
+        self.kept = self.target[:POSITIONS]
+        self.device = device
+
+    def evidence(self) -> Evidence:
+        """The moments of the prompts."""
+        pairs = [EncodedPair(concept, self.kept, 0, 0, 1.0) for concept in self.concept.split(POSITIONS)]
+        return gather_evidence(pairs, [self.kept], "all", self.device)
+
+    def gram(self) -> Gram:
+        """``G``."""
+        return Gram.of(((str(index), weight) for index, weight in enumerate(self.weights)), device=self.device)
+
+    def ours(self, epochs: int) -> list[Tensor]:
+        """The loop, from embeddings and weights to edited weights."""
+        maps = RECELoop(self.gram(), self.evidence(), LoopSettings()).run(epochs)
+        return [apply_to_weight(weight, maps.of_layer(0)) for weight in self.weights]
+
+    def floor(self, epochs: int) -> None:
+        """What cannot be left out: ``G``, applying ``M``, a factorisation and a solve for each edit and derivation."""
+        gram = self.gram().total
+        system = gram + gram.trace() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+        for _ in range(2 * epochs - 1):
+            torch.cholesky_solve(gram, torch.linalg.cholesky(system))
+        for weight in self.weights:
+            apply_to_weight(weight, gram)
+
+
+def seconds(work: Callable[[], object], device: str = "cpu") -> float:
+    """Of one run."""
+    if device != "cpu":
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    work()
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def paired(works: Mapping[str, Callable[[], object]], repeats: int, device: str) -> dict[str, float]:
+    """Medians of alternating runs, the first of which is not counted."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for turn in range(repeats + 1):
+        for name, work in works.items():
+            # The published order takes half a minute: a warm-up would tell nothing.
+            spent = seconds(work, device) if turn or name != "published" else 0.0
+            if turn:
+                times[name].append(spent)
+        print(
+            f"  {turn}/{repeats} { ({name: round(each[-1], 3) for name, each in times.items() if each}) }", flush=True
+        )
+    return {name: statistics.median(each) for name, each in times.items()}
+
+
+def loop_table(kind: str, device: str, repeats: int) -> list[str]:
+    """Ours against both layer-at-a-time versions, three edits."""
+    problem = Problem(projection_shapes(kind), device)
+    same = problem.concept, problem.target, problem.kept
+    works: dict[str, Callable[[], object]] = {
+        "ours": lambda: problem.ours(3),
+        "plain": lambda: best_layerwise(problem.weights, *same, 3),
+    }
+    count = len(problem.weights)
+    sample = count if kind == "sd1" else 2
+    # One edit is UCE and needs no derivation: both are linear in the number of layers edited.
+    works["published"] = lambda: published_order(problem.weights, *same, 3, layers=sample)
+    median = paired(works, repeats, device)
+    published = median["published"] * count / sample
+    ours, plain = problem.ours(3), best_layerwise(problem.weights, *same, 3)
+    error = max(float((a.double() - b).norm() / b.norm()) for a, b in zip(ours, plain, strict=True))
+    note = "" if sample == count else f" ({sample} of {count} layers timed, times {count / sample:.0f})"
+    return [
+        f"| plain, a layer at a time, float64 | {median['plain']:.3f} | {median['plain'] / median['ours']:.1f} |",
+        f"| published order of work, float32{note} | {published:.1f} | {published / median['ours']:.0f} |",
+        f"| ours, float64 | {median['ours']:.3f} | 1 |",
+        "",
+        f"Largest relative difference of a layer between ours (float32 weights) and the plain formulas: {error:.1e}.",
+    ]
+
+
+def floor_table(kind: str, device: str, repeats: int) -> list[str]:
+    """Six edits against what cannot be left out."""
+    problem = Problem(projection_shapes(kind), device)
+    median = paired({"ours": lambda: problem.ours(6), "floor": lambda: problem.floor(6)}, repeats, device)
+    return [f"| {kind} | {median['ours']:.3f} | {median['floor']:.3f} | {median['ours'] / median['floor']:.2f} |"]
+
+
+def epoch_table(device: str, repeats: int) -> list[str]:
+    """One epoch of the loop against the numbers of concepts and of layers."""
+    shapes = projection_shapes("sd1")
+    rows = []
+    for concepts, layers in ((1, 32), (10, 32), (100, 32), (1000, 32), (1, 8), (1, 128)):
+        problem = Problem((shapes * 4)[:layers], device, concepts)
+        gram, evidence = problem.gram(), problem.evidence()
+        loop = RECELoop(gram, evidence, LoopSettings())
+        loop.run(1)
+        spent = statistics.median(seconds(loop.run_epoch, device) for _ in range(repeats))
+        building = statistics.median(seconds(problem.evidence, device) for _ in range(3))
+        rows.append(f"| {concepts:,} | {layers} | {1000 * spent:.0f} | {1000 * building:.0f} |")
+        print(rows[-1], flush=True)
+    return rows
+
+
+def child(*arguments: str, folder: Path) -> tuple[float, float]:
+    """Seconds and peak resident megabytes of a process of its own."""
+    started = time.perf_counter()
+    process = subprocess.Popen([sys.executable, *arguments], cwd=folder, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{arguments} failed")
+    return time.perf_counter() - started, usage.ru_maxrss / 1024
+
+
+def command_table(checkpoint: Path, repeats: int) -> list[str]:
+    """The whole command on a full-size checkpoint, beside imports, one text encoder and the encoding."""
+    here = str(HERE.parent / "cli.py")
+    times: dict[str, list[tuple[float, float]]] = {"command": [], "floor": [], "imports": []}
+    for turn in range(repeats):
+        with tempfile.TemporaryDirectory() as place:
+            runs = {
+                "command": (here, "fit", "--config", CONFIG, "--model.pretrained", str(checkpoint)),
+                "floor": ("-m", "benchmarks.speed_floor", str(checkpoint)),
+                "imports": ("-m", "benchmarks.speed_floor"),
+            }
+            for name, arguments in runs.items():
+                folder = Path(place) if name == "command" else HERE.parent
+                times[name].append(child(*arguments, folder=folder))
+        print(f"  {turn + 1}/{repeats} { ({name: each[-1] for name, each in times.items()}) }", flush=True)
+    took = {name: statistics.median(each[0] for each in runs) for name, runs in times.items()}
+    peak = {name: statistics.median(each[1] for each in runs) for name, runs in times.items()}
+    from rece_lightning.models.find import find_base
+
+    base = find_base(str(checkpoint))
+    projections = sum(weight.numel() * weight.element_size() for _, weight in base.read_projections()) / 2**20
+    text = 4 * sum(torch.Size(shape).numel() for weights in base.text for shape in weights.shapes().values()) / 2**20
+    bound = peak["imports"] + text + 2 * projections
+    return [
+        "| | seconds | peak MB |",
+        "|---|---|---|",
+        f"| imports | {took['imports']:.1f} | {peak['imports']:.0f} |",
+        f"| imports, text encoder, encoding the prompts | {took['floor']:.1f} | {peak['floor']:.0f} |",
+        f"| `rece fit --config {CONFIG}`, 4 epochs, exports, report | {took['command']:.1f} | {peak['command']:.0f} |",
+        "",
+        f"The command takes {took['command'] / took['floor']:.2f} times the second row (goal: at most 2). Imports, "
+        f"text encoder in float32 ({text:.0f} MB) and twice the stored projections ({projections:.0f} MB) are "
+        f"{bound:.0f} MB; the command's peak is {peak['command']:.0f} MB "
+        f"({'within' if peak['command'] <= bound else 'above'} the goal).",
+    ]
+
+
+def main() -> None:
+    """Measure and write the page."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--repeats", type=int, default=REPEATS)
+    parser.add_argument("--checkpoint", type=Path, default=Path("full-size-sd1"))
+    arguments = parser.parse_args()
+    device, repeats = arguments.device, arguments.repeats
+    name = torch.cuda.get_device_name() if device != "cpu" else f"{torch.get_num_threads()} threads of a CPU"
+    command = "python -m benchmarks.speed" + ("" if device == "cpu" else f" --device {device}")
+    lines = [
+        "# Speed and memory",
+        "",
+        f"Written by `{command}` on {name}, torch {torch.__version__.split('+')[0]}, {platform.system()}. Medians of "
+        f"{repeats} alternating runs; random weights in the real shapes; one concept of 77 positions, the empty prompt "
+        "as target and as what is kept, unless said otherwise.",
+    ]
+    for kind, title in (
+        ("sd1", "Stable Diffusion 1.4's shapes (32 projections, 768 wide)"),
+        ("sdxl", "SDXL's shapes (140 projections, 2,048 wide)"),
+    ):
+        print(title, flush=True)
+        lines += ["", f"## The loop, UCE and 2 RECE epochs: {title}", "", "| | seconds | ÷ ours |", "|---|---|---|"]
+        lines += loop_table(kind, device, repeats)
+    lines += ["", "## UCE and 5 RECE epochs against the floor", ""]
+    lines += ["The floor: `G`, applying `M`, and a factorisation with a solve for each edit and each derivation.", ""]
+    lines += ["| shapes | ours, s | floor, s | ratio |", "|---|---|---|---|"]
+    lines += [row for kind in ("sd1", "sdxl") for row in floor_table(kind, device, repeats)]
+    lines += [
+        "",
+        "## One epoch",
+        "",
+        "| concepts | projections | ms an epoch | ms for the moments, once |",
+        "|---|---|---|---|",
+    ]
+    lines += epoch_table(device, max(repeats, 9))
+    if device == "cpu":
+        lines += ["", f"## The whole command, Stable Diffusion 1.4's size in float16, no evaluation", ""]
+        lines += command_table(write_checkpoint(arguments.checkpoint), repeats)
+    page = HERE / ("speed.md" if device == "cpu" else f"speed_{device}.md")
+    page.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(page)
+
+
+if __name__ == "__main__":
+    main()

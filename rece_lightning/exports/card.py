@@ -1,0 +1,117 @@
+"""The model card of a folder or a LoRA, as the hub reads it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+
+from rece_lightning.exports.erasure import Erasure
+from rece_lightning.exports.folders import MARK
+from rece_lightning.exports.measured import read_measured
+from rece_lightning.exports.record import Loss
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+FAMILIES = {"sd1": "stable-diffusion", "sd2": "stable-diffusion", "sdxl": "stable-diffusion-xl"}
+
+
+def render_card(erasure: Erasure, kind: str, metadata: dict[str, str], loss: Loss, file: str | None = None) -> str:
+    """The card as Markdown with YAML front matter.
+
+    Args:
+        erasure: that was written.
+        kind: ``pipeline``, ``lora`` or ``kohya``.
+        metadata: as the file holds them.
+        loss: of what was written.
+        file: the LoRA's name; the folder is the model without it.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True
+    )
+    description = erasure.description
+    _, weight = next(erasure.original())
+    return environment.get_template("card.md.j2").render(
+        front=yaml.safe_dump(front_matter(erasure, kind), sort_keys=False, allow_unicode=True).strip(),
+        kind=kind,
+        names=[_cell(name) for name in erasure.concepts],
+        rows=[{key: _cell(str(value)) for key, value in row.items()} for row in description["concepts"]["erased"]],
+        preserved=[_cell(prompt) for prompt in description["concepts"].get("preserved", [])],
+        base=_cell(erasure.base.name),
+        hub=hub_id(erasure) is not None,
+        licence=base_licence(erasure).get("license"),
+        description=description,
+        settings={key: json.dumps(value) for key, value in description["settings"].items()},
+        date=metadata["rece.date"],
+        loss=loss,
+        file=file,
+        measured=read_measured(erasure.run),
+        parts=(len(erasure.names), len(erasure.base.projections)),
+        reference=_literal(str(reference(erasure))),
+        from_file=erasure.base.layout == "single_file",
+        variant=erasure.base.variant if erasure.base.layout == "folder" else None,
+        dtype=str(weight.dtype).removeprefix("torch."),
+        prompt=_literal(erasure.concepts[0] if erasure.concepts else ""),
+    )
+
+
+def front_matter(erasure: Erasure, kind: str) -> dict[str, Any]:
+    """What the hub indexes. ``base_model`` must be a hub id there, so a base without one is named in the text alone."""
+    base = hub_id(erasure)
+    front: dict[str, Any] = {}
+    if base is not None:
+        front["base_model"] = base
+        front["base_model_relation"] = "finetune" if kind == "pipeline" else "adapter"
+    front |= base_licence(erasure)
+    front["library_name"] = "diffusers"
+    front["pipeline_tag"] = "text-to-image"
+    tags = ["text-to-image", FAMILIES[erasure.base.family], "diffusers", MARK.removeprefix("- "), "concept-erasure"]
+    front["tags"] = tags if kind == "pipeline" else [*tags, "lora"]
+    return front
+
+
+def hub_id(erasure: Erasure) -> str | None:
+    """The base model's id on the hub: as the user gave it, or as the model's own files name it."""
+    base = erasure.base
+    if HUB_ID.fullmatch(base.name) and not Path(base.name).exists():
+        return base.name
+    for file in ("model_index.json", "unet/config.json"):
+        try:
+            named = json.loads((base.path / file).read_text(encoding="utf-8")).get("_name_or_path")
+        except (OSError, ValueError, AttributeError):
+            continue
+        if isinstance(named, str) and HUB_ID.fullmatch(named) and not Path(named).exists():
+            return named
+    return None
+
+
+def base_licence(erasure: Erasure) -> dict[str, Any]:
+    """The keys about the licence in the base model's own card; nothing is made up where it has none."""
+    try:
+        text = (erasure.base.path / "README.md").read_text(encoding="utf-8")
+        front = yaml.safe_load(text.split("---")[1]) if text.startswith("---") else None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, IndexError):
+        return {}
+    if not isinstance(front, dict):
+        return {}
+    return {key: front[key] for key in ("license", "license_name", "license_link") if key in front}
+
+
+def reference(erasure: Erasure) -> str | Path:
+    """By what code finds the base model: its hub id as given, or the place on this machine."""
+    base = erasure.base
+    return base.name if base.name == hub_id(erasure) else base.path.resolve()
+
+
+def _cell(text: str) -> str:
+    """Text for a cell of a Markdown table."""
+    flat = " ".join(text.split()).replace("|", "\\|").replace("`", "'").replace("<", "&lt;")
+    return flat or "(empty prompt)"
+
+
+def _literal(text: str) -> str:
+    """Text as a string in Python's code, without what would end the block of code."""
+    return json.dumps(text, ensure_ascii=False).replace("`", "\\u0060")

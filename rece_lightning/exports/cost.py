@@ -1,0 +1,65 @@
+"""What each format costs in bytes and error, found without writing it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.core.low_rank import error_curve, low_rank_of
+from rece_lightning.exports.adapters import adapter_rank
+from rece_lightning.exports.erasure import Erasure
+from rece_lightning.exports.map import check_map
+from rece_lightning.exports.pipeline import WEIGHTS, loaded_files
+from rece_lightning.models.base import BaseModel
+
+RANKS = (1, 4, 16, 64)
+LOADED = ("unet", "vae", "text_encoder", "text_encoder_2")
+"""The parts whose weights a single file holds."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One way to write the erasure down."""
+
+    format: str
+    bytes: int
+    """Of the tensors; the headers and configurations add a few kilobytes."""
+    error: float
+    """``‖ΔW' − ΔW‖ / ‖ΔW‖`` before rounding."""
+    rank: int | None = None
+
+
+def export_costs(erasure: Erasure, ranks: Sequence[int] = RANKS) -> list[Cost]:
+    """The formats that fit the erasure; LoRAs at some ranks and at the full one, from one decomposition."""
+    shapes = [erasure.base.projections[name] for name in erasure.names]
+    _, weight = next(erasure.original())
+    costs = [Cost("delta", sum(math.prod(shape) for shape in shapes) * weight.element_size(), 0.0)]
+    costs += [
+        Cost("pipeline", model_bytes(erasure.base), 0.0),
+        Cost("single-file", model_bytes(erasure.base, LOADED), 0.0),
+    ]
+    parts = low_rank_of(erasure.maps, erasure.gram)
+    errors, full = error_curve(parts), adapter_rank(parts, None)
+    for rank in [*(rank for rank in sorted(ranks) if rank < full), full]:
+        size = 4 * rank * sum(sum(shape) for shape in shapes)
+        costs.append(Cost("lora", size, float(errors[min(rank, len(errors) - 1)]), rank))
+        costs.append(Cost("kohya", size + 4 * len(shapes), costs[-1].error, rank))
+    try:
+        check_map(erasure)
+    except ConfigurationError:
+        return costs
+    return [*costs, Cost("map", 8 * erasure.gram.width**2, 0.0)]
+
+
+def model_bytes(base: BaseModel, parts: Sequence[str] | None = None) -> int:
+    """Bytes of a base model's weight files, of all its parts or of some; a checkpoint file counts whole."""
+    if base.layout != "folder":
+        return base.path.stat().st_size
+    total = 0
+    for folder in base.path.iterdir():
+        if folder.is_dir() and (parts is None or folder.name in parts):
+            files = [file for file in folder.iterdir() if file.is_file() and WEIGHTS.search(file.name)]
+            total += sum(file.stat().st_size for file in loaded_files(files, base.variant))
+    return total

@@ -1,0 +1,131 @@
+"""``pipeline``: a whole diffusers folder, the base model's with other projections in its U-Net."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from rece_lightning.exports.erasure import Erasure
+from rece_lightning.exports.patch import copy_with_metadata, replace_tensors
+from rece_lightning.exports.record import Loss
+from rece_lightning.models.weights import SafetensorsWeights
+
+# One format is loaded, the first of these that is there.
+FORMATS = (".safetensors", ".bin")
+WEIGHTS = re.compile(
+    r"\.(safetensors|bin|msgpack|onnx|onnx_data|pb|h5|ckpt|pt|pth|xml)$|\.(safetensors|bin)\.index(\..+)?\.json$"
+)
+STEM = "diffusion_pytorch_model"
+
+
+def write_pipeline(erasure: Erasure, folder: Path, metadata: dict[str, str]) -> Loss:
+    """Fill an existing folder with the model.
+
+    Every tensor but the edited ones keeps the base model's bytes. A U-Net in PyTorch's own format becomes
+    safetensors. What no part of the pipeline loads stays behind: other variants, other formats, checkpoints beside the
+    parts, all of which would hold the model before the edit.
+
+    Args:
+        erasure: to write.
+        folder: that exists and is empty.
+        metadata: of the U-Net's files.
+    """
+    base = erasure.base
+    if base.layout == "folder":
+        copy_parts(base.path, folder, base.variant)
+        files = copy_unet(erasure, folder / "unet", metadata)
+    else:
+        files = save_parts(erasure, folder, metadata)
+    replace_tensors(files, erasure.edited())
+    return Loss()
+
+
+def copy_parts(source: Path, target: Path, variant: str | None) -> None:
+    """Copy every part that ``model_index.json`` names, the U-Net without its weights.
+
+    A part that the source lacks, as a safety checker that was not fetched, is one that the copy does without.
+    """
+    index: dict[str, Any] = json.loads((source / "model_index.json").read_text(encoding="utf-8"))
+    for part, value in index.items():
+        if not isinstance(value, list) or not value or value[0] is None:
+            continue
+        if (source / part).is_dir():
+            copy_part(source / part, target / part, variant, weights=part != "unet")
+        else:
+            index[part] = [None, None]
+            if part == "safety_checker" and "requires_safety_checker" in index:
+                index["requires_safety_checker"] = False
+    (target / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def copy_part(source: Path, target: Path, variant: str | None, *, weights: bool) -> None:
+    """Copy a part's configuration, and the weights that diffusers would load of it."""
+    target.mkdir()
+    files = [file for file in sorted(source.iterdir()) if file.is_file()]
+    chosen = [file for file in files if not WEIGHTS.search(file.name)]
+    if weights:
+        chosen += loaded_files([file for file in files if WEIGHTS.search(file.name)], variant)
+    for file in chosen:
+        # The content, not the mode: files of a hub's cache are links and may be read-only.
+        shutil.copyfile(file, target / file.name)
+
+
+def loaded_files(files: list[Path], variant: str | None) -> list[Path]:
+    """Of a part's weight files those of one format and one variant; those without a variant where it has none."""
+    for wanted in dict.fromkeys((variant, None)):
+        for ending in FORMATS:
+            found = [file for file in files if ending in file.name and variant_of(file.name) == wanted]
+            if found:
+                return found
+    return []
+
+
+def variant_of(name: str) -> str | None:
+    """The variant in the name of a weight file.
+
+    Example:
+        >>> variant_of("model.fp16-00001-of-00002.safetensors"), variant_of("model.safetensors.index.fp16.json")
+        ('fp16', 'fp16')
+        >>> variant_of("model-00001-of-00002.safetensors"), variant_of("model.bin.index.json")
+        (None, None)
+    """
+    for ending in (".safetensors", ".bin", ".index", ".json"):
+        name = name.replace(ending, "")
+    name = re.sub(r"-\d+-of-\d+", "", name)
+    return name.split(".", 1)[1] if "." in name else None
+
+
+def copy_unet(erasure: Erasure, target: Path, metadata: dict[str, str]) -> list[Path]:
+    """The U-Net's weights as safetensors files, still unedited."""
+    base = erasure.base
+    if isinstance(base.unet, SafetensorsWeights):
+        for file in base.unet.files:
+            copy_with_metadata(file, target / file.name, metadata)
+        if len(base.unet.files) > 1:
+            for index in (base.path / "unet").glob(f"{STEM}.safetensors.index*.json"):
+                if variant_of(index.name) == base.variant:
+                    shutil.copyfile(index, target / index.name)
+        return [target / file.name for file in base.unet.files]
+    file = target / f"{STEM}{f'.{base.variant}' if base.variant else ''}.safetensors"
+    # A copy of each: tensors that share memory cannot be written.
+    save_file({name: tensor.clone() for name, tensor in base.unet.read(base.unet.shapes())}, file, metadata)
+    return [file]
+
+
+def save_parts(erasure: Erasure, target: Path, metadata: dict[str, str]) -> list[Path]:
+    """A model that is no folder, as diffusers saves it; the U-Net's files, still unedited."""
+    from rece_lightning.models.pipelines import load_pipeline
+
+    _, weight = next(erasure.original())
+    load_pipeline(erasure.base, weight.dtype).save_pretrained(target, safe_serialization=True)
+    files = sorted((target / "unet").glob("*.safetensors"))
+    for file in files:
+        plain = file.rename(file.with_suffix(".plain"))
+        copy_with_metadata(plain, file, metadata)
+        plain.unlink()
+    return files

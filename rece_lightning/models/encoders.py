@@ -1,0 +1,77 @@
+"""Load tokenizers and text encoders of a base model, and nothing else of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from rece_lightning.core.errors import BaseModelError
+from rece_lightning.models.base import BaseModel
+from rece_lightning.models.text import PromptEncoder
+from rece_lightning.models.weights import Weights, all_finite
+
+SUFFIXES = ("", "_2")
+
+
+def load_encoder(base: BaseModel, device: torch.device | str = "cpu") -> PromptEncoder:
+    """Load in float32, without dropout and gradients.
+
+    Raises:
+        BaseModelError: if the weights do not fit their configuration.
+    """
+    towers: list[Any] = []
+    for suffix, weights in zip(SUFFIXES, base.text, strict=False):
+        tokenizer, text_encoder = _load_tower(base, suffix, weights)
+        broken = [name for name, value in text_encoder.named_parameters() if not all_finite(value)]
+        if broken:
+            raise BaseModelError(
+                f"model.pretrained: {weights.where}: {broken[0]} is missing or holds values that "
+                "are NaN or infinite; fetch the file again."
+            )
+        towers += [tokenizer, text_encoder.eval().requires_grad_(False).to(device)]
+    return PromptEncoder(*towers)
+
+
+def _load_tower(base: BaseModel, suffix: str, weights: Weights) -> tuple[Any, Any]:
+    # SDXL's second encoder has a projection; its output is the pooled embedding.
+    kind = CLIPTextModelWithProjection if suffix else CLIPTextModel
+    folder = base.configurations
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(folder / f"tokenizer{suffix}", local_files_only=True)
+        config = CLIPTextConfig.from_pretrained(folder / f"text_encoder{suffix}", local_files_only=True)
+        # Random weights would be drawn for half a second and thrown away.
+        with init_empty_weights():
+            text_encoder = kind(config)
+        expected = text_encoder.state_dict().keys()
+        state = {}
+        for name, tensor in weights.read(list(weights.shapes())):
+            # Transformers changed whether names begin with this.
+            known = next((known for known in (name, f"text_model.{name}", _plain(name)) if known in expected), None)
+            if known is not None:
+                state[known] = tensor.float()
+        missing = text_encoder.load_state_dict(state, strict=False, assign=True).missing_keys
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BaseModelError(
+            f"model.pretrained: {base.path}: tokenizer or text encoder cannot be loaded ({reason}); "
+            "copy the model anew."
+        ) from error
+    if missing:
+        raise BaseModelError(
+            f"model.pretrained: {weights.where}: {missing[0]} is missing or holds values that "
+            "are NaN or infinite; fetch the file again."
+        )
+    tokens, known = max(tokenizer.get_vocab().values(), default=0) + 1, text_encoder.config.vocab_size
+    if tokens > known:
+        raise BaseModelError(
+            f"model.pretrained: {folder / f'tokenizer{suffix}'} makes {tokens} tokens, the text encoder knows {known}; "
+            "they belong to different models, copy the model anew."
+        )
+    return tokenizer, text_encoder
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix("text_model.")

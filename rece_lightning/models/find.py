@@ -1,0 +1,72 @@
+"""Find the base model that a user names: the embedded world, a folder, a file, or a hub id."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rece_lightning.core.errors import BaseModelError
+from rece_lightning.models.base import BaseModel
+from rece_lightning.models.folder import open_folder
+from rece_lightning.models.hub import fetch
+from rece_lightning.models.single_file import open_single_file
+
+EMBEDDED = {"emoji": Path(__file__).parent.parent / "emoji" / "weights"}
+
+
+def find_base(
+    pretrained: str, revision: str | None = None, variant: str | None = None, config: str | None = None
+) -> BaseModel:
+    """Find a base model and check its structure.
+
+    Args:
+        pretrained: ``emoji`` (the embedded world), a diffusers folder, a checkpoint file in the original layout,
+            or a hub id.
+        revision: of the hub repository.
+        variant: of the weight files in a folder, such as ``fp16``.
+        config: of a checkpoint file: the name of a shipped layout or a folder of configurations.
+
+    Raises:
+        BaseModelError: if it cannot be found or is not what it should be; the message says what to do.
+    """
+    try:
+        return _find(pretrained, revision, variant, config)
+    except OSError as error:
+        raise BaseModelError(
+            f"model.pretrained: {error.filename or pretrained} cannot be read ({error.strerror or error}); "
+            "make it readable, or give another model."
+        ) from error
+
+
+def _find(pretrained: str, revision: str | None, variant: str | None, config: str | None) -> BaseModel:
+    path = local_path(pretrained)
+    exists, is_file = path.exists() or path.is_symlink(), path.is_file()
+    if pretrained in EMBEDDED and not path.is_dir():
+        folder = EMBEDDED[pretrained]
+        if not (folder / "model_index.json").exists():
+            raise BaseModelError(
+                f"model.pretrained: the weights of the embedded world {pretrained!r} are missing; "
+                "install the package anew or train them with `make world`."
+            )
+        return open_folder(pretrained, folder, variant)
+    if is_file:
+        return open_single_file(pretrained, path, config)
+    if exists and not path.is_dir():
+        raise BaseModelError(f"model.pretrained: {path} is a link that leads nowhere; give the model itself.")
+    if exists:
+        return open_folder(pretrained, path, variant)
+    looks_local = pretrained.startswith((".", "/", "~")) or pretrained.count("/") != 1
+    if looks_local:
+        raise BaseModelError(
+            f"model.pretrained: {pretrained!r} is no folder or file on this machine and no hub id (owner/name). "
+            f"Give a diffusers folder, a checkpoint file, a hub id, or one of the embedded worlds: "
+            f"{', '.join(EMBEDDED)}."
+        )
+    return open_folder(pretrained, fetch(pretrained, revision, variant), variant)
+
+
+def local_path(pretrained: str) -> Path:
+    """The path that a name would be; ``~`` is the user's home, where there is one."""
+    try:
+        return Path(pretrained).expanduser()
+    except RuntimeError:  # ~name of nobody
+        return Path(pretrained)

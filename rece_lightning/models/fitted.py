@@ -1,0 +1,111 @@
+"""Numbers of a model's configurations read from the shapes of its tensors.
+
+What no shape tells (activations, numbers of heads, groups of a normalization, the scheduler) stays as the published
+models of the family have it. Heads follow the family's rule: eight in SD 1.x, otherwise 64 channels each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rece_lightning.core.errors import BaseModelError
+from rece_lightning.models.clip_vocabulary import SIZE
+from rece_lightning.models.original import PARTS, pieces_in_file
+from rece_lightning.models.original.pieces import Shape, numbers
+
+Config = dict[str, Any]
+CHANNELS_OF_A_HEAD = 64
+
+
+def fit_to_shapes(configs: Mapping[str, Config], shapes: Mapping[str, Shape], family: str) -> dict[str, Config]:
+    """The configurations with what the shapes tell put in; a part that the file does not hold keeps its own.
+
+    Args:
+        configs: part → configuration.
+        shapes: of a file in the original layout.
+        family: ``sd1``, ``sd2`` or ``sdxl``.
+
+    Raises:
+        BaseModelError: if a part is incomplete, or a text encoder has another vocabulary than CLIP's.
+    """
+    fitted = {part: dict(config) for part, config in configs.items()}
+    for part in PARTS[family]:
+        pieces = pieces_in_file(part, shapes, family)
+        own = {name: piece.diffusers_shape(shapes[piece.original]) for piece in pieces for name in piece.diffusers}
+        if not own:
+            continue
+        try:
+            fitted[part] |= _unet(own, family) if part == "unet" else _vae(own) if part == "vae" else _text(own)
+        except (LookupError, ValueError) as error:
+            raise BaseModelError(
+                f"model.pretrained: the file's {part} is incomplete or none of Stable Diffusion's kind ({error}); "
+                "fetch the file again, or give a folder of configurations with --model.config."
+            ) from error
+        if part.startswith("text_encoder"):
+            tokenizer = part.replace("text_encoder", "tokenizer")
+            fitted[tokenizer]["model_max_length"] = fitted[part]["max_position_embeddings"]
+    return fitted
+
+
+def _unet(shapes: Mapping[str, Shape], family: str) -> Config:
+    blocks = numbers(shapes, "down_blocks.")
+    channels = [shapes[f"down_blocks.{block}.resnets.0.conv1.weight"][0] for block in blocks]
+    depths = [_depth(shapes, block) for block in blocks]
+    down = ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in depths]
+    # A resolution without a transformer has the depth 1 in published configurations.
+    layers = [depth or 1 for depth in depths]
+    resnets = [len(numbers(shapes, f"down_blocks.{block}.resnets.")) for block in blocks]
+    heads = 8 if family == "sd1" else [max(1, width // CHANNELS_OF_A_HEAD) for width in channels]
+    middle = "mid_block.attentions.0"
+    config: Config = {
+        "in_channels": shapes["conv_in.weight"][1],
+        "out_channels": shapes["conv_out.weight"][0],
+        "block_out_channels": channels,
+        "down_block_types": down,
+        "up_block_types": [kind.replace("Down", "Up") for kind in reversed(down)],
+        "layers_per_block": resnets[0] if len(set(resnets)) == 1 else resnets,
+        "transformer_layers_per_block": layers[0] if len(set(layers)) == 1 else layers,
+        "cross_attention_dim": shapes[f"{middle}.transformer_blocks.0.attn2.to_k.weight"][1],
+        "attention_head_dim": heads,
+        "use_linear_projection": len(shapes[f"{middle}.proj_in.weight"]) == 2,
+    }
+    if "add_embedding.linear_1.weight" in shapes:
+        config["projection_class_embeddings_input_dim"] = shapes["add_embedding.linear_1.weight"][1]
+    return config
+
+
+def _depth(shapes: Mapping[str, Shape], block: int) -> int:
+    return len(numbers(shapes, f"down_blocks.{block}.attentions.0.transformer_blocks."))
+
+
+def _vae(shapes: Mapping[str, Shape]) -> Config:
+    blocks = numbers(shapes, "encoder.down_blocks.")
+    return {
+        "in_channels": shapes["encoder.conv_in.weight"][1],
+        "out_channels": shapes["decoder.conv_out.weight"][0],
+        "latent_channels": shapes["decoder.conv_in.weight"][1],
+        "block_out_channels": [shapes[f"encoder.down_blocks.{i}.resnets.0.conv1.weight"][0] for i in blocks],
+        "down_block_types": ["DownEncoderBlock2D"] * len(blocks),
+        "up_block_types": ["UpDecoderBlock2D"] * len(blocks),
+        "layers_per_block": len(numbers(shapes, "encoder.down_blocks.0.resnets.")),
+    }
+
+
+def _text(shapes: Mapping[str, Shape]) -> Config:
+    tokens, width = shapes["embeddings.token_embedding.weight"]
+    if tokens != SIZE:
+        raise BaseModelError(
+            f"model.pretrained: the file's text encoder knows {tokens} tokens, CLIP's tokenizer {SIZE}; give the "
+            "folder with the model's own tokenizer and configurations with --model.config."
+        )
+    config: Config = {
+        "hidden_size": width,
+        "intermediate_size": shapes["encoder.layers.0.mlp.fc1.weight"][0],
+        "num_hidden_layers": len(numbers(shapes, "encoder.layers.")),
+        "num_attention_heads": max(1, width // CHANNELS_OF_A_HEAD),
+        "max_position_embeddings": shapes["embeddings.position_embedding.weight"][0],
+    }
+    if "text_projection.weight" in shapes:
+        config["projection_dim"] = shapes["text_projection.weight"][0]
+    return config

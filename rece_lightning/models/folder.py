@@ -1,0 +1,200 @@
+"""Open a diffusers folder: check that its parts fit together, and find the files of their weights."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from rece_lightning.core.errors import BaseModelError
+from rece_lightning.models.base import BaseModel
+from rece_lightning.models.part_configs import (
+    check_index,
+    check_part,
+    check_text_encoder,
+    check_widths,
+    named_parts,
+    read_json,
+)
+from rece_lightning.models.pickled import PICKLES, PickledWeights
+from rece_lightning.models.projections import is_text_projection
+from rece_lightning.models.weights import SafetensorsWeights, Weights, check_floats
+
+PARTS = ("unet", "text_encoder", "tokenizer", "scheduler", "vae")
+SECOND = ("text_encoder_2", "tokenizer_2")
+# Without these a library takes its defaults in silence.
+NEEDED_FILES = {
+    "unet": ("config.json",),
+    "text_encoder": ("config.json",),
+    "text_encoder_2": ("config.json",),
+    "vae": ("config.json",),
+    "scheduler": ("scheduler_config.json",),
+    "tokenizer": ("vocab.json", "tokenizer.json"),
+    "tokenizer_2": ("vocab.json", "tokenizer.json"),
+}
+# Names without their endings: diffusers' parts have one of their own, transformers' have two.
+STEMS = {
+    "unet": ("diffusion_pytorch_model",),
+    "vae": ("diffusion_pytorch_model",),
+    "text_encoder": ("model", "pytorch_model"),
+    "text_encoder_2": ("model", "pytorch_model"),
+}
+
+
+def open_folder(name: str, folder: Path, variant: str | None) -> BaseModel:
+    """Check that a folder is a text-to-image model whose parts fit together.
+
+    Args:
+        name: what the user called it.
+        folder: that holds ``model_index.json``.
+        variant: of the weight files, such as ``fp16``.
+
+    Raises:
+        BaseModelError: saying what is missing or does not fit.
+    """
+    if not (folder / "model_index.json").is_file():
+        raise BaseModelError(
+            f"model.pretrained: {folder} is no diffusers model (model_index.json is missing). "
+            "Give the folder that save_pretrained of a pipeline wrote, or a checkpoint file."
+        )
+    index = read_json(folder / "model_index.json")
+    check_index(folder / "model_index.json", index)
+    named = named_parts(index)
+    second = "text_encoder_2" in named
+    parts = [*PARTS, *(SECOND if second else ())]
+    missing = [part for part in parts if not (folder / part).is_dir()]
+    if missing:
+        raise BaseModelError(f"model.pretrained: {folder} lacks {', '.join(missing)}/; copy the model whole.")
+    for part in parts:
+        names = NEEDED_FILES[part]
+        if not any((folder / part / file).is_file() for file in names):
+            raise BaseModelError(
+                f"model.pretrained: {folder} has no {' or '.join(f'{part}/{file}' for file in names)}; "
+                "copy the model whole."
+            )
+    for part in dict.fromkeys((*parts, *named)):
+        check_part(folder / part)
+    config = read_json(folder / "unet" / "config.json")
+    encoders = ["text_encoder", *(["text_encoder_2"] if second else [])]
+    configs = [read_json(folder / part / "config.json") for part in encoders]
+    width = check_widths(folder, config.get("cross_attention_dim"), [one.get("hidden_size") for one in configs])
+    weights = {part: part_weights(folder / part, STEMS[part], variant) for part in STEMS if part in parts}
+    shapes = weights["unet"].shapes()
+    projections = checked_projections(f"{folder / 'unet'}", weights["unet"], width)
+    for part, one in zip(encoders, configs, strict=True):
+        check_text_encoder(folder / part / "config.json", one, weights[part].shapes())
+        check_floats(weights[part], (name for name in weights[part].shapes() if not name.endswith("position_ids")))
+    return BaseModel(
+        name=name,
+        path=folder,
+        layout="folder",
+        # OpenCLIP's activation, of Stable Diffusion 2; OpenAI's CLIP has the quick one.
+        family="sdxl" if second else "sd2" if configs[0].get("hidden_act") == "gelu" else "sd1",
+        variant=variant,
+        width=width,
+        projections=projections,
+        parameters=sum(math.prod(shape) for shape in shapes.values()),
+        unet=weights["unet"],
+        text=tuple(weights[part] for part in encoders),
+    )
+
+
+def checked_projections(where: str, weights: Weights, width: int) -> dict[str, tuple[int, ...]]:
+    """The text-reading projections among the parameters of a U-Net, under their diffusers names and in their order.
+
+    Args:
+        where: they lie, for messages.
+        weights: of the U-Net.
+        width: ``d``.
+
+    Raises:
+        BaseModelError: if there is none, or a shape or dtype cannot be.
+    """
+    shapes = weights.shapes()
+    # Sorted: the sum over layers must not depend on how a file orders them.
+    projections = {key: shape for key, shape in sorted(shapes.items()) if is_text_projection(key)}
+    if not projections:
+        raise BaseModelError(
+            f"model.pretrained: {where}: no cross-attention that reads the text (attn2.to_k, attn2.to_v); "
+            "give a text-to-image model."
+        )
+    for key in projections:
+        layer = key.removesuffix(".weight").rsplit(".", 1)[0]
+        queries, *others = (shapes.get(f"{layer}.{part}.weight") for part in ("to_q", "to_k", "to_v"))
+        # Queries, keys and values of a cross-attention are equally wide in a U-Net.
+        if not queries or not queries[0] or any(shape != (queries[0], width) for shape in others):
+            raise BaseModelError(
+                f"model.pretrained: {where}: the projections to_k and to_v of {layer} have the shapes {others}, "
+                f"beside queries of {queries} and embeddings {width} wide; the file is incomplete or of another model. "
+                "Copy the model anew."
+            )
+    check_floats(weights, projections)
+    return projections
+
+
+def part_weights(folder: Path, stems: tuple[str, ...], variant: str | None) -> Weights:
+    """The weights of a part: safetensors before PyTorch's own format, one file before shards.
+
+    Args:
+        folder: of the part.
+        stems: names of its files without ending; the first is that of safetensors files.
+        variant: such as ``fp16``.
+
+    Raises:
+        BaseModelError: if there are none, or they are damaged.
+    """
+    suffix = f".{variant}" if variant else ""
+    safetensors = shard_files(folder, stems[:1], variant, ".safetensors")
+    if safetensors:
+        return SafetensorsWeights(*safetensors)
+    pickled = shard_files(folder, stems, variant, ".bin")
+    if pickled:
+        return PickledWeights(*pickled)
+    others = sorted(
+        path.name for path in folder.glob("*") if path.suffix in {".safetensors", *PICKLES} or "-of-" in path.name
+    )
+    fits = [file for file in others if Path(file).suffix in (".safetensors", ".bin")]
+    hint = f"it holds {', '.join(fits[:3])}: set model.variant" if fits else "copy the model whole"
+    if others and not fits:
+        hint = f"it holds {others[0]}, which is not how diffusers names it; fetch the safetensors file"
+    raise BaseModelError(f"model.pretrained: {folder} has no {stems[0]}{suffix}.safetensors; {hint}.")
+
+
+def shard_files(folder: Path, stems: tuple[str, ...], variant: str | None, ending: str) -> list[Path]:
+    """The file of a part or the shards that its index names; empty where there is neither.
+
+    Raises:
+        BaseModelError: if an index leads out of the folder, or to a file that is missing.
+    """
+    suffix = f".{variant}" if variant else ""
+    for stem in stems:
+        whole = folder / f"{stem}{suffix}{ending}"
+        if whole.exists():
+            return [whole]
+        if whole.is_symlink():
+            raise BaseModelError(f"model.pretrained: {whole} is a link that leads nowhere; fetch the file again.")
+        index = folder / f"{stem}{ending}.index{suffix}.json"
+        if index.exists():
+            return indexed_files(index)
+    return []
+
+
+def indexed_files(index: Path) -> list[Path]:
+    """The shards that an index names, each inside its folder.
+
+    Raises:
+        BaseModelError: if one leads elsewhere or is missing.
+    """
+    content = read_json(index).get("weight_map")
+    if not isinstance(content, dict) or not content:
+        raise BaseModelError(f"model.pretrained: {index} names no files (weight_map); fetch it again.")
+    files = []
+    for name in sorted({str(value) for value in content.values()}):
+        if Path(name).name != name or len(name) > 255:
+            raise BaseModelError(
+                f"model.pretrained: {index} leads out of its folder ({name!r}); refused. Fetch the model from where it "
+                "was published."
+            )
+        if not (index.parent / name).is_file():
+            raise BaseModelError(f"model.pretrained: {index} names {name}, which is missing; copy the model whole.")
+        files.append(index.parent / name)
+    return files

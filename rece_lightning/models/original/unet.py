@@ -1,0 +1,165 @@
+"""The U-Net's names: diffusers' blocks ↔ the numbered input, middle and output blocks of the original.
+
+The original numbers its layers in one row. With ``n`` residual blocks at a resolution, ``input_blocks`` has ``n``
+entries for it and one for the downsampler that follows, after entry 0, which is ``conv_in``. ``output_blocks`` has
+``n + 1`` entries, the last of them with the upsampler. Entry ``.0`` is the residual block, ``.1`` the transformer
+where there is one, and the upsampler has the next number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+from rece_lightning.models.original.pieces import by_prefix, no_counterpart, numbers
+
+PREFIX = "model.diffusion_model."
+
+FIXED = {
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+    "mid_block.resnets.0": "middle_block.0",
+    "mid_block.attentions.0": "middle_block.1",
+    "mid_block.resnets.1": "middle_block.2",
+}
+# SDXL adds its sizes and pooled text where other models add a class.
+ADDED = {"add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2"}
+CLASS = {
+    "class_embedding.linear_1": "label_emb.0.0",
+    "class_embedding.linear_2": "label_emb.0.2",
+    "class_embedding": "label_emb",
+}
+RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+TRANSFORMER = frozenset({"norm", "proj_in", "transformer_blocks", "proj_out"})
+"""Modules of a transformer; within them both layouts use the same names and forms."""
+
+
+@dataclass(frozen=True)
+class Levels:
+    """How many residual blocks each resolution has, and where a transformer stands before an upsampler."""
+
+    down: tuple[int, ...]
+    up: tuple[int, ...]
+    with_attention: frozenset[int]
+    """Up blocks whose last residual block is followed by a transformer."""
+
+    @classmethod
+    def of_diffusers(cls, names: Iterable[str]) -> Levels:
+        """From the names of parameters.
+
+        Those of the transformers are enough where every resolution has equally many residual blocks, as in all
+        published models.
+        """
+        names = list(names)
+        down, up = (_counts(names, side) for side in ("down_blocks", "up_blocks"))
+        attention = frozenset(
+            i for i, n in enumerate(up) if numbers(names, f"up_blocks.{i}.attentions.")[-1:] == [n - 1]
+        )
+        return cls(down, up, attention)
+
+    @classmethod
+    def of_original(cls, names: Iterable[str]) -> Levels:
+        """From the names of a file, without :data:`PREFIX`."""
+        names = list(names)
+        down = _runs(numbers(names, "input_blocks.", "0.op."), numbers(names, "input_blocks.")[-1:])
+        ends = numbers(names, "output_blocks.", "1.conv.") + numbers(names, "output_blocks.", "2.conv.")
+        last = [end + 1 for end in numbers(names, "output_blocks.")[-1:]]
+        up = _runs(sorted(end + 1 for end in ends), last, gap=0)
+        attention = numbers(names, "output_blocks.", "1.transformer_blocks.")
+        totals = [sum(up[: i + 1]) - 1 for i in range(len(up))]
+        return cls(down, up, frozenset(i for i, end in enumerate(totals) if end in attention))
+
+    def table(self) -> Iterator[tuple[str, str]]:
+        """``(diffusers module, original module)`` of everything in the blocks."""
+        entry = 1
+        for block, count in enumerate(self.down):
+            for layer in range(count):
+                yield f"down_blocks.{block}.resnets.{layer}", f"input_blocks.{entry}.0"
+                yield f"down_blocks.{block}.attentions.{layer}", f"input_blocks.{entry}.1"
+                entry += 1
+            yield f"down_blocks.{block}.downsamplers.0.conv", f"input_blocks.{entry}.0.op"
+            entry += 1
+        entry = 0
+        for block, count in enumerate(self.up):
+            for layer in range(count):
+                yield f"up_blocks.{block}.resnets.{layer}", f"output_blocks.{entry}.0"
+                yield f"up_blocks.{block}.attentions.{layer}", f"output_blocks.{entry}.1"
+                entry += 1
+            place = 2 if block in self.with_attention else 1
+            yield f"up_blocks.{block}.upsamplers.0.conv", f"output_blocks.{entry - 1}.{place}.conv"
+
+
+def _counts(names: list[str], side: str) -> tuple[int, ...]:
+    """Residual blocks of every block; those of which no name is given have as many as the largest."""
+    blocks = numbers(names, f"{side}.")
+    found = {}
+    for block in blocks:
+        layers = [n for kind in ("resnets", "attentions") for n in numbers(names, f"{side}.{block}.{kind}.")]
+        found[block] = max(layers, default=-1) + 1
+    return tuple(found.get(block) or max(found.values()) for block in range(max(blocks, default=-1) + 1))
+
+
+def _runs(ends: list[int], last: list[int], gap: int = 1) -> tuple[int, ...]:
+    """Lengths of the runs that end before ``ends`` (and ``last`` + gap): what lies between two samplers."""
+    bounds = [0, *ends, *(end + gap for end in last if not ends or end + gap > ends[-1])]
+    return tuple(after - before - gap for before, after in pairwise(bounds))
+
+
+def unet_names(names: Iterable[str]) -> dict[str, str]:
+    """Diffusers name → original name, with :data:`PREFIX`.
+
+    Args:
+        names: of a U-Net's parameters in diffusers; those of the cross-attentions alone are enough.
+
+    Raises:
+        BaseModelError: if the original layout has no place for one.
+    """
+    names = list(names)
+    table = FIXED | ADDED | CLASS | dict(Levels.of_diffusers(names).table())
+    return {name: PREFIX + _translate(table, name, RESNET) for name in names}
+
+
+def diffusers_unet_names(names: Iterable[str], endings: tuple[str, ...] = ("",)) -> dict[str, str]:
+    """Diffusers name → original name, for the names of a file; what is not the U-Net's is passed over.
+
+    Args:
+        names: of all tensors of the file.
+        endings: of the names to translate; all unless given.
+
+    Raises:
+        BaseModelError: if diffusers' U-Net has no place for one that is to be translated.
+    """
+    inner = [name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX)]
+    labels = CLASS if "label_emb.weight" in inner else ADDED
+    forward = FIXED | labels | dict(Levels.of_original(inner).table())
+    table = {original: name for name, original in forward.items()}
+    back = {original: name for name, original in RESNET.items()}
+    return {_translate(table, name, back): PREFIX + name for name in inner if name.endswith(endings)}
+
+
+def _translate(table: dict[str, str], name: str, resnet: dict[str, str]) -> str:
+    found = by_prefix(table, name)
+    if found is None:
+        raise no_counterpart("U-Net", name)
+    module, rest = found
+    # On one of the two sides the kind of a module is written out.
+    both = f"{module} {name}"
+    if ".resnets." in both:
+        within = by_prefix(resnet, rest)
+        if within is None:
+            raise no_counterpart("U-Net", name)
+        return f"{module}.{within[0]}.{within[1]}"
+    if ".attentions." in both and rest.split(".")[0] not in TRANSFORMER:
+        raise no_counterpart("U-Net", name)
+    return f"{module}.{rest}"

@@ -1,0 +1,193 @@
+"""Named tensors of one part of a model, read one at a time, whatever file they lie in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from rece_lightning.core.errors import BaseModelError
+
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+"""What an erasure computes with; other dtypes are quantized, or no weights."""
+STORED = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+# SDXL's largest files name 2,600 tensors in 400 KB. More would keep the reader busy for nothing.
+LARGEST_HEADER = 16 << 20
+MOST_TENSORS = 20_000
+
+
+class Weights(Protocol):
+    """What a part of a model holds. Tensors come in their stored dtype, on the CPU or where a live module has them."""
+
+    @property
+    def where(self) -> str:
+        """Where they lie, for messages."""
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes, without reading a tensor where the format allows."""
+
+    def dtypes(self) -> dict[str, str]:
+        """Names and dtypes as PyTorch calls them, or as the file does where PyTorch has none."""
+
+    def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+        """Yield ``(name, tensor)`` in the order asked for."""
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Whether a tensor holds neither NaN nor infinity, a piece at a time: the test makes copies of what it tests."""
+    return all(bool(part.isfinite().all()) for part in tensor.reshape(-1).split(2**20))
+
+
+class SafetensorsWeights:
+    """Tensors of one safetensors file or of several shards.
+
+    Raises:
+        BaseModelError: if a file is damaged, cut short, or no safetensors file.
+    """
+
+    def __init__(self, *files: Path) -> None:
+        self.files = files
+        self._homes: dict[str, Path] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._dtypes: dict[str, str] = {}
+        for file in files:
+            try:
+                check_header(file)
+                with safe_open(file, framework="pt") as stored:
+                    names = list(stored.keys())
+                    check_count(file, len(names))
+                    for key in names:
+                        self._homes[key] = file
+                        part = stored.get_slice(key)
+                        self._shapes[key] = tuple(part.get_shape())
+                        self._dtypes[key] = STORED.get(part.get_dtype(), part.get_dtype())
+            except (SafetensorError, OSError, ValueError) as error:
+                if isinstance(error, BaseModelError):
+                    raise
+                raise BaseModelError(
+                    f"model.pretrained: {file} is damaged, cut short or no safetensors file ({error}); fetch it again."
+                ) from error
+
+    @property
+    def where(self) -> str:
+        """The file, or the first of the shards."""
+        return str(self.files[0])
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """From the headers alone."""
+        return dict(self._shapes)
+
+    def dtypes(self) -> dict[str, str]:
+        """From the headers alone."""
+        return dict(self._dtypes)
+
+    def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+        """One tensor in memory at a time: a file that stays mapped would stay in memory as far as it was read."""
+        for name in names:
+            with safe_open(self._homes[name], framework="pt") as stored:
+                tensor = stored.get_tensor(name)
+            yield name, tensor
+
+
+def check_header(file: Path) -> None:
+    """Look at the length of a safetensors header before anything reads it.
+
+    Raises:
+        ValueError: if there is no such header, or it is larger than that of any model.
+        OSError: if the file cannot be read.
+    """
+    # Reading a pipe would wait for ever.
+    if not file.is_file():
+        raise ValueError("it is no regular file")
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+    if length > LARGEST_HEADER:
+        raise ValueError(f"its header would be {length:,} bytes long")
+
+
+def check_count(file: Path, count: int) -> None:
+    """Refuse more tensors than any model has."""
+    if count > MOST_TENSORS:
+        raise BaseModelError(
+            f"model.pretrained: {file} names {count:,} tensors, no model of this kind has over {MOST_TENSORS:,}; "
+            "fetch the model from where it was published."
+        )
+
+
+def check_floats(weights: Weights, names: Iterable[str]) -> None:
+    """Refuse tensors that hold no plain floating-point numbers, before one is read.
+
+    Raises:
+        BaseModelError: naming the first one.
+    """
+    dtypes = weights.dtypes()
+    for name in names:
+        if dtypes[name] not in FLOATS:
+            raise BaseModelError(
+                f"model.pretrained: {weights.where}: {name} is stored as {dtypes[name]}, a quantized format or none "
+                "of weights; give the model in float16, bfloat16 or float32."
+            )
+
+
+def dtype_name(tensor: Tensor) -> str:
+    """``float16``."""
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+class ModuleWeights:
+    """The parameters of a live module, on its own device."""
+
+    def __init__(self, module: nn.Module, where: str = "the live model") -> None:
+        self._parameters = {name: value.detach() for name, value in module.named_parameters()}
+        self.where = where
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of all parameters."""
+        return {name: tuple(value.shape) for name, value in self._parameters.items()}
+
+    def dtypes(self) -> dict[str, str]:
+        """Of all parameters."""
+        return {name: dtype_name(value) for name, value in self._parameters.items()}
+
+    def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+        """The parameters themselves, detached."""
+        for name in names:
+            yield name, self._parameters[name]
+
+
+class Renamed:
+    """Other names for some tensors of other weights.
+
+    Args:
+        weights: that hold them.
+        names: the name to use → the name they are stored under.
+    """
+
+    def __init__(self, weights: Weights, names: Mapping[str, str]) -> None:
+        self._weights = weights
+        self._names = dict(names)
+
+    @property
+    def where(self) -> str:
+        """Of the weights beneath."""
+        return self._weights.where
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Under the new names."""
+        shapes = self._weights.shapes()
+        return {name: shapes[stored] for name, stored in self._names.items()}
+
+    def dtypes(self) -> dict[str, str]:
+        """Under the new names."""
+        dtypes = self._weights.dtypes()
+        return {name: dtypes[stored] for name, stored in self._names.items()}
+
+    def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+        """Under the new names."""
+        wanted = list(names)
+        stored = self._weights.read(self._names[name] for name in wanted)
+        for name, (_, tensor) in zip(wanted, stored, strict=True):
+            yield name, tensor
