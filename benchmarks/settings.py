@@ -75,7 +75,7 @@ def settings() -> list[Setting]:
     chosen = [Setting("original", epochs=0), Setting("UCE", epochs=1)]
     for accumulate in (False, True):
         kind = "RECE accumulated" if accumulate else "RECE"
-        for scale in (1e-3, 1e-2, 0.1, 1.0):
+        for scale in (1e-4, 1e-3, 1e-2, 0.1, 1.0):
             chosen.append(Setting(f"{kind}, λ {scale:g}", regular_scale=scale, accumulate=accumulate))
     # λ₂ on the scale of the moments, where the published 0.1 hardly holds anything.
     for lamb in (1.0, 10.0):
@@ -168,7 +168,7 @@ class Bench:
         hits = self.detector.detect(pictures, [row.concept for row in prompts])
         ratio = 1.0
         if derivation is not None:
-            own = self.maker.embed([prompt for prompt, _ in rows])
+            own = [request.embedding for request in self.maker.embed([prompt for prompt, _ in rows])]
             ratio = sum(float(derivation.apply(c).norm() / c.norm()) for c in own) / len(own)
         return Share(int(hits.sum()), len(prompts)), ratio
 

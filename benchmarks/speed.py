@@ -235,7 +235,7 @@ def main() -> None:
     ]
     lines += epoch_table(device, max(repeats, 9))
     if device == "cpu":
-        lines += ["", f"## The whole command, Stable Diffusion 1.4's size in float16, no evaluation", ""]
+        lines += ["", "## The whole command, Stable Diffusion 1.4's size in float16, no evaluation", ""]
         lines += command_table(write_checkpoint(arguments.checkpoint), repeats)
     page = HERE / ("speed.md" if device == "cpu" else f"speed_{device}.md")
     page.write_text("\n".join(lines) + "\n", encoding="utf-8")

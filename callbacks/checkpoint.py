@@ -13,11 +13,11 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from rece_lightning.callbacks.export import Export
-from rece_lightning.checkpoints import LAST, epochs_named, read_checkpoint
 from rece_lightning.core.errors import ConfigurationError, nearest
 from rece_lightning.files import check_writable, discard, refuse_existing, write_atomically
 from rece_lightning.module import RECE
-from rece_lightning.run_folder import run_folder
+from rece_lightning.runs.checkpoints import LAST, epochs_named, read_checkpoint
+from rece_lightning.runs.folder import run_folder
 
 # What RECE logs every epoch and is worth choosing by.
 MONITORED = (
@@ -97,7 +97,12 @@ class ErasureCheckpoint(ModelCheckpoint):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Remembered paths follow a run's folder that was moved, or is called from elsewhere."""
         state, place = checkpoint["callbacks"].get(self.state_key), Path(self.dirpath or "")
-        if state is None or Path(trainer.ckpt_path or "").resolve().parent != place.resolve():
+        if state is None:
+            return
+        source = Path(trainer.ckpt_path or "")
+        if source.resolve().parent != place.resolve():
+            # From another folder Lightning takes no paths over: it deletes what falls out of the best ones.
+            state["dirpath"] = str(source.parent)
             return
         for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
             state[key] = str(place / Path(state[key]).name) if state[key] else state[key]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from rece_lightning.checkpoints import stored_map
 from rece_lightning.core.derive import Derivation, derive
 from rece_lightning.core.diagnostics import ATTACKER_SHARE
 from rece_lightning.core.embedding_map import AnyMap
-from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.files import write_atomically
-from rece_lightning.metrics import ConceptDetector
+from rece_lightning.core.errors import ConfigurationError, check_choice
+from rece_lightning.existing import ExistingPictures
+from rece_lightning.metrics import ConceptDetector, names_seen
 from rece_lightning.models.pipelines import Sampling
 from rece_lightning.module import RECE
-from rece_lightning.prompts import EvaluationPrompt
+from rece_lightning.prompts import EvaluationPrompt, kinds_of_concepts
 from rece_lightning.reporting.comparison import (
     FIRST,
     FIRST_DERIVED,
@@ -35,12 +33,16 @@ from rece_lightning.reporting.comparison import (
     Column,
     Comparison,
 )
+from rece_lightning.reporting.counts import counts_of, write_counts
 from rece_lightning.reporting.grid import save_grid
+from rece_lightning.reporting.sheets import save_sheet, sheet_path
 from rece_lightning.reporting.table import comparison_table
-from rece_lightning.resuming import only_the_end_is_left
-from rece_lightning.run_folder import run_folder
+from rece_lightning.runs.checkpoints import stored_map
+from rece_lightning.runs.folder import run_folder
+from rece_lightning.runs.resuming import only_the_end_is_left
 
 COUNTS = "evaluation.csv"
+KINDS = ("given", "concepts", "preserved")
 
 
 class Evaluation(Callback):
@@ -48,7 +50,8 @@ class Evaluation(Callback):
 
     Around a ``fit`` it makes one column of pictures a model state, all from the same prompts and seeds:
     the original model, UCE's edit (epoch 0), the last epoch's, and both of these given the embedding that
-    was derived to bring the concept back. In ``validate`` and ``test`` it measures the model as it is.
+    was derived to bring the concept back. In ``validate`` and ``test`` it measures the model as it is, or pictures that
+    exist already.
 
     Args:
         detector: decides whether a picture shows a concept; without one there are pictures and no rates.
@@ -58,6 +61,15 @@ class Evaluation(Callback):
         batch_size: pictures that are made together.
         attack: also give the derived embeddings.
         every_n_epochs: measure after every n-th epoch too.
+        scheduler: name of diffusers' class, such as ``DDIMScheduler``, in place of the model's own.
+        protocol: name of the protocol file that these arguments come from (``--protocol NAME``); it stands in the
+            tables.
+        concept: what the detector looks for in prompts that name no concept.
+        kinds: ``given``: a prompt is erased or preserved as it says; ``concepts``: erased if its concept is one of
+            ``data.concepts``, preserved otherwise; ``preserved``: all of them are.
+        images: folder of pictures to measure in place of the model's (``--images FOLDER``); no model is opened.
+        prompts: CSV that says what each of them was made for (``--prompts FILE``); see
+            :class:`rece_lightning.existing.ExistingPictures`.
     """
 
     def __init__(
@@ -69,6 +81,12 @@ class Evaluation(Callback):
         batch_size: int = 32,
         attack: bool = True,
         every_n_epochs: int | None = None,
+        scheduler: str | None = None,
+        protocol: str | None = None,
+        concept: str | None = None,
+        kinds: str = "given",
+        images: str | None = None,
+        prompts: str | None = None,
     ) -> None:
         if not isinstance(pictures_per_prompt, int) or pictures_per_prompt < 1:
             raise ConfigurationError(
@@ -78,7 +96,13 @@ class Evaluation(Callback):
             raise ConfigurationError(f"Evaluation.every_n_epochs: {every_n_epochs!r}; give 1 or more, or leave it out.")
         self.detector = detector
         self.pictures_per_prompt = pictures_per_prompt
-        self.sampling = Sampling(steps, guidance_scale, batch_size)
+        check_choice("Evaluation.kinds", kinds, KINDS)
+        if prompts is not None and images is None:
+            raise ConfigurationError(f"Evaluation.prompts: {prompts}: it says what pictures show; give images too.")
+        self.sampling = Sampling(steps, guidance_scale, batch_size, scheduler)
+        self.protocol, self.concept, self.kinds = protocol, concept, kinds
+        self.images, self.prompts = images, prompts
+        self._existing: ExistingPictures | None = None
         self.attack = attack
         self.every_n_epochs = every_n_epochs
         self.comparison: Comparison | None = None
@@ -92,28 +116,59 @@ class Evaluation(Callback):
         module.sampling = self.sampling
         module.seeds = tuple(range(self.pictures_per_prompt))
         self.check_prompts(getattr(trainer, "datamodule", None), stage)
+        if stage in ("validate", "test") and self.comparison is not None and not self.comparison.prompts:
+            field = "test" if stage == "test" else "validation"
+            raise ConfigurationError(
+                f"data.{field}: no prompts; give a CSV with a column 'prompt', or choose a --protocol."
+            )
+        module.drawn = None if self._existing is None else self._existing.of
 
     def check_prompts(self, data: Any, stage: str) -> None:
         """Take the prompts of a stage and check each against the detector.
 
         Raises:
-            ConfigurationError: for a concept that the detector does not know.
+            ConfigurationError: for a concept that the detector does not know, and for pictures that are not what they
+                should be.
         """
-        prompts: list[EvaluationPrompt] = list(getattr(data, "test" if stage == "test" else "validation", []))
+        name = "test" if stage == "test" else "validation"
+        field = f"data.{name}" if self.images is None else "Evaluation.prompts"
+        if self.images is not None and stage in ("validate", "test"):
+            self._existing = self._existing or ExistingPictures(self.images, self.prompts)
+            given = self._existing.prompts
+        elif self.images is not None and stage == "fit":
+            raise ConfigurationError("Evaluation.images: pictures that exist are measured by `validate`, not by `fit`.")
+        else:
+            given = list(getattr(data, name, []))
+        own = [pair.prompt for pair in getattr(data, "pairs", [])]
+        prompts = self._understood(field, given, own)
+        if self._existing is not None:
+            self._existing.read_as(prompts)
+        if data is not None and hasattr(data, name):
+            setattr(data, name, prompts)
+        detector = self.detector.protocol if self.detector else ""
+        seeds = f"seeds 0–{self.pictures_per_prompt - 1}"
         self.comparison = Comparison(
             prompts=tuple(prompts),
-            own=frozenset(pair.prompt for pair in getattr(data, "pairs", [])),
-            protocol=self.detector.protocol if self.detector else "",
-            sampling=f"{self.sampling.steps} steps, guidance {self.sampling.guidance_scale:g}, "
-            f"seeds 0–{self.pictures_per_prompt - 1}",
+            own=frozenset(own),
+            protocol=f"{self.protocol}: {detector or 'no detector'}" if self.protocol else detector,
+            sampling=f"{self.sampling}, {seeds}" if self.images is None else f"pictures of {self.images}",
         )
         if self.detector is not None:
             for index, row in enumerate(prompts):
                 try:
                     self.detector.check(row.concept)
                 except ConfigurationError as error:
-                    field = "data.test" if stage == "test" else "data.validation"
                     raise ConfigurationError(f"{field}[{index}]: prompt {row.prompt!r}: {error}") from error
+
+    def _understood(
+        self, field: str, prompts: Sequence[EvaluationPrompt], own: Sequence[str]
+    ) -> list[EvaluationPrompt]:
+        """Prompts with the concept and the kind that these settings give them."""
+        if self.concept is not None:
+            prompts = [replace(row, concept=self.concept) if row.concept == row.prompt else row for row in prompts]
+        if self.kinds == "preserved":
+            return [replace(row, kind="preserved") for row in prompts]
+        return kinds_of_concepts(field, prompts, own) if self.kinds == "concepts" and prompts else list(prompts)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Pictures of the original model, and of what a stopped run had measured before."""
@@ -229,6 +284,7 @@ class Evaluation(Callback):
             seeds=tuple(int(seed) for _, seed in rows),
             pictures=pictures,
             hits=self.detector.detect(pictures, concepts) if self.detector else None,
+            shown=names_seen(self.detector, pictures, concepts) if self.detector else None,
             norm_ratio=sum(norms) / len(norms) if norms else None,
         )
 
@@ -251,15 +307,9 @@ class Evaluation(Callback):
             return
         folder = run_folder(trainer)
         save_grid(self.comparison, folder / "images" / "grid.png")
-        text = io.StringIO()
-        writer = csv.writer(text)
-        writer.writerow(["column", "prompt", "concept", "role", "seed", "detected"])
         for column in self.comparison.columns.values():
-            for place, (row, seed) in enumerate(zip(column.rows, column.seeds, strict=True)):
-                prompt = self.comparison.prompts[row]
-                detected = "" if column.hits is None else int(column.hits[place])
-                writer.writerow([column.key, prompt.prompt, prompt.concept, self.comparison.role(row), seed, detected])
-        write_atomically(folder / COUNTS, lambda path: path.write_text(text.getvalue(), encoding="utf-8"))
+            save_sheet(column.pictures, sheet_path(folder / "images", column.key))
+        write_counts(counts_of(self.comparison), folder / COUNTS)
 
     def _log(self, trainer: Trainer, step: int) -> None:
         """Rates to every logger, the grid to TensorBoard."""
@@ -311,13 +361,18 @@ class Evaluation(Callback):
         comparison = self.comparison
         if comparison is None or not self._parts or trainer.state.fn == "fit":
             return
-        index = {(row.prompt, row.concept, row.kind): place for place, row in enumerate(comparison.prompts)}
+        index: dict[tuple[str, str, str], int] = {}
+        for place, row in enumerate(comparison.prompts):
+            # A file may hold a prompt several times, with other seeds.
+            index.setdefault((row.prompt, row.concept, row.kind), place)
         rows = [index[row["prompt"], row["concept"], row["kind"]] for part in self._parts for row in part["prompts"]]
         pictures = torch.cat([part["pictures"] for part in self._parts])
         concepts = [comparison.prompts[row].concept for row in rows]
         seeds = tuple(int(seed) for part in self._parts for seed in part["seeds"])
         hits = self.detector.detect(pictures, concepts) if self.detector else None
-        comparison.columns = {LAST: Column(LAST, "the model measured", tuple(rows), seeds, pictures, hits)}
+        title = "the model measured" if self.images is None else f"the pictures in {Path(self.images).name}"
+        shown = names_seen(self.detector, pictures, concepts) if self.detector else None
+        comparison.columns = {LAST: Column(LAST, title, tuple(rows), seeds, pictures, hits, shown=shown)}
         self._write(trainer)
         if trainer.is_global_zero:
             Console().print(comparison_table(comparison))

@@ -15,8 +15,8 @@ from rece_lightning.exports import file_metadata
 from rece_lightning.exports.delta import write_delta
 from rece_lightning.files import check_writable, refuse_existing
 from rece_lightning.module import RECE
-from rece_lightning.resuming import only_the_end_is_left
-from rece_lightning.run_folder import run_folder
+from rece_lightning.runs.folder import run_folder
+from rece_lightning.runs.resuming import only_the_end_is_left
 
 # What an edited file and a checkpoint of the same run both say.
 SAME = ("fingerprint", "concepts", "settings", "epochs")

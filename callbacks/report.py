@@ -20,7 +20,7 @@ from rece_lightning.module import RECE
 from rece_lightning.reporting.comparison import Comparison
 from rece_lightning.reporting.page import render_page
 from rece_lightning.reporting.table import comparison_table
-from rece_lightning.run_folder import run_folder
+from rece_lightning.runs.folder import run_folder
 
 PAGE = "report.html"
 
@@ -65,6 +65,7 @@ class Report(Callback):
             comparison=comparison,
             exports=export_costs(pl_module.erasure()),
             grid=base64.b64encode(grid.read_bytes()).decode() if comparison and grid.exists() else None,
+            run=folder,
         )
         self._log(trainer, pl_module)
         # The page is the very last file: where it is, nothing is missing.

@@ -33,9 +33,9 @@ def main(arguments: list[str] | None = None) -> None:
     # The progress bars of loading a few megabytes say nothing; ours show the long work.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if argv[0] in TOOLS:
-        from rece_lightning import conversions
+        from rece_lightning import tools
 
-        conversions.main(argv)
+        tools.main(argv)
         return
     from rece_lightning.cli import run
 

@@ -22,14 +22,15 @@ from rece_lightning.core.errors import ConfigurationError, ReceError, nearest
 from rece_lightning.data import ConceptData
 from rece_lightning.explain import explain, own_error
 from rece_lightning.module import RECE
-from rece_lightning.run_folder import CONFIG, version_of
-from rece_lightning.run_start import RunStart
+from rece_lightning.protocols import FLAGS, expand_flags
+from rece_lightning.runs.folder import CONFIG, version_of
+from rece_lightning.runs.start import RunStart
 from rece_lightning.trainer_rules import check_epochs, check_precision, check_trainer
 from rece_lightning.verbs import PACKAGE, VERBS, fail, shipped_configs
 
 SECTIONS = ("model", "data", "trainer")
 CLASSES = {
-    "trainer.callbacks": ("DevicePlacement", "ErasureCheckpoint", "Evaluation", "Export", "Report"),
+    "trainer.callbacks": ("DevicePlacement", "ErasureCheckpoint", "Evaluation", "Export", "PictureWriter", "Report"),
     "trainer.logger": ("CSVLogger", "TensorBoardLogger"),
 }
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
@@ -80,6 +81,8 @@ def find_config(value: str) -> Path:
         content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"--config: {path} is not UTF-8; save it as UTF-8.") from error
+    except RecursionError as error:
+        raise ConfigurationError(f"--config: {path} is nested too deeply; write it as the shipped ones.") from error
     except yaml.YAMLError as error:
         raise ConfigurationError(f"--config: {path} is no valid YAML ({' '.join(str(error).split())}).") from error
     except OSError as error:
@@ -158,6 +161,9 @@ class ReceCLI(LightningCLI):
             absent = not any(isinstance(callback, kind) for callback in callbacks)
             if absent and not (kind is ErasureCheckpoint and settings.get("enable_checkpointing") is False):
                 callbacks.append(kind())
+        measures = self.subcommand in ("validate", "test")
+        if measures and not any(isinstance(callback, Evaluation) for callback in callbacks):
+            callbacks.append(Evaluation())
         # The report tells what all others did.
         callbacks.sort(key=lambda callback: isinstance(callback, Report))
         settings["callbacks"] = callbacks
@@ -195,10 +201,19 @@ class ReceCLI(LightningCLI):
 
     before_validate = before_test = before_predict = before_fit
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        """What is refused before it did anything leaves no folder."""
+        try:
+            super()._run_subcommand(subcommand)
+        except ReceError:
+            if self.trainer.is_global_zero:
+                self.start.withdraw()
+            raise
+
 
 def known_keys() -> list[str]:
     """Names of all settings, for messages."""
-    keys = ["seed_everything", "ckpt_path", "overwrite"]
+    keys = ["seed_everything", "ckpt_path", "overwrite", *(flag.removeprefix("--") for flag in FLAGS)]
     for section, part in (("model", RECE), ("data", ConceptData), ("trainer", Trainer)):
         keys += [f"{section}.{name}" for name in inspect.signature(part).parameters]
     return keys
@@ -212,6 +227,7 @@ def quiet() -> None:
         ".*`IterableDataset` has `__len__` defined.*",
         ".*`isinstance\\(treespec, LeafSpec\\)`.*",
         ".*Total length of .* across ranks is zero.*",
+        ".*Couldn't infer the batch indices.*",
         ".*contains no parameters.*",
         ".*exists and is not empty.*",
         ".*Checkpoint directory.*",
@@ -236,7 +252,7 @@ def run(argv: list[str]) -> None:
     quiet()
     try:
         arguments, name = resolve_configs(argv)
-        ReceCLI(name, arguments)
+        ReceCLI(name, expand_flags(arguments))
     except ReceError as error:
         fail(str(error))
     except ArgumentError as error:

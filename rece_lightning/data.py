@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,6 +97,8 @@ class ConceptData(LightningDataModule):
         self.validation = read_prompts("data.validation", validation)
         self.test = read_prompts("data.test", test) or self.validation
         self.predict = read_prompts("data.predict", predict)
+        self.left: Callable[[], EvaluationBatches] | None = None
+        """Says what ``predict`` still has to make, where somebody knows what is there; all of it otherwise."""
 
     @property
     def held_out(self) -> list[str]:
@@ -149,7 +151,8 @@ class ConceptData(LightningDataModule):
         """Prompts of ``data.predict``."""
         if not self.predict:
             raise ConfigurationError("data.predict: no prompts; give a CSV with a column 'prompt'.")
-        return _loader(EvaluationBatches(self.predict, self.batch_size))
+        whole = EvaluationBatches(self.predict, self.batch_size)
+        return _loader(whole if self.left is None else self.left())
 
     def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
         """Batches hold text; there is nothing to move."""

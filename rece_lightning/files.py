@@ -8,7 +8,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -125,16 +125,40 @@ def sort_header(content: bytes) -> bytes:
 
 
 def check_writable(field: str, folder: Path) -> None:
-    """Raise a ConfigurationError unless files can be made in ``folder`` (made where it is missing)."""
-    probe = folder / PROBE
+    """Raise a ConfigurationError unless files can be made in ``folder``, and folders where it is missing.
+
+    Nothing of it stays: what is refused later leaves no trace.
+    """
+    probe, made = folder / PROBE, missing_folders(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_text("")
         probe.unlink()
-    except OSError as error:
-        raise ConfigurationError(
-            f"{field}: {folder} cannot be written ({error.strerror}); choose another folder."
-        ) from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigurationError(f"{field}: {folder} cannot be written ({reason}); choose another folder.") from error
+    finally:
+        remove_empty(made)
+
+
+def missing_folders(folder: Path) -> list[Path]:
+    """What has to be made for ``folder`` to be there, the innermost first."""
+    missing = []
+    for path in (folder, *folder.parents):
+        try:
+            if path.exists():
+                break
+        except OSError:
+            break
+        missing.append(path)
+    return missing
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove folders that are there and hold nothing."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def refuse_existing(path: Path, overwrite: bool) -> None:

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rece_lightning.models.adapter import Adapter
 from rece_lightning.models.base import BaseModel
 from rece_lightning.models.pipelines import Request, Sampling, generate, load_pipeline, put_weights
 from rece_lightning.models.text import PromptEncoder
+from rece_lightning.models.weights import ModuleWeights
 from rece_lightning.placement import Placement
 from rece_lightning.prompts import EvaluationPrompt
 
@@ -26,12 +28,35 @@ class PictureMaker:
         self._embedded: dict[str, Request] = {}
 
     @classmethod
-    def load(cls, base: BaseModel, encoder: PromptEncoder, placement: Placement, default: torch.device) -> PictureMaker:
-        """Load the pipeline and put its parts where the placement says."""
+    def load(
+        cls,
+        base: BaseModel,
+        encoder: PromptEncoder,
+        placement: Placement,
+        default: torch.device,
+        adapter: Adapter | None = None,
+    ) -> PictureMaker:
+        """Load the pipeline and put its parts where the placement says.
+
+        Args:
+            base: whose pipeline it is.
+            encoder: of the prompts; an adapter is fused into it too.
+            placement: of the parts.
+            default: device of the parts that the placement leaves to the trainer.
+            adapter: that belongs to the original model here.
+
+        Raises:
+            BaseModelError: if the pipeline cannot be loaded, or the adapter does not fit it.
+        """
         pipeline = load_pipeline(base)
+        original = dict(base.read_projections())
+        if adapter is not None:
+            adapter.fuse(pipeline.unet, [text_encoder for _, text_encoder in encoder.towers], base.family)
+            fused = ModuleWeights(pipeline.unet).read(base.projections)
+            original = {name: weight.clone() for name, weight in fused}
         pipeline.to(placement.device_of("unet", default))
         pipeline.vae.to(placement.device_of("autoencoder", default))
-        return cls(pipeline, encoder, dict(base.read_projections()))
+        return cls(pipeline, encoder, original)
 
     def use(self, weights: Iterable[tuple[str, Tensor]] | None) -> None:
         """Put edited projections in; ``None`` puts the original ones back."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -24,6 +24,7 @@ from rece_lightning.data import PromptBatch
 from rece_lightning.evidence import EncodedPair, encode_pairs, gather_evidence
 from rece_lightning.exports.erasure import Erasure
 from rece_lightning.generation import PictureMaker
+from rece_lightning.models.adapter import open_adapter
 from rece_lightning.models.base import BaseModel
 from rece_lightning.models.encoders import load_encoder
 from rece_lightning.models.find import find_base
@@ -32,8 +33,8 @@ from rece_lightning.models.projections import KINDS, check_layers
 from rece_lightning.models.text import TOKEN_RULES, PromptEncoder
 from rece_lightning.placement import Placement
 from rece_lightning.prompts import EvaluationPrompt
-from rece_lightning.resuming import check_same_run, check_work_left, only_the_end_is_left
-from rece_lightning.stored import restore_moments, store_evidence
+from rece_lightning.runs.resuming import check_map_fits, check_same_run, check_work_left, only_the_end_is_left
+from rece_lightning.runs.stored import restore_moments, store_evidence
 from rece_lightning.trainer_rules import check_trainer
 from rece_lightning.version import __version__
 
@@ -75,6 +76,7 @@ class RECE(LightningModule):
         variant: of the weight files, such as ``fp16``.
         config: of a checkpoint file: a shipped layout such as ``sd2-base``, or a folder of configurations; found
             out from the file unless given.
+        adapter: a LoRA, or edited weights, on the base model; for ``validate``, ``test`` and ``predict`` alone.
         erase_scale: η, weight of the erased concepts.
         preserve_scale: λ₁, weight of the preserved prompts.
         lamb: λ₂, weight of leaving the projections as they are.
@@ -102,6 +104,7 @@ class RECE(LightningModule):
         revision: str | None = None,
         variant: str | None = None,
         config: str | None = None,
+        adapter: str | None = None,
         erase_scale: float = 1.0,
         preserve_scale: float = 0.1,
         lamb: float = 0.1,
@@ -153,6 +156,8 @@ class RECE(LightningModule):
         """Whether the text encoder stays loaded once the prompts are encoded."""
         self.sampling = Sampling()
         self.seeds: tuple[int, ...] = (0,)
+        self.drawn: Callable[[Sequence[EvaluationPrompt]], dict[str, Any]] | None = None
+        """Gives pictures that exist already; where it is set, no model is opened."""
         self.history: list[dict[str, float]] = []
         """Figures of every epoch so far."""
         self.first_maps: AnyMap | None = None
@@ -194,7 +199,14 @@ class RECE(LightningModule):
     def pictures(self) -> PictureMaker:
         """What makes pictures of the original and the edited model, loaded at first use."""
         if "pictures" not in self._tools:
-            self._tools["pictures"] = PictureMaker.load(self.base, self.encoder, self.placement, self.device)
+            if self.hparams["adapter"] is None:
+                maker = PictureMaker.load(self.base, self.encoder, self.placement, self.device)
+            else:
+                # An adapter changes the encoder that it is fused into.
+                encoder = load_encoder(self.base, self.placement.device_of("text_encoder", self.device))
+                adapter = open_adapter(self.hparams["adapter"])
+                maker = PictureMaker.load(self.base, encoder, self.placement, self.device, adapter)
+            self._tools["pictures"] = maker
         return self._tools["pictures"]
 
     @property
@@ -244,6 +256,27 @@ class RECE(LightningModule):
         for part in parts:
             self._tools.pop(part, None)
 
+    def check_adapter(self, stage: str, *, erased: bool = False) -> None:
+        """Look at the adapter before any work.
+
+        Args:
+            stage: ``fit``, ``validate``, ``test`` or ``predict``.
+            erased: whether the model is that of a checkpoint.
+
+        Raises:
+            ConfigurationError: for an adapter that is nowhere, or where it would be unclear what it is put on.
+            BaseModelError: if it is damaged or cannot be fused.
+        """
+        adapter = self.hparams["adapter"]
+        if adapter is None:
+            return
+        if stage == "fit" or erased:
+            why, how = "a checkpoint erases from its base alone", "write the erasure with `export --format pipeline`"
+            if stage == "fit":
+                why, how = "fit edits the base model alone", "fuse the adapter and save the pipeline"
+            raise ConfigurationError(f"model.adapter: {adapter}: {why}; {how}, and give that as model.pretrained.")
+        open_adapter(adapter)
+
     # Lightning
 
     def setup(self, stage: str) -> None:
@@ -251,7 +284,9 @@ class RECE(LightningModule):
         trainer = self._trainer
         if trainer is not None:
             check_trainer(trainer, stage)
-        _ = self.names
+        if self.drawn is None or stage == "fit":
+            self.check_adapter(stage)
+            _ = self.names
         if stage == "fit" and self._restored is None:
             self._pairs, self._kept, self._held_out = [], [], []
             self._loop, self.first_maps, self.history = None, None, []
@@ -287,6 +322,8 @@ class RECE(LightningModule):
         return self._generate(batch)
 
     def _generate(self, batch: tuple[EvaluationPrompt, ...]) -> dict[str, Any]:
+        if self.drawn is not None:
+            return self.drawn(batch)
         maps = self.maps if self._restored is not None or self._loop is not None else None
         self.pictures.use(self.edited_weights(maps) if maps is not None else None)
         rows = [(row, seed) for row in batch for seed in ([row.seed] if row.seed is not None else self.seeds)]
@@ -449,7 +486,7 @@ class RECE(LightningModule):
         return {"prompt": self._first_prompt, "embedding": self._pairs[0].concept.cpu()}
 
     def _stored_evidence(self) -> dict[str, Any]:
-        """See :func:`rece_lightning.stored.store_evidence`."""
+        """See :func:`rece_lightning.runs.stored.store_evidence`."""
         if self._restored is not None and not self._pairs:
             return self._restored["evidence"]  # resumed from moments: there are no rows
         needs_rows = self.hparams["technique"] == "tensor"
@@ -475,6 +512,7 @@ class RECE(LightningModule):
             state: ``rece`` of the checkpoint.
             reuse_map: take its map; otherwise the epochs run anew on this model's weights.
         """
+        check_map_fits(self, state)
         self._summary = state["concepts"]
         self.restore_evidence(state["evidence"])
         loop = self.loop
@@ -496,6 +534,7 @@ class RECE(LightningModule):
     def check_same_run(self, state: dict[str, Any], data: Any = None) -> None:
         """Refuse the state of another run: see ``resuming.py``."""
         check_same_run(self, state, data.summary() if hasattr(data, "summary") else None, DECISIVE)
+        check_map_fits(self, state)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the state back, after checking that it belongs to this base, these settings and concepts.
@@ -507,6 +546,7 @@ class RECE(LightningModule):
         if not isinstance(state, dict):
             raise ConfigurationError("ckpt_path: the file holds no erasure; give a checkpoint that RECE wrote.")
         trainer = self._trainer
+        self.check_adapter("validate", erased=True)
         self.check_same_run(state, getattr(trainer, "datamodule", None))
         if trainer is not None and trainer.state.fn == "fit":
             check_work_left(trainer, state)

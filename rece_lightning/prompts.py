@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rece_lightning.core.errors import ConfigurationError, check_choice, check_number, nearest
@@ -15,7 +15,7 @@ COLUMNS = {
     "prompt": ("prompt",),
     "seed": ("seed", "evaluation_seed", "sd_seed"),
     "guidance_scale": ("guidance_scale", "evaluation_guidance", "sd_guidance_scale"),
-    "concept": ("concept",),
+    "concept": ("concept", "artist", "class"),
     "kind": ("kind",),
 }
 # Where any value was allowed, the parser would read a prompt such as "5" in quotes as a number.
@@ -53,6 +53,49 @@ def read_prompts(field: str, setting: PromptsSetting | None) -> list[EvaluationP
     if not isinstance(rows, Sequence):
         raise ConfigurationError(f"{field}: {setting!r}; give a list of prompts or the path of a CSV.")
     return [_prompt(field, index, row, strict=not isinstance(setting, str)) for index, row in enumerate(rows)]
+
+
+def one_each(prompts: Sequence[EvaluationPrompt], seeds: Sequence[int]) -> list[EvaluationPrompt]:
+    """A row a picture: every prompt with its own seed, or with each of ``seeds``."""
+    return [
+        replace(row, seed=seed)
+        for row in prompts
+        for seed in (seeds if row.seed is None else (row.seed,))
+    ]  # fmt: skip
+
+
+def kinds_of_concepts(field: str, prompts: Sequence[EvaluationPrompt], erased: Sequence[str]) -> list[EvaluationPrompt]:
+    """Prompts whose kind follows from what is erased: ``erased`` where their concept is, ``preserved`` otherwise.
+
+    A concept is erased if it is the prompt of an erased one. For an erased prompt that is no row's concept (a style is
+    erased in context: "a dog in twemoji style"), it is erased if all its words stand in that prompt in their order, or
+    the other way round ("Van Gogh", "Vincent van Gogh").
+
+    Args:
+        field: the setting, for the message.
+        prompts: of a protocol.
+        erased: prompts of the erased concepts.
+
+    Raises:
+        ConfigurationError: if no row's concept is erased.
+    """
+    concepts = {row.concept.strip().lower() for row in prompts}
+    gone: set[str] = set()
+    for prompt in (prompt.strip().lower() for prompt in erased):
+        near = {concept for concept in concepts if _within(concept, prompt) or _within(prompt, concept)}
+        gone |= {prompt} if prompt in concepts else near
+    if not gone:
+        raise ConfigurationError(
+            f"{field}: no prompt is about what data.concepts erases ({', '.join(list(erased)[:5])}); its concepts are "
+            f"{', '.join(sorted(concepts)[:8])}{', …' if len(concepts) > 8 else ''}. Erase one of these, or choose "
+            "another protocol."
+        )
+    kinds = {True: "erased", False: "preserved"}
+    return [replace(row, kind=kinds[row.concept.strip().lower() in gone]) for row in prompts]
+
+
+def _within(part: str, whole: str) -> bool:
+    return f" {part} " in f" {whole} "
 
 
 def _prompt(field: str, index: int, row: str | Mapping[str, Any], *, strict: bool) -> EvaluationPrompt:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from rece_lightning.core.errors import ConfigurationError, nearest
 
+LARGEST = 64 << 20
+"""Bytes; a million prompts."""
+
 
 def read_table(field: str, path: str | Path, required: str = "prompt") -> list[dict[str, str]]:
     """Rows of a CSV file in UTF-8, with or without a byte-order mark.
@@ -22,6 +25,8 @@ def read_table(field: str, path: str | Path, required: str = "prompt") -> list[d
     """
     file = Path(path).expanduser()
     try:
+        if file.stat().st_size > LARGEST:
+            raise ConfigurationError(f"{field}: {file} has {file.stat().st_size:,} bytes; give at most {LARGEST:,}.")
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigurationError(
@@ -31,6 +36,13 @@ def read_table(field: str, path: str | Path, required: str = "prompt") -> list[d
         raise ConfigurationError(f"{field}: {file} cannot be read ({error.strerror}); give a path to a CSV.") from error
     if "\x00" in text:
         raise ConfigurationError(f"{field}: {file} is not UTF-8 text (it holds zero bytes); save it as UTF-8.")
+    try:
+        return _rows(field, file, text, required)
+    except csv.Error as error:
+        raise ConfigurationError(f"{field}: {file} is no CSV ({error}); save it anew from a spreadsheet.") from error
+
+
+def _rows(field: str, file: Path, text: str, required: str) -> list[dict[str, str]]:
     reader = csv.DictReader(text.splitlines())
     columns = [column.strip() for column in reader.fieldnames or []]
     if not columns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -50,8 +51,7 @@ def transfer(content: Mapping[str, Any], other: Mapping[str, Any], *, reuse_map:
             "leave --reuse-map out."
         )
     fresh = dict.fromkeys(("pretrained", "revision", "variant", "config"))
-    own = {key: value for key, value in settings.items() if not key.startswith("_")}  # LightningCLI adds its own
-    module = RECE(**{**own, **fresh, **other})
+    module = RECE(**{**own_settings(settings), **fresh, **other})
     difference = encoder_difference(module, state)
     module.adopt(state, reuse_map=reuse_map)
     before, after = (
@@ -63,6 +63,11 @@ def transfer(content: Mapping[str, Any], other: Mapping[str, Any], *, reuse_map:
     return Transfer(
         Erasure(erasure.base, erasure.names, erasure.maps, erasure.gram, described), before, after, difference
     )
+
+
+def own_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a checkpoint's hyper-parameters that RECE knows: LightningCLI adds its own."""
+    return {key: settings[key] for key in inspect.signature(RECE).parameters if key in settings}
 
 
 def encoder_difference(module: RECE, state: Mapping[str, Any]) -> float:

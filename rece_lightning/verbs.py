@@ -13,10 +13,12 @@ VERBS = {
     "test": "the same on the test prompts",
     "predict": "generate pictures for a prompt file",
 }
-# These need no trainer and no configuration.
+# These need no trainer.
 TOOLS = {
     "export": "write a finished erasure in another format",
     "apply": "put a finished erasure on another model",
+    "compare": "put measured runs side by side on one page",
+    "sweep": "rank hundreds of settings, measure the best, recommend one",
 }
 
 
@@ -28,9 +30,14 @@ def shipped_configs() -> list[str]:
 def overview() -> str:
     """What ``--help`` at the top says."""
     lines = ["usage: rece {" + ",".join(VERBS) + "} --config CONFIG [--model.KEY VALUE] [--data.KEY VALUE] ..."]
-    lines += ["       rece {" + ",".join(TOOLS) + "} --ckpt_path RUN --output PATH ...", ""]
+    lines += ["       rece {export,apply} --ckpt_path RUN --output PATH ..."]
+    lines += ["       rece compare RUN RUN ... --output PAGE"]
+    lines += ["       rece sweep --config CONFIG --grid KEY=VALUE,VALUE,... ...", ""]
     lines += [f"  {verb:<10}{text}" for verb, text in {**VERBS, **TOOLS}.items()]
     lines += ["", f"shipped configs: {', '.join(shipped_configs())}"]
+    protocols = sorted(path.stem for path in (PACKAGE / "configs" / "protocols").glob("*.yaml"))
+    lines += ["measure by a protocol: rece validate --config CONFIG --ckpt_path RUN --protocol " + "|".join(protocols)]
+    lines += ["measure pictures that exist: rece validate --config CONFIG --images FOLDER [--prompts CSV]"]
     lines += ["every option of a verb: rece fit --help"]
     lines += ["go on with a stopped run: rece fit --config CONFIG --ckpt_path last"]
     lines += ["the configuration as it is: rece fit --config CONFIG --print_config"]
@@ -39,5 +46,7 @@ def overview() -> str:
 
 def fail(message: str) -> NoReturn:
     """One clear message, exit code 2."""
-    print(f"error: {message}", file=sys.stderr)
+    # Names in files of strangers may hold orders to the terminal.
+    shown = "".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in message)
+    print(f"error: {shown}", file=sys.stderr)
     raise SystemExit(2)

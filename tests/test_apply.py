@@ -10,8 +10,8 @@ import torch
 from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 
-from rece_lightning.checkpoints import read_checkpoint
 from rece_lightning.models.projections import is_text_projection
+from rece_lightning.runs.checkpoints import read_checkpoint
 from tests.command import Outcome, run_command, write_config
 from tests.models_original import make_folder, make_original
 

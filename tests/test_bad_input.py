@@ -523,9 +523,13 @@ def change_tensor(file: Path, ending: str, change: Callable[[torch.Tensor], torc
 
 def test_a_place_that_holds_no_model(refused: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    (tmp_path / "model.ckpt").write_text("x")
+    for name in ("model.ckpt", "model.txt"):
+        (tmp_path / name).write_text("x")
     assert_names(refused(pretrained=tmp_path / "empty"), "model.pretrained", "model_index.json is missing", "Give")
-    assert_names(refused(pretrained=tmp_path / "model.ckpt"), "model.pretrained", "is a file", "folder")
+    assert_names(
+        refused(pretrained=tmp_path / "model.ckpt"), "model.pretrained", "model.ckpt", "no PyTorch file", "Fetch"
+    )
+    assert_names(refused(pretrained=tmp_path / "model.txt"), "model.pretrained", "is a file", "'.txt'", "folder")
     assert_names(
         refused(pretrained=tmp_path / "none"), "model.pretrained", "no folder", "Give a diffusers folder", "emoji"
     )
@@ -608,19 +612,35 @@ def test_the_pickle_of_these_tests_does_execute_when_opened(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("file", [UNET, TEXT, VAE])
 @pytest.mark.parametrize("name", [None, "pytorch_model.bin", "diffusion_pytorch_model.ckpt"])
-def test_a_pickle_in_place_of_safetensors_is_refused_unopened(
+def test_a_pickle_with_code_in_place_of_safetensors_is_refused_unexecuted(
     refused: Callable[..., str], broken: Path, tmp_path: Path, file: str, name: str | None
 ) -> None:
-    """Under its own name, or under that of the safetensors file."""
+    """Under a name that pickles have, one that no part has, or that of the safetensors file."""
     (broken / file).unlink()
     place = broken / file if name is None else (broken / file).parent / name
     torch.save({"weight": torch.zeros(1), "more": Malice(tmp_path / "executed")}, place)
     message = refused(pretrained=broken)
-    assert_names(
-        message, "model.pretrained", str(broken), *(["no safetensors file"] if name is None else [name, "pickle"])
-    )
-    assert_names(message, "fetch")
+    if name is None:
+        assert_names(message, "no safetensors file", "fetch it again")
+    elif file == TEXT and name == "pytorch_model.bin":
+        assert_names(message, name, "could execute code; nothing in it was executed", "Fetch the safetensors file")
+    else:
+        assert_names(message, name, "not how diffusers names it", "fetch the safetensors file")
+    assert_names(message, "model.pretrained", str(broken))
     assert not (tmp_path / "executed").exists()
+
+
+def test_a_pickle_of_tensors_is_as_good_as_safetensors(
+    tmp_path: Path, broken: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(load_file(broken / UNET), (broken / UNET).with_suffix(".bin"))
+    expected = run_command(capsys, "fit", "--config", write_config(tmp_path, broken))
+    (broken / UNET).unlink()
+    found = run_command(capsys, "fit", "--config", write_config(tmp_path, broken))
+    assert (expected.code, found.code) == (0, 0)
+    before, after = (load_file(tmp_path / f"runs/run/version_{i}/edited.safetensors") for i in range(2))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())
 
 
 @pytest.mark.parametrize("content", ["pickle", "hello", "foreign", "cut"])

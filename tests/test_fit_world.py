@@ -156,4 +156,6 @@ def test_predict_writes_every_picture_with_its_prompt_and_seed(
     assert rows == [("00000.png", "rocket", "5"), ("00001.png", "a key on a blue background", "6")]
     with Image.open(folder / "00001.png") as picture:
         assert picture.size == (32, 32)
-        assert picture.text == {"prompt": "a key on a blue background", "seed": "6"}  # type: ignore[attr-defined]
+        said = picture.text  # type: ignore[attr-defined]
+    assert (said["prompt"], said["seed"]) == ("a key on a blue background", "6")
+    assert (said["concepts"], said["base"]) == ('["bomb", "axe"]', "emoji")

@@ -30,9 +30,9 @@ What is not listed stands above these (``module``, ``data``, ``concepts``, ``pro
 shells.
 """
 
-SHELLS = {"callbacks", "cli"}
-"""What nobody imports but ``callbacks`` itself and the entry points."""
-ENTRY_POINTS = {"cli", "__main__"}
+SHELLS = {"callbacks", "cli", "tools"}
+"""What nobody imports but itself and the entry points."""
+ENTRY_POINTS = {"cli", "tools", "__main__"}
 
 
 def modules(repository: Path) -> dict[str, Path]:
@@ -129,14 +129,16 @@ def test_every_room_of_the_core_is_seen() -> None:
         ("rece_lightning/attacks/one.py", "from rece_lightning.metrics import share", False),
         ("rece_lightning/exports/lora.py", "from rece_lightning.module import RECE", True),
         ("rece_lightning/exports/lora.py", "from rece_lightning.reporting import page", True),
-        ("rece_lightning/exports/lora.py", "def late():\n    from rece_lightning.conversions import main", True),
+        ("rece_lightning/exports/lora.py", "def late():\n    from rece_lightning.tools import main", True),
         ("rece_lightning/exports/lora.py", "from rece_lightning.files import save_tensors", False),
         ("rece_lightning/reporting/page.py", "from rece_lightning.data import ConceptData", True),
         ("rece_lightning/reporting/page.py", "from rece_lightning.exports import cost", False),
         ("rece_lightning/models/base.py", "from rece_lightning.exports import export", True),
         ("rece_lightning/core/edit.py", "from rece_lightning.files import save_tensors", True),
-        ("rece_lightning/conversions.py", "from rece_lightning.cli import main", True),
-        ("rece_lightning/conversions.py", "from rece_lightning.exports import export", False),
+        ("rece_lightning/tools/sweep.py", "from rece_lightning.cli import main", False),
+        ("rece_lightning/tools/sweep.py", "from rece_lightning.exports import export", False),
+        ("rece_lightning/transfer.py", "from rece_lightning.tools import main", True),
+        ("callbacks/report.py", "from rece_lightning.tools import main", True),
         ("rece_lightning/module.py", "from rece_lightning import callbacks", True),
         ("rece_lightning/module.py", "import callbacks.report", True),
         ("rece_lightning/module.py", "import importlib\nimportlib.import_module('rece_lightning.callbacks')", True),
@@ -153,10 +155,10 @@ def test_every_room_of_the_core_is_seen() -> None:
 @pytest.mark.parametrize("linked", [True, False])
 def test_a_forbidden_import_is_seen(tmp_path: Path, file: str, line: str, forbidden: bool, linked: bool) -> None:
     """The rules themselves, on a small package; with the symlinks made and before."""
-    for folder in ("core", "models", "emoji/training", "metrics", "attacks", "exports", "reporting"):
+    for folder in ("core", "models", "emoji/training", "metrics", "attacks", "exports", "reporting", "tools"):
         (tmp_path / PACKAGE / folder).mkdir(parents=True)
         (tmp_path / PACKAGE / folder / "__init__.py").touch()
-    for name in ("module", "data", "files", "conversions", "cli", "__main__", "__init__"):
+    for name in ("module", "data", "files", "transfer", "cli", "__main__", "__init__"):
         (tmp_path / PACKAGE / f"{name}.py").touch()
     (tmp_path / "callbacks").mkdir()
     (tmp_path / "callbacks" / "other.py").touch()

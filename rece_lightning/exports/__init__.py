@@ -16,6 +16,7 @@ from rece_lightning.exports.folders import CARD, check_folder, write_folder
 from rece_lightning.exports.kohya import write_kohya
 from rece_lightning.exports.lora import write_lora
 from rece_lightning.exports.map import check_map, write_map
+from rece_lightning.exports.measured import read_measured
 from rece_lightning.exports.metadata import file_metadata
 from rece_lightning.exports.pipeline import write_pipeline
 from rece_lightning.exports.record import ExportRecord, Loss, size_of
@@ -83,7 +84,7 @@ def check_export(format: str, output: str | Path, *, rank: int | None = None, ov
         )
     if kind.place == "folder" and is_file:
         raise ConfigurationError(f"--output: {format} is a folder; give a name without .safetensors, not {output}.")
-    above = next(parent for parent in path.absolute().parents if parent.exists())
+    above = next(parent for parent in path.absolute().parents if parent.exists() or parent.is_symlink())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         what = "cannot be written" if above.is_dir() else "is no folder"
         raise ConfigurationError(f"--output: {above} {what}; choose another place.")
@@ -119,6 +120,9 @@ def export(
     if path.exists() and path.resolve() == erasure.base.path.resolve():
         raise ConfigurationError(f"--output: {path} is the base model itself; choose another place.")
     kind, metadata = FORMATS[format], file_metadata(erasure.description, format)
+    if kind.card:
+        # The card tells it; a damaged table is found before anything is written.
+        read_measured(erasure.run)
     options = {"rank": rank} if kind.ranked else {}
     losses: list[Loss] = []
 

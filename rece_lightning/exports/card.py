@@ -16,6 +16,7 @@ from rece_lightning.exports.measured import read_measured
 from rece_lightning.exports.record import Loss
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+LARGEST_HEAD = 1 << 16
 FAMILIES = {"sd1": "stable-diffusion", "sd2": "stable-diffusion", "sdxl": "stable-diffusion-xl"}
 
 
@@ -91,13 +92,24 @@ def hub_id(erasure: Erasure) -> str | None:
 def base_licence(erasure: Erasure) -> dict[str, Any]:
     """The keys about the licence in the base model's own card; nothing is made up where it has none."""
     try:
-        text = (erasure.base.path / "README.md").read_text(encoding="utf-8")
+        card = erasure.base.path / "README.md"
+        # Its head is a page at most; reading a pipe would wait for ever.
+        if not card.is_file():
+            return {}
+        with card.open(encoding="utf-8") as stream:
+            text = stream.read(LARGEST_HEAD)
         front = yaml.safe_load(text.split("---")[1]) if text.startswith("---") else None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, IndexError):
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, IndexError):
         return {}
     if not isinstance(front, dict):
         return {}
-    return {key: front[key] for key in ("license", "license_name", "license_link") if key in front}
+    keys = ("license", "license_name", "license_link")
+    # Several licences are a list.
+    return {key: front[key] for key in keys if _are_texts(front.get(key))}
+
+
+def _are_texts(value: Any) -> bool:
+    return all(isinstance(one, str) for one in (value if isinstance(value, list) else [value]))
 
 
 def reference(erasure: Erasure) -> str | Path:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from rece_lightning.core import embedding_map
-from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.core.errors import BaseModelError, ConfigurationError
 from rece_lightning.exports.erasure import Erasure
 from rece_lightning.exports.record import Loss
 from rece_lightning.files import save_tensors
+from rece_lightning.models.part_configs import LARGEST_WIDTH
+from rece_lightning.models.weights import FLOATS, SafetensorsWeights
 
 KEY = "map"
 
@@ -33,12 +33,20 @@ class EmbeddingMap(embedding_map.EmbeddingMap):
             ConfigurationError: if it is none.
         """
         try:
-            tensors = load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise ConfigurationError(f"EmbeddingMap: {path} is no whole safetensors file ({error}).") from error
-        matrix = tensors.get(KEY)
-        if matrix is None or matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.is_floating_point():
+            weights = SafetensorsWeights(Path(path))
+        except BaseModelError as error:
+            raise ConfigurationError(
+                f"EmbeddingMap: {path} is no whole safetensors file ({error.__cause__ or error}); export it anew."
+            ) from error
+        # Whatever else is in the file is not read.
+        shape = weights.shapes().get(KEY, ())
+        if len(shape) != 2 or shape[0] != shape[1] or not 0 < shape[0] <= LARGEST_WIDTH:
             raise ConfigurationError(f"EmbeddingMap: {path} holds no map; write one with `rece export --format map`.")
+        if weights.dtypes()[KEY] not in FLOATS:
+            raise ConfigurationError(
+                f"EmbeddingMap: {path}: the map is stored as {weights.dtypes()[KEY]}; export it anew."
+            )
+        _, matrix = next(weights.read([KEY]))
         if not bool(matrix.isfinite().all()):
             raise ConfigurationError(f"EmbeddingMap: {path} holds NaN or infinity; export it anew.")
         return cls(matrix.double())

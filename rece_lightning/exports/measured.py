@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.metrics.intervals import Share
 
 ROLES = {"erased": "erased concepts", "synonym": "their synonyms", "kept": "kept concepts"}
@@ -26,15 +27,24 @@ class Measured:
 
 
 def read_measured(run: Path | None) -> list[Measured]:
-    """One row a role; empty where the run made no pictures, or counted nothing in them."""
+    """One row a role; empty where the run made no pictures, or counted nothing in them.
+
+    Raises:
+        ConfigurationError: if the table is damaged.
+    """
     if run is None or not (run / "evaluation.csv").is_file():
         return []
     counts: dict[tuple[str, str], Share] = {}
-    with (run / "evaluation.csv").open(encoding="utf-8", newline="") as stream:
-        for row in csv.DictReader(stream):
-            if row["detected"] in ("0", "1"):
-                key = (row["column"], row["role"])
-                counts[key] = counts.get(key, Share(0, 0)) + Share(int(row["detected"]), 1)
+    try:
+        with (run / "evaluation.csv").open(encoding="utf-8", newline="") as stream:
+            for row in csv.DictReader(stream):
+                if row["detected"] in ("0", "1"):
+                    key = (row["column"], row["role"])
+                    counts[key] = counts.get(key, Share(0, 0)) + Share(int(row["detected"]), 1)
+    except (OSError, UnicodeDecodeError, csv.Error, KeyError) as error:
+        raise ConfigurationError(
+            f"--ckpt_path: {run / 'evaluation.csv'} is damaged ({error}); move it away, or validate the run anew."
+        ) from error
     columns = {column for column, _ in counts}
 
     def share(wanted: Sequence[str], role: str) -> Share:

@@ -10,6 +10,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
+from rece_lightning.core.errors import BaseModelError
 from rece_lightning.exports.erasure import Erasure
 from rece_lightning.exports.patch import copy_with_metadata, replace_tensors
 from rece_lightning.exports.record import Loss
@@ -71,8 +72,28 @@ def copy_part(source: Path, target: Path, variant: str | None, *, weights: bool)
     if weights:
         chosen += loaded_files([file for file in files if WEIGHTS.search(file.name)], variant)
     for file in chosen:
+        # Weights were found to be weights when the model was opened, and often lie on another disk.
+        if not WEIGHTS.search(file.name):
+            check_link(file, source.parent)
         # The content, not the mode: files of a hub's cache are links and may be read-only.
         shutil.copyfile(file, target / file.name)
+
+
+def check_link(file: Path, model: Path) -> None:
+    """Refuse to copy what a link brings in from outside the model's folder: the copy may be published.
+
+    A hub's cache keeps the files of its snapshots in a folder beside them.
+
+    Raises:
+        BaseModelError: naming the link.
+    """
+    real, home = file.resolve(), model.resolve()
+    cached = home.parent.name == "snapshots" and real.is_relative_to(home.parent.parent / "blobs")
+    if not cached and not real.is_relative_to(home):
+        raise BaseModelError(
+            f"model.pretrained: {file} leads out of the model's folder, to {real}; refused, since the copy would hold "
+            "it. Put the file itself there."
+        )
 
 
 def loaded_files(files: list[Path], variant: str | None) -> list[Path]:

@@ -14,6 +14,7 @@ from rece_lightning.core.errors import ConfigurationError, nearest
 from rece_lightning.emoji.catalog import WEIGHTS, load_catalog
 from rece_lightning.emoji.detector import Detector, load_detector
 from rece_lightning.metrics.intervals import Share
+from rece_lightning.metrics.ranks import over_ranks
 
 
 @runtime_checkable
@@ -28,6 +29,19 @@ class ConceptDetector(Protocol):
 
     def detect(self, pictures: Tensor, concepts: Sequence[str]) -> Tensor:
         """Whether picture i shows concept i: ``[n, 3, h, w]`` in [0, 1] → ``[n]`` bool."""
+
+
+@runtime_checkable
+class NamingDetector(Protocol):
+    """A detector that also says what it sees where the concept is not."""
+
+    def name(self, pictures: Tensor, concepts: Sequence[str]) -> list[str]:
+        """What picture i shows, among the classes that concept i is one of: ``[n, 3, h, w]`` in [0, 1] → n names."""
+
+
+def names_seen(detector: ConceptDetector, pictures: Tensor, concepts: Sequence[str]) -> tuple[str, ...] | None:
+    """What a detector sees in every picture; ``None`` where it cannot say."""
+    return tuple(detector.name(pictures, concepts)) if isinstance(detector, NamingDetector) else None
 
 
 class EmojiDetector:
@@ -65,27 +79,44 @@ class EmojiDetector:
             hint = close if close.startswith("did") else "give one of its object, style or background names"
             raise ConfigurationError(f"concept: the emoji detector does not know {concept!r}; {hint}.")
 
-    @torch.no_grad()
     def detect(self, pictures: Tensor, concepts: Sequence[str]) -> Tensor:
         """Whether picture i shows concept i."""
+        seen = self._seen(pictures, concepts)
+        wanted = [self._classes[concept][1] for concept in concepts]
+        return torch.tensor([index == own for index, own in zip(seen, wanted, strict=True)], dtype=torch.bool)
+
+    def name(self, pictures: Tensor, concepts: Sequence[str]) -> list[str]:
+        """What picture i shows among the objects, styles or backgrounds, whichever concept i is one of."""
+        names = {
+            "objects": [item.name for item in self.catalog.objects],
+            "styles": [f"{style} style" for style in self.catalog.styles],
+            "backgrounds": [f"{name} background" for name in self.catalog.backgrounds],
+        }
+        seen = self._seen(pictures, concepts)
+        return [names[self._classes[concept][0]][index] for index, concept in zip(seen, concepts, strict=True)]
+
+    @torch.no_grad()
+    def _seen(self, pictures: Tensor, concepts: Sequence[str]) -> list[int]:
+        """Index of the class with the highest logit in the head that concept i belongs to."""
         if self._detector is None:
             self._detector = load_detector(self._folder).to(self.device)
-        hits = []
+        seen = []
         for first in range(0, len(concepts), 256):
             found = self._detector(pictures[first : first + 256].to(self.device) * 2 - 1)
             for row, concept in enumerate(concepts[first : first + 256]):
-                head, index = self._classes[concept]
-                hits.append(int(getattr(found, head)[row].argmax()) == index)
-        return torch.tensor(hits, dtype=torch.bool)
+                seen.append(int(getattr(found, self._classes[concept][0])[row].argmax()))
+        return seen
 
 
 class DetectionRate(Metric):
     """Share of pictures in which their concept is detected.
 
-    States are sums over pictures and reduce over ranks; protocol, threshold and classes are the detector's.
+    Detector, threshold, classes and what counts are the detector's; ``protocol`` names them. States are whole
+    numbers a prompt and are summed over ranks: two processes give the counts of one.
 
     Args:
         detector: that decides; see :class:`ConceptDetector`.
+        prompts: how many there are, where several pictures share one: the interval then knows which do.
 
     Example:
         >>> import torch
@@ -106,21 +137,51 @@ class DetectionRate(Metric):
     hits: Tensor
     total: Tensor
 
-    def __init__(self, detector: ConceptDetector, **kwargs: Any) -> None:
+    def __init__(self, detector: ConceptDetector, prompts: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.detector = detector
-        self.add_state("hits", torch.tensor(0), dist_reduce_fx="sum")
-        self.add_state("total", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("hits", torch.zeros(prompts, dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("total", torch.zeros(prompts, dtype=torch.long), dist_reduce_fx="sum")
 
-    def update(self, pictures: Tensor, concepts: Sequence[str]) -> None:
-        """Count pictures ``[n, 3, h, w]`` in [0, 1], each with the concept it is searched for."""
-        self.hits += self.detector.detect(pictures, concepts).sum().to(self.hits)
-        self.total += len(concepts)
+    @property
+    def protocol(self) -> str:
+        """Name of the rule by which a detection counts."""
+        return self.detector.protocol
+
+    def update(self, pictures: Tensor, concepts: Sequence[str], rows: Sequence[int] | None = None) -> None:
+        """Count pictures ``[n, 3, h, w]`` in [0, 1], each with the concept it is searched for.
+
+        Args:
+            pictures: of one model.
+            concepts: of the pictures.
+            rows: index of each picture's prompt; the first one's without it.
+        """
+        places = prompt_places(rows, len(concepts), self.hits)
+        found = self.detector.detect(pictures, concepts).to(self.hits)
+        self.hits.index_add_(0, places, found)
+        self.total.index_add_(0, places, torch.ones_like(found))
 
     def compute(self) -> Tensor:
         """The share, NaN when nothing was counted."""
-        return self.hits.double() / self.total
+        return self.hits.sum().double() / self.total.sum()
 
     def share(self) -> Share:
-        """The share with its 95 % interval."""
-        return Share(int(self.hits), int(self.total))
+        """The share with its 95 % interval, of the pictures of all ranks; all of them must call it."""
+        with over_ranks(self):
+            return Share.over(zip(self.hits.tolist(), self.total.tolist(), strict=True))
+
+
+def prompt_places(rows: Sequence[int] | None, count: int, state: Tensor) -> Tensor:
+    """Where in a state ``[prompts, …]`` each of ``count`` pictures belongs, ``[count]``.
+
+    Raises:
+        ConfigurationError: for a row that the state has no place for.
+    """
+    places = torch.zeros(count, dtype=torch.long) if rows is None else torch.as_tensor(rows, dtype=torch.long)
+    prompts = state.shape[0]
+    if len(places) != count or bool((places < 0).any()) or bool((places >= prompts).any()):
+        raise ConfigurationError(
+            f"rows: {places.tolist()[:8]} for {count} pictures and {prompts} prompts; give each picture the index of "
+            "its prompt, and the metric the number of prompts (prompts=…)."
+        )
+    return places.to(state.device)

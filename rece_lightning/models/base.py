@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rece_lightning.core.errors import BaseModelError
 from rece_lightning.models.projections import select_projections
-from rece_lightning.models.weights import Weights, check_floats, all_finite
+from rece_lightning.models.weights import Weights, all_finite, check_floats
 
 
 @dataclass(frozen=True)

@@ -53,8 +53,8 @@ def _load_tower(base: BaseModel, suffix: str, weights: Weights) -> tuple[Any, An
             if known is not None:
                 state[known] = tensor.float()
         missing = text_encoder.load_state_dict(state, strict=False, assign=True).missing_keys
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # the library raises many kinds; each means that a file is not what it should be
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BaseModelError(
             f"model.pretrained: {base.path}: tokenizer or text encoder cannot be loaded ({reason}); "
             "copy the model anew."
@@ -64,11 +64,11 @@ def _load_tower(base: BaseModel, suffix: str, weights: Weights) -> tuple[Any, An
             f"model.pretrained: {weights.where}: {missing[0]} is missing or holds values that "
             "are NaN or infinite; fetch the file again."
         )
-    tokens, known = max(tokenizer.get_vocab().values(), default=0) + 1, text_encoder.config.vocab_size
-    if tokens > known:
+    tokens = max(tokenizer.get_vocab().values(), default=0) + 1
+    if tokens > config.vocab_size:
         raise BaseModelError(
-            f"model.pretrained: {folder / f'tokenizer{suffix}'} makes {tokens} tokens, the text encoder knows {known}; "
-            "they belong to different models, copy the model anew."
+            f"model.pretrained: {folder / f'tokenizer{suffix}'} makes {tokens} tokens, the text encoder knows "
+            f"{config.vocab_size}; they belong to different models, copy the model anew."
         )
     return tokenizer, text_encoder
 

@@ -152,7 +152,7 @@ def part_weights(folder: Path, stems: tuple[str, ...], variant: str | None) -> W
     others = sorted(
         path.name for path in folder.glob("*") if path.suffix in {".safetensors", *PICKLES} or "-of-" in path.name
     )
-    fits = [file for file in others if Path(file).suffix in (".safetensors", ".bin")]
+    fits = [file for file in others if file.startswith(stems) and Path(file).suffix in (".safetensors", ".bin")]
     hint = f"it holds {', '.join(fits[:3])}: set model.variant" if fits else "copy the model whole"
     if others and not fits:
         hint = f"it holds {others[0]}, which is not how diffusers names it; fetch the safetensors file"

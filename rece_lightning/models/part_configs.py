@@ -107,14 +107,13 @@ def _check_entries(file: Path, config: Mapping[str, Any]) -> None:
             )
     for key in COUNTS:
         value = config.get(key)
-        if len(value) > MOST_LAYERS if isinstance(value, list) else False:
-            raise BaseModelError(f"model.pretrained: {file}: {key} has {len(value)} entries; fetch the file again.")
-        for one in value if isinstance(value, list) else [value]:
-            limit = 1 << 20 if key == "block_out_channels" else MOST_LAYERS
-            if isinstance(one, (int, float)) and not 0 < one <= limit:
-                raise BaseModelError(
-                    f"model.pretrained: {file}: {key} {one!r} is beyond reason; fetch the file again."
-                )
+        values = value if isinstance(value, list) else [value]
+        # Only so many are looked at: more than these are too many anyhow.
+        limit = 1 << 20 if key == "block_out_channels" else MOST_LAYERS
+        absurd = [one for one in values[:MOST_LAYERS] if isinstance(one, (int, float)) and not 0 < one <= limit]
+        if absurd or len(values) > MOST_LAYERS:
+            what = repr(absurd[0]) if absurd else f"{len(values):,} entries"
+            raise BaseModelError(f"model.pretrained: {file}: {key}: {what} is beyond reason; fetch the file again.")
 
 
 def check_widths(folder: Path, width: Any, text_widths: list[Any]) -> int:

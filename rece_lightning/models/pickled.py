@@ -101,12 +101,21 @@ def _open_pickled(file: Path) -> Any:
     with file.open("rb") as stream:
         zipped = stream.read(2) == b"PK"
     if zipped:
-        with zipfile.ZipFile(file) as archive:
-            for entry in archive.infolist():
-                # PyTorch compresses nothing; what unfolds into gigabytes was made to.
-                if entry.compress_type != zipfile.ZIP_STORED:
-                    raise ValueError(f"{entry.filename} in it is compressed")
-                if entry.filename.endswith(".pkl") and entry.file_size > LARGEST_PICKLE:
-                    raise ValueError(f"{entry.filename} in it has {entry.file_size:,} bytes")
+        check_archive(file)
     # Files from before PyTorch 1.6 are no archives and cannot be mapped.
     return torch.load(file, map_location="cpu", weights_only=True, mmap=zipped)
+
+
+def check_archive(file: Path) -> None:
+    """Look through the list of what a PyTorch file holds before it is opened.
+
+    Raises:
+        ValueError: for what PyTorch does not write: it compresses nothing, so that no file unfolds into gigabytes.
+        zipfile.BadZipFile: if the file is cut short, or no archive.
+    """
+    with zipfile.ZipFile(file) as archive:
+        for entry in archive.infolist():
+            if entry.compress_type != zipfile.ZIP_STORED:
+                raise ValueError(f"{entry.filename} in it is compressed")
+            if entry.filename.endswith(".pkl") and entry.file_size > LARGEST_PICKLE:
+                raise ValueError(f"{entry.filename} in it has {entry.file_size:,} bytes")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass, replace
 from typing import Any
 
 import diffusers
@@ -13,26 +13,67 @@ import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
 
-from rece_lightning.core.errors import BaseModelError, ConfigurationError
+from rece_lightning.core.errors import BaseModelError, ConfigurationError, nearest
 from rece_lightning.models.base import BaseModel
 from rece_lightning.models.pickled import PickledWeights
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How pictures are made: the model's own scheduler, this many steps, this guidance."""
+    """How pictures are made: this many steps, this guidance."""
 
     steps: int = 20
     guidance_scale: float = 7.5
     batch_size: int = 32
+    scheduler: str | None = None
+    """Name of diffusers' class, such as ``LMSDiscreteScheduler``; the model's own unless given."""
+    owner: InitVar[str] = "Evaluation"
+    """The callback that was given these, for messages."""
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, owner: str) -> None:
         for field in ("steps", "batch_size"):
             value = getattr(self, field)
             if not isinstance(value, int) or value < 1:
-                raise ConfigurationError(f"Evaluation.{field}: {value!r}; give a whole number of 1 or more.")
+                raise ConfigurationError(f"{owner}.{field}: {value!r}; give a whole number of 1 or more.")
         if not 0 <= self.guidance_scale < float("inf"):
-            raise ConfigurationError(f"Evaluation.guidance_scale: {self.guidance_scale!r}; give 0 or more.")
+            raise ConfigurationError(f"{owner}.guidance_scale: {self.guidance_scale!r}; give 0 or more.")
+        if self.scheduler is not None:
+            _scheduler_class(f"{owner}.scheduler", self.scheduler)
+
+    def with_value(self, field: str, value: Any) -> Sampling:
+        """The same with another value."""
+        return replace(self, **{field: value}, owner="PictureWriter")
+
+    def __str__(self) -> str:
+        """What decides a picture beside its seed."""
+        own = f"{self.scheduler}, " if self.scheduler else ""
+        return f"{own}{self.steps} steps, guidance {self.guidance_scale:g}"
+
+
+def _scheduler_class(field: str, name: str) -> Any:
+    known = [one for one in dir(diffusers) if one.endswith("Scheduler") and not one.startswith("Flax")]
+    if name not in known:
+        raise ConfigurationError(f"{field}: {name!r} is no scheduler of diffusers; {nearest(name, known)}.")
+    found = getattr(diffusers, name)
+    try:
+        _ = found.set_timesteps
+    except (ImportError, AttributeError) as error:  # diffusers' placeholder for a class that needs another package
+        lacking = [package for package in getattr(found, "_backends", ()) if package != "torch"]
+        named = lacking[0] if lacking else "another package"
+        raise ConfigurationError(f"{field}: {name} needs {named}: pip install {named}, or choose another.") from error
+    return found
+
+
+def use_scheduler(pipeline: Any, name: str | None) -> None:
+    """Put another scheduler in, with the noise schedule that the model was trained with.
+
+    Args:
+        pipeline: whose own scheduler is remembered.
+        name: of diffusers' class; ``None`` puts the model's own back.
+    """
+    own = getattr(pipeline, "_own_scheduler", pipeline.scheduler)
+    pipeline._own_scheduler = own
+    pipeline.scheduler = own if name is None else _scheduler_class("scheduler", name).from_config(own.config)
 
 
 def load_pipeline(base: BaseModel, dtype: torch.dtype = torch.float32) -> DiffusionPipeline:
@@ -117,6 +158,7 @@ def generate(
     """
     pictures: list[Tensor | None] = [None] * len(requests)
     by_guidance: dict[float, list[int]] = {}
+    use_scheduler(pipeline, sampling.scheduler)
     for index, request in enumerate(requests):
         scale = sampling.guidance_scale if request.guidance_scale is None else request.guidance_scale
         by_guidance.setdefault(scale, []).append(index)

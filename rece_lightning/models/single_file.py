@@ -61,9 +61,7 @@ def open_single_file(name: str, path: Path, config: str | None) -> BaseModel:
     encoders = ["text_encoder", "text_encoder_2"][: len(prefixes)]
     configs = [read_json(folder / part / "config.json") for part in encoders]
     config_of_unet = read_json(folder / "unet" / "config.json")
-    width = check_widths(
-        folder, config_of_unet.get("cross_attention_dim"), [one.get("hidden_size") for one in configs]
-    )
+    width = check_widths(folder, config_of_unet.get("cross_attention_dim"), [one.get("hidden_size") for one in configs])
     unet = Renamed(weights, names)
     projections = checked_projections(str(path), unet, width)
     family = "sdxl" if len(prefixes) > 1 else "sd2" if OPEN_CLIP in prefixes else "sd1"

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
-from rece_lightning.metrics.intervals import Share
+from rece_lightning.metrics import PairedTest, Share, paired_test
 from rece_lightning.prompts import EvaluationPrompt
 
 ORIGINAL, FIRST, FIRST_DERIVED, LAST, LAST_DERIVED = "original", "uce", "uce_derived", "rece", "rece_derived"
@@ -36,6 +35,8 @@ class Column:
     """``[n]`` bool: the prompt's concept was detected. ``None`` without a detector."""
     norm_ratio: float | None = None
     """``‖c'‖/‖c‖`` of the embeddings that were given, where they were derived."""
+    shown: tuple[str, ...] | None = None
+    """What the detector sees in every picture instead; ``None`` where it cannot say."""
 
 
 @dataclass
@@ -67,7 +68,18 @@ class Comparison:
             for index, row in enumerate(column.rows)
             if self.role(row) in roles and (concept is None or self.prompts[row].concept == concept)
         ]
-        return Share(int(column.hits[torch.tensor(chosen, dtype=torch.long)].sum()), len(chosen))
+        return Share.of([bool(column.hits[index]) for index in chosen], [column.rows[index] for index in chosen])
+
+    def compare(self, first: str, second: str, roles: Sequence[str]) -> PairedTest:
+        """The paired test of two columns on the same prompts and seeds."""
+        flags: list[dict[tuple[int, int], bool]] = []
+        for column in (self.columns[first], self.columns[second]):
+            assert column.hits is not None
+            found = zip(column.rows, column.seeds, column.hits.tolist(), strict=True)
+            flags.append({(row, seed): hit for row, seed, hit in found if self.role(row) in roles})
+        shared = sorted(flags[0].keys() & flags[1].keys())
+        before, after = ([found[shot] for shot in shared] for found in flags)
+        return paired_test(before, after, [row for row, _ in shared])
 
     def erased_concepts(self) -> list[str]:
         """Concepts of erased prompts, in their order."""
@@ -82,22 +94,21 @@ class Comparison:
         """What the figures say in plain sentences, whether it flatters or not."""
         says = []
         own = ("erased", "synonym")
-        before, first, last = (self.share(key, own) for key in (ORIGINAL, FIRST, LAST))
+        before, last = (self.share(key, own) for key in (ORIGINAL, LAST))
         if not before.total:
             return ["No detector was given: look at the pictures."]
         if not last.total:
-            says.append(_change("UCE alone", before, first, "erased concepts"))
+            says.append(self._change("UCE alone", (ORIGINAL, FIRST), own, "erased concepts"))
         else:
-            says.append(_change("UCE (epoch 0)", before, first, "erased concepts"))
-            says.append(_change("RECE's epochs after it", first, last, "erased concepts"))
-            says.append(_attack("UCE", self.share(FIRST_DERIVED, own), first))
+            says.append(self._change("UCE (epoch 0)", (ORIGINAL, FIRST), own, "erased concepts"))
+            says.append(self._change("RECE's epochs after it", (FIRST, LAST), own, "erased concepts"))
+            if self.share(FIRST_DERIVED, own).total:
+                says.append(self._attack("UCE", FIRST_DERIVED, FIRST, own))
         final = self.columns.get(LAST_DERIVED) or self.columns.get(FIRST_DERIVED)
         if final is not None:
-            state = last if last.total else first
-            says.append(_attack("RECE" if last.total else "UCE", self.share(final.key, own), state))
-        kept_before, kept_after = self.share(ORIGINAL, ("kept",)), self.share(self.last, ("kept",))
-        if kept_before.total:
-            says.append(_change("The whole erasure", kept_before, kept_after, "kept concepts"))
+            says.append(self._attack("RECE" if last.total else "UCE", final.key, self.last, own))
+        if self.share(ORIGINAL, ("kept",)).total:
+            says.append(self._change("The whole erasure", (ORIGINAL, self.last), ("kept",), "kept concepts"))
         if last.total:
             helped = self.share(FIRST_DERIVED, own).hits - self.share(LAST_DERIVED, own).hits
             total = self.share(LAST_DERIVED, own).total
@@ -107,16 +118,16 @@ class Comparison:
                 says.append("Against the derived embedding the last epoch is worse than UCE here.")
         return says
 
+    def _change(self, what: str, columns: tuple[str, str], roles: Sequence[str], of: str) -> str:
+        before, after = (self.share(key, roles) for key in columns)
+        if before == after:
+            return f"{what}: no difference, {of} detected in {after} of the pictures before and after."
+        test = self.compare(*columns, roles)
+        note = "" if test.clear else "this may be chance: "
+        return f"{what}: {of} detected in {before} of the pictures before, {after} after; {note}{test}."
 
-def _change(what: str, before: Share, after: Share, of: str) -> str:
-    if before == after:
-        return f"{what}: no difference, {of} detected in {after} of the pictures before and after."
-    clear = before.interval[1] < after.interval[0] or after.interval[1] < before.interval[0]
-    note = "" if clear else "; the intervals overlap, so this may be chance"
-    return f"{what}: {of} detected in {before} of the pictures before, {after} after{note}."
-
-
-def _attack(name: str, attacked: Share, plain: Share) -> str:
-    back = attacked.interval[0] > plain.interval[1]
-    outcome = "brings the concepts back" if back else "does not bring the concepts back beyond chance"
-    return f"The derived embedding {outcome} from {name}'s edit: {attacked} (own prompts: {plain})."
+    def _attack(self, name: str, attacked: str, plain: str, roles: Sequence[str]) -> str:
+        given, own = self.share(attacked, roles), self.share(plain, roles)
+        back = given.rate > own.rate and self.compare(plain, attacked, roles).clear
+        outcome = "brings the concepts back" if back else "does not bring the concepts back beyond chance"
+        return f"The derived embedding {outcome} from {name}'s edit: {given} (own prompts: {own})."

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from rece_lightning.exports.cost import Cost
 from rece_lightning.reporting.comparison import Comparison
+from rece_lightning.reporting.confusion import concept_rows
+from rece_lightning.reporting.environment import render
 from rece_lightning.reporting.plots import epochs_svg
 from rece_lightning.reporting.table import comparison_rows
 
@@ -42,6 +43,18 @@ def column_rows(comparison: Comparison) -> list[tuple[str, str, str, str, str]]:
     return rows
 
 
+def reproducing_commands(run: Path | None) -> list[str]:
+    """What makes a run again from its own ``config.yaml``, and what measures it again; none where it has no such file.
+
+    Args:
+        run: the run's folder, as the command wrote it.
+    """
+    if run is None or not (run / "config.yaml").is_file():
+        return []
+    config, folder = shlex.quote(str(run / "config.yaml")), shlex.quote(str(run))
+    return [f"rece fit --config {config}", f"rece validate --config {config} --ckpt_path {folder}"]
+
+
 def render_page(
     *,
     title: str | None,
@@ -53,6 +66,7 @@ def render_page(
     comparison: Comparison | None,
     grid: str | None,
     exports: Sequence[Cost] = (),
+    run: Path | None = None,
 ) -> str:
     """Render the page.
 
@@ -66,13 +80,14 @@ def render_page(
         comparison: of the pictures, if there are any.
         grid: the grid as base64 PNG.
         exports: what each export format costs.
+        run: the run's folder, for the command that makes it again.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
+    verdict = comparison.verdict() if comparison else []
+    concepts = concept_rows(comparison) if comparison else []
     erased = description["concepts"].get("erased", [])
     names = [row["prompt"] for row in erased]
-    return environment.get_template("report.html.j2").render(
+    return render(
+        "report.html.j2",
         title=title or f"Erased: {', '.join(names[:6])}{' …' if len(names) > 6 else ''}",
         description=description,
         erased=erased,
@@ -89,8 +104,13 @@ def render_page(
         comparison=comparison,
         table=comparison_rows(comparison) if comparison else [],
         columns=column_rows(comparison) if comparison else [],
-        verdict=comparison.verdict() if comparison else [],
+        verdict=verdict,
+        concepts=concepts,
+        method=comparison.share(comparison.last, ("erased", "synonym", "kept")).method if comparison else "",
+        drawn=[row for row in concepts if row.drawn_after is not None],
         curves=epochs_svg(history),
         grid=grid,
+        grid_says=" ".join(["The same prompts and seeds before and after.", *verdict]),
         exports=exports,
+        commands=reproducing_commands(run),
     )

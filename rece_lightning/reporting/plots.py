@@ -1,14 +1,40 @@
-"""Curves of the epochs as inline SVG."""
+"""Plots as inline SVG that reads on a light and on a dark page."""
 
 from __future__ import annotations
 
+import html
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
+from cycler import cycler
 
 matplotlib.use("Agg")
 from matplotlib.figure import Figure
+
+from rece_lightning.reporting.states import UNWANTED, Best, State
+
+# At least 3:1 against white and against the page's dark ground.
+COLORS = ("#2f7fd1", "#c2630a", "#1f8f5a", "#b8479b", "#7a7a7a", "#b3453c", "#5d6bc9", "#857019")
+MARKERS = "osD^vP*X"
+# What the page's own colour takes the place of.
+INK = "#010203"
+STYLE: Any = {
+    "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
+    "axes.facecolor": "none", "figure.facecolor": "none", "legend.facecolor": "none", "legend.framealpha": 0.0,
+    "grid.color": "#888888", "grid.alpha": 0.3, "svg.hashsalt": "rece", "svg.fonttype": "path",
+    "axes.prop_cycle": cycler(color=COLORS),
+}  # fmt: skip
+
+
+def svg(figure: Figure, finding: str) -> str:
+    """A figure for a page: its text in the page's colour, named by what it shows."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :].replace(INK, "currentColor")
+    return text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(finding)}" ', 1)
 
 
 def epochs_svg(history: Sequence[dict[str, float]]) -> str:
@@ -19,24 +45,117 @@ def epochs_svg(history: Sequence[dict[str, float]]) -> str:
         ("‖c'‖/‖c‖ of the derived embedding", ["norm_ratio"]),
         ("‖M − I‖", ["map_change"]),
     ]
-    figure = Figure(figsize=(11, 2.8))
-    for place, (title, keys) in enumerate(panels):
-        axes = figure.add_subplot(1, len(panels), place + 1)
-        for key in keys:
-            points = [(epoch, row[key]) for epoch, row in enumerate(history) if key in row]
-            axes.plot([p[0] for p in points], [p[1] for p in points], marker="o", label=key.replace("_", " "))
-        if len(keys) > 1:
-            # The unedited model's residual and a mapped concept's lie orders of magnitude apart.
-            axes.set_yscale("log")
-        axes.set_title(title, fontsize=9)
-        axes.set_xlabel("epoch", fontsize=8)
-        axes.set_xticks(range(len(history)))
-        axes.tick_params(labelsize=7)
-        axes.grid(alpha=0.3)
-        if len(keys) > 1:
-            axes.legend(fontsize=6)
-    figure.tight_layout()
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg")
-    svg = buffer.getvalue()
-    return svg[svg.index("<svg") :]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(11, 2.8))
+        for place, (title, keys) in enumerate(panels):
+            axes = figure.add_subplot(1, len(panels), place + 1)
+            for key in keys:
+                points = [(epoch, row[key]) for epoch, row in enumerate(history) if key in row]
+                axes.plot([p[0] for p in points], [p[1] for p in points], marker="o", label=key.replace("_", " "))
+            if len(keys) > 1:
+                # The unedited model's residual and a mapped concept's lie orders of magnitude apart.
+                axes.set_yscale("log")
+            axes.set_title(title, fontsize=9)
+            axes.set_xlabel("epoch", fontsize=8)
+            axes.set_xticks(range(len(history)))
+            axes.tick_params(labelsize=7)
+            axes.grid()
+            if len(keys) > 1:
+                axes.legend(fontsize=6)
+        figure.tight_layout()
+        return svg(figure, epochs_finding(history))
+
+
+def epochs_finding(history: Sequence[Mapping[str, float]]) -> str:
+    """What the curves say, in a sentence."""
+    if not history:
+        return "No epoch was run."
+    names = {"regeneration_residual": "the regeneration residual", "preservation_drift": "drift"}
+    parts = []
+    for key, name in names.items():
+        if key in history[0] and key in history[-1]:
+            first, last = history[0][key], history[-1][key]
+            parts.append(
+                f"{name} goes from {first:.3g} to {last:.3g}" if len(history) > 1 else f"{name} is {first:.3g}"
+            )
+    return f"Over {len(history)} epoch{'s' if len(history) > 1 else ''} " + " and ".join(parts) + "."
+
+
+def tradeoff_svg(states: Sequence[State], best: Best | None) -> str:
+    """Kept against erased, each with its 95 % interval; the numbers are those of the table."""
+    measured = [(place, s.share(UNWANTED), s.share(("kept",))) for place, s in enumerate(states)]
+    measured = [row for row in measured if row[1].total and row[2].total]
+    if not measured:
+        return ""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 5.0))
+        axes = figure.add_subplot()
+        for place, gone, kept in measured:
+            color = INK if not states[place].edited else COLORS[place % len(COLORS)]
+            axes.errorbar(
+                [100 * gone.rate], [100 * kept.rate], xerr=_bars(gone), yerr=_bars(kept), color=color, elinewidth=1,
+                marker=MARKERS[place % len(MARKERS)], capsize=2, alpha=0.9,
+            )  # fmt: skip
+            axes.annotate(
+                str(place + 1),
+                (100 * gone.rate, 100 * kept.rate),
+                xytext=(6, 6),
+                textcoords="offset points",
+                color=color,
+            )
+        axes.set(
+            xlabel="erased concepts and synonyms, detected (%): lower is better",
+            ylabel="kept concepts, detected (%): higher is better",
+            xlim=(-3, 103),
+            ylim=(-3, 103),
+        )
+        axes.grid()
+        figure.tight_layout()
+        return svg(figure, tradeoff_finding(states, best))
+
+
+def tradeoff_finding(states: Sequence[State], best: Best | None) -> str:
+    """What the plot says, in a sentence."""
+    if best is None:
+        return "No edited model was measured on erased and on kept concepts."
+    state = states[best.place]
+    note = "" if best.clear else ", which is not more than chance above the next"
+    return (
+        f"{state.name} has the highest harmonic mean, {state.balance:.2f}{note}: erased concepts detected in "
+        f"{state.share(UNWANTED)}, kept ones in {state.share(('kept',))} of the pictures."
+    )
+
+
+def front_svg(
+    points: Sequence[tuple[float, float]], front: Sequence[int], measured: Mapping[int, int], x: str, finding: str
+) -> str:
+    """All settings by what was found without pictures, the front, and the numbers of those that were measured.
+
+    Args:
+        points: (erased-side figure, drift).
+        front: places of the settings on the front, in order.
+        measured: place → number of its row in the table.
+        x: name of the erased-side figure.
+        finding: of the plot.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 4.4))
+        axes = figure.add_subplot()
+        axes.scatter([p[0] for p in points], [p[1] for p in points], s=9, color=COLORS[4], alpha=0.6, label="settings")
+        line: dict[str, Any] = {"color": COLORS[0], "marker": "o", "markersize": 4, "label": "front"}
+        axes.plot([points[place][0] for place in front], [points[place][1] for place in front], **line)
+        for place, number in measured.items():
+            axes.scatter(*points[place], s=42, facecolors="none", edgecolors=COLORS[1], linewidths=1.6)
+            axes.annotate(str(number), points[place], xytext=(5, 5), textcoords="offset points", color=COLORS[1])
+        axes.set(xlabel=f"{x}: lower is better", ylabel="drift of kept prompts: lower is better")
+        if points and max(p[1] for p in points) > 0:
+            axes.set_yscale("symlog", linthresh=max(1e-4, min((p[1] for p in points if p[1] > 0), default=1e-4)))
+        axes.grid()
+        axes.legend(fontsize=8)
+        figure.tight_layout()
+        return svg(figure, finding)
+
+
+def _bars(share: Any) -> list[list[float]]:
+    low, high = share.interval
+    return [[100 * max(0.0, share.rate - low)], [100 * max(0.0, high - share.rate)]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -137,14 +138,17 @@ def test_a_part_that_was_not_fetched_is_left_out(tiny: Erasure, tmp_path: Path) 
 
 
 def test_links_of_a_cache_become_files(tiny: Erasure, tmp_path: Path) -> None:
-    base = tmp_path / "base"
-    for file in tiny.base.path.rglob("*"):
+    cache = tmp_path / "models--somebody--tiny"
+    base = cache / "snapshots" / "0a1b2c"
+    (cache / "blobs").mkdir(parents=True)
+    for number, file in enumerate(tiny.base.path.rglob("*")):
         if file.is_file():
-            link = base / file.relative_to(tiny.base.path)
+            link, blob = base / file.relative_to(tiny.base.path), cache / "blobs" / str(number)
             link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(file)
+            shutil.copyfile(file, blob)
+            link.symlink_to(Path(os.path.relpath(blob, link.parent)))
     erasure = replace(tiny, base=find_base(str(base)))
-    before = {file: file.read_bytes() for file in tiny.base.path.rglob("*") if file.is_file()}
+    before = {file: file.read_bytes() for file in cache.rglob("*") if file.is_file()}
     folder = export(erasure, "pipeline", tmp_path / "model").path
     assert not any(file.is_symlink() for file in folder.rglob("*"))
     assert all(file.read_bytes() == content for file, content in before.items())

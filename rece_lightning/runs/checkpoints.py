@@ -12,7 +12,9 @@ import torch
 
 from rece_lightning.core.embedding_map import AnyMap, EmbeddingMap, LayerMaps
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.run_folder import CHECKPOINTS, is_fit, versions
+from rece_lightning.models.pickled import check_archive
+from rece_lightning.runs.checkpoint_form import fault
+from rece_lightning.runs.folder import CHECKPOINTS, is_fit, versions
 
 LAST = "last.ckpt"
 HOW_TO_MONITOR = (
@@ -56,6 +58,16 @@ def find_checkpoint(
     Raises:
         ConfigurationError: if it is none that RECE wrote; nothing in it is executed to find out.
     """
+    try:
+        return _find(value, root, versioned, dirpath, for_fit)
+    except (OSError, RuntimeError) as error:  # RuntimeError: ~name of nobody
+        place, reason = getattr(error, "filename", None) or value, getattr(error, "strerror", None) or error
+        raise ConfigurationError(
+            f"--ckpt_path: {place} cannot be read ({reason}); make it readable, or give another checkpoint."
+        ) from error
+
+
+def _find(value: str, root: Path, versioned: bool, dirpath: Path | None, for_fit: bool) -> Found | None:
     if value in ("last", "best"):
         runs = [folder for folder in (versions(root) if versioned else [root]) if is_fit(folder)]
         if not runs:
@@ -158,15 +170,18 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
         ConfigurationError: for every other file; nothing in it is executed to find out.
     """
     try:
+        check_archive(file)
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or foreign file fails in a dozen ways
         raise ConfigurationError(
             f"--ckpt_path: {file} is damaged, cut short, or holds more than tensors and plain values, which could "
             "execute code; give a checkpoint that RECE wrote."
         ) from error
-    state = content.get("rece") if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not isinstance(state.get("epoch"), int):
+    if not isinstance(content, dict) or not isinstance(content.get("rece"), dict):
         raise ConfigurationError(f"--ckpt_path: {file} holds no erasure; give a checkpoint that RECE wrote.")
+    wrong = fault(content)
+    if wrong:
+        raise ConfigurationError(f"--ckpt_path: {file}: {wrong}; give a checkpoint that RECE wrote.")
     return content
 
 

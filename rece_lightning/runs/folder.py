@@ -60,7 +60,8 @@ def new_version(root: Path, config: str) -> Path:
         while True:
             folder = next_version(root)
             temporary = temporary_name(folder)
-            temporary.mkdir()
+            # The folder above may have been removed again by a run that was refused.
+            temporary.mkdir(parents=True)
             write_atomically(temporary / CONFIG, lambda path: path.write_text(config, encoding="utf-8"))
             try:
                 # Fails where another run made it meanwhile: a folder never replaces one with something in it.
@@ -84,6 +85,6 @@ def is_fit(folder: Path) -> bool:
         return True
     try:
         config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
         return False
     return isinstance(config, dict) and not any(key in config for key in NOT_OF_FIT)

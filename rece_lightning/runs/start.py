@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,24 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-from rece_lightning.checkpoints import Found, find_checkpoint
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.csv_logger import RunCSVLogger
-from rece_lightning.files import check_writable, discard_temporaries, write_atomically
+from rece_lightning.files import (
+    check_writable,
+    discard,
+    discard_temporaries,
+    missing_folders,
+    remove_empty,
+    write_atomically,
+)
 from rece_lightning.module import RECE
-from rece_lightning.resuming import check_work_left, describe, former_step, log_former_epochs
-from rece_lightning.run_folder import CONFIG, new_version, next_version, run_folder
+from rece_lightning.runs.checkpoints import Found, find_checkpoint
+from rece_lightning.runs.csv_logger import RunCSVLogger
+from rece_lightning.runs.folder import CONFIG, new_version, next_version, run_folder, versions
+from rece_lightning.runs.resuming import check_work_left, describe, former_step, log_former_epochs
 
 RUNS = "runs"
+# What a run's folder holds before anything was done.
+BEGUN = (CONFIG, "hparams.yaml", "events.out.tfevents")
 
 
 @dataclass
@@ -34,6 +44,10 @@ class RunStart:
     """Of the run that a ``fit`` goes on with; ``None`` where it opens a new one."""
     versioned: bool
     """Whether the folder is a ``version_N`` with our loggers, as it is where nobody chose a logger."""
+    opened: Path | None = None
+    """The folder, once there is one that was not there before, or had no configuration in it."""
+    made: list[Path] = field(default_factory=list)
+    """Folders that were made for it, the innermost first."""
 
     @classmethod
     def choose(cls, verb: str, name: str, settings: dict[str, Any], value: Any) -> RunStart:
@@ -87,10 +101,17 @@ class RunStart:
             ConfigurationError: for a checkpoint of another run, a finished run, an unknown concept.
             BaseModelError: if the base model is not found, or another one.
         """
-        _ = module.names
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        callbacks: list[Any] = list(trainer.callbacks)  # type: ignore[attr-defined]
+        if self.verb in ("fit", "predict") or not any(getattr(one, "images", None) for one in callbacks):
+            module.check_adapter(self.verb, erased=self.found is not None)
+            _ = module.names
+        elif self.found is not None:
+            raise ConfigurationError("--images: pictures that exist need no model; leave --ckpt_path out.")
+        for callback in callbacks:
             if hasattr(callback, "check_prompts"):
                 callback.check_prompts(data, self.verb)
+        if self.verb == "predict":
+            self.folder = self._unfinished(trainer, module, data)
         if self.versioned:
             # Loggers make their files when they are first used.
             trainer.loggers = self._loggers(self.folder or next_version(self.root))
@@ -100,6 +121,17 @@ class RunStart:
             module.check_same_run(self.found.content["rece"], data)
             if self.verb == "fit":
                 check_work_left(trainer, self.found.content["rece"])
+        if self.verb == "fit":
+            # It is needed later in any case, and reads every projection: values that are no numbers are found now.
+            _ = module.fingerprint
+
+    def _unfinished(self, trainer: Trainer, module: RECE, data: LightningDataModule) -> Path | None:
+        """The newest folder that a stopped ``predict`` of the same settings left."""
+        state = None if self.found is None or self.found.content is None else self.found.content["rece"]
+        places = versions(self.root) if self.versioned else [run_folder(trainer)]
+        writers = [one for one in trainer.callbacks if hasattr(one, "goes_on_in")]  # type: ignore[attr-defined]
+        found = (place for place in places for one in writers if one.goes_on_in(place, trainer, module, data, state))
+        return next(found, None)
 
     def open(self, trainer: Trainer, config: str, *, overwrite: bool) -> None:
         """Make the folder, or clean the one to go on in, and write the configuration.
@@ -111,7 +143,9 @@ class RunStart:
             trainer.loggers = []
             return
         if self.versioned and self.folder is None:
-            trainer.loggers = self._loggers(new_version(self.root, config))
+            self.made = missing_folders(self.root)
+            self.opened = new_version(self.root, config)
+            trainer.loggers = self._loggers(self.opened)
         else:
             self._take_folder(run_folder(trainer), trainer, config, overwrite)
         if self.verb != "fit" or self.found is None:
@@ -133,17 +167,30 @@ class RunStart:
                     f"trainer.default_root_dir: {folder / CONFIG} is another run's; choose another folder, or move "
                     "it away."
                 )
+        if self.folder is None and not (folder / CONFIG).exists():
+            self.opened, self.made = folder, missing_folders(folder)
         write_atomically(folder / CONFIG, lambda path: path.write_text(config, encoding="utf-8"))
+
+    def withdraw(self) -> None:
+        """Remove what :meth:`open` made, unless the run has done something since."""
+        if self.opened is None:
+            return
+        if not self.versioned and self.opened not in self.made:
+            discard(self.opened / CONFIG)
+        elif all(file.name.startswith(BEGUN) or file.is_dir() for file in self.opened.rglob("*")):
+            shutil.rmtree(self.opened, ignore_errors=True)
+        remove_empty(self.made)
 
     @property
     def _kept_epochs(self) -> int:
         """Of how many epochs the log stays as it is. The last one of a checkpoint may not have reached the logs."""
-        return max(self.found.epochs - 1, 0) if self.found is not None and self.folder and self.versioned else 0
+        goes_on = self.verb == "fit" and self.found is not None and self.folder is not None and self.versioned
+        return max(self.found.epochs - 1, 0) if goes_on and self.found is not None else 0
 
     def _loggers(self, folder: Path) -> list[Logger]:
         # TensorBoard hides what an earlier part of the run logged after this step.
         options: dict[str, Any] = {}
-        if self.folder is not None and self.found is not None:
+        if self.verb == "fit" and self.folder is not None and self.found is not None:
             content = self.found.content
             options["purge_step"] = 0 if content is None else former_step(content, self._kept_epochs)
         number = folder.name.removeprefix("version_")

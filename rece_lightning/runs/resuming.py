@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rece_lightning.core.errors import BaseModelError, ConfigurationError
-from rece_lightning.run_folder import run_folder
+from rece_lightning.runs.folder import run_folder
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -49,6 +49,20 @@ def check_same_run(
         raise BaseModelError(
             f"ckpt_path: the checkpoint was made from {state['base']!r}; {' and '.join(differing)} of "
             f"model.pretrained {module.base.name!r} differ. Give the base it was made from."
+        )
+
+
+def check_map_fits(module: RECE, state: Mapping[str, Any]) -> None:
+    """Refuse a map that cannot be put on the module's base, whatever its fingerprint says.
+
+    Raises:
+        ConfigurationError: naming the widths.
+    """
+    shape, a_layer = tuple(state["map"].shape), module.hparams["technique"] == "tensor"
+    if shape[-1] != module.base.width or (len(shape) == 3) != a_layer:
+        raise ConfigurationError(
+            f"ckpt_path: the checkpoint's map has the shape {list(shape)}, model.pretrained {module.base.name!r} reads "
+            f"embeddings {module.base.width} wide; give the checkpoint of a run on a model of that kind."
         )
 
 

@@ -1,0 +1,104 @@
+"""Pictures that exist already, of any model from anywhere, with what they were made for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.png import read_picture
+from rece_lightning.prompts import EvaluationPrompt, read_prompts
+from rece_lightning.tables import read_table
+
+PATHS = ("file", "path", "filename", "image")
+"""Columns that name a picture."""
+NUMBER = "case_number"
+"""Column of files whose pictures are called ``<number>_<i>.png`` (I2P, RECE)."""
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
+
+
+class ExistingPictures:
+    """Pictures in a folder, and the table that says what each was made for.
+
+    Args:
+        folder: of the pictures; paths in the table start there.
+        table: a CSV with a column ``file`` or ``path`` (the index that ``predict`` writes), or with ``case_number``
+            where pictures are called ``<case_number>_<i>.png``; and ``prompt``, ``concept``, ``kind``, ``seed`` as in
+            any prompt file. ``index.csv`` in the folder unless given.
+
+    Raises:
+        ConfigurationError: if a picture is missing, none, or of another size than the first one.
+    """
+
+    def __init__(self, folder: str, table: str | None = None) -> None:
+        self.folder = Path(folder).expanduser()
+        if not self.folder.is_dir():
+            raise ConfigurationError(f"Evaluation.images: there is no folder {folder}; give the one with the pictures.")
+        file = Path(table).expanduser() if table is not None else self.folder / "index.csv"
+        if not file.is_file():
+            raise ConfigurationError(
+                f"Evaluation.prompts: there is no {file}; give a CSV that says what each picture was made for (columns "
+                "file, prompt, concept, kind, seed)."
+            )
+        rows = read_table("Evaluation.prompts", file)
+        prompts = read_prompts("Evaluation.prompts", str(file))
+        self._pictures: dict[EvaluationPrompt, list[tuple[Path, int]]] = {}
+        for number, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
+            own = replace(prompt, seed=None)
+            pictures = self._pictures.setdefault(own, [])
+            for path in self._paths(f"{file}, row {number + 1}", row):
+                pictures.append((path, len(pictures) if prompt.seed is None else prompt.seed))
+        self._check_sizes()
+
+    @property
+    def prompts(self) -> list[EvaluationPrompt]:
+        """Every prompt once, without seeds."""
+        return list(self._pictures)
+
+    def read_as(self, prompts: Sequence[EvaluationPrompt]) -> None:
+        """Take the prompts for these, one by one: with another concept or kind."""
+        self._pictures = dict(zip(prompts, self._pictures.values(), strict=True))
+
+    def _paths(self, where: str, row: dict[str, str]) -> list[Path]:
+        named = next((row[column] for column in PATHS if row.get(column)), None)
+        if named is not None:
+            return [self.folder / named]
+        if not row.get(NUMBER):
+            raise ConfigurationError(f"Evaluation.prompts: {where} names no picture; add a column {PATHS[0]!r}.")
+        found = [path for path in self.folder.glob(f"{row[NUMBER]}_*") if path.suffix.lower() in ENDINGS]
+        if not found:
+            raise ConfigurationError(
+                f"Evaluation.prompts: {where}: {self.folder} has no {row[NUMBER]}_0.png; give the whole folder, or a "
+                "shorter table."
+            )
+        return sorted(found, key=lambda path: (len(path.name), path.name))
+
+    def _check_sizes(self) -> None:
+        first: tuple[Path, tuple[int, int]] | None = None
+        for path in (path for pictures in self._pictures.values() for path, _ in pictures):
+            try:
+                with Image.open(path) as picture:
+                    size = picture.size
+            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+                raise ConfigurationError(f"Evaluation.images: {path} is missing or no picture ({error}).") from error
+            first = first or (path, size)
+            if size != first[1]:
+                raise ConfigurationError(
+                    f"Evaluation.images: {path} has {size[0]}×{size[1]} pixels, {first[0].name} {first[1][0]}×"
+                    f"{first[1][1]}; measure pictures of one size at a time."
+                )
+
+    def of(self, prompts: Sequence[EvaluationPrompt]) -> dict[str, Any]:
+        """What a module's ``validation_step`` gives: prompts, seeds and pictures ``[n, 3, h, w]`` in [0, 1]."""
+        shots = [(row, path, seed) for row in prompts for path, seed in self._pictures[row]]
+        pictures = [read_picture("Evaluation.images", path) for _, path, _ in shots]
+        return {
+            "prompts": [asdict(row) for row, _, _ in shots],
+            "seeds": [seed for _, _, seed in shots],
+            "pictures": torch.stack(pictures),
+        }

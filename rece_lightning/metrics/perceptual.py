@@ -1,0 +1,114 @@
+"""Perceptual distance between an edited model's picture and the original's of the same prompt and seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.metrics.features import EmojiFeatures, FeatureNetwork
+from rece_lightning.metrics.means import PromptMean
+from rece_lightning.metrics.pixels import check_pictures
+
+
+class PictureDistance(Protocol):
+    """How far two pictures are apart, pair by pair."""
+
+    protocol: str
+
+    def __call__(self, first: Tensor, second: Tensor) -> Tensor:
+        """``[n, 3, h, w]`` in [0, 1], twice → ``[n]``; 0 for equal pictures."""
+
+
+class FeatureDistance:
+    """Protocol ``feature-distance FEATURES``: 1 − cosine of two pictures' features, 0 to 2.
+
+    Stands in for LPIPS on the embedded world, whose pictures are too small and too plain for it.
+
+    Args:
+        features: network; the embedded world's detector without it.
+    """
+
+    def __init__(self, features: FeatureNetwork | None = None) -> None:
+        self.features = features if features is not None else EmojiFeatures()
+        self.protocol = f"feature-distance {self.features.protocol}"
+
+    def __call__(self, first: Tensor, second: Tensor) -> Tensor:
+        """``[n]``, float64 on the CPU."""
+        one, two = self.features(first).double(), self.features(second).double()
+        return 1 - torch.nn.functional.cosine_similarity(one, two)
+
+
+class Lpips:
+    """Protocol ``lpips-alex-64``: LPIPS of AlexNet on pictures made 64×64, as RECE's released code measures artists.
+
+    Needs the extra ``perceptual``; torchvision downloads AlexNet's weights. Not run by this project with real
+    weights, which could not be fetched. The published code scales with OpenCV's bilinear interpolation, which does
+    not smooth; so does this.
+
+    Args:
+        size: edge that the pictures are scaled to; ``None`` leaves them as they are.
+        network: of pairs in [−1, 1] → distances; torchmetrics' LPIPS without it.
+    """
+
+    def __init__(self, size: int | None = 64, network: nn.Module | None = None) -> None:
+        self.size = size
+        self.protocol = f"lpips-alex-{size}" if size else "lpips-alex"
+        self.network = network if network is not None else _lpips_network()
+
+    @torch.no_grad()
+    def __call__(self, first: Tensor, second: Tensor) -> Tensor:
+        """``[n]``, on the CPU."""
+        pairs = []
+        for pictures in (first, second):
+            check_pictures(pictures)
+            if self.size:
+                pictures = nn.functional.interpolate(pictures.float(), (self.size, self.size), mode="bilinear")
+            pairs.append(pictures.clamp(0, 1) * 2 - 1)
+        return self.network(*pairs).reshape(len(first)).double().cpu()
+
+
+def _lpips_network() -> nn.Module:
+    try:
+        import torchvision  # noqa: F401
+        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+        return LearnedPerceptualImagePatchSimilarity(net_type="alex").net
+    except (ImportError, RuntimeError) as error:  # torchvision for another torch raises RuntimeError
+        raise ConfigurationError(
+            f"Lpips needs the package torchvision and AlexNet's weights ({error}); install the extra: "
+            "pip install 'rece-lightning[perceptual]'."
+        ) from error
+    except OSError as error:
+        raise ConfigurationError(
+            f"Lpips: AlexNet's weights could not be fetched ({error}); put them into torch's cache "
+            "(~/.cache/torch/hub/checkpoints) from a machine that can."
+        ) from error
+
+
+class PerceptualDistance(PromptMean):
+    """Mean distance between two models' pictures of the same prompts and seeds; the distance names the protocol.
+
+    Low on kept concepts: the edit leaves their pictures alone. High on erased ones says that they changed, not that
+    the concept is gone.
+
+    Args:
+        distance: the embedded world's feature distance without it.
+        prompts: how many there are, where several pictures share one.
+    """
+
+    def __init__(self, distance: PictureDistance | None = None, prompts: int = 1, **kwargs: Any) -> None:
+        super().__init__(prompts, **kwargs)
+        self.distance = distance if distance is not None else FeatureDistance()
+        self.protocol = self.distance.protocol
+
+    def update(self, original: Tensor, edited: Tensor, rows: Sequence[int] | None = None) -> None:
+        """Add pairs ``[n, 3, h, w]`` in [0, 1] of the same prompt and seed; ``rows`` are the indices of the prompts."""
+        if original.shape != edited.shape:
+            raise ConfigurationError(
+                f"edited: {list(edited.shape)} beside {list(original.shape)}; give pairs of the same prompts and seeds."
+            )
+        self.add(self.distance(original, edited), rows)

@@ -1,0 +1,60 @@
+"""Networks that judge pictures, from a folder or the hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.models.hub import hub_reachable
+
+WANTED = ["*.json", "*.txt", "*.model", "*.safetensors"]
+"""Files of a hub repository that are fetched: no pickled weights, no code."""
+
+
+def load_parts(field: str, name: str, revision: str | None, *classes: str) -> list[Any]:
+    """Load parts of a model with ``transformers``, such as ``AutoModel`` and ``AutoTokenizer``.
+
+    Args:
+        field: the setting's name, for messages.
+        name: a folder, or a hub id (``owner/name``).
+        revision: of the hub repository.
+        classes: names of classes of ``transformers`` with ``from_pretrained``.
+
+    Raises:
+        ConfigurationError: if a part cannot be found or read. Code in the repository is never run.
+    """
+    path = _folder(field, name, revision)
+    import transformers
+
+    try:
+        return [getattr(transformers, kind).from_pretrained(path, local_files_only=True) for kind in classes]
+    except (OSError, ValueError, KeyError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ConfigurationError(
+            f"{field}: {name!r} could not be loaded ({reason}); give a folder that holds a model and its "
+            "preprocessor, as save_pretrained writes them."
+        ) from error
+
+
+def _folder(field: str, name: str, revision: str | None) -> Path:
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise ConfigurationError(f"{field}: {name!r} is no folder on this machine and no hub id (owner/name).")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision, local_files_only=True))
+    except Exception:  # not in the cache: the hub may have it
+        pass
+    try:
+        if not hub_reachable():
+            raise ConnectionError("the hub cannot be reached from this machine")
+        return Path(snapshot_download(name, revision=revision, allow_patterns=WANTED, etag_timeout=5))
+    except Exception as error:  # the hub's client raises a dozen kinds; each ends in the same remedy
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ConfigurationError(
+            f"{field}: {name!r} is not on this machine and could not be fetched ({reason}); give a local folder."
+        ) from error

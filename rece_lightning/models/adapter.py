@@ -1,0 +1,292 @@
+"""An adapter on a base model, for measuring: a LoRA or edited weights, fused when pictures are made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from rece_lightning.core.errors import BaseModelError, ConfigurationError
+from rece_lightning.models.original.unet import PREFIX, unet_names
+from rece_lightning.models.pickled import PickledWeights
+from rece_lightning.models.weights import SafetensorsWeights, Weights, all_finite, check_floats
+
+FILES = ("adapter_model", "pytorch_lora_weights")
+"""What PEFT and diffusers call the file in a folder."""
+ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+# PEFT and newer diffusers; older diffusers; kohya.
+FACTOR = re.compile(
+    r"^(?P<layer>.+?)(?:\.lora_(?P<peft>[AB])(?:\.[\w-]+)?|[._]lora(?:_linear_layer)?\.(?P<old>down|up)"
+    r"|\.lora_(?P<kohya>down|up))\.weight$"
+)
+ALPHA = re.compile(r"^(?P<layer>.+)\.(?:network_)?alpha$")
+OTHER_KINDS = {"hada_": "LoHa", "lokr_": "LoKr", "oft_": "OFT", "dora_scale": "DoRA", "lora_magnitude": "DoRA",
+               "lora_mid": "LoCon with a middle factor", "lora_embedding": "LoRA of embeddings"}  # fmt: skip
+TEXT_PREFIXES = (("text_encoder.", "lora_te_", "lora_te1_"), ("text_encoder_2.", "lora_te2_"))
+
+
+@dataclass(frozen=True)
+class Factors:
+    """One layer of a LoRA: ``W + scale · up @ down``. Names of tensors in the file."""
+
+    down: str
+    up: str
+    scale: float
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A file that was read as far as its names and shapes."""
+
+    path: Path
+    weights: Weights = field(repr=False)
+    factors: Mapping[str, Factors] = field(repr=False)
+    """Layer, as the file calls it → its factors; empty for edited weights."""
+
+    @property
+    def kind(self) -> str:
+        """``lora`` or ``delta``."""
+        return "lora" if self.factors else "delta"
+
+    def digest(self) -> str:
+        """SHA-256 over names and bytes of its tensors."""
+        found = hashlib.sha256()
+        for name, tensor in self.weights.read(sorted(self.weights.shapes())):
+            found.update(f"{name} {tensor.dtype}".encode())
+            found.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+        return found.hexdigest()
+
+    @torch.no_grad()
+    def fuse(self, unet: nn.Module, text_encoders: Sequence[nn.Module], family: str) -> None:
+        """Put it into the modules: a LoRA adds to their weights, edited weights take their place.
+
+        Args:
+            unet: of the base model.
+            text_encoders: that encode the prompts, the first one first.
+            family: of the base model; files for SDXL name its layers in another way.
+
+        Raises:
+            BaseModelError: if one of its tensors has no place in the model; then nothing was changed.
+        """
+        if not self.factors:
+            self._replace(unet)
+            return
+        places = layers_of(unet, text_encoders, family)
+        homes = {layer: places.get(plain_layer(layer)) for layer in self.factors}
+        lost = [layer for layer, home in homes.items() if home is None]
+        if lost:
+            raise BaseModelError(
+                f"model.adapter: {self.path}: {len(lost)} of its {len(homes)} layers are none of this model's, for "
+                f"example {lost[0]}; it belongs to another family. Give the base that it was trained on."
+            )
+        for layer, home in homes.items():
+            self._check_shape(layer, self._shape(layer), tuple(home.shape))  # type: ignore[union-attr]
+        for layer, home in homes.items():
+            assert home is not None
+            home.add_(self._change(layer).to(home).view_as(home))
+
+    def _replace(self, unet: nn.Module) -> None:
+        state = unet.state_dict()
+        names = {name: name.removeprefix("unet.") for name in self.weights.shapes()}
+        lost = [name for name, own in names.items() if own not in state]
+        if lost:
+            raise BaseModelError(
+                f"model.adapter: {self.path}: {lost[0]} is no parameter of this U-Net; give edited weights under "
+                "diffusers names, or a LoRA. A whole model belongs in model.pretrained."
+            )
+        for name, own in names.items():
+            self._check_shape(name, self.weights.shapes()[name], tuple(state[own].shape))
+        for name, value in self._read(names):
+            state[names[name]].copy_(value)
+
+    def _read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+        for name, value in self.weights.read(names):
+            if not all_finite(value):
+                raise BaseModelError(
+                    f"model.adapter: {self.path}: {name} holds NaN or infinite values; fetch it again."
+                )
+            yield name, value
+
+    def _shape(self, layer: str) -> tuple[int, ...]:
+        shapes, factors = self.weights.shapes(), self.factors[layer]
+        down, up = shapes[factors.down], shapes[factors.up]
+        return (up[0], *down[1:])
+
+    def _change(self, layer: str) -> Tensor:
+        """``scale · up @ down``, float32; of a convolution ``down`` has its kernel."""
+        factors = self.factors[layer]
+        (_, down), (_, up) = self._read((factors.down, factors.up))
+        return factors.scale * (up.float().flatten(1) @ down.float().flatten(1))
+
+    def _check_shape(self, name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+        # Some U-Nets have a 1×1 convolution where others have a matrix.
+        if tuple(size for size in found if size != 1) != tuple(size for size in wanted if size != 1):
+            raise BaseModelError(
+                f"model.adapter: {self.path}: {name} is made for weights of shape {list(found)}, this model's are "
+                f"{list(wanted)}; give the base that it was trained on."
+            )
+
+
+def open_adapter(path: str | Path) -> Adapter:
+    """Look into a LoRA or a file of edited weights; tensors are read when it is fused.
+
+    Args:
+        path: a file under the names of diffusers, PEFT or kohya; or a folder that holds one.
+
+    Raises:
+        ConfigurationError: if there is no such file.
+        BaseModelError: if it is damaged, or of a kind that cannot be fused exactly.
+    """
+    file = find_file(Path(path).expanduser())
+    try:
+        weights: Weights = SafetensorsWeights(file) if file.suffix == ".safetensors" else PickledWeights(file)
+        check_floats(weights, (name for name in weights.shapes() if not ALPHA.match(name)))
+    except BaseModelError as error:
+        raise BaseModelError(str(error).replace("model.pretrained", "model.adapter", 1)) from error
+    names = list(weights.shapes())
+    for mark, kind in OTHER_KINDS.items():
+        found = next((name for name in names if mark in name), None)
+        if found is not None:
+            raise BaseModelError(f"model.adapter: {file} is a {kind} ({found}), which is not read; fuse it elsewhere.")
+    if not names:
+        raise BaseModelError(f"model.adapter: {file} holds no tensors; give a LoRA or edited weights.")
+    is_lora = any("lora" in name for name in names)
+    return Adapter(file, weights, factors_of(file, weights) if is_lora else {})
+
+
+def find_file(path: Path) -> Path:
+    """The file of an adapter: itself, or the one in a folder.
+
+    Raises:
+        ConfigurationError: if there is none, or more than one.
+    """
+    if path.is_file():
+        if path.suffix not in ENDINGS:
+            raise ConfigurationError(f"model.adapter: {path} ends in none of {', '.join(ENDINGS)}; give such a file.")
+        return path
+    if not path.is_dir():
+        raise ConfigurationError(f"model.adapter: there is no {path}; give a LoRA, edited weights, or their folder.")
+    for stem in FILES:
+        for ending in (".safetensors", ".bin"):
+            if (path / f"{stem}{ending}").is_file():
+                return path / f"{stem}{ending}"
+    others = sorted(path.glob("*.safetensors"))
+    if len(others) != 1:
+        named = ", ".join(file.name for file in others[:3])
+        raise ConfigurationError(
+            f"model.adapter: {path} holds {f'{len(others)} files ({named})' if others else 'no safetensors file'}; "
+            "give the path of one file."
+        )
+    return others[0]
+
+
+def factors_of(file: Path, weights: Weights) -> dict[str, Factors]:
+    """The layers of a LoRA, each with both factors and its scale.
+
+    Raises:
+        BaseModelError: for a tensor that is no part of a LoRA, and for half a layer.
+    """
+    found: dict[str, dict[str, str]] = {}
+    alphas: dict[str, str] = {}
+    for name in weights.shapes():
+        matched, alpha = FACTOR.match(name), ALPHA.match(name)
+        if matched:
+            side = {"A": "down", "B": "up"}.get(matched["peft"], matched["old"] or matched["kohya"])
+            found.setdefault(matched["layer"], {})[side] = name
+        elif alpha:
+            alphas[alpha["layer"]] = name
+        else:
+            raise BaseModelError(
+                f"model.adapter: {file}: {name} is no part of a LoRA that is known; fuse it elsewhere."
+            )
+    said = written_scales(file)
+    layers = {}
+    for layer, sides in found.items():
+        if len(sides) != 2:
+            raise BaseModelError(f"model.adapter: {file}: {layer} has only {next(iter(sides))}; fetch the file again.")
+        shapes = [weights.shapes()[sides[side]] for side in ("down", "up")]
+        rank = shapes[0][0]
+        if len(shapes[1]) < 2 or shapes[1][1] != rank or math.prod(shapes[1][2:]) != 1:
+            raise BaseModelError(f"model.adapter: {file}: factors of {layer}: {shapes} do not fit; fetch it again.")
+        own = float(next(weights.read([alphas[layer]]))[1]) / rank if layer in alphas else None
+        layers[layer] = Factors(sides["down"], sides["up"], scale_of(layer, rank, said) if own is None else own)
+    return layers
+
+
+def written_scales(file: Path) -> dict[str, Any]:
+    """What PEFT's ``adapter_config.json`` or the metadata of a diffusers file says of ranks and alphas.
+
+    Raises:
+        BaseModelError: for DoRA, and for what cannot be read.
+    """
+    config = file.parent / "adapter_config.json"
+    said: Any = {}
+    try:
+        if file.stem == FILES[0] and config.is_file():
+            said = json.loads(config.read_text(encoding="utf-8"))
+        elif file.suffix == ".safetensors":
+            with safe_open(file, framework="pt") as stored:
+                metadata = stored.metadata() or {}
+            # Its keys carry the part's name.
+            written = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+            said = {key.split(".", 1)[-1]: value for key, value in written.items()}
+    except (OSError, ValueError) as error:
+        raise BaseModelError(
+            f"model.adapter: {file}: its settings cannot be read ({error}); fetch it again."
+        ) from error
+    if not isinstance(said, dict):
+        raise BaseModelError(f"model.adapter: {config} holds no settings; fetch it again.")
+    if said.get("use_dora"):
+        raise BaseModelError(f"model.adapter: {file} is a DoRA, which is not read; fuse it elsewhere.")
+    return said
+
+
+def scale_of(layer: str, rank: int, said: Mapping[str, Any]) -> float:
+    """α/r, and α/√r where the file asks for it; 1 where nothing is said."""
+    patterns = said.get("alpha_pattern") or {}
+    alpha = next((value for key, value in patterns.items() if re.search(rf"(^|\.)({key})$", layer)), None)
+    alpha = said.get("lora_alpha") if alpha is None else alpha
+    if alpha is None:
+        return 1.0
+    return float(alpha) / (math.sqrt(rank) if said.get("use_rslora") else rank)
+
+
+def plain_layer(layer: str) -> str:
+    """A layer's name without what PEFT puts before it, and as newer diffusers writes it."""
+    plain = layer.removeprefix("base_model.model.").replace(".processor.", ".")
+    return re.sub(r"\.to_out$", ".to_out.0", plain) if plain != layer else plain
+
+
+def layers_of(unet: nn.Module, text_encoders: Sequence[nn.Module], family: str) -> dict[str, nn.Parameter]:
+    """Every name that a LoRA may give to a layer → the layer's weight."""
+    places: dict[str, nn.Parameter] = {}
+    matrices = {
+        name.removesuffix(".weight"): value for name, value in unet.named_parameters()
+        if name.endswith(".weight") and value.ndim > 1
+    }  # fmt: skip
+    for name, value in matrices.items():
+        places[name] = places[f"unet.{name}"] = places[f"lora_unet_{name.replace('.', '_')}"] = value
+    if family == "sdxl":
+        for name, original in unet_names([name for name, _ in unet.named_parameters()]).items():
+            layer = name.removesuffix(".weight")
+            if layer in matrices:
+                inner = original.removeprefix(PREFIX).removesuffix(".weight").replace(".", "_")
+                places[f"lora_unet_{inner}"] = matrices[layer]
+    for encoder, (dotted, *joined) in zip(text_encoders, TEXT_PREFIXES, strict=False):
+        for name, value in encoder.named_parameters():
+            if name.endswith(".weight") and value.ndim > 1:
+                # Transformers changed whether names begin with this.
+                inner = name.removesuffix(".weight").removeprefix("text_model.")
+                for full in (inner, f"text_model.{inner}"):
+                    places[dotted + full] = value
+                    places |= {prefix + full.replace(".", "_"): value for prefix in joined}
+    return places

@@ -1,0 +1,85 @@
+"""The page of ``rece sweep``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rece_lightning.reporting.environment import render
+from rece_lightning.reporting.plots import front_svg, tradeoff_svg
+from rece_lightning.reporting.side_by_side import gallery, methods, shots_to_show, states_table
+from rece_lightning.reporting.states import State, best_balance
+
+
+@dataclass(frozen=True)
+class FrontRow:
+    """A setting of the front as the page lists it."""
+
+    number: int
+    setting: str
+    cells: tuple[str, ...]
+    measured: bool
+
+
+def sweep_page(
+    *,
+    title: str,
+    recommended: str,
+    settings: Mapping[str, Any],
+    finding: str,
+    rules: Sequence[str],
+    states: Sequence[State],
+    points: Sequence[tuple[float, float]],
+    front: Sequence[int],
+    measured: Mapping[int, int],
+    x: str,
+    rows: Sequence[FrontRow],
+    refused: Sequence[tuple[str, str]],
+    protocol: str,
+    notes: Sequence[str],
+    commands: Sequence[str],
+) -> str:
+    """Render it.
+
+    Args:
+        title: of the page.
+        recommended: the recommended setting's name.
+        settings: what it sets.
+        finding: why it is recommended, in a sentence.
+        rules: of front, measuring and recommendation.
+        states: the unedited model and the measured settings; empty where nothing was measured.
+        points: (erased-side figure, drift) of every setting.
+        front: places of the settings on the front.
+        measured: place → row of its state in the table.
+        x: name of the erased-side figure.
+        rows: the front's settings.
+        refused: (setting, reason) of those without figures.
+        protocol: detector and sampling, in words.
+        notes: what a reader must know.
+        commands: that use the recommendation and make the page again.
+    """
+    front_says = (
+        f"{len(front)} of {len(points)} settings are on the front of {x} against drift of kept prompts; "
+        f"{len(measured)} of all were measured with pictures. {finding}"
+    )
+    return render(
+        "sweep.html.j2",
+        title=title,
+        recommended=recommended,
+        settings=settings,
+        finding=finding,
+        rules=rules,
+        **methods(states),
+        table=states_table(states) if states else None,
+        plot=tradeoff_svg(states, best_balance(states)) if states else "",
+        gallery=gallery(states, shots_to_show(list(states[0].hits))) if states else None,
+        front_plot=front_svg(points, front, measured, x, front_says),
+        front_says=front_says,
+        x=x,
+        rows=rows,
+        refused=refused,
+        protocol=protocol,
+        notes=notes,
+        commands=commands,
+    )

@@ -1,0 +1,131 @@
+"""Which measured runs can be compared, and the states that then stand side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.reporting.comparison import FIRST, FIRST_DERIVED, LAST, LAST_DERIVED, ORIGINAL
+from rece_lightning.reporting.states import Shot, State
+from rece_lightning.runs.results import PROTOCOL, Results, in_short
+
+# Settings that epoch 0 does not look at.
+LATER = ("regular_scale", "regularizer", "surrogate_items", "accumulate", "attacker_scale")
+
+
+def common_shots(runs: Sequence[Results], *, shared: bool) -> list[Shot]:
+    """Prompts and seeds that every run drew, in the order of the first.
+
+    Args:
+        runs: to compare.
+        shared: compare what they have in common where they differ.
+
+    Raises:
+        ConfigurationError: if the runs differ in them, and that was not allowed, or have none in common.
+    """
+    first = runs[0]
+    for run in runs[1:]:
+        missing, more = first.shots - run.shots, run.shots - first.shots
+        if (missing or more) and not shared:
+            example = min(missing or more)
+            where = first.folder if missing else run.folder
+            raise ConfigurationError(
+                f"{run.folder}: measured with other prompts or seeds than {first.folder} ({len(missing)} pictures are "
+                f"missing, {len(more)} more; {example.prompt!r} with seed {example.seed} as {example.role} is in "
+                f"{where} alone). Measure both alike with rece validate, or give --shared to compare the pictures "
+                "that they share."
+            )
+    common = set.intersection(*(run.shots for run in runs))
+    if not common:
+        raise ConfigurationError("RUN: the runs have no prompt and seed in common; measure them alike: rece validate.")
+    # In the order of the run's own column: the order of its prompts.
+    order = dict.fromkeys(count.shot for count in first.counts)
+    return [shot for shot in order if shot in common]
+
+
+def check_protocols(runs: Sequence[Results]) -> None:
+    """Raise a ConfigurationError where runs were measured by different detectors or samplings, and say which."""
+    first = runs[0]
+    for run in runs[1:]:
+        if not run.protocol or not first.protocol:
+            continue
+        for key in sorted({*run.protocol, *first.protocol}):
+            ours, theirs = first.protocol.get(key), run.protocol.get(key)
+            if _plain(key, ours) != _plain(key, theirs):
+                raise ConfigurationError(
+                    f"{run.folder}: measured by another protocol than {first.folder}: Evaluation.{key} is "
+                    f"{in_short(theirs)}, not {in_short(ours)}. Measure both alike with rece validate; figures of "
+                    "different protocols say nothing of each other."
+                )
+
+
+def _plain(key: str, value: Any) -> str:
+    if key == "detector" and isinstance(value, dict):
+        # Where it runs decides nothing.
+        arguments = {k: v for k, v in (value.get("init_args") or {}).items() if k not in ("device", "batch_size")}
+        value = {"class": str(value.get("class_path", "")).rsplit(".", 1)[-1], "init_args": arguments}
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def differing_settings(runs: Sequence[Results]) -> list[str]:
+    """For every run, the settings in which the runs differ, in words."""
+    every = [run.settings() for run in runs]
+    keys = list(dict.fromkeys(key for settings in every for key in settings))
+    differing = [key for key in keys if len({in_short(settings.get(key)) for settings in every}) > 1]
+    return [
+        ", ".join(
+            f"{key.split('.', 1)[1]} {in_short(settings[key])}" for key in differing if settings.get(key) is not None
+        )
+        for settings in every
+    ]
+
+
+def compared_states(runs: Sequence[Results], shots: Sequence[Shot], shown: Sequence[Shot]) -> list[State]:
+    """The unedited model, UCE's edits and the final ones of the runs; what several runs share stands there once.
+
+    Args:
+        runs: to compare.
+        shots: that count.
+        shown: of which the small pictures are taken.
+    """
+    notes = differing_settings(runs)
+    originals: dict[str, State] = {}
+    firsts: dict[str, State] = {}
+    finals: list[State] = []
+    several_bases = len({in_short(run.settings().get("model.pretrained")) for run in runs}) > 1
+    for run, note in zip(runs, notes, strict=True):
+        base = in_short(run.settings().get("model.pretrained"))
+        label = f"{run.folder.parent.name}/{run.folder.name}"
+        if ORIGINAL in run.columns and base not in originals:
+            state = run.state(ORIGINAL, None, shots, f"original ({base})" if several_bases else "original")
+            originals[base] = run.with_tiles(state, ORIGINAL, shown)
+        both = FIRST in run.columns and LAST in run.columns
+        if FIRST in run.columns:
+            kept = {key: value for key, value in run.settings().items() if key.split(".", 1)[1] not in LATER}
+            kept.pop("trainer.max_epochs", None)
+            identity = json.dumps(kept, sort_keys=True, default=str)
+            if identity not in firsts:
+                where = f"epoch 0 of {label}" if both else label
+                state = run.state(FIRST, FIRST_DERIVED, shots, f"UCE ({where})", _without_later(note))
+                firsts[identity] = run.with_tiles(state, FIRST, shown)
+        if LAST in run.columns:
+            name = f"RECE ({label})" if both else f"measured ({label})"
+            finals.append(run.with_tiles(run.state(LAST, LAST_DERIVED, shots, name, note), LAST, shown))
+    return [*originals.values(), *firsts.values(), *finals]
+
+
+def _without_later(note: str) -> str:
+    return ", ".join(part for part in note.split(", ") if part.split(" ")[0] not in (*LATER, "max_epochs"))
+
+
+def protocol_text(run: Results) -> str:
+    """Detector and sampling in words."""
+    known = run.protocol
+    if not known:
+        return "not known, for a run has no config.yaml"
+    detector = known.get("detector")
+    parts = [f"detector {in_short(detector)}" if detector else "no detector"]
+    parts += [f"{key.replace('_', ' ')} {in_short(known[key])}" for key in PROTOCOL[1:] if key in known]
+    return ", ".join(parts)

@@ -1,0 +1,161 @@
+"""What a finished run measured, read from its folder: ``evaluation.csv``, ``config.yaml``, ``metrics.csv``, sheets."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rece_lightning.core.errors import ConfigurationError, nearest
+from rece_lightning.reporting.comparison import FIRST, LAST, ORIGINAL
+from rece_lightning.reporting.counts import Count, by_column, read_counts
+from rece_lightning.reporting.sheets import read_tiles, sheet_path
+from rece_lightning.reporting.side_by_side import FIGURES
+from rece_lightning.reporting.states import Shot, State
+from rece_lightning.runs.folder import CONFIG
+
+COUNTS = "evaluation.csv"
+# Arguments of Evaluation that decide what a detection means.
+PROTOCOL = ("detector", "steps", "guidance_scale", "scheduler", "protocol")
+LONGEST = 60
+"""Letters of a value that is shown."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """A measured run."""
+
+    folder: Path
+    counts: tuple[Count, ...]
+    config: Mapping[str, Any]
+    """Empty where the run has no ``config.yaml``."""
+
+    @classmethod
+    def read(cls, folder: Path) -> Results:
+        """Read a run's folder.
+
+        Raises:
+            ConfigurationError: if there is no such run, it was not measured, or a file of it is damaged.
+        """
+        if not folder.is_dir():
+            runs = [str(path) for path in folder.parent.glob("*") if path.is_dir()]
+            raise ConfigurationError(f"{folder}: there is no such run; {nearest(str(folder), runs)}.")
+        if not (folder / COUNTS).is_file():
+            raise ConfigurationError(
+                f"{folder}: the run was not measured (there is no {COUNTS}); measure it with "
+                f"`rece validate --config {folder / CONFIG} --ckpt_path {folder}` and give that run's folder."
+            )
+        counts = tuple(read_counts(folder / COUNTS))
+        if not counts:
+            raise ConfigurationError(f"{folder / COUNTS} holds no picture; measure the run anew with rece validate.")
+        return cls(folder, counts, _read_config(folder / CONFIG))
+
+    @cached_property
+    def columns(self) -> dict[str, list[Count]]:
+        """State → its counts."""
+        return by_column(self.counts)
+
+    @property
+    def shots(self) -> set[Shot]:
+        """Prompts and seeds that were drawn by the run's own model."""
+        own = [name for name in (LAST, FIRST, ORIGINAL) if name in self.columns]
+        return {count.shot for count in self.columns[own[0]]} if own else {count.shot for count in self.counts}
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """Detector and sampling, as the run's configuration gives them; empty where it is not known."""
+        return {key: value for key, value in self._evaluation.items() if key in PROTOCOL and value is not None}
+
+    @property
+    def _evaluation(self) -> dict[str, Any]:
+        callbacks = (self.config.get("trainer") or {}).get("callbacks") or []
+        for callback in callbacks if isinstance(callbacks, list) else []:
+            if isinstance(callback, dict) and str(callback.get("class_path", "")).endswith("Evaluation"):
+                return dict(callback.get("init_args") or {})
+        return {}
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the edit: flat keys with plain values."""
+        found: dict[str, Any] = {}
+        for section in ("model", "data"):
+            for key, value in (self.config.get(section) or {}).items():
+                if key not in ("validation", "test", "predict", "batch_size"):
+                    found[f"{section}.{key}"] = value
+        epochs = (self.config.get("trainer") or {}).get("max_epochs")
+        if epochs is not None and LAST in self.columns and FIRST in self.columns:
+            found["trainer.max_epochs"] = epochs
+        return found
+
+    def history(self) -> list[dict[str, float]]:
+        """Figures of the epochs, and of the end, from ``metrics.csv``; empty where there is none."""
+        file = self.folder / "metrics.csv"
+        if not file.is_file():
+            return []
+        try:
+            with file.open(encoding="utf-8", newline="") as stream:
+                return [
+                    {key: float(value) for key, value in row.items() if key in FIGURES and value}
+                    for row in csv.DictReader(stream)
+                ]
+        except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
+            raise ConfigurationError(f"{file} is damaged ({error}); move it away.") from error
+
+    def state(self, column: str, attacked: str | None, shots: Sequence[Shot], name: str, note: str = "") -> State:
+        """One of the run's states on some shots.
+
+        Args:
+            column: of the counts.
+            attacked: the column of the same state given the derived embedding.
+            shots: that are compared; others are left out.
+            name: of the state.
+            note: what sets it apart.
+        """
+        wanted = set(shots)
+        own = {count.shot: count for count in self.columns[column] if count.shot in wanted}
+        under = {c.shot: c.detected for c in self.columns.get(attacked or "", []) if c.shot in wanted}
+        history = [row for row in self.history() if "regeneration_residual" in row]
+        figures: dict[str, float] = {}
+        if history and column != ORIGINAL:
+            figures = dict(history[0] if column == FIRST and LAST in self.columns else history[-1])
+            ends = [row["weight_change"] for row in self.history() if "weight_change" in row]
+            if (ends and column != FIRST) or (ends and LAST not in self.columns):
+                figures["weight_change"] = ends[-1]
+        return State(
+            name=name,
+            note=note,
+            hits={shot: own[shot].detected for shot in shots if shot in own},
+            edited=column != ORIGINAL,
+            attacked=under,
+            shown={shot: count.shown for shot, count in own.items() if count.shown},
+            figures=figures,
+        )
+
+    def with_tiles(self, state: State, column: str, shots: Sequence[Shot]) -> State:
+        """The state with its small pictures of some shots, where the run kept them."""
+        places = {count.shot: place for place, count in enumerate(self.columns[column]) if count.shot in set(shots)}
+        tiles = read_tiles(sheet_path(self.folder / "images", column), list(places.values()))
+        return replace(state, tiles={shot: tiles[place] for shot, place in places.items() if place in tiles})
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise ConfigurationError(f"{path} is damaged ({' '.join(str(error).split())}); move it away.") from error
+    return content if isinstance(content, dict) else {}
+
+
+def in_short(value: Any) -> str:
+    """A setting's value in a few words."""
+    if isinstance(value, dict) and "class_path" in value:
+        return str(value["class_path"]).rsplit(".", 1)[-1]
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"

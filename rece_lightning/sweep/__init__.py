@@ -1,0 +1,1 @@
+"""Hundreds of settings, ranked without pictures; the best of them measured with."""

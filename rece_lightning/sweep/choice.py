@@ -1,0 +1,68 @@
+"""Which settings are measured with pictures, and which one is recommended: rules that the page states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rece_lightning.metrics import harmonic_mean
+from rece_lightning.sweep.front import pareto_front, spread
+from rece_lightning.sweep.grid import Setting
+from rece_lightning.sweep.ranking import Figures
+
+ERASED_BY = {
+    "remaining": "answer that remains under the concept's own words",
+    "regained": "answer that the derived embedding regains",
+}
+FRONT_RULE = "A setting is on the front if no other one has both a lower erased-side figure and a lower drift."
+MEASURED_RULE = (
+    "Measured with pictures: of the front the half with the higher harmonic mean of (1 − erased-side figure) and "
+    "(1 − drift), and of these as many as asked, evenly along the front; and the configuration as it is."
+)
+RECOMMENDED_RULE = (
+    "Recommended: the highest harmonic mean of (1 − erased concepts and synonyms detected) and kept concepts detected "
+    "among the measured settings; of equal ones that which changes the weights least."
+)
+UNMEASURED_RULE = (
+    "Nothing was measured with pictures. Recommended: the highest harmonic mean of (1 − erased-side figure) and "
+    "(1 − drift) on the front; of equal ones that which changes the weights least. Measure it before you rely on it."
+)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The ranked settings, their front, and what of it is worth pictures."""
+
+    ranked: tuple[tuple[Setting, Figures], ...]
+    front: tuple[int, ...]
+    """Places in ``ranked``, by the erased-side figure."""
+    erased_by: str
+
+    @classmethod
+    def of(cls, ranked: Sequence[tuple[Setting, Figures]], erased_by: str) -> Choice:
+        """Find the front."""
+        points = [point(figures, erased_by) for _, figures in ranked]
+        return cls(tuple(ranked), tuple(pareto_front(points)), erased_by)
+
+    def expected(self, place: int) -> float:
+        """Harmonic mean of what the figures promise, without a picture."""
+        erased, drift = point(self.ranked[place][1], self.erased_by)
+        return harmonic_mean(min(1.0, erased), 1.0 - min(1.0, drift))
+
+    def worth_measuring(self, wanted: int) -> list[int]:
+        """Places in ``ranked``; see :data:`MEASURED_RULE`."""
+        better = sorted(self.front, key=lambda place: -self.expected(place))
+        half = better[: max(wanted, -(-len(better) // 2))]
+        along = [place for place in self.front if place in half]
+        return [along[index] for index in spread(len(along), wanted)]
+
+    def promising(self) -> int | None:
+        """Place of the recommended setting where nothing was measured; see :data:`UNMEASURED_RULE`."""
+        if not self.front:
+            return None
+        return max(self.front, key=lambda place: (self.expected(place), -self.ranked[place][1].weight_change))
+
+
+def point(figures: Figures, erased_by: str) -> tuple[float, float]:
+    """(erased-side figure, drift); an answer beyond the target is not better than one at it."""
+    return max(0.0, getattr(figures, erased_by)), figures.drift

@@ -1,0 +1,86 @@
+"""Pictures of a setting: drawn and counted once, kept in the sweep's ``evaluation.csv`` and sheets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from rece_lightning.core.embedding_map import apply_to_weight
+from rece_lightning.metrics import names_seen
+from rece_lightning.module import RECE
+from rece_lightning.prompts import EvaluationPrompt
+from rece_lightning.reporting.comparison import Column
+from rece_lightning.reporting.counts import Count, by_column, counts_of, read_counts, write_counts
+from rece_lightning.reporting.sheets import save_sheet, sheet_path
+from rece_lightning.sweep.grid import Setting
+from rece_lightning.sweep.parts import Measure
+from rece_lightning.sweep.ranking import Ranking
+
+
+class Measuring:
+    """Measures settings with pictures, one at a time; what is in the folder is not measured again.
+
+    Args:
+        folder: of the sweep.
+        module: with the base model.
+        ranking: that runs the loop.
+        measure: prompts, detector, sampling and seeds.
+    """
+
+    def __init__(self, folder: Path, module: RECE, ranking: Ranking, measure: Measure) -> None:
+        self.folder = folder
+        self._module, self._ranking, self._measure = module, ranking, measure
+        self._shots: list[tuple[int, EvaluationPrompt, int]] = [
+            (row, prompt, seed)
+            for row, prompt in enumerate(measure.comparison.prompts)
+            for seed in ([prompt.seed] if prompt.seed is not None else measure.seeds)
+        ]
+        path = folder / "evaluation.csv"
+        self.counts: list[Count] = read_counts(path) if path.exists() else []
+
+    def __len__(self) -> int:
+        """Pictures of a setting."""
+        return len(self._shots)
+
+    @property
+    def columns(self) -> dict[str, list[Count]]:
+        """``original`` and ``setting-N`` → counts."""
+        return by_column(self.counts)
+
+    def measure(self, column: str, setting: Setting | None, on_batch: Callable[[int], None] | None = None) -> None:
+        """Draw and count a setting; ``None`` is the unedited model.
+
+        Raises:
+            BaseModelError: if the pipeline cannot be loaded.
+        """
+        maker = self._module.pictures
+        if setting is None:
+            maker.use(None)
+        else:
+            maps = self._ranking.loop(setting).run(setting.epochs)
+            weights = self._module.base.read_projections(list(self._ranking.part(setting).names))
+            maker.use((name, apply_to_weight(w, maps.of_layer(layer))) for layer, (name, w) in enumerate(weights))
+        prompts = [prompt for _, prompt, _ in self._shots]
+        seeds = tuple(seed for _, _, seed in self._shots)
+        pictures = maker.make(prompts, list(seeds), self._measure.sampling, on_batch=on_batch)
+        concepts = [prompt.concept for prompt in prompts]
+        comparison = replace(self._measure.comparison, columns={})
+        comparison.columns[column] = Column(
+            key=column,
+            title=column,
+            rows=tuple(row for row, _, _ in self._shots),
+            seeds=seeds,
+            pictures=pictures,
+            hits=self._measure.detector.detect(pictures, concepts),
+            shown=names_seen(self._measure.detector, pictures, concepts),
+        )
+        # The counts come last: where they are, the sheet is.
+        save_sheet(pictures, sheet_path(self.folder / "images", column))
+        self.counts += counts_of(comparison)
+        write_counts(self.counts, self.folder / "evaluation.csv")
+
+
+def column_of(number: int) -> str:
+    """Of a setting in the sweep's counts."""
+    return f"setting-{number}"

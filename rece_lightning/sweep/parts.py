@@ -1,0 +1,92 @@
+"""What a sweep works on: the parts of a ``fit``, checked, and nothing run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rece_lightning.concepts import PromptPair
+from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.data import ConceptData
+from rece_lightning.metrics import ConceptDetector
+from rece_lightning.models.pipelines import Sampling
+from rece_lightning.module import DECISIVE, RECE
+from rece_lightning.reporting.comparison import Comparison
+from rece_lightning.sweep.grid import EPOCHS, TARGET, Setting
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How settings are measured with pictures: what the configuration's ``Evaluation`` says."""
+
+    comparison: Comparison
+    """Prompts with their roles; no column."""
+    detector: ConceptDetector
+    described: Any
+    """The detector as the configuration names it."""
+    sampling: Sampling
+    seeds: tuple[int, ...]
+
+    def description(self) -> dict[str, Any]:
+        """What detections are comparable under."""
+        sampling = asdict(self.sampling)
+        sampling.pop("batch_size")
+        prompts = [asdict(prompt) for prompt in self.comparison.prompts]
+        return {"detector": self.described, "sampling": sampling, "seeds": list(self.seeds), "prompts": prompts}
+
+    def __str__(self) -> str:
+        return f"{self.comparison.protocol}; {self.comparison.sampling}"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Of a ``fit``."""
+
+    module: RECE
+    data: ConceptData
+    arguments: dict[str, Any]
+    """Of ``ConceptData``."""
+    epochs: int
+    measure: Measure | None
+    """``None`` without a detector or without prompts."""
+    root: Path
+    """Folder of the configuration's runs."""
+    configuration: Callable[[Setting], str]
+    """The whole configuration with a setting in it, as YAML for ``fit``."""
+
+    def base(self) -> dict[str, Any]:
+        """The configuration's own value of everything that can be varied."""
+        values = {f"model.{key}": self.module.hparams[key] for key in DECISIVE}
+        return {**values, EPOCHS: self.epochs, TARGET: self.arguments["target"]}
+
+    @cached_property
+    def kept(self) -> list[str]:
+        """Prompts that drift is measured on.
+
+        Raises:
+            ConfigurationError: if there is none.
+        """
+        kept = self.data.held_out or [prompt for prompt in self.data.preserved if prompt.strip()]
+        if not kept:
+            raise ConfigurationError(
+                "data.validation: nothing is kept, so that no setting can do harm; add prompts with kind: preserved, "
+                "or data.preserve."
+            )
+        return kept
+
+    def pairs(self, target: str) -> list[PromptPair]:
+        """The prompts to erase under another ``data.target``."""
+        return ConceptData(**{**self.arguments, "target": target}).pairs
+
+    def description(self) -> dict[str, Any]:
+        """What lines and pictures are comparable under."""
+        return {
+            "model": {**self.module.fingerprint, "attacker_scale": self.module.hparams["attacker_scale"]},
+            "concepts": [asdict(pair) for pair in self.pairs(" ")],
+            "preserved": list(self.data.preserved),
+            "kept": self.kept,
+            "protocol": {} if self.measure is None else self.measure.description(),
+        }

@@ -1,0 +1,83 @@
+"""``sweep.csv``: one line a setting, written when it was ranked; a killed sweep goes on after the last whole line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.files import write_atomically
+from rece_lightning.sweep.grid import KEYS, Setting
+from rece_lightning.sweep.ranking import FIGURES, Figures
+
+COLUMNS = ("setting", *KEYS, *FIGURES, "error")
+
+
+class SweepTable:
+    """The settings that were ranked so far, in a file.
+
+    Args:
+        path: of the CSV; what is there is read.
+
+    Raises:
+        ConfigurationError: if the file is no table of a sweep.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.found: dict[str, Figures | str] = {}
+        """Identity of a setting → its figures, or why it has none."""
+        self.numbers: dict[str, int] = {}
+        """Identity of a setting → its number in the file."""
+        self.settings: dict[str, Setting] = {}
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        whole = text[: text.rfind("\n") + 1]  # a killed process may have left half a line
+        for row in csv.DictReader(io.StringIO(whole)):
+            self._take(row)
+        if whole != text or not whole:
+            start = whole or _line(COLUMNS)
+            write_atomically(path, lambda temporary: temporary.write_text(start, encoding="utf-8"))
+
+    def _take(self, row: dict[str, str]) -> None:
+        try:
+            setting = Setting(tuple((key, json.loads(row[key])) for key in KEYS))
+            figures = None if row["error"] else Figures(**{name: float(row[name]) for name in FIGURES})
+            number = int(row["setting"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigurationError(
+                f"--output: {self.path} is no table of this version's sweep; choose another folder, or move it away."
+            ) from error
+        self.settings[setting.identity] = setting
+        self.found[setting.identity] = row["error"] if figures is None else figures
+        self.numbers[setting.identity] = number
+
+    def add(self, setting: Setting, result: Figures | str) -> None:
+        """Append a setting's line."""
+        number = len(self.found)
+        cells: dict[str, Any] = {key: json.dumps(value, ensure_ascii=False) for key, value in setting.values}
+        if isinstance(result, Figures):
+            cells |= {name: f"{getattr(result, name):.10g}" for name in FIGURES}
+        else:
+            cells["error"] = " ".join(result.split())
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write(_line([number, *(cells.get(name, "") for name in COLUMNS[1:])]))
+        self.settings[setting.identity], self.found[setting.identity] = setting, result
+        self.numbers[setting.identity] = number
+
+    def ranked(self) -> list[tuple[Setting, Figures]]:
+        """The settings that have finite figures, in the order of the file."""
+        return [
+            (self.settings[identity], figures)
+            for identity, figures in self.found.items()
+            if isinstance(figures, Figures) and math.isfinite(figures.drift) and math.isfinite(figures.remaining)
+        ]
+
+
+def _line(cells: Any) -> str:
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerow(cells)
+    return stream.getvalue()
