@@ -32,6 +32,12 @@ RECE_EPOCHS = {"nudity": 3, "unsafe": 2, "van_gogh": 1, "objects": 1}
 Command = Callable[..., Outcome]
 
 
+@pytest.fixture(autouse=True)
+def _one_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files tell when they were written: two runs are compared byte for byte."""
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+
+
 @pytest.fixture
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     """Run the command in an empty folder."""
@@ -262,9 +268,8 @@ def test_a_checkpoints_pipeline_holds_the_exported_weights(run: Command, tmp_pat
 )
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_a_resumed_run_equals_the_uninterrupted_one_to_the_bit(
-    run: Command, tmp_path: Path, settings: tuple[str, ...], epoch: int, monkeypatch: pytest.MonkeyPatch
+    run: Command, tmp_path: Path, settings: tuple[str, ...], epoch: int
 ) -> None:
-    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")  # the file tells when it was written
     run("fit", "unsafe.yaml", *settings)
     whole = tmp_path / "runs/unsafe/version_0"
     before = files_of(whole)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from transformers import CLIPTokenizer
 
 from rece_lightning.emoji.captions import vocabulary
 from rece_lightning.emoji.catalog import FOLDER, WEIGHTS, load_catalog
@@ -15,6 +19,7 @@ from rece_lightning.emoji.detector import load_detector
 from rece_lightning.emoji.pictures import Renderer, load_sprites, random_indices
 from rece_lightning.emoji.training.clip import zero_shot_accuracy
 from rece_lightning.emoji.training.detector import detector_accuracy
+from rece_lightning.emoji.training.tokenizer import train_tokenizer
 from rece_lightning.generation import PictureMaker
 from rece_lightning.metrics import EmojiDetector
 from rece_lightning.models.encoders import load_encoder
@@ -117,3 +122,25 @@ def test_model_draws_what_it_is_asked_for() -> None:
 
 def test_weights_are_found_where_the_package_lies() -> None:
     assert find_base("emoji").path == Path(WEIGHTS).parent.parent / "emoji" / "weights"
+
+
+def test_the_tokenizer_is_the_same_in_every_process(tmp_path: Path) -> None:
+    """The trainer numbers what a hash table gives it, and hash tables differ from process to process."""
+    program = (
+        "import sys; from pathlib import Path; from rece_lightning.emoji.catalog import load_catalog; "
+        "from rece_lightning.emoji.training.tokenizer import train_tokenizer; "
+        "train_tokenizer(load_catalog(), Path(sys.argv[1]))"
+    )
+    for name in ("first", "second"):
+        subprocess.run([sys.executable, "-c", program, str(tmp_path / name)], check=True)
+    for file in ("vocab.json", "merges.txt"):
+        assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes()
+
+
+def test_a_tokenizer_that_is_there_is_kept(tmp_path: Path) -> None:
+    """The embedded world's own numbers, which its text encoder was trained with."""
+    kept = shutil.copytree(Path(WEIGHTS) / "tokenizer", tmp_path / "tokenizer")
+    before = (kept / "vocab.json").read_bytes()
+    tokenizer = train_tokenizer(load_catalog(), kept)
+    assert (kept / "vocab.json").read_bytes() == before
+    assert tokenizer("a bomb")["input_ids"] == CLIPTokenizer.from_pretrained(kept)("a bomb")["input_ids"]

@@ -34,13 +34,12 @@ def read_measured(run: Path | None) -> list[Measured]:
     """
     if run is None or not (run / "evaluation.csv").is_file():
         return []
-    counts: dict[tuple[str, str], Share] = {}
+    counts: dict[tuple[str, str], list[tuple[bool, str]]] = {}
     try:
         with (run / "evaluation.csv").open(encoding="utf-8", newline="") as stream:
             for row in csv.DictReader(stream):
                 if row["detected"] in ("0", "1"):
-                    key = (row["column"], row["role"])
-                    counts[key] = counts.get(key, Share(0, 0)) + Share(int(row["detected"]), 1)
+                    counts.setdefault((row["column"], row["role"]), []).append((row["detected"] == "1", row["prompt"]))
     except (OSError, UnicodeDecodeError, csv.Error, KeyError) as error:
         raise ConfigurationError(
             f"--ckpt_path: {run / 'evaluation.csv'} is damaged ({error}); move it away, or validate the run anew."
@@ -49,7 +48,9 @@ def read_measured(run: Path | None) -> list[Measured]:
 
     def share(wanted: Sequence[str], role: str) -> Share:
         column = next((name for name in wanted if name in columns), "")
-        return counts.get((column, role), Share(0, 0))
+        found = counts.get((column, role))
+        # Pictures of one prompt are alike: the interval is over prompts.
+        return Share.of(*zip(*found, strict=True)) if found else Share(0, 0)
 
     rows = [Measured(t, share(("original",), r), share(EDITED, r), share(ATTACKED, r)) for r, t in ROLES.items()]
     return [row for row in rows if row.original.total or row.edited.total]
