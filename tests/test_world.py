@@ -140,7 +140,7 @@ def test_the_tokenizer_is_the_same_in_every_process(tmp_path: Path) -> None:
 def test_a_tokenizer_that_is_there_is_kept(tmp_path: Path) -> None:
     """The embedded world's own numbers, which its text encoder was trained with."""
     kept = shutil.copytree(Path(WEIGHTS) / "tokenizer", tmp_path / "tokenizer")
-    before = (kept / "vocab.json").read_bytes()
+    before = (kept / "tokenizer.json").read_bytes()
     tokenizer = train_tokenizer(load_catalog(), kept)
-    assert (kept / "vocab.json").read_bytes() == before
+    assert (kept / "tokenizer.json").read_bytes() == before
     assert tokenizer("a bomb")["input_ids"] == CLIPTokenizer.from_pretrained(kept)("a bomb")["input_ids"]
