@@ -21,7 +21,7 @@ from rich.progress import track
 from rece_lightning.core import diagnostics
 from rece_lightning.core.derive import Derivation, derive
 from rece_lightning.core.edit import EditScales
-from rece_lightning.core.embedding_map import AnyMap, apply_to_weight
+from rece_lightning.core.embedding_map import AnyMap
 from rece_lightning.core.gram import Gram
 from rece_lightning.core.loop import LoopSettings, RECELoop
 from rece_lightning.core.moments import Moments
@@ -155,7 +155,7 @@ class Bench:
     def put(self, maps: AnyMap) -> None:
         """Put edited weights into the pipeline."""
         weights = self.base.read_projections()
-        self.maker.use((name, apply_to_weight(weight, maps.of_layer(k))) for k, (name, weight) in enumerate(weights))
+        self.maker.use((name, maps.applied_to(weight, k)) for k, (name, weight) in enumerate(weights))
 
     def count(self, rows: list[tuple[str, str]], derivation: Derivation | None = None) -> tuple[Share, float]:
         """Detections of (prompt, concept) rows over the seeds, and the mean norm ratio."""

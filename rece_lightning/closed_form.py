@@ -21,7 +21,7 @@ from rece_lightning.concepts import (
 )
 from rece_lightning.core.derive import REGULARIZERS
 from rece_lightning.core.edit import EditScales
-from rece_lightning.core.embedding_map import AnyMap, apply_to_weight
+from rece_lightning.core.embedding_map import AnyMap
 from rece_lightning.core.errors import ConfigurationError, check_choice, check_number, nearest
 from rece_lightning.core.gram import Gram
 from rece_lightning.core.loop import Evidence, LoopSettings, RECELoop
@@ -142,7 +142,7 @@ class ErasurePlan:
                 "give the text encoder that belongs to the U-Net."
             )
         maps = RECELoop(gram, evidence, self.settings).run(self.epochs)
-        weights = {name: apply_to_weight(projections[name], maps.of_layer(i)) for i, name in enumerate(names)}
+        weights = {name: maps.applied_to(projections[name], i) for i, name in enumerate(names)}
         for name, weight in weights.items():
             if not bool(weight.isfinite().all()):
                 raise ConfigurationError(

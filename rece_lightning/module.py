@@ -15,7 +15,7 @@ from torch import Tensor
 from rece_lightning.core import diagnostics
 from rece_lightning.core.derive import REGULARIZERS, SURROGATE_ITEMS
 from rece_lightning.core.edit import EDITORS, TECHNIQUES, EditScales
-from rece_lightning.core.embedding_map import AnyMap, EmbeddingMap, LayerMaps, apply_to_weight
+from rece_lightning.core.embedding_map import AnyMap, EmbeddingMap, LayerMaps
 from rece_lightning.core.errors import ConfigurationError, check_choice, check_number, nearest
 from rece_lightning.core.gram import Gram
 from rece_lightning.core.loop import EpochRecord, LoopSettings, RECELoop
@@ -418,7 +418,7 @@ class RECE(LightningModule):
         """
         maps = self.maps if maps is None else maps
         for layer, (name, weight) in enumerate(self.base.read_projections(self.names)):
-            yield name, apply_to_weight(weight, maps.of_layer(layer)).cpu()
+            yield name, maps.applied_to(weight, layer).cpu()
 
     def change(self) -> dict[str, float]:
         """Share of the U-Net's parameters that were edited, and ``‖ΔW‖/‖W‖`` over the edited ones."""
@@ -559,4 +559,8 @@ class RECE(LightningModule):
         # then takes its place, so that a resumed run goes on from the very bits that were saved.
         self.first_maps = loop.run(1)
         loop.run(state["epoch"] - 1)
-        loop.maps = type(loop.maps)(state["map"].to(self.gram.total.device))
+        stored = state["map"].to(self.gram.total.device)
+        replayed = loop.maps.matrix if isinstance(loop.maps, EmbeddingMap) else loop.maps.matrices
+        # On the machine that saved it they are the same bits, and the replayed map also knows its factors.
+        if not torch.equal(stored, replayed):
+            loop.maps = type(loop.maps)(stored)

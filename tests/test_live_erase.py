@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 import rece_lightning
 from rece_lightning import RECE, BaseModelError, ConceptData, ConfigurationError
-from rece_lightning.core.embedding_map import apply_to_weight
 from rece_lightning.emoji.catalog import WEIGHTS
 from tests.models import make_checkpoint
 
@@ -98,7 +97,7 @@ def test_only_the_projections_change_and_come_back_bit_for_bit(pipeline: StableD
     assert changed == {f"unet.{name}" for name in erasure.names}
     assert len(erasure.names) == len(list(text_reading(pipeline)))
     for name in erasure.names:
-        assert torch.equal(after[f"unet.{name}"], apply_to_weight(before[f"unet.{name}"], erasure.maps.of_layer(0)))
+        assert torch.equal(after[f"unet.{name}"], erasure.maps.applied_to(before[f"unet.{name}"]))
     assert modes == [module.training for module in pipeline.text_encoder.modules()]
     erasure.undo()
     assert equal(everything(pipeline), before)
@@ -130,7 +129,7 @@ def test_half_precision_is_edited_in_its_dtype(checkpoint: Path, dtype: torch.dt
     wide = dict(text_reading(full))
     for name, weight in text_reading(half):
         assert weight.dtype == dtype
-        assert torch.equal(weight, apply_to_weight(before[f"unet.{name}"], erasure.maps.of_layer(0)))
+        assert torch.equal(weight, erasure.maps.applied_to(before[f"unet.{name}"]))
         # Also the prompts were encoded in half precision, so that it is not one rounding alone.
         error = torch.linalg.norm(weight.float() - wide[name]) / torch.linalg.norm(wide[name])
         assert error < 16 * torch.finfo(dtype).eps
@@ -148,7 +147,7 @@ def test_erasures_stack_and_come_off_in_reverse_order(pipeline: StableDiffusionP
     twice = everything(pipeline)
     # The second one edits what the first one left.
     for name in second.names:
-        assert torch.equal(twice[f"unet.{name}"], apply_to_weight(once[f"unet.{name}"], second.maps.of_layer(0)))
+        assert torch.equal(twice[f"unet.{name}"], second.maps.applied_to(once[f"unet.{name}"]))
     with pytest.raises(ConfigurationError, match="Undo what came later first"):
         first.undo()
     assert equal(everything(pipeline), twice)
@@ -304,7 +303,7 @@ def test_a_lora_around_the_projections_is_refused_until_fused(checkpoint: Path) 
     assert all(not torch.equal(weight, base[name]) for name, weight in fused.items())
     erasure = rece_lightning.erase(pipeline, ["bomb"])
     for name, weight in text_reading(pipeline):
-        assert torch.equal(weight, apply_to_weight(fused[name], erasure.maps.of_layer(0)))
+        assert torch.equal(weight, erasure.maps.applied_to(fused[name]))
     # A LoRA that came later stands in the way of undoing, and says so.
     pipeline.unet.add_adapter(LoraConfig(r=2, target_modules=["to_k"]))
     with pytest.raises(ConfigurationError, match=r"unload what was put around it"):

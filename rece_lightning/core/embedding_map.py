@@ -9,6 +9,9 @@ from torch import Tensor
 
 from rece_lightning.core.gram import Gram
 
+NARROW = 3
+"""Factors are kept while their rank is at most ``d / 3``: two such products are two thirds of one with ``M``."""
+
 
 def apply_to_weight(weight: Tensor, matrix: Tensor) -> Tensor:
     """``W M`` in float64, rounded once to the weight's dtype. ``[o, d]``, ``[d, d]`` → ``[o, d]``."""
@@ -21,6 +24,9 @@ class EmbeddingMap:
 
     matrix: Tensor
     """``M``, ``[d, d]``, float64."""
+    factors: tuple[Tensor, Tensor] | None = None
+    """``L [d, r]`` and ``R [r, d]`` with ``M − I = L R``, where they are known and so narrow that two products with
+    them are less work than one with ``M``."""
 
     @classmethod
     def identity(cls, width: int, device: torch.device | str = "cpu") -> EmbeddingMap:
@@ -29,11 +35,26 @@ class EmbeddingMap:
 
     def __matmul__(self, other: EmbeddingMap) -> EmbeddingMap:
         """First ``self``, then ``other`` as an edit of the already edited model: ``W M E``."""
-        return EmbeddingMap(self.matrix @ other.matrix)
+        if other.factors is None:
+            return EmbeddingMap(self.matrix @ other.matrix)
+        left, right = other.factors
+        moved = self.matrix @ left
+        factors = None
+        if self.factors is not None and NARROW * (moved.shape[1] + self.factors[0].shape[1]) <= len(moved):
+            factors = torch.cat([self.factors[0], moved], dim=1), torch.cat([self.factors[1], right])
+        return EmbeddingMap(torch.addmm(self.matrix, moved, right), factors)
 
     def of_layer(self, layer: int) -> Tensor:
         """``M``, whatever the layer."""
         return self.matrix
+
+    def applied_to(self, weight: Tensor, layer: int = 0) -> Tensor:
+        """``W M`` in float64, rounded once to the weight's dtype, ``[o, d]``."""
+        if self.factors is None:
+            return apply_to_weight(weight, self.matrix)
+        left, right = self.factors
+        wide = weight.to(left.device).double()
+        return torch.addmm(wide, wide @ left, right).to(weight.dtype)
 
     def edited_gram(self, gram: Gram) -> Tensor:
         """``MᵀGM``: the Gram matrix of the edited projections."""
@@ -91,6 +112,10 @@ class LayerMaps:
     def of_layer(self, layer: int) -> Tensor:
         """``M_l``."""
         return self.matrices[layer]
+
+    def applied_to(self, weight: Tensor, layer: int) -> Tensor:
+        """``W_l M_l`` in float64, rounded once to the weight's dtype, ``[o, d]``."""
+        return apply_to_weight(weight, self.matrices[layer])
 
     def edited_gram(self, gram: Gram) -> Tensor:
         """``Σ_l M_lᵀ G_l M_l``."""

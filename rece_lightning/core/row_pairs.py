@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rece_lightning.core.derive import Derivation
 from rece_lightning.core.edit import EditScales, factor_system, preserved_system
-from rece_lightning.core.embedding_map import EmbeddingMap
+from rece_lightning.core.embedding_map import NARROW, EmbeddingMap
 from rece_lightning.core.moments import Moments
 
 
@@ -59,7 +59,8 @@ class RowPairs:
         """
         weighted = self.weights[:, None] * self.concept
         factor = factor_system(scales.erase_scale * (self.concept.mT @ weighted) + preserved_system(preserved, scales))
-        solved = torch.cholesky_solve(weighted.mT, factor)
-        change = scales.erase_scale * ((self.target - self.concept).mT @ solved.mT)
-        change.diagonal().add_(1.0)
-        return EmbeddingMap(change)
+        right = torch.cholesky_solve(weighted.mT, factor).mT
+        left = scales.erase_scale * (self.target - self.concept).mT
+        matrix = left @ right
+        matrix.diagonal().add_(1.0)
+        return EmbeddingMap(matrix, (left, right) if NARROW * len(right) <= len(matrix) else None)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rece_lightning.core.embedding_map import AnyMap, apply_to_weight
+from rece_lightning.core.embedding_map import AnyMap
 from rece_lightning.core.gram import Gram
 from rece_lightning.models.base import BaseModel
 
@@ -36,7 +36,7 @@ class Erasure:
     def edited(self) -> Iterator[tuple[str, Tensor]]:
         """The projections after the edit: ``(name, [o, d])`` in the base model's dtype, on the CPU, one at a time."""
         for layer, (name, weight) in enumerate(self.original()):
-            yield name, apply_to_weight(weight, self.maps.of_layer(layer)).cpu()
+            yield name, self.maps.applied_to(weight, layer).cpu()
 
     @property
     def complete(self) -> bool:

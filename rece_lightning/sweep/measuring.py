@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from rece_lightning.core.embedding_map import apply_to_weight
 from rece_lightning.metrics import names_seen
 from rece_lightning.module import RECE
 from rece_lightning.prompts import EvaluationPrompt
@@ -60,7 +59,7 @@ class Measuring:
         else:
             maps = self._ranking.loop(setting).run(setting.epochs)
             weights = self._module.base.read_projections(list(self._ranking.part(setting).names))
-            maker.use((name, apply_to_weight(w, maps.of_layer(layer))) for layer, (name, w) in enumerate(weights))
+            maker.use((name, maps.applied_to(w, layer)) for layer, (name, w) in enumerate(weights))
         prompts = [prompt for _, prompt, _ in self._shots]
         seeds = tuple(seed for _, _, seed in self._shots)
         pictures = maker.make(prompts, list(seeds), self._measure.sampling, on_batch=on_batch)

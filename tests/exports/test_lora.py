@@ -71,7 +71,8 @@ def test_half_models_get_the_edited_weights_to_their_rounding(half: Erasure, tmp
     rounding = distance({name: weight.half() for name, weight in edited.items()}, edited)
     pipeline = pipeline_of(half, torch.float16)
     pipeline.load_lora_weights(str(record.path))
-    assert distance(effective_weights(pipeline.unet, half.names), edited) < 1.5 * rounding
+    # The two factors are rounded each, the weight beside them already was.
+    assert distance(effective_weights(pipeline.unet, half.names), edited) < 2 * rounding
     pipeline.fuse_lora()
     # Diffusers adds in halves: factors, their product and the sum are rounded each.
     assert distance(effective_weights(pipeline.unet, half.names), edited) < 3 * rounding
