@@ -213,8 +213,8 @@ def main() -> None:
         "# Speed and memory",
         "",
         f"Written by `{command}` on {name}, torch {torch.__version__.split('+')[0]}, {platform.system()}. Medians of "
-        f"{repeats} alternating runs ({min(repeats, REPEATS_XL)} of SDXL's); random weights in the real shapes; one concept of 77 positions, the empty prompt "
-        "as target and as what is kept, unless said otherwise.",
+        f"{repeats} alternating runs ({min(repeats, REPEATS_XL)} of SDXL's); random weights in the real shapes; one "
+        "concept of 77 positions, the empty prompt as target and as what is kept, unless said otherwise.",
     ]
     for kind, title in (
         ("sd1", "Stable Diffusion 1.4's shapes (32 projections, 768 wide)"),
