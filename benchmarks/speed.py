@@ -7,7 +7,6 @@ Every ratio is of medians of alternating runs in one process. ``--device cuda`` 
 from __future__ import annotations
 
 import argparse
-import os
 import platform
 import statistics
 import subprocess
@@ -152,14 +151,21 @@ def epoch_table(device: str, repeats: int) -> list[str]:
     return rows
 
 
+# A process starts with the peak of the one that forked it, so a small one must start what is measured.
+LAUNCHER = (
+    "import resource, subprocess, sys; code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL); "
+    "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024); sys.exit(code)"
+)
+
+
 def child(*arguments: str, folder: Path) -> tuple[float, float]:
     """Seconds and peak resident megabytes of a process of its own."""
     started = time.perf_counter()
-    process = subprocess.Popen([sys.executable, *arguments], cwd=folder, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"{arguments} failed")
-    return time.perf_counter() - started, usage.ru_maxrss / 1024
+    command = [sys.executable, "-c", LAUNCHER, sys.executable, *arguments]
+    answer = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if answer.returncode:
+        raise SystemExit(f"{arguments} failed: {answer.stderr}")
+    return time.perf_counter() - started, float(answer.stdout)
 
 
 def command_table(checkpoint: Path, repeats: int) -> list[str]:

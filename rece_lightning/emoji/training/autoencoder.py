@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rece_lightning.emoji.catalog import Catalog
 from rece_lightning.emoji.pictures import PICTURE_SIZE, Renderer, random_indices
-from rece_lightning.emoji.training.loop import train
+from rece_lightning.emoji.training.loop import mixed_precision, train
 
 LATENT_CHANNELS = 8
 
@@ -49,7 +49,7 @@ def train_autoencoder(
 
     def loss_of(step: int, generator: torch.Generator) -> Tensor:
         pictures = renderer.render(*random_indices(catalog, batch, generator, trained_only=False), generator)
-        with torch.autocast(torch.device(device).type, torch.bfloat16):
+        with mixed_precision(device):
             posterior = autoencoder.encode(pictures).latent_dist
             noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
             decoded = autoencoder.decode(posterior.mean + posterior.std * noise).sample

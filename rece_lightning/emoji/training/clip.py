@@ -13,7 +13,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from rece_lightning.emoji.captions import Caption, describe, random_caption
 from rece_lightning.emoji.catalog import Catalog
 from rece_lightning.emoji.pictures import PICTURE_SIZE, Renderer, random_indices
-from rece_lightning.emoji.training.loop import train
+from rece_lightning.emoji.training.loop import mixed_precision, train
 from rece_lightning.emoji.training.tokenizer import POSITIONS
 
 WIDTH = 128
@@ -84,7 +84,7 @@ def train_clip(
         captions = [random_caption(catalog, *triple, source) for _ in range(CAPTIONS_A_PICTURE) for triple in triples]
         ids = tokenize(tokenizer, [caption.text for caption in captions]).to(device)
         fits = agreement(captions, triples).to(device)
-        with torch.autocast(torch.device(device).type, torch.bfloat16):
+        with mixed_precision(device):
             image = clip.visual_projection(clip.vision_model(pictures).pooler_output)
             text = clip.text_projection(clip.text_model(ids).pooler_output)
         image, text = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)

@@ -12,7 +12,7 @@ from torch import Tensor
 from rece_lightning.emoji.catalog import Catalog
 from rece_lightning.emoji.detector import Detector
 from rece_lightning.emoji.pictures import Renderer, random_indices
-from rece_lightning.emoji.training.loop import train
+from rece_lightning.emoji.training.loop import mixed_precision, train
 
 
 @torch.no_grad()
@@ -33,8 +33,7 @@ def train_detector(
     def loss_of(step: int, generator: torch.Generator) -> Tensor:
         objects, styles, backgrounds = random_indices(catalog, batch, generator, trained_only=False)
         pictures = renderer.render(objects, styles, backgrounds, generator)
-        kind = torch.device(device).type
-        with torch.autocast(kind, torch.bfloat16):
+        with mixed_precision(device):
             pictures = torch.cat([pictures[: batch // 2], autoencode(autoencoder, pictures[batch // 2 :])])
             # Generated pictures are a little noisier than autoencoded ones.
             noise = torch.randn(pictures.shape, generator=generator).to(device)

@@ -19,6 +19,16 @@ def save_atomically(state: object, path: Path) -> None:
     temporary.replace(path)
 
 
+def mixed_precision(device: str) -> torch.autocast:
+    """Autocast to bfloat16 where the device multiplies in it.
+
+    A processor without such instructions emulates them at ten times float32's time, so it stays in float32.
+    """
+    kind = torch.device(device).type
+    native = kind != "cpu" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.autocast(kind, torch.bfloat16, enabled=native)
+
+
 def cosine(step: int, steps: int, warmup: int = 200) -> float:
     """Learning-rate factor: linear warm-up, then half a cosine to 2 %."""
     if step < warmup:

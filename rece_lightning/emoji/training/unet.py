@@ -16,7 +16,7 @@ from rece_lightning.emoji.catalog import Catalog
 from rece_lightning.emoji.pictures import Renderer
 from rece_lightning.emoji.training.autoencoder import LATENT_CHANNELS
 from rece_lightning.emoji.training.clip import WIDTH, tokenize
-from rece_lightning.emoji.training.loop import train
+from rece_lightning.emoji.training.loop import mixed_precision, train
 
 EMPTY_SHARE = 0.1  # of the captions, for classifier-free guidance
 
@@ -67,7 +67,7 @@ def cache_latents(
     latents = []
     for part in grid.split(256):
         pictures = renderer.render(part[:, 0], part[:, 1], part[:, 2], generator)
-        with torch.autocast(torch.device(device).type, torch.bfloat16):
+        with mixed_precision(device):
             mean = autoencoder.encode(pictures).latent_dist.mean
         latents.append((mean.float() * autoencoder.config.scaling_factor).half().cpu())
     return torch.cat(latents), grid
@@ -115,7 +115,7 @@ def train_unet(
         weight = (ratio.clamp(max=5.0) / (ratio + 1)).to(device)
         with torch.no_grad():
             states = text_encoder(tokenize(tokenizer, texts).to(device)).last_hidden_state
-        with torch.autocast(torch.device(device).type, torch.bfloat16):
+        with mixed_precision(device):
             answer = unet(noisy.to(device), levels.to(device), states).sample
         return (weight * (answer.float() - velocity.to(device)) ** 2).mean()
 
