@@ -1,4 +1,4 @@
-"""Speed and memory of the erasure: ``python -m benchmarks.speed`` writes ``benchmarks/speed.md`` (about 15 minutes).
+"""Speed and memory of the erasure: ``python -m benchmarks.speed`` writes ``benchmarks/speed.md`` (about 20 minutes).
 
 Every ratio is of medians of alternating runs in one process. ``--device cuda`` runs the same on a GPU and writes
 ``speed_cuda.md``. ``--checkpoint FOLDER`` says where the full-size checkpoint with random weights lies (2 GB).
@@ -7,6 +7,7 @@ Every ratio is of medians of alternating runs in one process. ``--device cuda`` 
 from __future__ import annotations
 
 import argparse
+import json
 import platform
 import statistics
 import subprocess
@@ -132,7 +133,7 @@ def floor_table(kind: str, device: str, repeats: int) -> list[str]:
     """Six edits against what cannot be left out."""
     problem = Problem(projection_shapes(kind), device)
     median = paired({"ours": lambda: problem.ours(6), "floor": lambda: problem.floor(6)}, repeats, device)
-    return [f"| {kind} | {median['ours']:.3f} | {median['floor']:.3f} | {median['ours'] / median['floor']:.2f} |"]
+    return [f"| {median['ours']:.3f} | {median['floor']:.3f} | {median['ours'] / median['floor']:.2f} |"]
 
 
 def epoch_table(device: str, repeats: int) -> list[str]:
@@ -205,50 +206,72 @@ def command_table(checkpoint: Path, repeats: int) -> list[str]:
     ]
 
 
+SD1, SDXL = "Stable Diffusion 1.4's shapes (32 projections, 768 wide)", "SDXL's shapes (140 projections, 2,048 wide)"
+TITLES = {
+    "sd1": f"The loop, UCE and 2 RECE epochs: {SD1}",
+    "sdxl": f"The loop, UCE and 2 RECE epochs: {SDXL}",
+    "floor-sd1": f"UCE and 5 RECE epochs against the floor: {SD1}",
+    "floor-sdxl": f"UCE and 5 RECE epochs against the floor: {SDXL}",
+    "epochs": "One epoch",
+    "command": "The whole command, Stable Diffusion 1.4's size in float16, no evaluation",
+}
+
+
+def measure(section: str, device: str, repeats: int, checkpoint: Path) -> list[str]:
+    """The lines of one section."""
+    if section == "epochs":
+        heading = ["| concepts | projections | ms an epoch | ms for the moments, once |", "|---|---|---|---|"]
+        return heading + epoch_table(device, max(repeats, 9))
+    if section == "command":
+        return command_table(write_checkpoint(checkpoint), repeats)
+    count = min(repeats, REPEATS_XL) if section.endswith("sdxl") else repeats
+    if section.startswith("floor"):
+        says = "The floor: `G`, applying `M`, and a factorisation with a solve for each edit and each derivation."
+        return [says, "", "| ours, s | floor, s | ratio |", "|---|---|---|", *floor_table(section[6:], device, count)]
+    return ["| | seconds | ÷ ours |", "|---|---|---|", *loop_table(section, device, count)]
+
+
+def machine(device: str) -> str:
+    """What a section was measured on."""
+    if device != "cpu":
+        return torch.cuda.get_device_name()
+    return f"{torch.get_num_threads()} threads of a CPU with {torch.backends.cpu.get_cpu_capability()}"
+
+
 def main() -> None:
-    """Measure and write the page."""
+    """Measure the sections asked for and write the page of all."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=REPEATS)
     parser.add_argument("--checkpoint", type=Path, default=Path("full-size-sd1"))
+    parser.add_argument("--sections", default=",".join(TITLES), help="those to measure anew; the others stay")
     arguments = parser.parse_args()
     device, repeats = arguments.device, arguments.repeats
-    name = torch.cuda.get_device_name() if device != "cpu" else f"{torch.get_num_threads()} threads of a CPU"
+    asked = arguments.sections.split(",")
+    if unknown := [section for section in asked if section not in TITLES]:
+        parser.error(f"--sections: there is no {unknown[0]!r}; choose from {', '.join(TITLES)}")
+    name = "speed" if device == "cpu" else f"speed_{device}"
     command = "python -m benchmarks.speed" + ("" if device == "cpu" else f" --device {device}")
+    record = HERE / f"{name}.json"
+    found: dict[str, dict[str, list[str] | str]] = json.loads(record.read_text()) if record.exists() else {}
+    for section in asked:
+        if section == "command" and device != "cpu":
+            continue
+        print(TITLES[section], flush=True)
+        where = f"{machine(device)}, torch {torch.__version__.split('+')[0]}, {platform.system()}"
+        found[section] = {"where": where, "lines": measure(section, device, repeats, arguments.checkpoint)}
+        record.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     lines = [
         "# Speed and memory",
         "",
-        f"Written by `{command}` on {name}, torch {torch.__version__.split('+')[0]}, {platform.system()}. Medians of "
-        f"{repeats} alternating runs ({min(repeats, REPEATS_XL)} of SDXL's); random weights in the real shapes; one "
-        "concept of 77 positions, the empty prompt as target and as what is kept, unless said otherwise.",
+        f"Written by `{command}` (`--sections` measures some of them anew). Medians of {REPEATS} alternating runs in "
+        f"one process ({REPEATS_XL} of SDXL's); random weights in the real shapes; one concept of 77 positions, the "
+        "empty prompt as target and as what is kept, unless said otherwise.",
     ]
-    for kind, title in (
-        ("sd1", "Stable Diffusion 1.4's shapes (32 projections, 768 wide)"),
-        ("sdxl", "SDXL's shapes (140 projections, 2,048 wide)"),
-    ):
-        print(title, flush=True)
-        lines += ["", f"## The loop, UCE and 2 RECE epochs: {title}", "", "| | seconds | ÷ ours |", "|---|---|---|"]
-        lines += loop_table(kind, device, repeats if kind == "sd1" else min(repeats, REPEATS_XL))
-    lines += ["", "## UCE and 5 RECE epochs against the floor", ""]
-    lines += ["The floor: `G`, applying `M`, and a factorisation with a solve for each edit and each derivation.", ""]
-    lines += ["| shapes | ours, s | floor, s | ratio |", "|---|---|---|---|"]
-    lines += [
-        row
-        for kind, count in (("sd1", repeats), ("sdxl", min(repeats, REPEATS_XL)))
-        for row in floor_table(kind, device, count)
-    ]
-    lines += [
-        "",
-        "## One epoch",
-        "",
-        "| concepts | projections | ms an epoch | ms for the moments, once |",
-        "|---|---|---|---|",
-    ]
-    lines += epoch_table(device, max(repeats, 9))
-    if device == "cpu":
-        lines += ["", "## The whole command, Stable Diffusion 1.4's size in float16, no evaluation", ""]
-        lines += command_table(write_checkpoint(arguments.checkpoint), repeats)
-    page = HERE / ("speed.md" if device == "cpu" else f"speed_{device}.md")
+    for section, title in TITLES.items():
+        if section in found:
+            lines += ["", f"## {title}", "", f"On {found[section]['where']}.", "", *found[section]["lines"]]
+    page = HERE / f"{name}.md"
     page.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(page)
 
