@@ -6,6 +6,16 @@ from rece_lightning.callbacks.evaluation import Evaluation
 from rece_lightning.callbacks.export import Export
 from rece_lightning.callbacks.pictures import PictureWriter
 from rece_lightning.callbacks.placement import DevicePlacement
+from rece_lightning.callbacks.red_team import RedTeam
 from rece_lightning.callbacks.report import Report
 
-__all__ = ["DevicePlacement", "Erase", "ErasureCheckpoint", "Evaluation", "Export", "PictureWriter", "Report"]
+__all__ = [
+    "DevicePlacement",
+    "Erase",
+    "ErasureCheckpoint",
+    "Evaluation",
+    "Export",
+    "PictureWriter",
+    "RedTeam",
+    "Report",
+]

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,19 +13,17 @@ from rich.console import Console
 
 from rece_lightning.background import Background
 from rece_lightning.callbacks.evaluation import Evaluation
-from rece_lightning.core.embedding_map import EmbeddingMap
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.data import ConceptData, EvaluationBatches
-from rece_lightning.files import check_writable, discard_temporaries, write_atomically
-from rece_lightning.models.adapter import open_adapter
 from rece_lightning.models.pipelines import Sampling
 from rece_lightning.module import RECE
-from rece_lightning.png import metadata_of, save_pixels, to_pixels
-from rece_lightning.prompts import EvaluationPrompt, one_each
+from rece_lightning.png import save_pixels, to_pixels
+from rece_lightning.prompts import one_each
+from rece_lightning.ranks import gathered
 from rece_lightning.runs.folder import run_folder
-from rece_lightning.version import __version__
+from rece_lightning.runs.picture_folder import PictureFolder, is_stopped, plan_in, plan_of, state_of
 
-FOLDER, INDEX, SETTINGS = "pictures", "index.csv", "settings.json"
+FOLDER = "pictures"
 
 
 class PictureWriter(BasePredictionWriter):
@@ -77,9 +71,8 @@ class PictureWriter(BasePredictionWriter):
         Sampling(**self._sampling, owner="PictureWriter")  # type: ignore[arg-type]
         self.folder = Path(folder).expanduser() if folder is not None else None
         self.pictures_per_prompt = pictures_per_prompt
-        self._rows: list[EvaluationPrompt] = []
         self._left: Iterator[int] = iter(())
-        self._known: dict[str, str] = {}
+        self._made: PictureFolder | None = None
         self._writer: Background | None = None
 
     # What is to be made
@@ -95,10 +88,10 @@ class PictureWriter(BasePredictionWriter):
             state: ``rece`` of the checkpoint.
         """
         place = run / FOLDER
-        if self.folder is not None or not (place / SETTINGS).is_file() or (place / INDEX).exists():
+        if self.folder is not None or not is_stopped(place):
             return False
         self._take_sampling(trainer, module)
-        return _read_json(place / SETTINGS) == self._plan(module, one_each(data.predict, self._seeds), state)
+        return plan_in(place) == plan_of(module, one_each(data.predict, self._seeds), self.sampling, state)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Have the data ask what is left to make.
@@ -123,21 +116,25 @@ class PictureWriter(BasePredictionWriter):
         Raises:
             ConfigurationError: if the folder holds pictures of other settings, or cannot be written.
         """
-        self._rows = one_each(data.predict, self._seeds)
-        plan = self._plan(module, self._rows, _state_of(module))
-        self._known = {key: _text(value) for key, value in plan["settings"].items() if key != "fingerprint"}
-        place = self._prepare(trainer, plan)
-        left = [number for number, row in enumerate(self._rows) if not self._is_there(place, number, row)]
-        # Pictures of one guidance are made together.
-        left.sort(key=lambda number: (self._guidance(self._rows[number]), number))
-        self._left = iter(left)
-        self._writer, self._place = Background(), place
-        if len(left) < len(self._rows):
+        rows = one_each(data.predict, self._seeds)
+        made = PictureFolder(
+            self.folder or run_folder(trainer) / FOLDER,
+            rows,
+            self.sampling,
+            plan_of(module, rows, self.sampling, state_of(module)),
+        )
+        if trainer.is_global_zero:
+            made.prepare()
+        # Rank 0 looks: another rank may be making pictures by the time that this one comes.
+        left = gathered(made.left() if trainer.is_global_zero else [])[0]
+        batches = EvaluationBatches([rows[number] for number in left], self.sampling.batch_size)
+        self._left, self._made, self._writer = iter([left[place] for place in batches.mine()]), made, Background()
+        if len(left) < len(rows) and trainer.is_global_zero:
             Console().print(
-                f"{place}: {len(self._rows) - len(left)} of {len(self._rows)} pictures are there; making the rest",
+                f"{made.place}: {len(rows) - len(left)} of {len(rows)} pictures are there; making the rest",
                 soft_wrap=True,
             )
-        return EvaluationBatches([self._rows[number] for number in left], self.sampling.batch_size)
+        return batches
 
     def _take_sampling(self, trainer: Trainer, module: RECE) -> None:
         """This callback's own settings before those of ``Evaluation``, whichever of them is set up first."""
@@ -149,54 +146,6 @@ class PictureWriter(BasePredictionWriter):
             self.sampling = self.sampling.with_value(field, value)
         if self.pictures_per_prompt is not None:
             self._seeds = tuple(range(self.pictures_per_prompt))
-
-    def _guidance(self, row: EvaluationPrompt) -> float:
-        return self.sampling.guidance_scale if row.guidance_scale is None else row.guidance_scale
-
-    def _plan(self, module: RECE, rows: Sequence[EvaluationPrompt], state: Mapping[str, Any] | None) -> dict[str, Any]:
-        """What decides the pictures: settings in plain words, and a hash of the rows."""
-        adapter = module.hparams["adapter"]
-        asked = [[row.prompt, row.seed, self._guidance(row)] for row in rows]
-        return {
-            "settings": {
-                "base": module.base.name,
-                "fingerprint": module.fingerprint,
-                "adapter": "" if adapter is None else open_adapter(adapter).digest()[:16],
-                "concepts": [] if state is None else [pair["prompt"] for pair in state["concepts"]["erased"]],
-                "erasure": "" if state is None else _hash(state["map"].cpu().contiguous().numpy().tobytes()),
-                "steps": self.sampling.steps,
-                "scheduler": self.sampling.scheduler or "",
-                "version": __version__,
-            },
-            "pictures": len(rows),
-            "prompts": _hash(json.dumps(asked).encode()),
-        }
-
-    def _prepare(self, trainer: Trainer, plan: Mapping[str, Any]) -> Path:
-        """The folder, with this plan in it."""
-        place = self.folder or run_folder(trainer) / FOLDER
-        if trainer.is_global_zero:
-            check_writable("PictureWriter.folder", place)
-            found = _read_json(place / SETTINGS) if (place / SETTINGS).is_file() else None
-            if found is None and any(place.glob("*.png")):
-                raise ConfigurationError(f"PictureWriter: {place} holds other pictures; choose another folder.")
-            if found is not None and found != plan:
-                raise ConfigurationError(
-                    f"PictureWriter: {place} holds pictures of other prompts or settings (see {SETTINGS} there); "
-                    "choose another folder, or move them away."
-                )
-            discard_temporaries(place)
-            content = json.dumps(plan, indent=1, ensure_ascii=False)
-            write_atomically(place / SETTINGS, lambda path: path.write_text(content, encoding="utf-8"))
-        return place
-
-    def _metadata(self, row: EvaluationPrompt) -> dict[str, str]:
-        own = {"prompt": row.prompt, "seed": str(row.seed), "guidance_scale": f"{self._guidance(row):g}"}
-        return {**own, **self._known}
-
-    def _is_there(self, place: Path, number: int, row: EvaluationPrompt) -> bool:
-        file = place / _name(number)
-        return file.is_file() and metadata_of(file) == self._metadata(row)
 
     # What is made
 
@@ -217,12 +166,11 @@ class PictureWriter(BasePredictionWriter):
     ) -> None:
         """Hand a batch's pictures to the threads that write them."""
         assert self._writer is not None
-        for picture in prediction["pictures"]:
+        assert self._made is not None
+        for picture in prediction["pictures"] if prediction is not None else ():
             number = next(self._left)
-            work = partial(
-                save_pixels, to_pixels(picture), self._place / _name(number), self._metadata(self._rows[number])
-            )
-            self._writer.submit(work)
+            metadata = self._made.metadata(self._made.rows[number])
+            self._writer.submit(partial(save_pixels, to_pixels(picture), self._made.file(number), metadata))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Wait for the last picture; write the index."""
@@ -242,49 +190,18 @@ class PictureWriter(BasePredictionWriter):
             self._writer = None
 
     def _finish(self, trainer: Trainer) -> None:
-        if self._writer is None:
+        if self._writer is None or self._made is None:
             return
         writer, self._writer = self._writer, None
         writer.close()
         if isinstance(trainer.datamodule, ConceptData):  # type: ignore[attr-defined]
             trainer.datamodule.left = None  # type: ignore[attr-defined]
-        missing = [number for number in range(len(self._rows)) if not (self._place / _name(number)).is_file()]
-        if missing:  # the trainer was told to stop early
-            Console().print(f"{len(missing)} of {len(self._rows)} pictures are still to be made: {self._place}")
+        trainer.strategy.barrier()
+        if not trainer.is_global_zero:
             return
-        text = io.StringIO()
-        table = csv.writer(text)
-        table.writerow(["file", "prompt", "concept", "kind", "seed", "guidance_scale"])
-        for number, row in enumerate(self._rows):
-            guidance = f"{self._guidance(row):g}"
-            table.writerow([_name(number), row.prompt, row.concept, row.kind, row.seed, guidance])
-        write_atomically(self._place / INDEX, lambda path: path.write_text(text.getvalue(), "utf-8", newline=""))
-        Console().print(f"{len(self._rows)} pictures: {self._place}", soft_wrap=True)
-
-
-def _name(number: int) -> str:
-    return f"{number:05d}.png"
-
-
-def _hash(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _state_of(module: RECE) -> dict[str, Any] | None:
-    """What a checkpoint would say of a module; ``None`` where nothing was edited."""
-    if not module.history:
-        return None
-    maps = module.maps
-    matrix = maps.matrix if isinstance(maps, EmbeddingMap) else maps.matrices
-    return {"map": matrix, "concepts": module.description()["concepts"]}
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+        missing, count = self._made.missing(), len(self._made.rows)
+        if missing:  # the trainer was told to stop early
+            Console().print(f"{missing} of {count} pictures are still to be made: {self._made.place}")
+            return
+        self._made.write_index()
+        Console().print(f"{count} pictures: {self._made.place}", soft_wrap=True)

@@ -14,12 +14,13 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
 from rece_lightning.callbacks.evaluation import Evaluation
+from rece_lightning.callbacks.showing import print_tables
 from rece_lightning.exports.cost import export_costs
 from rece_lightning.files import discard, write_atomically
 from rece_lightning.module import RECE
 from rece_lightning.reporting.comparison import Comparison
+from rece_lightning.reporting.outcome import final_figures, grid_path
 from rece_lightning.reporting.page import render_page
-from rece_lightning.reporting.table import comparison_table
 from rece_lightning.runs.folder import run_folder
 
 PAGE = "report.html"
@@ -54,7 +55,7 @@ class Report(Callback):
             return
         folder = run_folder(trainer)
         comparison = _comparison(trainer)
-        grid = folder / "images" / "grid.png"
+        grid = grid_path(folder)
         html = render_page(
             title=self.title,
             description=pl_module.description(),
@@ -73,29 +74,33 @@ class Report(Callback):
         self._print(comparison, page, grid, folder)
 
     def _log(self, trainer: Trainer, module: RECE) -> None:
-        """Configuration as text, hyper-parameters with the final figures."""
-        final = {**module.history[-1], **module.change()}
-        final |= {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("detected")}
+        """Configuration as text, and what TensorBoard's HParams tab compares runs by: settings and final figures."""
+        comparison = _comparison(trainer)
+        final = {**module.history[-1], **module.change(), **(final_figures(comparison) if comparison else {})}
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 text = yaml.safe_dump({"model": dict(module.hparams), "concepts": module.description()["concepts"]})
                 logger.experiment.add_text("configuration", f"```yaml\n{text}\n```", trainer.global_step)
-                # The numbers alone: TensorBoard has no column for a list or a mapping.
-                plain = {
-                    k: v if isinstance(v, (int, float, str, bool)) else json.dumps(v) for k, v in module.hparams.items()
-                }
-                logger.log_hyperparams(plain, {f"final/{key}": value for key, value in final.items()})
+                logger.log_hyperparams(_settings(module, trainer), {f"final/{k}": v for k, v in final.items()})
             logger.save()
 
     def _print(self, comparison: Comparison | None, page: Path, grid: Path, folder: Path) -> None:
         console = Console()
-        if comparison is not None and any(column.hits is not None for column in comparison.columns.values()):
-            console.print(comparison_table(comparison))
+        counted = comparison is not None and any(column.hits is not None for column in comparison.columns.values())
+        if comparison is not None and (counted or comparison.quality):
+            print_tables(comparison, console)
             for sentence in comparison.verdict():
                 console.print(f"• {sentence}")
         for name, path in (("report", page), ("grid", grid), ("weights", folder / "edited.safetensors")):
             if path.exists():
                 console.print(f"{name}: {path}", soft_wrap=True)
+
+
+def _settings(module: RECE, trainer: Trainer) -> dict[str, float | str | bool]:
+    """What runs differ in. TensorBoard has no column for a list or a mapping: these are JSON."""
+    erased = [row["prompt"] for row in module.description()["concepts"].get("erased", [])]
+    known = {**module.hparams, "max_epochs": trainer.max_epochs, "concepts": erased}
+    return {key: v if isinstance(v, (int, float, str, bool)) else json.dumps(v) for key, v in known.items()}
 
 
 def _comparison(trainer: Trainer) -> Comparison | None:

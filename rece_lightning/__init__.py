@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rece_lightning.data import ConceptData
     from rece_lightning.exports.map import EmbeddingMap
     from rece_lightning.live import erase
+    from rece_lightning.loading import load_pipeline
     from rece_lightning.module import RECE
 
 _HOMES = {
@@ -22,6 +23,7 @@ _HOMES = {
     "ConceptData": "rece_lightning.data",
     "EmbeddingMap": "rece_lightning.exports.map",
     "erase": "rece_lightning.live",
+    "load_pipeline": "rece_lightning.loading",
     "ReceError": "rece_lightning.core.errors",
     "ConfigurationError": "rece_lightning.core.errors",
     "BaseModelError": "rece_lightning.core.errors",
@@ -36,6 +38,7 @@ __all__ = [
     "ReceError",
     "__version__",
     "erase",
+    "load_pipeline",
 ]
 
 

@@ -32,10 +32,12 @@ def main(arguments: list[str] | None = None) -> None:
         fail(f"unknown command {argv[0]!r}; {hint}Valid: {', '.join(known)}")
     # The progress bars of loading a few megabytes say nothing; ours show the long work.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    if argv[0] in TOOLS:
+    # What a checkpoint answers without a picture needs no trainer either.
+    statement = argv[0] in ("validate", "test") and bool({"--certificate", "--scan"} & set(argv))
+    if argv[0] in TOOLS or statement:
         from rece_lightning import tools
 
-        tools.main(argv)
+        tools.main(["statements", *argv] if statement else argv)
         return
     from rece_lightning.cli import run
 

@@ -9,15 +9,19 @@ import re
 import sys
 import warnings
 from argparse import ArgumentError
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
+from rece_lightning.attack_flags import ATTACK_FLAGS, expand_attack_flags
 from rece_lightning.callbacks import DevicePlacement, ErasureCheckpoint, Evaluation, Export, PictureWriter, Report
+from rece_lightning.callbacks.epoch_bar import EpochBar
 from rece_lightning.core.errors import ConfigurationError, ReceError, nearest
 from rece_lightning.data import ConceptData
 from rece_lightning.explain import explain, own_error
@@ -25,12 +29,21 @@ from rece_lightning.module import RECE
 from rece_lightning.protocols import FLAGS, expand_flags
 from rece_lightning.runs.folder import CONFIG, version_of
 from rece_lightning.runs.start import RunStart
+from rece_lightning.strategy import NAME
 from rece_lightning.trainer_rules import check_epochs, check_precision, check_trainer
 from rece_lightning.verbs import PACKAGE, VERBS, fail, shipped_configs
 
 SECTIONS = ("model", "data", "trainer")
 CLASSES = {
-    "trainer.callbacks": ("DevicePlacement", "ErasureCheckpoint", "Evaluation", "Export", "PictureWriter", "Report"),
+    "trainer.callbacks": (
+        "DevicePlacement",
+        "ErasureCheckpoint",
+        "Evaluation",
+        "Export",
+        "PictureWriter",
+        "RedTeam",
+        "Report",
+    ),
     "trainer.logger": ("CSVLogger", "TensorBoardLogger"),
 }
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
@@ -74,7 +87,8 @@ def find_config(value: str) -> Path:
         shipped = [PACKAGE / "configs" / name for name in (value, f"{value}.yaml")]
         found = [candidate for candidate in shipped if "/" not in value and candidate.is_file()]
         if not found:
-            known = nearest(Path(value).name, shipped_configs())
+            # Without the suffix that all of them share.
+            known = nearest(Path(value).stem, [Path(name).stem for name in shipped_configs()])
             raise ConfigurationError(f"--config: there is no file {value!r}; {known}, or a path.")
         path = found[0]
     try:
@@ -164,6 +178,8 @@ class ReceCLI(LightningCLI):
         measures = self.subcommand in ("validate", "test")
         if measures and not any(isinstance(callback, Evaluation) for callback in callbacks):
             callbacks.append(Evaluation())
+        if settings.get("enable_progress_bar") is not False:
+            callbacks += [] if any(isinstance(one, ProgressBar) for one in callbacks) else [EpochBar()]
         # The report tells what all others did.
         callbacks.sort(key=lambda callback: isinstance(callback, Report))
         settings["callbacks"] = callbacks
@@ -177,6 +193,7 @@ class ReceCLI(LightningCLI):
         if settings.get("enable_model_summary") is None:
             settings["enable_model_summary"] = False
         try:
+            settings["strategy"] = strategy_for(settings)
             trainer = super().instantiate_trainer(**kwargs)
         except (TypeError, ValueError, MisconfigurationException) as error:
             raise ConfigurationError(f"trainer: {error} See `rece fit --help`.") from error
@@ -211,9 +228,22 @@ class ReceCLI(LightningCLI):
             raise
 
 
+def strategy_for(settings: Mapping[str, Any]) -> Any:
+    """The strategy that is given; for ``auto`` with several processes the one that works."""
+    given = settings.get("strategy") or "auto"
+    if given != "auto" or (settings.get("devices") in (1, "1") and (settings.get("num_nodes") or 1) == 1):
+        return given
+    asked: dict[str, Any] = {
+        key: settings[key] for key in ("accelerator", "devices", "num_nodes", "plugins") if settings.get(key)
+    }
+    # Lightning counts devices, nodes and what torchrun or SLURM started.
+    asked |= {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    return NAME if Trainer(**asked, enable_model_summary=False).world_size > 1 else given
+
+
 def known_keys() -> list[str]:
     """Names of all settings, for messages."""
-    keys = ["seed_everything", "ckpt_path", "overwrite", *(flag.removeprefix("--") for flag in FLAGS)]
+    keys = ["seed_everything", "ckpt_path", "overwrite", *(flag.removeprefix("--") for flag in (*FLAGS, *ATTACK_FLAGS))]
     for section, part in (("model", RECE), ("data", ConceptData), ("trainer", Trainer)):
         keys += [f"{section}.{name}" for name in inspect.signature(part).parameters]
     return keys
@@ -252,7 +282,7 @@ def run(argv: list[str]) -> None:
     quiet()
     try:
         arguments, name = resolve_configs(argv)
-        ReceCLI(name, expand_flags(arguments))
+        ReceCLI(name, expand_attack_flags(expand_flags(arguments)))
     except ReceError as error:
         fail(str(error))
     except ArgumentError as error:

@@ -21,10 +21,12 @@ from rece_lightning.concepts import (
 )
 from rece_lightning.core.derive import REGULARIZERS
 from rece_lightning.core.edit import EditScales
+from rece_lightning.core.editors import EDITORS, check_editor
 from rece_lightning.core.embedding_map import AnyMap
 from rece_lightning.core.errors import ConfigurationError, check_choice, check_number, nearest
 from rece_lightning.core.gram import Gram
 from rece_lightning.core.loop import Evidence, LoopSettings, RECELoop
+from rece_lightning.core.projection import Projection, check_rank
 from rece_lightning.evidence import encode_pairs, gather_evidence
 from rece_lightning.models.projections import KINDS, check_layers, is_text_projection, select_projections
 from rece_lightning.models.text import TOKEN_RULES, PromptEncoder
@@ -77,6 +79,9 @@ class ErasurePlan:
         projections: str,
         layers: str | None,
         first_edit: Mapping[str, float] | None,
+        editor: str = "uce",
+        erased_rank: int | float | None = None,
+        shrinkage: float = 3.0,
     ) -> ErasurePlan:
         """Check the settings, which are named and meant as in the configuration.
 
@@ -99,6 +104,11 @@ class ErasurePlan:
                 check_number(f"{where}.{prefix}{key}", value, positive=key == "erase_scale")
         check_number(f"{where}.regular_scale", regular_scale, positive=True)
         check_choice(f"{where}.regularizer", regularizer, REGULARIZERS)
+        check_choice(f"{where}.editor", editor, EDITORS)
+        check_editor(f"{where}.", editor, technique="replace", first_edit=first_edit)
+        if erased_rank is not None:
+            check_rank(f"{where}.erased_rank", erased_rank)
+        check_number(f"{where}.shrinkage", shrinkage, positive=True)
         check_choice(f"{where}.tokens", tokens, TOKEN_RULES)
         check_choice(f"{where}.projections", projections, KINDS)
         check_layers(layers)
@@ -110,6 +120,8 @@ class ErasurePlan:
             first_scales=EditScales(**{**scales, **first_edit}) if first_edit else None,
             regular_scale=regular_scale,
             regularizer=regularizer,
+            editor=editor,
+            projection=Projection(erased_rank, shrinkage),
             accumulate=accumulate,
         )
         return cls(tuple(pairs), tuple(kept), epochs, settings, tokens, projections, layers)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rece_lightning.core.errors import ConfigurationError, check_number, nearest
-from rece_lightning.tables import number_in, read_table
+from rece_lightning.tables import number_in, read_rows
 
 CONCEPT_FIELDS = ("prompt", "target", "weight", "templates")
 # Where any value was allowed, the parser would read the template "{}" in quotes as an empty mapping.
@@ -36,37 +37,46 @@ class PromptPair:
 
 
 def read_concepts(setting: ConceptsSetting, target: str, templates: Sequence[str]) -> list[Concept]:
-    """Concepts of the setting ``data.concepts``: prompts, mappings, or the path of a CSV.
+    """All concepts of the setting ``data.concepts``; see :class:`rece_lightning.concept_table.ConceptTable`."""
+    from rece_lightning.concept_table import ConceptTable
+
+    return list(ConceptTable(setting, target, templates))
+
+
+def concepts_in(setting: ConceptsSetting, target: str, templates: Sequence[str]) -> Iterator[tuple[int, Concept]]:
+    """Place and concept of the setting ``data.concepts``: prompts, mappings, or the path of a CSV, one at a time.
+
+    The place is a line of the file, an index of the list.
 
     Raises:
         ConfigurationError: if there is none, one is blank, or a field is unknown or makes no sense.
     """
-    check_templates("data.templates", templates)
     field = "data.concepts"
-    entries: Sequence[str | Mapping[str, Any]]
+    check_templates("data.templates", templates)
+    if isinstance(setting, str) and setting.lower().endswith(".csv"):
+        for line, row in read_rows(field, setting):
+            yield (
+                line,
+                _concept(f"{field}: {setting}, line {line}", _entry_of_row(field, row), target, tuple(templates)),
+            )
+        return
+    entries: Sequence[str | Mapping[str, Any]] = []
     if isinstance(setting, str):
-        if setting.lower().endswith(".csv"):
-            entries = [_entry_of_row(field, row) for row in read_table(field, setting)]
-        elif "/" in setting and Path(setting).expanduser().exists():
+        if "/" in setting and Path(setting).expanduser().exists():
             raise ConfigurationError(f"{field}: {setting!r} is no CSV; give prompts, or a file that ends in .csv.")
-        else:
-            # From the command line null and [] arrive as text.
-            entries = [] if setting.strip() in ("null", "[]") else [setting]
+        # From the command line null and [] arrive as text.
+        entries = [] if setting.strip() in ("null", "[]") else [setting]
     elif isinstance(setting, Sequence):
         entries = setting
-    else:
-        entries = []
     if not entries:
         raise ConfigurationError(f"{field}: {setting!r} names nothing to erase; list at least one prompt.")
-    concepts = [_concept(field, index, entry, target, tuple(templates)) for index, entry in enumerate(entries)]
-    chosen: dict[str, Concept] = {}
-    for concept in concepts:
-        former = chosen.setdefault(concept.prompt, concept)
-        if former.target != concept.target:
-            raise ConfigurationError(
-                f"{field}: {concept.prompt!r} has two targets, {former.target!r} and {concept.target!r}; keep one."
-            )
-    return concepts
+    for index, entry in enumerate(entries):
+        yield index, _concept(f"{field}[{index}]", entry, target, tuple(templates))
+
+
+def place_named(field: str, setting: object, place: int) -> str:
+    """A place in words: ``line 3 of concepts.csv``, or ``data.concepts[2]``."""
+    return f"line {place} of {setting}" if isinstance(setting, str) else f"{field}[{place}]"
 
 
 def _entry_of_row(field: str, row: Mapping[str, str]) -> dict[str, Any]:
@@ -79,10 +89,7 @@ def _entry_of_row(field: str, row: Mapping[str, str]) -> dict[str, Any]:
     return entry
 
 
-def _concept(
-    field: str, index: int, entry: str | Mapping[str, Any], target: str, templates: tuple[str, ...]
-) -> Concept:
-    where = f"{field}[{index}]"
+def _concept(where: str, entry: str | Mapping[str, Any], target: str, templates: tuple[str, ...]) -> Concept:
     if not isinstance(entry, (str, Mapping)):
         raise ConfigurationError(f"{where}: {entry!r}; give a prompt in quotes, or a mapping such as {{prompt: bomb}}.")
     values: dict[str, Any] = {"prompt": entry} if isinstance(entry, str) else dict(entry)
@@ -116,36 +123,50 @@ def check_templates(field: str, templates: Sequence[str]) -> None:
 
 def read_preserved(setting: str | Sequence[str]) -> list[str]:
     """Prompts of the setting ``data.preserve``: a list, or the path of a CSV with a column ``prompt``."""
-    field = "data.preserve"
+    return list(preserved_places(setting))
+
+
+def preserved_places(setting: str | Sequence[str], field: str = "data.preserve") -> dict[str, int]:
+    """The same, each once with its place: a line of the file, or an index of the list."""
+    found: dict[str, int] = {}
     if isinstance(setting, str):
         if not setting.lower().endswith(".csv"):
             raise ConfigurationError(f"{field}: {setting!r}; give a list of prompts or the path of a CSV.")
-        return list(dict.fromkeys(row["prompt"] for row in read_table(field, setting)))
+        for line, row in read_rows(field, setting):
+            found.setdefault(row["prompt"], line)
+        return found
     if not isinstance(setting, Sequence):
         raise ConfigurationError(f"{field}: {setting!r}; give a list of prompts, [] for none.")
     for index, prompt in enumerate(setting):
         # " " and "" stand for the empty prompt, which is a thing to keep.
         if not isinstance(prompt, str):
             raise ConfigurationError(f"{field}[{index}]: {prompt!r} is no text; put quotes around it.")
-    return list(dict.fromkeys(setting))
+        found.setdefault(prompt, index)
+    return found
 
 
-def prompt_pairs(concepts: Sequence[Concept]) -> list[PromptPair]:
+def prompt_pairs(concepts: Iterable[Concept]) -> list[PromptPair]:
     """Fill the templates in: one pair for each concept and template."""
-    pairs = []
-    for concept in concepts:
-        for template in concept.templates:
-            # An empty target stays empty: "painting by  " would be a prompt of its own.
-            target = template.format(concept.target) if concept.target.strip() else concept.target
-            pairs.append(PromptPair(template.format(concept.prompt), target, concept.weight))
-    return pairs
+    return [pair for concept in concepts for pair in pairs_of(concept)]
 
 
-def check_disjoint(pairs: Sequence[PromptPair], concepts: Sequence[Concept], preserved: Sequence[str]) -> None:
+def pairs_of(concept: Concept) -> Iterator[PromptPair]:
+    """One pair for each template of a concept."""
+    for template in concept.templates:
+        # An empty target stays empty: "painting by  " would be a prompt of its own.
+        target = template.format(concept.target) if concept.target.strip() else concept.target
+        yield PromptPair(template.format(concept.prompt), target, concept.weight)
+
+
+def check_disjoint(pairs: Iterable[PromptPair], concepts: Iterable[Concept], preserved: Sequence[str]) -> None:
     """Refuse a prompt that is erased and kept at once."""
-    erased = {pair.prompt.strip().lower() for pair in pairs} | {concept.prompt.lower() for concept in concepts}
-    both = [prompt for prompt in preserved if prompt.strip() and prompt.strip().lower() in erased]
-    if both:
-        raise ConfigurationError(
-            f"data.preserve: {both[0]!r} is also erased (data.concepts); take it out of one of the two."
-        )
+    kept = {prompt.strip().lower(): prompt for prompt in preserved if prompt.strip()}
+    if not kept:
+        return
+    prompts = itertools.chain((concept.prompt for concept in concepts), (pair.prompt for pair in pairs))
+    for prompt in prompts:
+        both = kept.get(prompt.strip().lower())
+        if both is not None:
+            raise ConfigurationError(
+                f"data.preserve: {both!r} is also erased (data.concepts); take it out of one of the two."
+            )

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, IterableDataset
 
-from rece_lightning.concepts import ConceptMapping, check_disjoint, prompt_pairs, read_concepts, read_preserved
+from rece_lightning.concept_table import LISTED, ConceptTable, PromptPairs, check_kept, described
+from rece_lightning.concepts import Concept, ConceptMapping, PromptPair, preserved_places, prompt_pairs
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.prompts import EvaluationPrompt, PromptMapping, read_prompts
+from rece_lightning.ranks import rank_and_world
 
 
 @dataclass(frozen=True)
@@ -24,34 +28,65 @@ class PromptBatch:
     weights: tuple[float, ...]
     kind: str
     """``erased``, ``preserved``, or ``held_out`` (measured only)."""
+    number: int = 0
+    """Its place among all batches. Of several processes each encodes every n-th batch, whole: a text encoder's last
+    digits depend on what it is given together."""
+
+
+NOTHING = PromptBatch((), (), (), "erased")
 
 
 class PromptBatches(IterableDataset[PromptBatch]):
-    """Batches of one kind each. An IterableDataset, so that no trainer puts a sampler in front of it."""
+    """Batches of one kind each. An IterableDataset, so that no trainer puts a sampler in front of it.
 
-    def __init__(self, batches: Sequence[PromptBatch]) -> None:
-        self.batches = tuple(batches)
+    Every process is given every batch and encodes those of its turn: a sampler would pad, and count prompts twice.
+
+    Args:
+        batches: makes them, one at a time.
+        count: how many they are.
+        known: whether their prompts were encoded before; then the batches are empty, and nothing is read.
+    """
+
+    def __init__(self, batches: Callable[[], Iterator[PromptBatch]], count: int, known: Callable[[], bool]) -> None:
+        self._batches, self._count, self._known = batches, count, known
 
     def __iter__(self) -> Iterator[PromptBatch]:
-        return iter(self.batches)
+        if self._known():
+            return (NOTHING for _ in range(self._count))
+        return self._batches()
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return self._count
 
 
 class EvaluationBatches(IterableDataset[tuple[EvaluationPrompt, ...]]):
-    """Batches of prompts to generate for."""
+    """Batches of prompts to generate for.
+
+    With several processes each takes every n-th batch, whole: the pictures are those of one process, none is made
+    twice and none left out. One that would have none gets an empty batch, so that it takes part in what all do.
+    """
 
     def __init__(self, prompts: Sequence[EvaluationPrompt], size: int) -> None:
         self.prompts = tuple(prompts)
         self.size = size
 
+    def _starts(self) -> range:
+        rank, world = rank_and_world()
+        return range(rank * self.size, len(self.prompts), world * self.size)
+
     def __len__(self) -> int:
-        return -(-len(self.prompts) // self.size)
+        shared = rank_and_world()[1] > 1 and bool(self.prompts)
+        return max(len(self._starts()), int(shared))
 
     def __iter__(self) -> Iterator[tuple[EvaluationPrompt, ...]]:
-        for first in range(0, len(self.prompts), self.size):
+        for first in self._starts():
             yield self.prompts[first : first + self.size]
+        if not self._starts() and len(self):
+            yield ()
+
+    def mine(self) -> list[int]:
+        """Places of this process's prompts among all of them, in the order in which they come."""
+        return [place for first in self._starts() for place in range(len(self.prompts))[first : first + self.size]]
 
 
 class ConceptData(LightningDataModule):
@@ -62,7 +97,12 @@ class ConceptData(LightningDataModule):
             columns.
         target: what every concept becomes unless it says otherwise; ``" "`` is the empty prompt.
         preserve: prompts whose keys and values are held, each counted once, or the path of a CSV with a
-            column ``prompt``.
+            column ``prompt``; ``auto`` keeps the empty prompt and those of ``preserve_vocabulary`` that UCE's edit of
+            these concepts would harm most (largest drift of their keys and values), found without a picture.
+        preserve_vocabulary: of ``auto``: prompts that should stay, or the path of a CSV with a column ``prompt``; what
+            holds the words of an erased prompt is left out. Synonyms of what is erased do not belong in it: they would
+            be kept.
+        preserve_count: of ``auto``: how many.
         templates: filled with concept and target alike, such as ``"painting by {}"``.
         validation: prompts that ``fit`` and ``validate`` generate pictures for: a list, or the path of a CSV
             with ``prompt``, ``seed``, ``guidance_scale``, ``concept``, ``kind`` (``erased`` or
@@ -85,15 +125,26 @@ class ConceptData(LightningDataModule):
         test: str | list[str | PromptMapping] | None = None,
         predict: str | list[str | PromptMapping] | None = None,
         batch_size: int = 64,
+        preserve_vocabulary: str | list[str] | None = None,
+        preserve_count: int = 40,
     ) -> None:
         super().__init__()
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ConfigurationError(f"data.batch_size: {batch_size!r}; give a whole number of 1 or more.")
         self.batch_size = batch_size
-        self.concepts = read_concepts(concepts, target, templates)
-        self.pairs = prompt_pairs(self.concepts)
-        self.preserved = read_preserved(preserve)
-        check_disjoint(self.pairs, self.concepts, self.preserved)
+        table = ConceptTable(concepts, target, templates)
+        short = table.pairs <= LISTED
+        self.concepts: list[Concept] | ConceptTable = list(table) if short else table
+        self.pairs: list[PromptPair] | PromptPairs = prompt_pairs(self.concepts) if short else PromptPairs(table)
+        """What is erased, template filled in. Of a long table nothing is kept: iterating reads it again."""
+        self.vocabulary = read_vocabulary(preserve, preserve_vocabulary, preserve_count)
+        """To choose from where ``preserve`` is ``auto``; otherwise ``None``."""
+        self.preserve_count = preserve_count
+        self.chosen: list[str] | None = None
+        """Of the vocabulary, once it was looked through."""
+        kept = preserved_places([" "] if preserve == "auto" else preserve)
+        self.preserved = list(kept)
+        check_kept(table, self.preserved, preserve, list(kept.values()))
         self.validation = read_prompts("data.validation", validation)
         self.test = read_prompts("data.test", test) or self.validation
         self.predict = read_prompts("data.predict", predict)
@@ -109,33 +160,56 @@ class ConceptData(LightningDataModule):
 
     def summary(self) -> dict[str, Any]:
         """Plain description of what is asked, kept with checkpoints and in ``edited.safetensors``."""
-        return {
-            "erased": [{"prompt": p.prompt, "target": p.target, "weight": p.weight} for p in self.pairs],
-            "preserved": list(self.preserved),
-        }
+        summary = described(self.pairs, self.preserved)
+        return summary if self.vocabulary is None else {**summary, "preserve_auto": self._asked()}
 
-    def batches(self) -> list[PromptBatch]:
+    # What ``preserve: auto`` keeps
+
+    def _asked(self) -> dict[str, Any]:
+        words = "\0".join(self.vocabulary or ()).encode("utf-8", "surrogatepass")
+        return {"count": self.preserve_count, "vocabulary": hashlib.sha256(words).hexdigest()}
+
+    def vocabulary_left(self) -> list[str]:
+        """The vocabulary without what holds all words of an erased prompt in a row."""
+        erased = {f" {pair.prompt.strip().lower()} " for pair in self.pairs}
+        erased |= {f" {concept.prompt.lower()} " for concept in self.concepts}
+        longest = max(len(prompt.split()) for prompt in erased)
+
+        def runs(words: list[str]) -> Iterator[str]:
+            for length in range(1, longest + 1):
+                for first in range(len(words) - length + 1):
+                    yield f" {' '.join(words[first : first + length])} "
+
+        return [word for word in self.vocabulary or () if erased.isdisjoint(runs(word.lower().split()))]
+
+    def choose(self, words: Sequence[str]) -> None:
+        """Keep these words of the vocabulary."""
+        self.chosen = list(words)
+        self.preserved = [" ", *self.chosen]
+
+    def take_chosen(self, concepts: Mapping[str, Any]) -> None:
+        """Keep what a checkpoint of the same concepts and vocabulary says was chosen."""
+        if self.vocabulary is not None and concepts.get("preserve_auto") == self._asked():
+            self.choose([prompt for prompt in concepts["preserved"] if prompt.strip()])
+
+    def batches(self) -> Iterator[PromptBatch]:
         """Everything to encode, in the order in which it is counted."""
-        result = []
-        for first in range(0, len(self.pairs), self.batch_size):
-            part = self.pairs[first : first + self.batch_size]
-            result.append(
-                PromptBatch(
-                    tuple(pair.prompt for pair in part),
-                    tuple(pair.target for pair in part),
-                    tuple(pair.weight for pair in part),
-                    "erased",
-                )
-            )
-        for kind, prompts in (("preserved", self.preserved), ("held_out", self.held_out)):
-            for first in range(0, len(prompts), self.batch_size):
-                names = tuple(prompts[first : first + self.batch_size])
-                result.append(PromptBatch(names, ("",) * len(names), (1.0,) * len(names), kind))
-        return result
+        pairs, number = iter(self.pairs), itertools.count()
+        while part := list(itertools.islice(pairs, self.batch_size)):
+            prompts, targets = tuple(pair.prompt for pair in part), tuple(pair.target for pair in part)
+            yield PromptBatch(prompts, targets, tuple(pair.weight for pair in part), "erased", next(number))
+        for kind, others in (("preserved", self.preserved), ("held_out", self.held_out)):
+            for first in range(0, len(others), self.batch_size):
+                names = tuple(others[first : first + self.batch_size])
+                yield PromptBatch(names, ("",) * len(names), (1.0,) * len(names), kind, next(number))
 
     def train_dataloader(self) -> DataLoader[PromptBatch]:
         """Batches of prompts; epoch 0 encodes each once, later epochs take nothing from them."""
-        return _loader(PromptBatches(self.batches()))
+        count = sum(-(-len(part) // self.batch_size) for part in (self.pairs, self.preserved, self.held_out))
+        return _loader(PromptBatches(self.batches, count, self._was_read))
+
+    def _was_read(self) -> bool:
+        return self.trainer is not None and self.trainer.current_epoch > 0
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Prompts to generate for. In ``fit`` the Evaluation callback asks for them when it is time."""
@@ -157,6 +231,27 @@ class ConceptData(LightningDataModule):
     def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
         """Batches hold text; there is nothing to move."""
         return batch
+
+
+def read_vocabulary(preserve: Any, vocabulary: str | Sequence[str] | None, count: Any) -> list[str] | None:
+    """Words to choose from where ``data.preserve`` is ``auto``; ``None`` otherwise.
+
+    Raises:
+        ConfigurationError: for ``auto`` without a vocabulary, a vocabulary without ``auto``, and too few words.
+    """
+    field = "data.preserve_vocabulary"
+    if preserve != "auto":
+        if vocabulary is not None:
+            raise ConfigurationError(f"{field}: {vocabulary!r}: it is for data.preserve: auto; leave it out.")
+        return None
+    if vocabulary is None:
+        raise ConfigurationError(f"{field}: data.preserve: auto chooses from it; give a list of prompts or a CSV.")
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ConfigurationError(f"data.preserve_count: {count!r}; give a whole number of 1 or more.")
+    words = [word for word in preserved_places(vocabulary, field) if word.strip()]
+    if not words:
+        raise ConfigurationError(f"{field}: {vocabulary!r} names nothing to keep; give prompts that should stay.")
+    return words
 
 
 def _loader(dataset: IterableDataset[Any]) -> DataLoader[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -61,7 +61,13 @@ def encode_pairs(
 
 
 def gather_evidence(
-    pairs: list[EncodedPair], kept: list[Tensor], rule: str, device: torch.device | str, *, keep_prompts: bool = False
+    pairs: list[EncodedPair],
+    kept: list[Tensor],
+    rule: str,
+    device: torch.device | str,
+    *,
+    keep_prompts: bool = False,
+    preserved: Tensor | None = None,
 ) -> Evidence:
     """Moments of encoded prompts.
 
@@ -71,31 +77,44 @@ def gather_evidence(
         rule: token selection of epoch 0.
         device: of the algebra.
         keep_prompts: also keep every prompt's own moments, as the technique ``tensor`` needs them.
+        preserved: ``P`` of what is kept, in place of its rows.
     """
     width = pairs[0].concept.shape[-1]
     first = whole = Moments.zeros(width, device)
-    if kept:
-        preserved = Moments.preserving(torch.cat(kept).to(device))
-        first, whole = first + preserved, whole + preserved
+    if preserved is None and kept:
+        preserved = Moments.preserving(torch.cat(kept).to(device)).preserved
+    if preserved is not None:
+        first = whole = replace(first, preserved=preserved)
     if keep_prompts:
         first_prompts = tuple(pair.first_moments(rule).to(device) for pair in pairs)
         whole_prompts = tuple(pair.whole_moments().to(device) for pair in pairs)
-        return Evidence(sum(first_prompts, start=first), sum(whole_prompts, start=whole), first_prompts, whole_prompts)
-    rows = sum(len(pair.concept) for pair in pairs)
-    if 2 * rows <= width:
+        summed = sum(first_prompts, start=first), sum(whole_prompts, start=whole)
+        return Evidence(*summed, first_prompts, whole_prompts, prompts=len(pairs))
+    if stay_rows(sum(len(pair.concept) for pair in pairs), width):
         first_rows, whole_rows = _rows(pairs, rule, device), _rows(pairs, "all", device)
         return Evidence(
             first_rows.moments(first.preserved),
             whole_rows.moments(whole.preserved),
             first_rows=first_rows,
             whole_rows=whole_rows,
+            prompts=len(pairs),
         )
     # Rank-k updates over all rows of some prompts at once: a product of matrices, not one of rows a prompt.
     for start in range(0, len(pairs), PROMPTS_AN_UPDATE):
-        part = pairs[start : start + PROMPTS_AN_UPDATE]
-        first = first.erasing_also(_rows(part, rule, device).moments(first.preserved))
-        whole = whole.erasing_also(_rows(part, "all", device).moments(whole.preserved))
-    return Evidence(first, whole)
+        of_part = pair_moments(pairs[start : start + PROMPTS_AN_UPDATE], rule, device)
+        first, whole = first.erasing_also(of_part[0]), whole.erasing_also(of_part[1])
+    return Evidence(first, whole, prompts=len(pairs))
+
+
+def stay_rows(rows: int, width: int) -> bool:
+    """Whether erased rows are so few that a loop works on them faster than on their moments."""
+    return 2 * rows <= width
+
+
+def pair_moments(pairs: list[EncodedPair], rule: str, device: torch.device | str) -> tuple[Moments, Moments]:
+    """Moments of some prompts together: of the positions that epoch 0 edits, and of all of them."""
+    nothing = torch.zeros(pairs[0].concept.shape[-1], pairs[0].concept.shape[-1], dtype=torch.float64, device=device)
+    return _rows(pairs, rule, device).moments(nothing), _rows(pairs, "all", device).moments(nothing)
 
 
 def _rows(pairs: list[EncodedPair], rule: str, device: torch.device | str) -> RowPairs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,11 @@ from rece_lightning.models.weights import ModuleWeights
 from rece_lightning.placement import Placement
 from rece_lightning.prompts import EvaluationPrompt
 
+ENCODED_TOGETHER = 64
+KEPT_EMBEDDINGS = 256
+"""Prompts whose embeddings stay for the next call: columns of a comparison share theirs, and a prompt file may be
+longer than memory (SDXL's take 630 kB each)."""
+
 
 class PictureMaker:
     """A pipeline that is loaded once; its projections are exchanged between columns of a comparison."""
@@ -25,7 +31,7 @@ class PictureMaker:
         self.pipeline = pipeline
         self.encoder = encoder
         self._original = original
-        self._embedded: dict[str, Request] = {}
+        self._embedded: OrderedDict[str, Request] = OrderedDict()
 
     @classmethod
     def load(
@@ -66,14 +72,21 @@ class PictureMaker:
 
     def embed(self, prompts: Sequence[str]) -> list[Request]:
         """Embeddings of prompts, each encoded once, as requests with the seed 0."""
-        missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._embedded]
-        for first in range(0, len(missing), 64):
-            part = missing[first : first + 64]
+        found = {prompt: self._embedded[prompt] for prompt in prompts if prompt in self._embedded}
+        missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in found]
+        for first in range(0, len(missing), ENCODED_TOGETHER):
+            part = missing[first : first + ENCODED_TOGETHER]
             encoded = self.encoder.encode(part)
             for row, prompt in enumerate(part):
-                pooled = None if encoded.pooled is None else encoded.pooled[row]
-                self._embedded[prompt] = Request(encoded.embeddings[row], seed=0, pooled=pooled)
-        return [self._embedded[prompt] for prompt in prompts]
+                # A view would keep the whole batch.
+                pooled = None if encoded.pooled is None else encoded.pooled[row].clone()
+                found[prompt] = Request(encoded.embeddings[row].clone(), seed=0, pooled=pooled)
+        for prompt, request in found.items():
+            self._embedded[prompt] = request
+            self._embedded.move_to_end(prompt)
+        while len(self._embedded) > KEPT_EMBEDDINGS:
+            self._embedded.popitem(last=False)
+        return [found[prompt] for prompt in prompts]
 
     @torch.no_grad()
     def make(
@@ -97,6 +110,7 @@ class PictureMaker:
         Returns:
             ``[n, 3, h, w]`` in [0, 1].
         """
+        *own, empty = self.embed([*(row.prompt for row in prompts), ""])
         requests = [
             replace(
                 embedded,
@@ -104,6 +118,6 @@ class PictureMaker:
                 seed=seed,
                 guidance_scale=row.guidance_scale,
             )
-            for embedded, seed, row in zip(self.embed([row.prompt for row in prompts]), seeds, prompts, strict=True)
+            for embedded, seed, row in zip(own, seeds, prompts, strict=True)
         ]
-        return generate(self.pipeline, requests, self.embed([""])[0], sampling, on_batch)
+        return generate(self.pipeline, requests, empty, sampling, on_batch)

@@ -33,6 +33,9 @@ def erase(
     lamb: float = 0.1,
     regular_scale: float = 0.1,
     regularizer: str = "norm",
+    editor: str = "uce",
+    erased_rank: int | float | None = None,
+    shrinkage: float = 3.0,
     accumulate: bool = False,
     tokens: str = "aligned",
     projections: str = "kv",
@@ -63,6 +66,9 @@ def erase(
         lamb: λ₂.
         regular_scale: λ.
         regularizer: of the derivation.
+        editor: ``uce``, or ``projection``, whose map is singular.
+        erased_rank: of the editor ``projection``.
+        shrinkage: of the editor ``projection``.
         accumulate: hold what earlier epochs erased.
         tokens: positions that epoch 0 edits.
         projections: ``kv``, ``k`` or ``v``.
@@ -90,6 +96,9 @@ def erase(
         lamb=lamb,
         regular_scale=regular_scale,
         regularizer=regularizer,
+        editor=editor,
+        erased_rank=erased_rank,
+        shrinkage=shrinkage,
         accumulate=accumulate,
         tokens=tokens,
         projections=projections,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -13,16 +13,19 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from rece_lightning.core import diagnostics
+from rece_lightning.core.budget import residual_figures
 from rece_lightning.core.derive import REGULARIZERS, SURROGATE_ITEMS
-from rece_lightning.core.edit import EDITORS, TECHNIQUES, EditScales
+from rece_lightning.core.edit import TECHNIQUES, EditScales
+from rece_lightning.core.editors import EDITORS, check_editor
 from rece_lightning.core.embedding_map import AnyMap, EmbeddingMap, LayerMaps
 from rece_lightning.core.errors import ConfigurationError, check_choice, check_number, nearest
 from rece_lightning.core.gram import Gram
 from rece_lightning.core.loop import EpochRecord, LoopSettings, RECELoop
-from rece_lightning.core.moments import Moments
+from rece_lightning.core.projection import Projection, check_rank
 from rece_lightning.data import PromptBatch
-from rece_lightning.evidence import EncodedPair, encode_pairs, gather_evidence
+from rece_lightning.evidence import EncodedPair, encode_pairs
 from rece_lightning.exports.erasure import Erasure
+from rece_lightning.gathering import PromptSums, too_long
 from rece_lightning.generation import PictureMaker
 from rece_lightning.models.adapter import open_adapter
 from rece_lightning.models.base import BaseModel
@@ -32,9 +35,11 @@ from rece_lightning.models.pipelines import Sampling, load_pipeline, put_weights
 from rece_lightning.models.projections import KINDS, check_layers
 from rece_lightning.models.text import TOKEN_RULES, PromptEncoder
 from rece_lightning.placement import Placement
+from rece_lightning.preserving import choose_preserved
 from rece_lightning.prompts import EvaluationPrompt
+from rece_lightning.ranks import agreed, gathered, rank_and_world
 from rece_lightning.runs.resuming import check_map_fits, check_same_run, check_work_left, only_the_end_is_left
-from rece_lightning.runs.stored import restore_moments, store_evidence
+from rece_lightning.runs.stored import restore_moments
 from rece_lightning.trainer_rules import check_trainer
 from rece_lightning.version import __version__
 
@@ -43,6 +48,8 @@ DECISIVE = (
     "erase_scale", "preserve_scale", "lamb", "regular_scale", "regularizer", "surrogate_items", "technique", "editor",
     "accumulate", "first_edit", "tokens", "projections", "layers",
 )  # fmt: skip
+# Beside these, what an editor alone reads.
+OF_EDITOR = {"projection": ("erased_rank", "shrinkage")}
 
 
 class ClosedFormOptimizer(torch.optim.Optimizer):
@@ -84,7 +91,12 @@ class RECE(LightningModule):
         regularizer: ``norm`` (the paper's), ``standard`` or ``surrogate``.
         surrogate_items: which of the surrogate's two penalties count: ``first``, ``second``, ``both``.
         technique: ``replace``, or ``tensor``, which keeps one map a layer.
-        editor: the closed-form edit inside the loop.
+        editor: the closed-form edit inside the loop: ``uce``, or ``projection``, a singular map that takes the
+            concepts' differences to their targets out of every embedding's reach; the three scales do not enter it.
+        erased_rank: of the editor ``projection``: how many leading directions of the differences it takes out, over all
+            concepts; one for every erased prompt unless given; below 1, as few as hold that share of them.
+        shrinkage: κ of the editor ``projection``: a larger one makes what it takes out the more visible to keys and
+            values, and moves kept prompts the more.
         accumulate: true: every epoch's edit also holds what earlier epochs erased; false is the published
             loop.
         first_edit: scales of epoch 0 where they differ, such as ``{preserve_scale: 1.0, lamb: 0.5}``.
@@ -113,6 +125,8 @@ class RECE(LightningModule):
         surrogate_items: str = "both",
         technique: str = "replace",
         editor: str = "uce",
+        erased_rank: int | float | None = None,
+        shrinkage: float = 3.0,
         accumulate: bool = False,
         first_edit: dict[str, float] | None = None,
         tokens: str = "aligned",
@@ -131,6 +145,10 @@ class RECE(LightningModule):
         check_choice("model.surrogate_items", surrogate_items, SURROGATE_ITEMS)
         check_choice("model.technique", technique, TECHNIQUES)
         check_choice("model.editor", editor, EDITORS)
+        check_editor("model.", editor, technique=technique, first_edit=first_edit)
+        if erased_rank is not None:
+            check_rank("model.erased_rank", erased_rank)
+        check_number("model.shrinkage", shrinkage, positive=True)
         check_choice("model.tokens", tokens, TOKEN_RULES)
         check_choice("model.projections", projections, KINDS)
         check_layers(layers)
@@ -149,6 +167,8 @@ class RECE(LightningModule):
             regularizer=regularizer,
             surrogate_items=surrogate_items,
             technique=technique,
+            editor=editor,
+            projection=Projection(erased_rank, shrinkage),
             accumulate=accumulate,
         )
         self.placement = Placement()
@@ -167,10 +187,7 @@ class RECE(LightningModule):
         self._base: BaseModel | None = None
         self._tools: dict[str, Any] = {}
         self._loop: RECELoop | None = None
-        self._pairs: list[EncodedPair] = []
-        self._first_prompt = ""
-        self._kept: list[Tensor] = []
-        self._held_out: list[Tensor] = []
+        self._sums: PromptSums | None = None
         self._summary: dict[str, Any] = {}
         self._restored: dict[str, Any] | None = None
 
@@ -182,6 +199,11 @@ class RECE(LightningModule):
         if self._base is None:
             self._base = find_base(*(self.hparams[key] for key in ("pretrained", "revision", "variant", "config")))
         return self._base
+
+    @property
+    def decisive(self) -> tuple[str, ...]:
+        """Names of the settings that decide the result."""
+        return DECISIVE + OF_EDITOR.get(self.hparams["editor"], ())
 
     @property
     def names(self) -> list[str]:
@@ -238,18 +260,33 @@ class RECE(LightningModule):
     def loop(self) -> RECELoop:
         """The loop with its evidence: after epoch 0, or rebuilt from a checkpoint."""
         if self._loop is None:
-            if not self._pairs:
-                raise ConfigurationError("data.concepts: no prompt was encoded; is the data empty?")
-            device = self.placement.device_of("algebra", self.device)
-            evidence = gather_evidence(
-                self._pairs,
-                self._kept,
-                self.hparams["tokens"],
-                device,
-                keep_prompts=self.hparams["technique"] == "tensor",
-            )
-            self._loop = RECELoop(self.gram, evidence, self.settings)
+            self._loop = RECELoop(self.gram, self.sums.evidence(self.gram.width), self.settings)
         return self._loop
+
+    @property
+    def sums(self) -> PromptSums:
+        """What the encoded prompts say so far. With several ranks each holds its share until the loop begins."""
+        if self._sums is None:
+            self._sums = self._no_prompts(shared=rank_and_world()[1] > 1)
+        return self._sums
+
+    def _no_prompts(self, *, shared: bool = False) -> PromptSums:
+        device = self.placement.device_of("algebra", self.device)
+        whole = self.hparams["technique"] == "tensor"  # every rank encodes all
+        return PromptSums(self.hparams["tokens"], device, keep_prompts=whole, shared=shared and not whole)
+
+    @property
+    def erased_prompts(self) -> list[str]:
+        """What is erased, prompt by prompt."""
+        return [row["prompt"] for row in self._summary["erased"]]
+
+    @property
+    def pairs(self) -> list[EncodedPair]:
+        """Erased prompts with their targets, encoded; encoded anew where a checkpoint holds their moments alone."""
+        if self._sums is not None and self._sums.in_rows:
+            return self._sums.pairs
+        columns = ([row[key] for row in self._summary["erased"]] for key in ("prompt", "target", "weight"))
+        return encode_pairs(self.encoder, *columns)
 
     def release(self, *parts: str) -> None:
         """Let go of loaded parts: ``encoder``, ``pictures``, ``gram``. They load again when needed."""
@@ -288,12 +325,19 @@ class RECE(LightningModule):
             self.check_adapter(stage)
             _ = self.names
         if stage == "fit" and self._restored is None:
-            self._pairs, self._kept, self._held_out = [], [], []
-            self._loop, self.first_maps, self.history = None, None, []
+            self._loop, self.first_maps, self.history, self._sums = None, None, [], None
             self.release("held_out_moments", "residual_unedited")
         data = getattr(trainer, "datamodule", None)
+        if stage == "fit" and trainer is not None and trainer.ckpt_path is None and self._restored is None:
+            self._choose_preserved(data)
         if data is not None and hasattr(data, "summary"):
             self._summary = data.summary()
+
+    def _choose_preserved(self, data: Any) -> None:
+        """``data.preserve: auto``; a run that goes on keeps what it chose."""
+        if getattr(data, "vocabulary", None) is not None:
+            rule = self.hparams["tokens"]
+            data.choose(gathered(choose_preserved(data, self.encoder, self.gram, self.settings, rule))[0])
 
     def configure_optimizers(self) -> ClosedFormOptimizer:
         """The optimizer whose step is an epoch's edit."""
@@ -309,19 +353,21 @@ class RECE(LightningModule):
             optimizer = self.optimizers()
             optimizer.step()  # type: ignore[union-attr]
 
-    def validation_step(self, batch: tuple[EvaluationPrompt, ...], batch_idx: int) -> dict[str, Any]:
+    def validation_step(self, batch: tuple[EvaluationPrompt, ...], batch_idx: int) -> dict[str, Any] | None:
         """Generate for prompts with the edited model (the base model, when nothing was edited)."""
         return self._generate(batch)
 
-    def test_step(self, batch: tuple[EvaluationPrompt, ...], batch_idx: int) -> dict[str, Any]:
+    def test_step(self, batch: tuple[EvaluationPrompt, ...], batch_idx: int) -> dict[str, Any] | None:
         """As ``validation_step``."""
         return self._generate(batch)
 
-    def predict_step(self, batch: tuple[EvaluationPrompt, ...], batch_idx: int) -> dict[str, Any]:
+    def predict_step(self, batch: tuple[EvaluationPrompt, ...], batch_idx: int) -> dict[str, Any] | None:
         """As ``validation_step``: prompts, seeds and pictures ``[n, 3, h, w]`` in [0, 1]."""
         return self._generate(batch)
 
-    def _generate(self, batch: tuple[EvaluationPrompt, ...]) -> dict[str, Any]:
+    def _generate(self, batch: tuple[EvaluationPrompt, ...]) -> dict[str, Any] | None:
+        if not batch:
+            return None  # there are fewer batches than ranks
         if self.drawn is not None:
             return self.drawn(batch)
         maps = self.maps if self._restored is not None or self._loop is not None else None
@@ -345,17 +391,19 @@ class RECE(LightningModule):
     # The epoch
 
     def _encode(self, batch: PromptBatch) -> None:
-        """Encode a batch's prompts once and keep the rows."""
-        for prompt in dict.fromkeys([*batch.prompts, *batch.targets]):
-            lost = self.encoder.cut(prompt)
-            if lost:
-                self.print(f"Warning: {prompt!r} is longer than the tokenizer takes; cut: {lost!r}.")
+        """Encode a batch's prompts once and count them, where it is this rank's turn."""
+        sums, (rank, world) = self.sums, rank_and_world()
+        if not batch.prompts or (sums.shared and batch.number % world != rank):
+            return
+        encoder = self.encoder
+        for prompt, lost in too_long(encoder, [*batch.prompts, *batch.targets]).items():
+            print(f"Warning: {prompt!r} is longer than the tokenizer takes; cut: {lost!r}.")
         if batch.kind == "erased":
-            self._first_prompt = self._first_prompt or batch.prompts[0]
-            self._pairs += encode_pairs(self.encoder, list(batch.prompts), list(batch.targets), list(batch.weights))
+            pairs = encode_pairs(encoder, list(batch.prompts), list(batch.targets), list(batch.weights))
+            sums.add_pairs(batch.prompts, pairs)
         else:
-            rows = list(self.encoder.encode(list(batch.prompts)).embeddings)
-            (self._kept if batch.kind == "preserved" else self._held_out).extend(rows)
+            rows = list(encoder.encode(list(batch.prompts)).embeddings)
+            (sums.add_kept if batch.kind == "preserved" else sums.add_held_out)(rows)
 
     @torch.no_grad()
     def _edit(self) -> None:
@@ -363,6 +411,7 @@ class RECE(LightningModule):
         started = time.perf_counter()
         loop = self.loop
         record = loop.run_epoch()
+        self._agree(loop)
         seconds = time.perf_counter() - started
         if loop.epoch == 1:
             self.first_maps = loop.maps
@@ -370,12 +419,20 @@ class RECE(LightningModule):
         self.history.append(figures)
         self.log_dict(figures, on_step=False, on_epoch=True, batch_size=1)
 
+    def _agree(self, loop: RECELoop) -> None:
+        """Every rank goes on with the same bits."""
+        maps = loop.maps
+        first = agreed(maps.matrix if isinstance(maps, EmbeddingMap) else maps.matrices)
+        if first is not None:
+            loop.maps = type(maps)(first)
+
     def measure(self, record: EpochRecord) -> dict[str, float]:
         """What can be said of an epoch without an image; see ``core/diagnostics.py`` for each figure."""
         loop, gram = self.loop, self.gram
         evidence, attacker = loop.evidence, self.hparams["attacker_scale"]
         figures: dict[str, float] = {}
-        if isinstance(loop.maps, EmbeddingMap):
+        # The objective is UCE's.
+        if isinstance(loop.maps, EmbeddingMap) and self.hparams["editor"] == "uce":
             before, after = diagnostics.edit_objectives(gram, record.before, record.step, record.moments, record.scales)
             figures |= {"objective_before": before, "objective_after": after}
         whole = evidence.whole
@@ -390,6 +447,7 @@ class RECE(LightningModule):
             "regeneration_residual": diagnostics.regeneration_residual(gram, loop.maps, whole.erased, attacker),
             "regeneration_residual_unedited": self._residual_unedited(),
             "mapped_residual": diagnostics.mapped_residual(gram, whole),
+            **residual_figures(gram, loop.maps, whole.erased),
             "map_change": size.change_norm,
             "map_rank": float(size.rank),
             "map_condition": size.condition,
@@ -458,7 +516,7 @@ class RECE(LightningModule):
             "base": self.base.name,
             "fingerprint": self.fingerprint,
             "concepts": self._summary,
-            "settings": {key: self.hparams[key] for key in DECISIVE},
+            "settings": {key: self.hparams[key] for key in self.decisive},
             "epochs": len(self.history),
             "version": __version__,
         }
@@ -479,31 +537,31 @@ class RECE(LightningModule):
             **self.description(),
         }
 
-    def _probe(self) -> dict[str, Any]:
+    def _probe(self) -> dict[str, Any] | None:
         """One prompt with its embedding: tells whether another model's text encoder is the same one."""
-        if self._restored is not None:
-            return self._restored["probe"]
-        return {"prompt": self._first_prompt, "embedding": self._pairs[0].concept.cpu()}
+        return self.sums.probe if self._restored is None else self._restored["probe"]
 
     def _stored_evidence(self) -> dict[str, Any]:
         """See :func:`rece_lightning.runs.stored.store_evidence`."""
-        if self._restored is not None and not self._pairs:
+        if self._restored is not None and self._sums is None:
             return self._restored["evidence"]  # resumed from moments: there are no rows
-        needs_rows = self.hparams["technique"] == "tensor"
-        return store_evidence(
-            self._pairs, self._kept, self._held_out, self.loop.evidence, self._held_out_moments(), needs_rows
-        )
+        evidence = self.loop.evidence
+        return {**self.sums.stored(evidence, self._held_out_moments()), "prompts": evidence.prompts}
 
     def restore_evidence(self, stored: dict[str, Any]) -> None:
         """Take back what a checkpoint holds of the prompts: a loop that has run no epoch."""
         device = self.placement.device_of("algebra", self.device)
-        self._loop = None
+        self._loop = self._sums = None
         if "pairs" in stored:
-            self._pairs = [EncodedPair(**pair) for pair in stored["pairs"]]
-            self._kept, self._held_out = list(stored["kept"]), list(stored["held_out"])
+            # All of them are here: there is nothing to sum over ranks.
+            self._sums = self._no_prompts()
+            self._sums.add_pairs([], [EncodedPair(**pair) for pair in stored["pairs"]])
+            self._sums.add_kept(stored["kept"])
+            self._sums.add_held_out(stored["held_out"])
             return
         self._tools["held_out_moments"] = stored["held_out_moments"].to(device)
-        self._loop = RECELoop(self.gram, restore_moments(stored, device), self.settings)
+        evidence = replace(restore_moments(stored, device), prompts=stored.get("prompts", 1))
+        self._loop = RECELoop(self.gram, evidence, self.settings)
 
     def adopt(self, state: dict[str, Any], *, reuse_map: bool) -> None:
         """Take the erasure of a checkpoint that was made from another model with the same text encoder.
@@ -525,15 +583,14 @@ class RECE(LightningModule):
     def _held_out_moments(self) -> Tensor:
         """``P_h`` of held-out prompts, of the preserved ones where there are none; computed once."""
         if "held_out_moments" not in self._tools:
-            rows = self._held_out or self._kept
-            device, width = self.gram.total.device, self.gram.width
-            stacked = torch.cat(rows).to(device) if rows else torch.zeros(0, width, device=device)
-            self._tools["held_out_moments"] = Moments.preserving(stacked).preserved
+            self._tools["held_out_moments"] = self.sums.held_out_moments(self.gram.width)
         return self._tools["held_out_moments"]
 
     def check_same_run(self, state: dict[str, Any], data: Any = None) -> None:
         """Refuse the state of another run: see ``resuming.py``."""
-        check_same_run(self, state, data.summary() if hasattr(data, "summary") else None, DECISIVE)
+        if hasattr(data, "take_chosen"):
+            data.take_chosen(state["concepts"])
+        check_same_run(self, state, data.summary() if hasattr(data, "summary") else None, self.decisive)
         check_map_fits(self, state)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

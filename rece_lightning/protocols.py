@@ -2,14 +2,13 @@
 
 A protocol file is a piece of a configuration: prompts of ``data.validation`` and one callback ``Evaluation``. Where the
 prompts may not be shipped, ``prompts`` says where they come from and which columns are read. ``metrics`` names the
-classes whose figures belong to the protocol beside the detections.
+classes whose figures belong to the protocol beside the detections; they become ``Evaluation.metrics``.
 """
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import yaml
 
 from rece_lightning.core.errors import ConfigurationError, nearest
+from rece_lightning.flags import configurations, is_value_of_config, last_said, parse_value, take_flags
 from rece_lightning.verbs import PACKAGE
 
 FOLDER = PACKAGE / "configs" / "protocols"
@@ -92,7 +92,7 @@ def expand_flags(argv: Sequence[str]) -> list[str]:
     Raises:
         ConfigurationError: for an unknown protocol, one whose prompts are not given, and a flag where it means nothing.
     """
-    given, rest = _take(argv, FLAGS)
+    given, rest = take_flags(argv, FLAGS)
     if not given:
         return list(argv)
     verb = rest[0] if rest else ""
@@ -101,27 +101,24 @@ def expand_flags(argv: Sequence[str]) -> list[str]:
             where = "fit, validate and test" if flag == "--protocol" else "validate and test"
             raise ConfigurationError(f"{flag}: it is understood by {where}, not by {verb or 'nothing'}.")
     protocol = load_protocol(given["--protocol"]) if "--protocol" in given else None
-    if protocol is not None and protocol.metrics:
-        others = ", ".join(one["class_path"].rsplit(".", 1)[-1] for one in protocol.metrics)
-        print(f"--protocol {protocol.name}: {verb} measures detections; {others}: see the file", file=sys.stderr)
-    configs = _configurations(rest)
-    explicit, rest = _take(rest, ("--trainer.callbacks",))
+    configs = configurations(rest)
+    explicit, rest = take_flags(rest, ("--trainer.callbacks",))
     asked = {flag.removeprefix("--"): value for flag, value in given.items() if flag != "--protocol"}
-    written = _parse("--trainer.callbacks", explicit["--trainer.callbacks"]) if explicit else None
-    callbacks = _last(configs, "trainer", "callbacks") if written is None else written
+    written = parse_value("--trainer.callbacks", explicit["--trainer.callbacks"]) if explicit else None
+    callbacks = last_said(configs, "trainer", "callbacks") if written is None else written
     settings = ["--trainer.callbacks=" + json.dumps(_merged(callbacks, protocol, asked, explicit=written is not None))]
     if protocol is not None and "--images" not in given:
         field = "test" if verb == "test" else "validation"
-        own = _take(rest, (f"--data.{field}",))[0]
+        own = take_flags(rest, (f"--data.{field}",))[0]
         if protocol.prompts is not None and not own:
             settings.append(f"--data.{field}=" + json.dumps(protocol.prompts))
-        elif protocol.prompts is None and not own and not isinstance(_last(configs, "data", field), str):
+        elif protocol.prompts is None and not own and not isinstance(last_said(configs, "data", field), str):
             raise ConfigurationError(
                 f"--protocol: {protocol.name}: its prompts do not ship; get them from {protocol.source} and give "
                 f"--data.{field} PATH_OF_THE_CSV."
             )
     # After the configurations, before what else the command line says.
-    after = max((place + 1 for place, word in enumerate(rest) if _is_value_of_config(rest, place)), default=1)
+    after = max((place + 1 for place, word in enumerate(rest) if is_value_of_config(rest, place)), default=1)
     return [*rest[:after], *settings, *rest[after:]]
 
 
@@ -131,7 +128,9 @@ def _merged(callbacks: Any, protocol: Protocol | None, asked: dict[str, Any], *,
     named = [one if isinstance(one, dict) else {"class_path": one} for one in listed]
     own: dict[str, Any] = next((one for one in named if _is_evaluation(one)), {"class_path": EVALUATION})
     said = dict(own.get("init_args") or {})
-    ours = protocol.arguments if protocol is not None else {}
+    ours = dict(protocol.arguments) if protocol is not None else {}
+    if protocol is not None and protocol.metrics:
+        ours["metrics"] = list(protocol.metrics)
     arguments = {**ours, **said} if explicit else {**said, **ours}
     others = [one for one in named if not _is_evaluation(one)]
     return [*others, {"class_path": own["class_path"], "init_args": {**arguments, **asked}}]
@@ -140,48 +139,3 @@ def _merged(callbacks: Any, protocol: Protocol | None, asked: dict[str, Any], *,
 def _is_evaluation(callback: Any) -> bool:
     path = callback.get("class_path") if isinstance(callback, dict) else callback
     return isinstance(path, str) and path.rsplit(".", 1)[-1] == EVALUATION
-
-
-def _take(argv: Sequence[str], flags: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Values of some flags, the last one each, and the arguments without them.
-
-    Raises:
-        ConfigurationError: for a flag without a value.
-    """
-    found: dict[str, str] = {}
-    rest: list[str] = []
-    words = iter(argv)
-    for word in words:
-        flag, equals, value = word.partition("=")
-        if flag not in flags:
-            rest.append(word)
-            continue
-        if not equals:
-            value = next(words, "")
-        if not value or (not equals and value.startswith("--")):
-            raise ConfigurationError(f"{flag}: no value given; write {flag} VALUE.")
-        found[flag] = value
-    return found, rest
-
-
-def _is_value_of_config(argv: Sequence[str], place: int) -> bool:
-    word = argv[place]
-    return word.startswith(("--config=", "-c=")) or (place > 0 and argv[place - 1] in ("--config", "-c"))
-
-
-def _configurations(argv: Sequence[str]) -> list[dict[str, Any]]:
-    paths = [word.split("=", 1)[-1] for place, word in enumerate(argv) if _is_value_of_config(argv, place)]
-    return [yaml.safe_load(Path(path).read_text(encoding="utf-8-sig")) for path in paths]
-
-
-def _last(configs: Sequence[dict[str, Any]], section: str, key: str) -> Any:
-    """What the last configuration that says it says."""
-    says: Callable[[dict[str, Any]], bool] = lambda config: key in (config.get(section) or {})  # noqa: E731
-    return next((config[section][key] for config in reversed(configs) if says(config)), None)
-
-
-def _parse(field: str, value: str) -> Any:
-    try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"{field}: {value!r} is no YAML ({' '.join(str(error).split())}).") from error

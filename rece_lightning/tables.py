@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from rece_lightning.core.errors import ConfigurationError, nearest
 
@@ -12,7 +14,12 @@ LARGEST = 64 << 20
 
 
 def read_table(field: str, path: str | Path, required: str = "prompt") -> list[dict[str, str]]:
-    """Rows of a CSV file in UTF-8, with or without a byte-order mark.
+    """All rows of a CSV file; see :func:`read_rows`."""
+    return [row for _, row in read_rows(field, path, required)]
+
+
+def read_rows(field: str, path: str | Path, required: str = "prompt") -> Iterator[tuple[int, dict[str, str]]]:
+    """Line number and row of a CSV file in UTF-8, with or without a byte-order mark, one at a time.
 
     Args:
         field: the setting that named the file, for the messages.
@@ -27,38 +34,53 @@ def read_table(field: str, path: str | Path, required: str = "prompt") -> list[d
     try:
         if file.stat().st_size > LARGEST:
             raise ConfigurationError(f"{field}: {file} has {file.stat().st_size:,} bytes; give at most {LARGEST:,}.")
-        text = file.read_text(encoding="utf-8-sig")
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            yield from _rows(field, file, _text_lines(field, file, stream), required)
     except UnicodeDecodeError as error:
         raise ConfigurationError(
-            f"{field}: {file} is not UTF-8 (byte {error.start}); save it as UTF-8 (in a spreadsheet: 'CSV UTF-8')."
+            f"{field}: {file} is not UTF-8 (byte {_first_wrong_byte(file, error)}); save it as UTF-8 (in a "
+            "spreadsheet: 'CSV UTF-8')."
         ) from error
     except OSError as error:
         raise ConfigurationError(f"{field}: {file} cannot be read ({error.strerror}); give a path to a CSV.") from error
-    if "\x00" in text:
-        raise ConfigurationError(f"{field}: {file} is not UTF-8 text (it holds zero bytes); save it as UTF-8.")
-    try:
-        return _rows(field, file, text, required)
     except csv.Error as error:
         raise ConfigurationError(f"{field}: {file} is no CSV ({error}); save it anew from a spreadsheet.") from error
 
 
-def _rows(field: str, file: Path, text: str, required: str) -> list[dict[str, str]]:
-    reader = csv.DictReader(text.splitlines())
+def _text_lines(field: str, file: Path, stream: TextIO) -> Iterator[str]:
+    for line in stream:
+        if "\x00" in line:
+            raise ConfigurationError(f"{field}: {file} is not UTF-8 text (it holds zero bytes); save it as UTF-8.")
+        yield line
+
+
+def _first_wrong_byte(file: Path, error: UnicodeDecodeError) -> int:
+    """Of the whole file: the error counts from the piece that was being read."""
+    try:
+        file.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as whole:
+        return whole.start
+    return error.start
+
+
+def _rows(field: str, file: Path, lines: Iterator[str], required: str) -> Iterator[tuple[int, dict[str, str]]]:
+    reader = csv.DictReader(lines)
     columns = [column.strip() for column in reader.fieldnames or []]
     if not columns:
         raise ConfigurationError(f"{field}: {file} is empty; it needs a column {required!r} and at least one row.")
     if required not in columns:
         raise ConfigurationError(f"{field}: {file} has no column {required!r}; {nearest(required, columns)}.")
     reader.fieldnames = columns
-    rows = []
+    empty = True
     for row in reader:
-        rows.append({key: (value or "").strip() for key, value in row.items() if isinstance(key, str)})
-        if not rows[-1][required]:
+        empty = False
+        values = {key: (value or "").strip() for key, value in row.items() if isinstance(key, str)}
+        if not values[required]:
             where = f"{file}, line {reader.line_num}"
             raise ConfigurationError(f"{field}: {where}: blank {required}; fill or delete the row.")
-    if not rows:
+        yield reader.line_num, values
+    if empty:
         raise ConfigurationError(f"{field}: {file} has a header and no row; add at least one.")
-    return rows
 
 
 def number_in(field: str, value: str, where: str) -> float:

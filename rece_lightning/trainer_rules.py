@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.strategy import NAME, works
 
 # Lightning's max_epochs where nobody gave one.
 DEFAULT_EPOCHS = 1000
@@ -14,13 +15,10 @@ def check_trainer(trainer: Any, stage: str) -> None:
     """Refuse trainers under which the closed form would be wrong.
 
     Raises:
-        ConfigurationError: for a precision, a number of epochs or of processes that cannot be.
+        ConfigurationError: for a precision, a strategy or a number of epochs that cannot be.
     """
     check_precision(trainer.precision)
-    if trainer.world_size > 1:
-        raise ConfigurationError(
-            f"trainer.devices: {trainer.world_size} processes; this version edits on one. Use --trainer.devices 1."
-        )
+    check_strategy(trainer)
     if stage == "fit":
         check_epochs(trainer.max_epochs)
         # A whole number counts batches: 1 is the first of them alone.
@@ -30,6 +28,23 @@ def check_trainer(trainer: Any, stage: str) -> None:
                 f"trainer.max_steps: {trainer.max_steps}, trainer.limit_train_batches: {trainer.limit_train_batches}; "
                 "prompts would be left out of the edit. Leave both out (and fast_dev_run)."
             )
+
+
+def check_strategy(trainer: Any) -> None:
+    """Refuse strategies that wrap or shard the module: there is no parameter in it, and no gradient.
+
+    Raises:
+        ConfigurationError: naming the one that works.
+    """
+    strategy = trainer.strategy
+    if works(strategy):
+        return
+    named = getattr(strategy, "strategy_name", None) or type(strategy).__name__
+    given = named.removesuffix("Strategy").lower()
+    raise ConfigurationError(
+        f"trainer.strategy: {given!r} wraps or shards a module with gradients, and the closed form has none; give "
+        f"strategy: {NAME} (in the command also strategy: auto, which is the same with several processes)."
+    )
 
 
 def check_precision(precision: Any) -> None:

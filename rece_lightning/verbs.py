@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parent
 VERBS = {
     "fit": "erase: epoch 0 edits, later epochs derive and edit",
     "validate": "measure what is erased and what is kept",
-    "test": "the same on the test prompts",
+    "test": "the same on the test prompts, and attacks",
     "predict": "generate pictures for a prompt file",
 }
 # These need no trainer.
@@ -38,6 +38,8 @@ def overview() -> str:
     protocols = sorted(path.stem for path in (PACKAGE / "configs" / "protocols").glob("*.yaml"))
     lines += ["measure by a protocol: rece validate --config CONFIG --ckpt_path RUN --protocol " + "|".join(protocols)]
     lines += ["measure pictures that exist: rece validate --config CONFIG --images FOLDER [--prompts CSV]"]
+    lines += ["attack a run: rece test --config CONFIG --ckpt_path RUN --attacks paraphrase,mma,derived,..."]
+    lines += ["say what needs no picture: rece test --ckpt_path RUN --certificate --scan"]
     lines += ["every option of a verb: rece fit --help"]
     lines += ["go on with a stopped run: rece fit --config CONFIG --ckpt_path last"]
     lines += ["the configuration as it is: rece fit --config CONFIG --print_config"]

@@ -486,7 +486,7 @@ def test_a_precision_that_rounds_the_algebra(refused: Callable[..., str], value:
     [
         ("accelerator", "tpuu", ["'tpuu'", "cpu"]),
         ("devices", 0, ["devices=0"]),
-        ("devices", 2, ["trainer.devices: 2", "--trainer.devices 1"]),
+        ("strategy", "ddp", ["trainer.strategy: 'ddp'", "strategy: auto"]),
         ("strategy", "foo", ["'foo'", "auto"]),
     ],
 )

@@ -14,16 +14,19 @@ import torch
 import yaml
 from PIL import Image
 
-from rece_lightning.metrics import EmojiDetector, Share
+from rece_lightning.metrics import EmojiDetector, Figure, Share
 from rece_lightning.prompts import EvaluationPrompt
 from rece_lightning.reporting.balance import balance_draws, central_interval
 from rece_lightning.reporting.comparison import FIRST, ORIGINAL, Column, Comparison
 from rece_lightning.reporting.confusion import concept_rows
 from rece_lightning.reporting.counts import Count, counts_of, read_counts, write_counts
 from rece_lightning.reporting.page import reproducing_commands
+from rece_lightning.reporting.quality import QualityLine, write_quality
 from rece_lightning.reporting.sheets import read_tiles, save_sheet, sheet_path
 from rece_lightning.reporting.side_by_side import states_table
 from rece_lightning.reporting.states import Shot, State, best_balance, best_share
+from rece_lightning.runs.comparing import compared_states
+from rece_lightning.runs.results import Results
 from tests.command import run_command, write_config
 
 PROMPTS = 12
@@ -225,6 +228,39 @@ def test_a_page_of_two_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert any(str(Share(0, 12)) in bold for bold in page.bold)
     again = run_command(capsys, "compare", first, "--output", tmp_path / "compare.html")
     assert (again.code, "--overwrite" in again.err) == (2, True)
+
+
+def test_quality_stands_beside_the_detections(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def lines(value: float, protocol: str) -> list[QualityLine]:
+        figure = Figure("kept", value, 12, "95 % t", (value - 0.5, value + 0.5))
+        return [QualityLine("rece", "clip_score", protocol, "", figure)]
+
+    first = make_run(tmp_path / "a", {"original": state("", 12, 12), "rece": state("", 1, 9)}, pictures=False)
+    second = make_run(tmp_path / "b", {"rece": state("", 2, 9)}, pictures=False)
+    write_quality(lines(27.25, "clip-score x"), first / "quality.csv")
+    write_quality(lines(31.5, "clip-score y"), second / "quality.csv")
+    page = tmp_path / "page.html"
+    runs = [Results.read(first), Results.read(second)]
+    table = states_table(compared_states(runs, [*ERASED, *KEPT], []))
+    rows = {row.name.split("/")[-1]: [cell.text for cell in row.cells] for row in table.rows}
+    places = [table.headings.index(f"clip score, kept (clip-score {name})") for name in "xy"]
+    # Figures of two CLIPs are never in one column.
+    assert [rows["a)"][place] for place in places] == ["27.2 (26.8–27.8)", "–"]
+    assert [rows["b)"][place] for place in places] == ["–", "31.5 (31–32)"]
+    assert [rows["original"][place] for place in places] == ["–", "–"]
+    assert run_command(capsys, "compare", first, second, "--output", page).code == 0
+    assert "31.5 (31–32)" in page.read_text()
+    # What is of all pictures of a run says nothing of some of them.
+    fewer = State("", {shot: hit for shot, hit in state("", 2, 9).hits.items() if shot != KEPT[0]})
+    third = make_run(tmp_path / "c", {"rece": fewer}, pictures=False)
+    outcome = run_command(capsys, "compare", first, third, "--shared", "--output", page, "--overwrite")
+    assert outcome.code == 0, outcome.err
+    text = page.read_text()
+    assert "27.2 (" not in text
+    assert "What quality.csv says" in text
+    (first / "quality.csv").write_text("column\nrece\n")
+    outcome = run_command(capsys, "compare", first, "--output", tmp_path / "other.html")
+    assert (outcome.code, "quality.csv is damaged" in outcome.err) == (2, True)
 
 
 def test_runs_that_were_measured_otherwise_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

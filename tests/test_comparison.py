@@ -38,3 +38,26 @@ def test_shares_count_the_pictures_of_their_roles_and_concepts() -> None:
 
 def test_the_verdict_calls_equal_counts_no_difference() -> None:
     assert any("no difference, kept concepts" in sentence for sentence in comparison().verdict())
+
+
+def test_a_prompt_in_several_rows_is_one_prompt_of_intervals_and_tests() -> None:
+    """Rows with seeds of their own, and one row with several seeds, say the same."""
+    generator = torch.Generator().manual_seed(5)
+    names = [f"fox {number}" for number in range(7)]
+    hits = {key: torch.rand(7, 5, generator=generator) < chance for key, chance in ((ORIGINAL, 0.8), (FIRST, 0.4))}
+    whole = Comparison(tuple(EvaluationPrompt(name, "fox", "preserved") for name in names))
+    apart = Comparison(tuple(EvaluationPrompt(n, "fox", "preserved", seed=seed) for n in names for seed in range(5)))
+    for key, found in hits.items():
+        rows, seeds = tuple(row for row in range(7) for _ in range(5)), tuple(range(5)) * 7
+        pictures, flags = torch.zeros(35, 3, 2, 2), found.flatten()
+        whole.columns[key] = Column(key, key, rows, seeds, pictures, flags)
+        apart.columns[key] = Column(key, key, tuple(range(35)), seeds, pictures, flags)
+    share = apart.share(FIRST, ("kept",))
+    assert share.clusters == tuple((int(row.sum()), 5) for row in hits[FIRST])
+    assert share.interval == whole.share(FIRST, ("kept",)).interval
+    test = apart.compare(ORIGINAL, FIRST, ("kept",))
+    assert test == whole.compare(ORIGINAL, FIRST, ("kept",))
+    assert test.test == "exact sign flips over prompts"
+    # The same words for another concept are another prompt.
+    other = Comparison((EvaluationPrompt("fox", "fox"), EvaluationPrompt("fox", "red background")))
+    assert other.prompt_of(0) != other.prompt_of(1)

@@ -20,7 +20,7 @@ ALLOWED: Mapping[str, set[str]] = {
     "models": {"models", "core"},
     "emoji": {"emoji", "core"},
     "metrics": {"metrics", "core", "models", "emoji"},
-    "attacks": {"attacks", "core", "models", "emoji", "metrics"},
+    "attacks": {"attacks", "core", "models", "emoji", "metrics", "files"},
     "exports": {"exports", "core", "models", "metrics", "files", "version"},
     "reporting": {"reporting", "core", "metrics", "exports", "prompts", "files"},
 }

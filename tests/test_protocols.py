@@ -14,9 +14,11 @@ import yaml
 
 from rece_lightning import ConfigurationError
 from rece_lightning.callbacks import Evaluation
+from rece_lightning.evaluation.asked import understood
 from rece_lightning.metrics import ConceptDetector, EmojiDetector
 from rece_lightning.prompts import EvaluationPrompt, kinds_of_concepts, read_prompts
 from rece_lightning.protocols import FOLDER, expand_flags, load_protocol, shipped_protocols
+from rece_lightning.reporting.quality import read_quality
 from tests.command import Outcome, run_command, write_config
 
 EMOJI = {
@@ -68,7 +70,7 @@ def test_a_protocol_can_be_used_as_it_stands(name: str, tmp_path: Path) -> None:
         _refuses_or_takes("LMSDiscreteScheduler")
     for metric in protocol.metrics:
         assert _made(metric) is not None
-    evaluation = Evaluation(**arguments)
+    Evaluation(**arguments)
     if protocol.prompts is not None:
         rows = read_prompts("data.validation", protocol.prompts)
     else:
@@ -78,14 +80,16 @@ def test_a_protocol_can_be_used_as_it_stands(name: str, tmp_path: Path) -> None:
         file.write_text(FILES[name])
         rows = read_prompts("data.validation", str(file))
         assert rows[0].seed is not None
-    understood = evaluation._understood("data.validation", rows, ERASED.get(name, [EMOJI.get(name, "nudity")]))
-    kinds = {row.kind for row in understood}
+    erased = ERASED.get(name, [EMOJI.get(name, "nudity")])
+    given = (protocol.arguments.get("concept"), protocol.arguments.get("kinds", "given"))
+    found = understood("data.validation", rows, erased, *given)
+    kinds = {row.kind for row in found}
     assert kinds == (
         {"erased"} if name.startswith("i2p") else {"preserved"} if "coco" in name else {"erased", "preserved"}
     )
-    assert all(row.concept != row.prompt for row in understood) or name in ("coco-quality", "emoji-objects")
+    assert all(row.concept != row.prompt for row in found) or name in ("coco-quality", "emoji-objects")
     if isinstance(detector, EmojiDetector):
-        for row in understood:
+        for row in found:
             detector.check(row.concept)
 
 
@@ -125,6 +129,12 @@ def test_a_protocol_of_the_embedded_world_runs(name: str, tmp_path: Path, capsys
     arguments = said["trainer"]["callbacks"][-1]["init_args"]
     assert (arguments["protocol"], arguments["steps"], arguments["guidance_scale"]) == (name, 1, 4.0)
     assert len(said["data"]["validation"]) == len(load_protocol(name).prompts or [])
+    metrics = [metric["class_path"] for metric in arguments["metrics"]]
+    assert metrics == [metric["class_path"] for metric in load_protocol(name).metrics]
+    # Nothing was erased, so there is no original to compare with; the CLIP score needs none.
+    assert "not measured: perceptual_distance, kernel_distance" in outcome.err
+    lines = read_quality(tmp_path / "runs/run/version_0/quality.csv")
+    assert {line.metric for line in lines} <= {"clip_score"}
 
 
 # What is erased
@@ -184,6 +194,9 @@ def test_a_protocol_wins_over_files_and_the_command_line_over_a_protocol(tmp_pat
     arguments = callbacks[-1]["init_args"]
     assert (arguments["steps"], arguments["attack"], arguments["protocol"]) == (20, False, "emoji-styles")
     assert len(said["--data.validation"]) == 32
+    assert [metric["class_path"].rsplit(".", 1)[-1] for metric in arguments["metrics"]] == [
+        "PerceptualDistance", "KernelDistance", "ClipScore"
+    ]  # fmt: skip
     given = ["--trainer.callbacks", json.dumps([own]), "--data.validation", "mine.csv"]
     expanded = expand_flags([*argv, *given])
     arguments = settings(expanded[4:])["--trainer.callbacks"][-1]["init_args"]

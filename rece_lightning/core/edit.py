@@ -14,7 +14,6 @@ from rece_lightning.core.gram import Gram
 from rece_lightning.core.linalg import add_ridge, factor_positive_definite
 from rece_lightning.core.moments import Moments
 
-EDITORS = ("uce",)
 TECHNIQUES = ("replace", "tensor")
 
 

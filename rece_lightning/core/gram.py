@@ -22,6 +22,8 @@ class Gram:
     """``Σ_l W_lᵀ W_l``, ``[d, d]``, float64."""
     layers: Tensor | None = None
     """``W_lᵀ W_l`` a layer, ``[L, d, d]``: only the ``tensor`` technique needs it."""
+    outputs: int | None = None
+    """Number of outputs that were summed over, where it is known: a bound on the rounding of the sum."""
 
     @classmethod
     def of(
@@ -38,6 +40,7 @@ class Gram:
         """
         total: Tensor | None = None
         layers = []
+        outputs = 0
         for name, weight in projections:
             wide = weight.to(device).double()
             width = wide.shape[1]
@@ -51,12 +54,13 @@ class Gram:
             if keep_layers:
                 layers.append(mirror(add_product(torch.zeros_like(total), wide)))
             add_product(total, wide)
+            outputs += len(wide)
             # The diagonal of WᵀW holds NaN or infinity wherever W does: d numbers to look at, not o×d.
             if not bool(torch.isfinite(total.diagonal()).all()):
                 raise BaseModelError(f"{name} holds NaN or infinity; the checkpoint is damaged, fetch it again.")
         if total is None:
             raise BaseModelError("The model has no text-reading projection to edit.")
-        return cls(mirror(total), torch.stack(layers) if keep_layers else None)
+        return cls(mirror(total), torch.stack(layers) if keep_layers else None, outputs)
 
     @property
     def width(self) -> int:

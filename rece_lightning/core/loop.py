@@ -8,10 +8,12 @@ from typing import Any
 from torch import Tensor
 
 from rece_lightning.core.derive import Derivation, derive
-from rece_lightning.core.edit import EditScales, edit, edit_tensor
+from rece_lightning.core.edit import EditScales, edit_tensor
+from rece_lightning.core.editors import EDITORS
 from rece_lightning.core.embedding_map import AnyMap, EmbeddingMap, LayerMaps, layers_of
 from rece_lightning.core.gram import Gram
 from rece_lightning.core.moments import Moments
+from rece_lightning.core.projection import Projection
 from rece_lightning.core.row_pairs import RowPairs
 
 
@@ -26,6 +28,9 @@ class LoopSettings:
     regularizer: str = "norm"
     surrogate_items: str = "both"
     technique: str = "replace"
+    editor: str = "uce"
+    projection: Projection = field(default_factory=Projection)
+    """Of the editor ``projection``."""
     accumulate: bool = False
     """An epoch's edit also holds what earlier epochs erased; false is the published loop."""
 
@@ -44,6 +49,8 @@ class Evidence:
     first_rows: RowPairs | None = None
     """The rows of ``first``, where they are fewer than make their moments worth it."""
     whole_rows: RowPairs | None = None
+    prompts: int = 1
+    """How many prompts are erased."""
 
 
 @dataclass(frozen=True)
@@ -112,12 +119,8 @@ class RECELoop:
             step = edit_tensor(prompts, preserved, self.gram, before, scales)
             self.maps = before @ step
         else:
-            erased = self._erased(derivation)
-            if isinstance(erased, RowPairs):
-                moments, step = erased.moments(preserved), erased.edit(preserved, scales)
-            else:
-                moments = replace(erased, preserved=preserved)  # what is kept counts once
-                step = edit(moments, scales)
+            editor = EDITORS[settings.editor](settings, self.evidence)
+            moments, step = editor(self._erased(derivation), preserved, scales, self.gram, before)
             # Before the first edit the map is the identity.
             self.maps = before @ step if self.epoch else step
         self.epoch += 1

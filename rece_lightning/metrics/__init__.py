@@ -14,6 +14,7 @@ from rece_lightning.metrics.detection import (
     names_seen,
 )
 from rece_lightning.metrics.features import EmojiFeatures, FeatureNetwork, InceptionFeatures
+from rece_lightning.metrics.figure import Figure, PictureBatch, PictureMetric
 from rece_lightning.metrics.generality import Generality
 from rece_lightning.metrics.harmonic import HarmonicMean, harmonic_mean
 from rece_lightning.metrics.intervals import Share, wilson_interval
@@ -35,6 +36,7 @@ __all__ = [
     "EmojiFeatures",
     "FeatureDistance",
     "FeatureNetwork",
+    "Figure",
     "FrechetDistance",
     "Generality",
     "HarmonicMean",
@@ -50,7 +52,9 @@ __all__ = [
     "NudityCount",
     "PairedTest",
     "PerceptualDistance",
+    "PictureBatch",
     "PictureDistance",
+    "PictureMetric",
     "Share",
     "Spread",
     "ZeroShot",

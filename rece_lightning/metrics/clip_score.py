@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.metrics.clip import Clip
+from rece_lightning.metrics.figure import KEPT, NOTHING, Figure, PictureBatch
 from rece_lightning.metrics.means import PromptMean
 
 
@@ -24,6 +25,9 @@ class ClipScore(PromptMean):
     """
 
     higher_is_better = True
+    compares = NOTHING
+    # A picture that fits an erased prompt is no merit.
+    groups: tuple[tuple[str, ...], ...] = ((KEPT,),)
 
     def __init__(self, clip: Clip | None = None, prompts: int = 1, **kwargs: Any) -> None:
         super().__init__(prompts, **kwargs)
@@ -38,3 +42,22 @@ class ClipScore(PromptMean):
         vectors = self.clip.of_texts(unique)
         own = vectors[[unique.index(text) for text in texts]]
         self.add(100 * (self.clip.of_pictures(pictures).double() * own.double()).sum(1), rows)
+
+    def sized(self, prompts: int, seeds: int) -> ClipScore:
+        """An empty one for so many prompts, with the same CLIP."""
+        return ClipScore(self.clip, prompts)
+
+    def kept_of(self, pictures: Tensor) -> Tensor:
+        """Nothing: it compares a picture with its prompt."""
+        return pictures.new_zeros(len(pictures), 0)
+
+    def take_reference(self, kept: Tensor) -> None:
+        """Nothing is compared with a set."""
+
+    def take(self, batch: PictureBatch) -> None:
+        """Add the pictures of a batch."""
+        self.update(batch.pictures, batch.texts, batch.rows)
+
+    def figures(self, role: str) -> list[Figure]:
+        """The mean with its interval."""
+        return Figure.of_mean(role, self.mean())

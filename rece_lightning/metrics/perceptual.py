@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.metrics.features import EmojiFeatures, FeatureNetwork
+from rece_lightning.metrics.figure import ERASED, KEPT, PAIRS, Figure, PictureBatch
 from rece_lightning.metrics.means import PromptMean
 from rece_lightning.metrics.pixels import check_pictures
 
 
-class PictureDistance(Protocol):
-    """How far two pictures are apart, pair by pair."""
+class PictureDistance(ABC):
+    """How far two pictures are apart, pair by pair. Distances of one's own are subclasses: YAML names those."""
 
     protocol: str
 
+    @abstractmethod
+    def kept_of(self, pictures: Tensor) -> Tensor:
+        """What the distance needs of pictures ``[n, 3, h, w]`` in [0, 1]: ``[n, …]``."""
+
+    @abstractmethod
+    def between(self, first: Tensor, second: Tensor) -> Tensor:
+        """What :meth:`kept_of` gave, twice → ``[n]``, float64 on the CPU; 0 for equal pictures."""
+
     def __call__(self, first: Tensor, second: Tensor) -> Tensor:
-        """``[n, 3, h, w]`` in [0, 1], twice → ``[n]``; 0 for equal pictures."""
+        """``[n, 3, h, w]`` in [0, 1], twice → ``[n]``."""
+        return self.between(self.kept_of(first), self.kept_of(second))
 
 
-class FeatureDistance:
+class FeatureDistance(PictureDistance):
     """Protocol ``feature-distance FEATURES``: 1 − cosine of two pictures' features, 0 to 2.
 
     Stands in for LPIPS on the embedded world, whose pictures are too small and too plain for it.
@@ -32,17 +43,20 @@ class FeatureDistance:
         features: network; the embedded world's detector without it.
     """
 
-    def __init__(self, features: FeatureNetwork | None = None) -> None:
-        self.features = features if features is not None else EmojiFeatures()
+    def __init__(self, features: FeatureNetwork | nn.Module | None = None) -> None:
+        self.features = cast(FeatureNetwork, features) if features is not None else EmojiFeatures()
         self.protocol = f"feature-distance {self.features.protocol}"
 
-    def __call__(self, first: Tensor, second: Tensor) -> Tensor:
-        """``[n]``, float64 on the CPU."""
-        one, two = self.features(first).double(), self.features(second).double()
-        return 1 - torch.nn.functional.cosine_similarity(one, two)
+    def kept_of(self, pictures: Tensor) -> Tensor:
+        """The features, ``[n, d]``."""
+        return self.features(pictures)
+
+    def between(self, first: Tensor, second: Tensor) -> Tensor:
+        """``[n]``, float64."""
+        return 1 - torch.nn.functional.cosine_similarity(first.double(), second.double())
 
 
-class Lpips:
+class Lpips(PictureDistance):
     """Protocol ``lpips-alex-64``: LPIPS of AlexNet on pictures made 64×64, as RECE's released code measures artists.
 
     Needs the extra ``perceptual``; torchvision downloads AlexNet's weights. Not run by this project with real
@@ -59,16 +73,17 @@ class Lpips:
         self.protocol = f"lpips-alex-{size}" if size else "lpips-alex"
         self.network = network if network is not None else _lpips_network()
 
+    def kept_of(self, pictures: Tensor) -> Tensor:
+        """The pictures in [−1, 1], at the size that is compared."""
+        check_pictures(pictures)
+        if self.size:
+            pictures = nn.functional.interpolate(pictures.float(), (self.size, self.size), mode="bilinear")
+        return pictures.clamp(0, 1) * 2 - 1
+
     @torch.no_grad()
-    def __call__(self, first: Tensor, second: Tensor) -> Tensor:
+    def between(self, first: Tensor, second: Tensor) -> Tensor:
         """``[n]``, on the CPU."""
-        pairs = []
-        for pictures in (first, second):
-            check_pictures(pictures)
-            if self.size:
-                pictures = nn.functional.interpolate(pictures.float(), (self.size, self.size), mode="bilinear")
-            pairs.append(pictures.clamp(0, 1) * 2 - 1)
-        return self.network(*pairs).reshape(len(first)).double().cpu()
+        return self.network(first, second).reshape(len(first)).double().cpu()
 
 
 def _lpips_network() -> nn.Module:
@@ -100,6 +115,10 @@ class PerceptualDistance(PromptMean):
         prompts: how many there are, where several pictures share one.
     """
 
+    higher_is_better = None
+    compares = PAIRS
+    groups: tuple[tuple[str, ...], ...] = ((ERASED,), (KEPT,))
+
     def __init__(self, distance: PictureDistance | None = None, prompts: int = 1, **kwargs: Any) -> None:
         super().__init__(prompts, **kwargs)
         self.distance = distance if distance is not None else FeatureDistance()
@@ -112,3 +131,23 @@ class PerceptualDistance(PromptMean):
                 f"edited: {list(edited.shape)} beside {list(original.shape)}; give pairs of the same prompts and seeds."
             )
         self.add(self.distance(original, edited), rows)
+
+    def sized(self, prompts: int, seeds: int) -> PerceptualDistance:
+        """An empty one for so many prompts, with the same distance."""
+        return PerceptualDistance(self.distance, prompts)
+
+    def kept_of(self, pictures: Tensor) -> Tensor:
+        """What the distance needs of them."""
+        return self.distance.kept_of(pictures)
+
+    def take_reference(self, kept: Tensor) -> None:
+        """Nothing is compared with a set."""
+
+    def take(self, batch: PictureBatch) -> None:
+        """Add the pictures of a batch, each beside its reference."""
+        if batch.reference is not None:
+            self.add(self.distance.between(batch.reference, self.kept_of(batch.pictures)), batch.rows)
+
+    def figures(self, role: str) -> list[Figure]:
+        """The mean with its interval."""
+        return Figure.of_mean(role, self.mean())

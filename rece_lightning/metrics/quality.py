@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.kid import poly_kernel
 from torchmetrics.wrappers.abstract import WrapperMetric
 
 from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.metrics.discrepancy import squared_discrepancy
 from rece_lightning.metrics.features import EmojiFeatures, FeatureNetwork
+from rece_lightning.metrics.figure import KEPT, SETS, Figure, PictureBatch
 from rece_lightning.metrics.means import Spread
 from rece_lightning.metrics.ranks import over_ranks
 
-KERNEL_ROWS = 512
 EVERY_SEED = -1
 
 
@@ -37,10 +37,13 @@ class FrechetDistance(WrapperMetric):
     """
 
     higher_is_better = False
+    compares = SETS
+    # Erased prompts should give other pictures.
+    groups: tuple[tuple[str, ...], ...] = ((KEPT,),)
 
-    def __init__(self, features: FeatureNetwork | None = None, seeds: int = 1, **kwargs: Any) -> None:
+    def __init__(self, features: FeatureNetwork | nn.Module | None = None, seeds: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.features = features if features is not None else EmojiFeatures()
+        self.features = cast(FeatureNetwork, features) if features is not None else EmojiFeatures()
         self.protocol = f"fid {self.features.protocol}"
         self.seeds = nn.ModuleList(_frechet(self.features.num_features) for _ in range(seeds))
         self.of_all = _frechet(self.features.num_features)
@@ -54,7 +57,11 @@ class FrechetDistance(WrapperMetric):
                 seed, as real ones do.
             reference: whether these are the reference's.
         """
-        features = self.features(pictures).double().to(self.of_all.device)
+        self.add(self.features(pictures), seeds, reference=reference)
+
+    def add(self, features: Tensor, seeds: Sequence[int] | None, *, reference: bool) -> None:
+        """Add pictures by their features, ``[n, d]``; the other arguments are those of :meth:`update`."""
+        features = features.double().to(self.of_all.device)
         self.of_all.update(features, real=reference)
         places = _places(seeds, len(features), len(self.seeds))
         for place in range(len(self.seeds)):
@@ -68,6 +75,10 @@ class FrechetDistance(WrapperMetric):
 
     def compute(self) -> Tensor:
         """The distance of all pictures, float64. A RuntimeError says when a set has fewer than two."""
+        return self.whole()
+
+    def whole(self) -> Tensor:
+        """The same, whichever way the pictures came in."""
         return self.of_all.compute()
 
     def spread(self) -> Spread:
@@ -80,30 +91,66 @@ class FrechetDistance(WrapperMetric):
         for place in range(len(self.seeds)):
             self.of_seed(place).reset()
 
+    def sized(self, prompts: int, seeds: int) -> FrechetDistance:
+        """An empty one for so many seeds, with the same network."""
+        return FrechetDistance(self.features, seeds)
+
+    def kept_of(self, pictures: Tensor) -> Tensor:
+        """The features, ``[n, d]``."""
+        return self.features(pictures)
+
+    def take_reference(self, kept: Tensor) -> None:
+        """Add features of pictures that belong to every seed, such as real ones."""
+        self.add(kept, None, reference=True)
+
+    def take(self, batch: PictureBatch) -> None:
+        """Add the pictures of a batch, and their reference where they bring one."""
+        self.add(self.kept_of(batch.pictures), batch.seeds, reference=False)
+        if batch.reference is not None:
+            self.add(batch.reference, batch.seeds, reference=True)
+
+    def figures(self, role: str) -> list[Figure]:
+        """The distance of all pictures with its spread over seeds; none where a set has fewer than two."""
+        with over_ranks(self.of_all):
+            sizes = [int(getattr(self.of_all, f"{name}_features_num_samples")) for name in ("fake", "real")]
+        return _figures(self, role, *sizes)
+
 
 class KernelDistance(Metric):
     """KID, protocol ``kid FEATURES``: squared maximum mean discrepancy with the kernel ``(x·y/d + 1)³``, times 1,000.
 
     The unbiased estimate over all pictures at once, so nothing is drawn (published ones average random subsets of the
-    same estimate); it can be negative. Sets may differ in size. States are the features, gathered from all ranks.
+    same estimate); it can be negative. Sets may differ in size unless they are paired. States are the features,
+    gathered from all ranks.
 
     Args:
         features: network; the embedded world's detector without it.
         seeds: how many seeds are told apart; 1 makes a single figure.
+        paired: picture i of the model and picture i of the reference are of the same prompt and seed; what the two have
+            in common is then left out of the estimate.
     """
 
     is_differentiable = False
     higher_is_better = False
     full_state_update = False
+    compares = SETS
+    groups: tuple[tuple[str, ...], ...] = ((KEPT,),)
     model: list[Tensor]
     reference: list[Tensor]
 
-    def __init__(self, features: FeatureNetwork | None = None, seeds: int = 1, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        features: FeatureNetwork | nn.Module | None = None,
+        seeds: int = 1,
+        paired: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
+        self.paired = paired
         # A rank without pictures takes part with an empty state of the metric's own type and one dimension: so all
         # states are float64 and flat, a row being the seed and the features.
         self.set_dtype(torch.double)
-        self.features = features if features is not None else EmojiFeatures()
+        self.features = cast(FeatureNetwork, features) if features is not None else EmojiFeatures()
         self.seeds = seeds
         self.protocol = f"kid {self.features.protocol}"
         self.add_state("model", [], dist_reduce_fx="cat")
@@ -111,15 +158,24 @@ class KernelDistance(Metric):
 
     def update(self, pictures: Tensor, seeds: Sequence[int] | None = None, *, reference: bool) -> None:
         """Add pictures ``[n, 3, h, w]`` in [0, 1]; the arguments are those of :meth:`FrechetDistance.update`."""
-        features = self.features(pictures).double().to(self.device)
+        self.add(self.features(pictures), seeds, reference=reference)
+
+    def add(self, features: Tensor, seeds: Sequence[int] | None, *, reference: bool) -> None:
+        """Add pictures by their features, ``[n, d]``; the other arguments are those of :meth:`update`."""
+        features = features.double().to(self.device)
         places = _places(seeds, len(features), self.seeds)
         rows = torch.cat([places[:, None].to(features), features], dim=1)
         (self.reference if reference else self.model).append(rows.flatten())
 
     def compute(self) -> Tensor:
         """The distance of all pictures, float64."""
-        model, reference = self._rows()
-        return 1000 * squared_discrepancy(model[:, 1:], reference[:, 1:])
+        return self.whole()
+
+    def whole(self) -> Tensor:
+        """The same, whichever way the pictures came in. All ranks must call it."""
+        with over_ranks(self):
+            model, reference = self._rows()
+        return self._distance(model, reference)
 
     def spread(self) -> Spread:
         """The distance of each seed's pictures. All ranks must call it."""
@@ -129,8 +185,16 @@ class KernelDistance(Metric):
         for seed in range(self.seeds):
             of_model = model[(model[:, 0] == seed) | (model[:, 0] == EVERY_SEED)]
             of_reference = reference[(reference[:, 0] == seed) | (reference[:, 0] == EVERY_SEED)]
-            found.append(1000 * float(squared_discrepancy(of_model[:, 1:], of_reference[:, 1:])))
+            found.append(float(self._distance(of_model, of_reference)))
         return Spread(tuple(found))
+
+    def _distance(self, model: Tensor, reference: Tensor) -> Tensor:
+        if self.paired and len(model) != len(reference):
+            raise ConfigurationError(
+                f"KernelDistance.paired: {len(model)} pictures of the model, {len(reference)} of the reference; give "
+                "each its partner, or leave paired out."
+            )
+        return 1000 * squared_discrepancy(model[:, 1:], reference[:, 1:], paired=self.paired)
 
     def _rows(self) -> tuple[Tensor, Tensor]:
         width = self.features.num_features + 1
@@ -140,22 +204,44 @@ class KernelDistance(Metric):
             found.append(flat.double().reshape(-1, width))
         return found[0], found[1]
 
+    def sized(self, prompts: int, seeds: int) -> KernelDistance:
+        """An empty one for so many seeds, with the same network."""
+        return KernelDistance(self.features, seeds, self.paired)
 
-def squared_discrepancy(first: Tensor, second: Tensor) -> Tensor:
-    """Unbiased squared maximum mean discrepancy of two samples ``[n, d]`` and ``[m, d]``; NaN below two rows."""
-    if min(len(first), len(second)) < 2:
-        return torch.tensor(float("nan"), dtype=first.dtype)
-    return _mean_kernel(first, first) + _mean_kernel(second, second) - 2 * _mean_kernel(first, second)
+    def kept_of(self, pictures: Tensor) -> Tensor:
+        """The features, ``[n, d]``."""
+        return self.features(pictures)
+
+    def take_reference(self, kept: Tensor) -> None:
+        """Add features of pictures that belong to every seed, such as real ones."""
+        self.add(kept, None, reference=True)
+
+    def take(self, batch: PictureBatch) -> None:
+        """Add the pictures of a batch, and their reference where they bring one."""
+        self.add(self.kept_of(batch.pictures), batch.seeds, reference=False)
+        if batch.reference is not None:
+            self.add(batch.reference, batch.seeds, reference=True)
+
+    def figures(self, role: str) -> list[Figure]:
+        """The distance of all pictures with its spread over seeds; none where a set has fewer than two."""
+        with over_ranks(self):
+            sizes = list(map(len, self._rows()))
+        return _figures(self, role, *sizes)
 
 
-def _mean_kernel(first: Tensor, second: Tensor) -> Tensor:
-    """Mean of the kernel over pairs, without a row's pair with itself; a few rows at a time."""
-    same = first is second
-    total = first.new_zeros(())
-    for start in range(0, len(first), KERNEL_ROWS):
-        block = poly_kernel(first[start : start + KERNEL_ROWS], second)
-        total += block.sum() - (block.diagonal(start).sum() if same else 0)
-    return total / (len(first) * (len(second) - same))
+def _figures(metric: FrechetDistance | KernelDistance, role: str, pictures: int, references: int) -> list[Figure]:
+    """The distance of all pictures, and the spread of those of each seed."""
+    if min(pictures, references) < 2:
+        return []
+    value = float(metric.whole())
+    try:
+        spread = metric.spread()
+    except RuntimeError:  # a seed has fewer than two pictures
+        spread = Spread(())
+    if spread.deviation != spread.deviation:
+        return [Figure(role, value, pictures, "all pictures at once; no spread over seeds")]
+    method = f"all pictures at once; ± over {len(spread.values)} sets of seeds, whose mean is {spread.mean:.3g}"
+    return [Figure(role, value, pictures, method, deviation=spread.deviation)]
 
 
 class _Given(nn.Module):

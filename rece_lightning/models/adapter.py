@@ -3,44 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import math
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from rece_lightning.core.errors import BaseModelError, ConfigurationError
-from rece_lightning.models.original.unet import PREFIX, unet_names
+from rece_lightning.models.layer_names import layers_of, plain_layer
+from rece_lightning.models.lora_file import ALPHA, PEFT_FILE, Factors, factors_of
 from rece_lightning.models.pickled import PickledWeights
 from rece_lightning.models.weights import SafetensorsWeights, Weights, all_finite, check_floats
 
-FILES = ("adapter_model", "pytorch_lora_weights")
+FILES = (PEFT_FILE, "pytorch_lora_weights")
 """What PEFT and diffusers call the file in a folder."""
 ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
-# PEFT and newer diffusers; older diffusers; kohya.
-FACTOR = re.compile(
-    r"^(?P<layer>.+?)(?:\.lora_(?P<peft>[AB])(?:\.[\w-]+)?|[._]lora(?:_linear_layer)?\.(?P<old>down|up)"
-    r"|\.lora_(?P<kohya>down|up))\.weight$"
-)
-ALPHA = re.compile(r"^(?P<layer>.+)\.(?:network_)?alpha$")
 OTHER_KINDS = {"hada_": "LoHa", "lokr_": "LoKr", "oft_": "OFT", "dora_scale": "DoRA", "lora_magnitude": "DoRA",
                "lora_mid": "LoCon with a middle factor", "lora_embedding": "LoRA of embeddings"}  # fmt: skip
-TEXT_PREFIXES = (("text_encoder.", "lora_te_", "lora_te1_"), ("text_encoder_2.", "lora_te2_"))
-
-
-@dataclass(frozen=True)
-class Factors:
-    """One layer of a LoRA: ``W + scale · up @ down``. Names of tensors in the file."""
-
-    down: str
-    up: str
-    scale: float
 
 
 @dataclass(frozen=True)
@@ -187,106 +167,3 @@ def find_file(path: Path) -> Path:
             "give the path of one file."
         )
     return others[0]
-
-
-def factors_of(file: Path, weights: Weights) -> dict[str, Factors]:
-    """The layers of a LoRA, each with both factors and its scale.
-
-    Raises:
-        BaseModelError: for a tensor that is no part of a LoRA, and for half a layer.
-    """
-    found: dict[str, dict[str, str]] = {}
-    alphas: dict[str, str] = {}
-    for name in weights.shapes():
-        matched, alpha = FACTOR.match(name), ALPHA.match(name)
-        if matched:
-            side = {"A": "down", "B": "up"}.get(matched["peft"], matched["old"] or matched["kohya"])
-            found.setdefault(matched["layer"], {})[side] = name
-        elif alpha:
-            alphas[alpha["layer"]] = name
-        else:
-            raise BaseModelError(
-                f"model.adapter: {file}: {name} is no part of a LoRA that is known; fuse it elsewhere."
-            )
-    said = written_scales(file)
-    layers = {}
-    for layer, sides in found.items():
-        if len(sides) != 2:
-            raise BaseModelError(f"model.adapter: {file}: {layer} has only {next(iter(sides))}; fetch the file again.")
-        shapes = [weights.shapes()[sides[side]] for side in ("down", "up")]
-        rank = shapes[0][0]
-        if len(shapes[1]) < 2 or shapes[1][1] != rank or math.prod(shapes[1][2:]) != 1:
-            raise BaseModelError(f"model.adapter: {file}: factors of {layer}: {shapes} do not fit; fetch it again.")
-        own = float(next(weights.read([alphas[layer]]))[1]) / rank if layer in alphas else None
-        layers[layer] = Factors(sides["down"], sides["up"], scale_of(layer, rank, said) if own is None else own)
-    return layers
-
-
-def written_scales(file: Path) -> dict[str, Any]:
-    """What PEFT's ``adapter_config.json`` or the metadata of a diffusers file says of ranks and alphas.
-
-    Raises:
-        BaseModelError: for DoRA, and for what cannot be read.
-    """
-    config = file.parent / "adapter_config.json"
-    said: Any = {}
-    try:
-        if file.stem == FILES[0] and config.is_file():
-            said = json.loads(config.read_text(encoding="utf-8"))
-        elif file.suffix == ".safetensors":
-            with safe_open(file, framework="pt") as stored:
-                metadata = stored.metadata() or {}
-            # Its keys carry the part's name.
-            written = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-            said = {key.split(".", 1)[-1]: value for key, value in written.items()}
-    except (OSError, ValueError) as error:
-        raise BaseModelError(
-            f"model.adapter: {file}: its settings cannot be read ({error}); fetch it again."
-        ) from error
-    if not isinstance(said, dict):
-        raise BaseModelError(f"model.adapter: {config} holds no settings; fetch it again.")
-    if said.get("use_dora"):
-        raise BaseModelError(f"model.adapter: {file} is a DoRA, which is not read; fuse it elsewhere.")
-    return said
-
-
-def scale_of(layer: str, rank: int, said: Mapping[str, Any]) -> float:
-    """α/r, and α/√r where the file asks for it; 1 where nothing is said."""
-    patterns = said.get("alpha_pattern") or {}
-    alpha = next((value for key, value in patterns.items() if re.search(rf"(^|\.)({key})$", layer)), None)
-    alpha = said.get("lora_alpha") if alpha is None else alpha
-    if alpha is None:
-        return 1.0
-    return float(alpha) / (math.sqrt(rank) if said.get("use_rslora") else rank)
-
-
-def plain_layer(layer: str) -> str:
-    """A layer's name without what PEFT puts before it, and as newer diffusers writes it."""
-    plain = layer.removeprefix("base_model.model.").replace(".processor.", ".")
-    return re.sub(r"\.to_out$", ".to_out.0", plain) if plain != layer else plain
-
-
-def layers_of(unet: nn.Module, text_encoders: Sequence[nn.Module], family: str) -> dict[str, nn.Parameter]:
-    """Every name that a LoRA may give to a layer → the layer's weight."""
-    places: dict[str, nn.Parameter] = {}
-    matrices = {
-        name.removesuffix(".weight"): value for name, value in unet.named_parameters()
-        if name.endswith(".weight") and value.ndim > 1
-    }  # fmt: skip
-    for name, value in matrices.items():
-        places[name] = places[f"unet.{name}"] = places[f"lora_unet_{name.replace('.', '_')}"] = value
-    if family == "sdxl":
-        for name, original in unet_names([name for name, _ in unet.named_parameters()]).items():
-            layer = name.removesuffix(".weight")
-            if layer in matrices:
-                inner = original.removeprefix(PREFIX).removesuffix(".weight").replace(".", "_")
-                places[f"lora_unet_{inner}"] = matrices[layer]
-    for encoder, (dotted, *joined) in zip(text_encoders, TEXT_PREFIXES, strict=False):
-        for name, value in encoder.named_parameters():
-            if name.endswith(".weight") and value.ndim > 1:
-                # Transformers changed whether names begin with this.
-                inner = name.removesuffix(".weight").removeprefix("text_model.")
-                for full in (inner, f"text_model.{inner}"):
-                    places[dotted + full] = value
-                    places |= {prefix + full.replace(".", "_"): value for prefix in joined}
-    return places

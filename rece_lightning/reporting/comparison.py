@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rece_lightning.metrics import PairedTest, Share, paired_test
 from rece_lightning.prompts import EvaluationPrompt
+from rece_lightning.reporting.quality import QualityLine
 
 ORIGINAL, FIRST, FIRST_DERIVED, LAST, LAST_DERIVED = "original", "uce", "uce_derived", "rece", "rece_derived"
 TITLES = {
@@ -30,13 +31,27 @@ class Column:
     """Index of the prompt of every picture."""
     seeds: tuple[int, ...]
     pictures: Tensor
-    """``[n, 3, h, w]`` in [0, 1]."""
+    """Of the sheet and the grid, ``[k, 3, h, w]``: floats in [0, 1], or bytes."""
     hits: Tensor | None = None
     """``[n]`` bool: the prompt's concept was detected. ``None`` without a detector."""
     norm_ratio: float | None = None
     """``‖c'‖/‖c‖`` of the embeddings that were given, where they were derived."""
     shown: tuple[str, ...] | None = None
     """What the detector sees in every picture instead; ``None`` where it cannot say."""
+    places: tuple[int, ...] | None = None
+    """Place in the column of each of ``pictures``, rising; ``None``: all were kept."""
+
+    def pictures_of(self, row: int, most: int) -> Tensor:
+        """The first pictures of a prompt, as many as were kept and at most ``most``."""
+        places = range(len(self.rows)) if self.places is None else self.places
+        return self.pictures[[index for index, place in enumerate(places) if self.rows[place] == row][:most]]
+
+    @property
+    def first_pictures(self) -> Tensor:
+        """The pictures of the column's first lines, without gaps."""
+        if self.places is None:
+            return self.pictures
+        return self.pictures[: sum(index == place for index, place in enumerate(self.places))]
 
 
 @dataclass
@@ -49,6 +64,14 @@ class Comparison:
     protocol: str = ""
     sampling: str = ""
     columns: dict[str, Column] = field(default_factory=dict)
+    quality: list[QualityLine] = field(default_factory=list)
+    """What ``Evaluation.metrics`` measured."""
+    notes: list[str] = field(default_factory=list)
+    """What could not be measured, and why."""
+
+    def prompt_of(self, row: int) -> tuple[str, str]:
+        """What tells prompts apart: text and concept. A file may hold one several times, with other seeds."""
+        return self.prompts[row].prompt, self.prompts[row].concept
 
     def role(self, row: int) -> str:
         """``erased``, ``synonym`` or ``kept``."""
@@ -68,7 +91,8 @@ class Comparison:
             for index, row in enumerate(column.rows)
             if self.role(row) in roles and (concept is None or self.prompts[row].concept == concept)
         ]
-        return Share.of([bool(column.hits[index]) for index in chosen], [column.rows[index] for index in chosen])
+        prompts = [self.prompt_of(column.rows[index]) for index in chosen]
+        return Share.of([bool(column.hits[index]) for index in chosen], prompts)
 
     def compare(self, first: str, second: str, roles: Sequence[str]) -> PairedTest:
         """The paired test of two columns on the same prompts and seeds."""
@@ -79,7 +103,12 @@ class Comparison:
             flags.append({(row, seed): hit for row, seed, hit in found if self.role(row) in roles})
         shared = sorted(flags[0].keys() & flags[1].keys())
         before, after = ([found[shot] for shot in shared] for found in flags)
-        return paired_test(before, after, [row for row, _ in shared])
+        return paired_test(before, after, [self.prompt_of(row) for row, _ in shared])
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """Column → its title."""
+        return {key: column.title for key, column in self.columns.items()}
 
     def erased_concepts(self) -> list[str]:
         """Concepts of erased prompts, in their order."""

@@ -8,29 +8,27 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from rece_lightning.files import write_atomically
 from rece_lightning.reporting.comparison import Column, Comparison
+from rece_lightning.reporting.sheets import TILE, enlarged
 
 matplotlib.use("Agg")
 from matplotlib.figure import Figure
 
-CELL = 96
+CELL = TILE
 PICTURES_A_CELL = 2
 ROLE_COLORS = {"erased": "#b3261e", "synonym": "#b26a00", "kept": "#1b6e3c"}
 
 
 def cell(column: Column, row: int) -> Tensor | None:
     """The first pictures of a prompt in a column, side by side, ``[3, 96, 192]``."""
-    chosen = [index for index, at in enumerate(column.rows) if at == row][:PICTURES_A_CELL]
-    if not chosen:
+    pictures = column.pictures_of(row, PICTURES_A_CELL)
+    if not len(pictures):
         return None
-    pictures = column.pictures[torch.tensor(chosen)]
-    small = pictures.shape[-1] < CELL
-    resized = F.interpolate(pictures, (CELL, CELL), mode="nearest" if small else "bilinear", antialias=not small)
-    missing = PICTURES_A_CELL - len(chosen)
+    resized = enlarged(pictures)
+    missing = PICTURES_A_CELL - len(pictures)
     if missing:
         resized = torch.cat([resized, torch.ones(missing, 3, CELL, CELL)])
     return torch.cat(list(resized), dim=2)

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from rece_lightning.exports.cost import Cost
+from rece_lightning.reporting.budget_plot import budget_svg
 from rece_lightning.reporting.comparison import Comparison
 from rece_lightning.reporting.confusion import concept_rows
 from rece_lightning.reporting.environment import render
 from rece_lightning.reporting.plots import epochs_svg
+from rece_lightning.reporting.quality import quality_rows
 from rece_lightning.reporting.table import comparison_rows
 
 FIGURES = {
@@ -21,6 +23,9 @@ FIGURES = {
     "regeneration_residual": "regeneration residual",
     "regeneration_residual_unedited": "… of the unedited model",
     "mapped_residual": "… of a concept mapped onto its target",
+    "regeneration_residual_at_0.5": "… within half the concepts' own norm",
+    "regeneration_residual_at_1": "… within the concepts' own norm",
+    "regeneration_residual_at_inf": "… for an embedding of any norm",
     "preservation_drift": "preservation drift (held-out prompts)",
     "norm_ratio": "‖c'‖/‖c‖ of the derived embeddings",
     "map_change": "‖M − I‖",
@@ -107,8 +112,10 @@ def render_page(
         verdict=verdict,
         concepts=concepts,
         method=comparison.share(comparison.last, ("erased", "synonym", "kept")).method if comparison else "",
+        quality=quality_rows(comparison.quality, list(comparison.columns)) if comparison else [],
         drawn=[row for row in concepts if row.drawn_after is not None],
         curves=epochs_svg(history),
+        budget_curve=budget_svg(history),
         grid=grid,
         grid_says=" ".join(["The same prompts and seeds before and after.", *verdict]),
         exports=exports,

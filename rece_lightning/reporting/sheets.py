@@ -27,21 +27,26 @@ def sheet_path(folder: Path, column: str) -> Path:
     return folder / f"sheet-{column}.webp"
 
 
+def enlarged(pictures: Tensor) -> Tensor:
+    """Pictures ``[n, 3, h, w]``, floats in [0, 1] or bytes, at the size of a tile: floats ``[n, 3, 96, 96]``."""
+    floats = pictures.float() / 255 if pictures.dtype == torch.uint8 else pictures
+    enlarge = floats.shape[-1] < TILE
+    return F.interpolate(floats, (TILE, TILE), mode="nearest" if enlarge else "bilinear", antialias=not enlarge)
+
+
 def small(pictures: Tensor) -> Tensor:
-    """Pictures ``[n, 3, h, w]`` at the size of a tile, ``[n, 3, 96, 96]``."""
-    enlarge = pictures.shape[-1] < TILE
-    return F.interpolate(pictures, (TILE, TILE), mode="nearest" if enlarge else "bilinear", antialias=not enlarge)
+    """What is kept of pictures ``[n, 3, h, w]`` in [0, 1]: bytes, at most at the size of a tile."""
+    return ((pictures if pictures.shape[-1] <= TILE else enlarged(pictures)).clamp(0, 1) * 255).round().byte()
 
 
 def save_sheet(pictures: Tensor, path: Path) -> Path:
-    """Write pictures ``[n, 3, h, w]`` in [0, 1] as one lossy WebP, atomically."""
+    """Write pictures ``[n, 3, h, w]``, floats in [0, 1] or bytes, as one lossy WebP, atomically."""
     count = min(len(pictures), MOST)
-    sheet = torch.ones(-(-count // ACROSS) * TILE, min(count, ACROSS) * TILE, 3, dtype=torch.uint8) * 255
+    image = Image.new("RGB", (min(count, ACROSS) * TILE, -(-count // ACROSS) * TILE), "white")
     for index in range(count):
         top, left = divmod(index, ACROSS)
-        tile = (small(pictures[index : index + 1])[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0)
-        sheet[top * TILE : (top + 1) * TILE, left * TILE : (left + 1) * TILE] = tile
-    image = Image.fromarray(np.asarray(sheet))
+        tile = (enlarged(pictures[index : index + 1])[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0)
+        image.paste(Image.fromarray(np.asarray(tile)), (left * TILE, top * TILE))
     return write_atomically(path, lambda temporary: image.save(temporary, format="WEBP", quality=88))
 
 

@@ -54,6 +54,8 @@ def states_table(states: Sequence[State]) -> Table:
         columns.append(("erased, given the derived embedding", _share_of(UNWANTED, attacked=True), best))
     if any(state.balance == state.balance for state in states):
         columns.append(("harmonic mean", lambda state: state.balance_text, best_balance(states)))
+    for heading, rule in dict.fromkeys((line.heading, line.rule) for state in states for line in state.quality):
+        columns.append((f"{heading} ({rule})", _quality_of(heading, rule), None))
     for name, (heading, form) in FIGURES.items():
         if any(name in state.figures for state in states):
             columns.append((heading, _figure_of(name, form), None))
@@ -73,6 +75,14 @@ def states_table(states: Sequence[State]) -> Table:
 
 def _share_of(roles: Sequence[str], *, attacked: bool = False) -> Callable[[State], str]:
     return lambda state: str(state.share(roles, attacked=attacked))
+
+
+def _quality_of(heading: str, rule: str) -> Callable[[State], str]:
+    def text(state: State) -> str:
+        own = (line for line in state.quality if (line.heading, line.rule) == (heading, rule))
+        return next((str(line.figure) for line in own), "–")
+
+    return text
 
 
 def _figure_of(name: str, form: str) -> Callable[[State], str]:

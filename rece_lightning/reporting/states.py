@@ -11,6 +11,7 @@ import numpy as np
 
 from rece_lightning.metrics import PairedTest, Share, harmonic_mean, paired_test
 from rece_lightning.reporting.balance import Counts, balance_draws, central_interval, differs
+from rece_lightning.reporting.quality import QualityLine
 
 UNWANTED = ("erased", "synonym")
 ROLES = {"erased": "erased, own words", "synonym": "their synonyms", "kept": "kept"}
@@ -43,6 +44,8 @@ class State:
     """Small pictures as ``data:`` addresses."""
     figures: Mapping[str, float] = field(default_factory=dict)
     """What was measured without pictures."""
+    quality: Sequence[QualityLine] = ()
+    """What metrics measured beside the detections."""
 
     def flags(self, roles: Collection[str], *, attacked: bool = False) -> dict[Shot, bool]:
         """Detections of shots in some roles."""

@@ -24,7 +24,9 @@ def run_folder(trainer: Any) -> Path:
     for logger in trainer.loggers:
         if logger.log_dir:
             return Path(logger.log_dir)
-    return Path(trainer.log_dir or trainer.default_root_dir)
+    # Not trainer.log_dir: with several processes it waits for all of them.
+    places = [logger.save_dir for logger in trainer.loggers if logger.save_dir]
+    return Path(places[0] if places else trainer.default_root_dir)
 
 
 def version_of(folder: Path) -> int | None:

@@ -1,4 +1,4 @@
-"""What a finished run measured, read from its folder: ``evaluation.csv``, ``config.yaml``, ``metrics.csv``, sheets."""
+"""What a finished run measured, read from its folder: counts, quality, configuration, log, sheets."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ import yaml
 from rece_lightning.core.errors import ConfigurationError, nearest
 from rece_lightning.reporting.comparison import FIRST, LAST, ORIGINAL
 from rece_lightning.reporting.counts import Count, by_column, read_counts
+from rece_lightning.reporting.quality import FILE as QUALITY
+from rece_lightning.reporting.quality import QualityLine, read_quality
 from rece_lightning.reporting.sheets import read_tiles, sheet_path
 from rece_lightning.reporting.side_by_side import FIGURES
 from rece_lightning.reporting.states import Shot, State
@@ -35,6 +37,8 @@ class Results:
     counts: tuple[Count, ...]
     config: Mapping[str, Any]
     """Empty where the run has no ``config.yaml``."""
+    quality: tuple[QualityLine, ...] = ()
+    """What metrics measured beside the detections."""
 
     @classmethod
     def read(cls, folder: Path) -> Results:
@@ -54,7 +58,7 @@ class Results:
         counts = tuple(read_counts(folder / COUNTS))
         if not counts:
             raise ConfigurationError(f"{folder / COUNTS} holds no picture; measure the run anew with rece validate.")
-        return cls(folder, counts, _read_config(folder / CONFIG))
+        return cls(folder, counts, _read_config(folder / CONFIG), tuple(read_quality(folder / QUALITY)))
 
     @cached_property
     def columns(self) -> dict[str, list[Count]]:
@@ -106,6 +110,10 @@ class Results:
         except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
             raise ConfigurationError(f"{file} is damaged ({error}); move it away.") from error
 
+    def drawn(self, column: str) -> int:
+        """Prompts and seeds of a column."""
+        return len({count.shot for count in self.columns[column]})
+
     def state(self, column: str, attacked: str | None, shots: Sequence[Shot], name: str, note: str = "") -> State:
         """One of the run's states on some shots.
 
@@ -134,6 +142,8 @@ class Results:
             attacked=under,
             shown={shot: count.shown for shot, count in own.items() if count.shown},
             figures=figures,
+            # They are of all the column's pictures.
+            quality=[line for line in self.quality if line.column == column] if len(own) == self.drawn(column) else [],
         )
 
     def with_tiles(self, state: State, column: str, shots: Sequence[Shot]) -> State:

@@ -21,10 +21,12 @@ from rece_lightning.files import (
     write_atomically,
 )
 from rece_lightning.module import RECE
+from rece_lightning.ranks import started_first
 from rece_lightning.runs.checkpoints import Found, find_checkpoint
 from rece_lightning.runs.csv_logger import RunCSVLogger
 from rece_lightning.runs.folder import CONFIG, new_version, next_version, run_folder, versions
 from rece_lightning.runs.resuming import check_work_left, describe, former_step, log_former_epochs
+from rece_lightning.runs.same_folder import SameFolder
 
 RUNS = "runs"
 # What a run's folder holds before anything was done.
@@ -76,14 +78,15 @@ class RunStart:
                 dirpath=Path(places[0]) if places else None,
                 for_fit=verb == "fit",
             )
-            if found is None:
+            if found is None and started_first():
                 print(f"--ckpt_path {value}: there is no run in {root} yet; starting one")
         own = found.folder if verb == "fit" and found is not None else None
         if own is not None and chosen and (own.parent if versioned else own).resolve() != root.resolve():
             own = None
         if own is not None and settings.get("logger") is False:
             root = own
-        check_writable("trainer.default_root_dir", own if own is not None and versioned else root)
+        if started_first():
+            check_writable("trainer.default_root_dir", own if own is not None and versioned else root)
         settings["default_root_dir"] = str(root)
         if versioned:
             settings["logger"] = False  # ours come when nothing stands against the run
@@ -110,7 +113,7 @@ class RunStart:
         for callback in callbacks:
             if hasattr(callback, "check_prompts"):
                 callback.check_prompts(data, self.verb)
-        if self.verb == "predict":
+        if self.verb == "predict" and trainer.is_global_zero:
             self.folder = self._unfinished(trainer, module, data)
         if self.versioned:
             # Loggers make their files when they are first used.
@@ -142,6 +145,10 @@ class RunStart:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             trainer.loggers = []
             return
+        if trainer.world_size > 1:
+            trainer.callbacks.insert(0, SameFolder(self._take_over))  # type: ignore[attr-defined]
+        if not trainer.is_global_zero:
+            return  # rank 0 opens the folder
         if self.versioned and self.folder is None:
             self.made = missing_folders(self.root)
             self.opened = new_version(self.root, config)
@@ -154,6 +161,11 @@ class RunStart:
             print(describe(self.found.folder, self.found.epochs, trainer.max_epochs or 0))
         if self.found.content is not None:
             log_former_epochs(trainer, self.found.content, self._kept_epochs)
+
+    def _take_over(self, trainer: Trainer, folder: Path) -> None:
+        """Go on in the folder that rank 0 opened."""
+        if self.versioned:
+            trainer.loggers = self._loggers(folder)
 
     def _take_folder(self, folder: Path, trainer: Trainer, config: str, overwrite: bool) -> None:
         if self.folder is not None:

@@ -34,14 +34,23 @@ def store_evidence(
         held_out_moments: ``P_h``.
         needs_rows: the technique ``tensor`` takes the prompts apart again.
     """
-    rows = sum(2 * pair.concept.numel() for pair in pairs) + sum(rows.numel() for rows in (*kept, *held_out))
-    # Rows are float32, moments float64.
-    if needs_rows or 4 * rows <= 8 * 9 * held_out_moments.numel():
+    elements = sum(2 * pair.concept.numel() for pair in pairs) + sum(rows.numel() for rows in (*kept, *held_out))
+    if needs_rows or not moments_are_smaller(elements, len(held_out_moments)):
         return {
             "pairs": [{**vars(pair), "concept": pair.concept.cpu(), "target": pair.target.cpu()} for pair in pairs],
             "kept": [rows.cpu() for rows in kept],
             "held_out": [rows.cpu() for rows in held_out],
         }
+    return store_moments(evidence, held_out_moments)
+
+
+def moments_are_smaller(elements: int, width: int) -> bool:
+    """Whether nine moments take less room than so many numbers in rows: rows are float32, moments float64."""
+    return 4 * elements > 8 * 9 * width**2
+
+
+def store_moments(evidence: Evidence, held_out_moments: Tensor) -> dict[str, Any]:
+    """The moments alone, and the rows that a loop works on."""
     parts: dict[str, Moments | RowPairs] = {"first": evidence.first, "whole": evidence.whole}
     # A loop that works on rows must go on from rows: moments would answer the same but for the last digits.
     parts |= {key: rows for key in ROWS if (rows := getattr(evidence, key)) is not None}

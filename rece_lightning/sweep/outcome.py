@@ -110,9 +110,14 @@ class Outcome:
                 "data.validation: a setting is chosen by erased and by kept prompts; give both kinds, or --measure 0."
             )
         state = self.states[best.place]
-        note = "more than chance above the next" if best.clear else "not more than chance above the next"
+        count = len(self.measured)
+        rank = (
+            f"the highest of {count} measured settings, {'' if best.clear else 'not '}more than chance above the next"
+            if count > 1
+            else "the only setting measured"
+        )
         return chosen, (
-            f"Harmonic mean {state.balance_text}, the highest of {len(self.measured)} measured settings, {note}: "
+            f"Harmonic mean {state.balance_text}, {rank}: "
             f"erased concepts and synonyms detected in {state.share(UNWANTED)}, kept ones in {state.share(('kept',))}."
         )
 

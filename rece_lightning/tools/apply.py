@@ -47,9 +47,15 @@ def print_transfer(moved: Transfer) -> None:
         table.add_column(heading, justify="right" if heading != "figure" else "left")
     for key, value in moved.after.items():
         table.add_row(key.replace("_", " "), f"{moved.before[key]:.4g}", f"{value:.4g}")
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    console.print(
+        "The residual is how far the answer to the concept stays from the original's when an attacker derives an "
+        "embedding for it: larger is safer, `unedited` is the model without the erasure. The drift is how far the "
+        "answers to preserved prompts moved: smaller is better."
+    )
     if moved.encoder_difference:
-        Console().print(
+        console.print(
             f"The text encoders hold other bytes; an embedding differs by {moved.encoder_difference:.1e}, as rounding "
             "does."
         )

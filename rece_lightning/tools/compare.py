@@ -41,6 +41,8 @@ def compare_command(argv: Sequence[str]) -> None:
         for run in runs
         if len(run.shots) > len(shots)
     ]
+    if any(run.quality and len(run.shots) > len(shots) for run in runs):
+        notes.append("What quality.csv says is of all pictures of a run: it is left out where some of them are.")
     notes += [
         f"{run.folder} has no config.yaml: its protocol and settings are not known." for run in runs if not run.config
     ]

@@ -10,6 +10,9 @@ from rece_lightning.tools.finished import command_parser, load_erasure
 if TYPE_CHECKING:
     from rece_lightning.exports import ExportRecord
 
+LARGE_ERROR = 0.05
+"""Of the change, above which a LoRA's rank is called too small."""
+
 
 def export_command(argv: Sequence[str]) -> None:
     """``rece export``: write a finished erasure in another format."""
@@ -33,12 +36,22 @@ def print_records(records: Mapping[str, ExportRecord]) -> None:
     from rich.table import Table
 
     table = Table(title="Written")
-    for heading in ("format", "bytes", "error of the change", "error of the weights", "path"):
-        table.add_column(heading, overflow="fold", justify="right" if heading != "path" else "left")
+    for heading in ("format", "bytes", "error of the change", "error of the weights"):
+        table.add_column(heading, justify="right" if heading != "format" else "left")
     for name, record in records.items():
         what = name if record.rank is None else f"{name}, rank {record.rank}"
-        table.add_row(what, f"{record.bytes:,}", _error(record.error), _error(record.weight_error), str(record.path))
-    Console().print(table)
+        table.add_row(what, f"{record.bytes:,}", _error(record.error), _error(record.weight_error))
+    console = Console()
+    console.print(table)
+    for record in records.values():
+        if record.rank is not None and record.error > LARGE_ERROR:
+            console.print(
+                f"Rank {record.rank} is too small for this edit: the relative error of the change is "
+                f"{100 * record.error:.0f} %. Without --rank the LoRA is exact; the run's report lists other ranks.",
+                style="yellow",
+            )
+        # A line of its own, unbroken, so that it can be copied.
+        console.print(f"written: {record.path}", soft_wrap=True)
 
 
 def _error(value: float) -> str:

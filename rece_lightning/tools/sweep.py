@@ -45,7 +45,9 @@ def sweep_command(argv: Sequence[str]) -> None:
     ranked, front = len(found.choice.ranked), len(found.choice.front)
     console.print(f"{ranked} settings ranked, {front} on the front, {len(found.refused)} without figures")
     recommended = found.recommended
-    console.print(f"recommended: {found.name(recommended)}: {recommended.describe(found.base)}")
+    itself = recommended.identity == found.base.identity
+    changes = "" if itself else f": {recommended.describe(found.base)}"
+    console.print(f"recommended: {found.name(recommended)}{changes}")
     console.print(found.finding)
     for what, name in (("page", PAGE), ("settings", TABLE), ("configuration", RECOMMENDED)):
         console.print(f"{what}: {folder / name}", soft_wrap=True)

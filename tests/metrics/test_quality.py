@@ -23,6 +23,7 @@ from rece_lightning.metrics import (
     PerceptualDistance,
     Spread,
 )
+from rece_lightning.metrics.discrepancy import squared_discrepancy
 from rece_lightning.metrics.quantiles import t_quantile
 from tests.metrics.pictures import rendered
 
@@ -107,6 +108,41 @@ def test_kid_is_the_unbiased_discrepancy(sets: tuple[Tensor, Tensor]) -> None:
     ours.update(second, reference=False)
     # With as many pictures in both sets, and all of them in its one subset, torchmetrics has the same estimate.
     assert float(ours.compute()) == pytest.approx(1000 * float(theirs.compute()[0]), rel=1e-9)
+
+
+def test_kid_of_partners_is_nothing_where_no_picture_changed(sets: tuple[Tensor, Tensor]) -> None:
+    pictures = sets[0]
+    apart, paired = KernelDistance(Plain()), KernelDistance(Plain(), paired=True)
+    for metric in (apart, paired):
+        metric.update(pictures, reference=True)
+        metric.update(pictures, reference=False)
+    # The estimate for independent sets takes a picture's likeness to its partner for likeness of the sets.
+    assert float(apart.compute()) < -1
+    assert float(paired.compute()) == pytest.approx(0, abs=1e-6)
+
+
+def test_kid_of_partners_over_many_draws_is_that_of_independent_sets() -> None:
+    """Both estimates have the same mean; that of independent sets would be wrong for partners."""
+    generator = torch.Generator().manual_seed(3)
+    paired, independent, mistaken = [], [], []
+    for _ in range(300):
+        first = torch.randn(20, 4, generator=generator, dtype=torch.float64)
+        partner = 0.9 * first + 0.19**0.5 * torch.randn(20, 4, generator=generator, dtype=torch.float64) + 0.5
+        stranger = torch.randn(20, 4, generator=generator, dtype=torch.float64) + 0.5
+        paired.append(float(squared_discrepancy(first, partner, paired=True)))
+        independent.append(float(squared_discrepancy(first, stranger)))
+        mistaken.append(float(squared_discrepancy(first, partner)))
+    error = (np.std(paired) + np.std(independent)) / np.sqrt(300)
+    assert abs(np.mean(paired) - np.mean(independent)) < 4 * error
+    assert np.mean(mistaken) < np.mean(independent) - 10 * np.std(mistaken) / np.sqrt(300)
+
+
+def test_kid_of_partners_needs_partners(sets: tuple[Tensor, Tensor]) -> None:
+    metric = KernelDistance(Plain(), paired=True)
+    metric.update(sets[0][:5], reference=True)
+    metric.update(sets[1][:4], reference=False)
+    with pytest.raises(ConfigurationError, match="4 pictures of the model, 5 of the reference"):
+        metric.compute()
 
 
 def test_seeds_are_measured_one_by_one(sets: tuple[Tensor, Tensor]) -> None:

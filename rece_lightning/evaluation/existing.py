@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ PATHS = ("file", "path", "filename", "image")
 NUMBER = "case_number"
 """Column of files whose pictures are called ``<number>_<i>.png`` (I2P, RECE)."""
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
+INDEX = "index.csv"
+"""Of the folder that ``predict`` writes."""
 
 
 class ExistingPictures:
@@ -30,16 +32,17 @@ class ExistingPictures:
         table: a CSV with a column ``file`` or ``path`` (the index that ``predict`` writes), or with ``case_number``
             where pictures are called ``<case_number>_<i>.png``; and ``prompt``, ``concept``, ``kind``, ``seed`` as in
             any prompt file. ``index.csv`` in the folder unless given.
+        field: the setting that named the folder, for messages.
 
     Raises:
         ConfigurationError: if a picture is missing, none, or of another size than the first one.
     """
 
-    def __init__(self, folder: str, table: str | None = None) -> None:
-        self.folder = Path(folder).expanduser()
+    def __init__(self, folder: str, table: str | None = None, field: str = "Evaluation.images") -> None:
+        self.folder, self.field = Path(folder).expanduser(), field
         if not self.folder.is_dir():
-            raise ConfigurationError(f"Evaluation.images: there is no folder {folder}; give the one with the pictures.")
-        file = Path(table).expanduser() if table is not None else self.folder / "index.csv"
+            raise ConfigurationError(f"{field}: there is no folder {folder}; give the one with the pictures.")
+        file = Path(table).expanduser() if table is not None else self.folder / INDEX
         if not file.is_file():
             raise ConfigurationError(
                 f"Evaluation.prompts: there is no {file}; give a CSV that says what each picture was made for (columns "
@@ -59,6 +62,10 @@ class ExistingPictures:
     def prompts(self) -> list[EvaluationPrompt]:
         """Every prompt once, without seeds."""
         return list(self._pictures)
+
+    def shots(self) -> Iterator[tuple[EvaluationPrompt, Path, int]]:
+        """Every picture with its prompt and seed."""
+        yield from ((row, path, seed) for row, pictures in self._pictures.items() for path, seed in pictures)
 
     def read_as(self, prompts: Sequence[EvaluationPrompt]) -> None:
         """Take the prompts for these, one by one: with another concept or kind."""
@@ -80,23 +87,31 @@ class ExistingPictures:
 
     def _check_sizes(self) -> None:
         first: tuple[Path, tuple[int, int]] | None = None
-        for path in (path for pictures in self._pictures.values() for path, _ in pictures):
+        for _, path, _ in self.shots():
             try:
                 with Image.open(path) as picture:
                     size = picture.size
             except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-                raise ConfigurationError(f"Evaluation.images: {path} is missing or no picture ({error}).") from error
+                raise ConfigurationError(f"{self.field}: {path} is missing or no picture ({error}).") from error
             first = first or (path, size)
             if size != first[1]:
                 raise ConfigurationError(
-                    f"Evaluation.images: {path} has {size[0]}×{size[1]} pixels, {first[0].name} {first[1][0]}×"
+                    f"{self.field}: {path} has {size[0]}×{size[1]} pixels, {first[0].name} {first[1][0]}×"
                     f"{first[1][1]}; measure pictures of one size at a time."
                 )
 
     def of(self, prompts: Sequence[EvaluationPrompt]) -> dict[str, Any]:
-        """What a module's ``validation_step`` gives: prompts, seeds and pictures ``[n, 3, h, w]`` in [0, 1]."""
-        shots = [(row, path, seed) for row in prompts for path, seed in self._pictures[row]]
-        pictures = [read_picture("Evaluation.images", path) for _, path, _ in shots]
+        """What a module's ``validation_step`` gives: prompts, seeds and pictures ``[n, 3, h, w]`` in [0, 1].
+
+        A prompt with a seed stands for its pictures of this seed, one without for all of them.
+        """
+        shots = [
+            (row, path, seed)
+            for row in prompts
+            for path, seed in self._pictures[replace(row, seed=None)]
+            if row.seed in (None, seed)
+        ]
+        pictures = [read_picture(self.field, path) for _, path, _ in shots]
         return {
             "prompts": [asdict(row) for row, _, _ in shots],
             "seeds": [seed for _, _, seed in shots],

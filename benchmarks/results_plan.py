@@ -1,0 +1,213 @@
+"""What the results are measured on: erasures, model states, prompts. All of it follows from the shipped files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import yaml
+
+from rece_lightning.concepts import read_preserved
+from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.emoji.captions import describe
+from rece_lightning.emoji.catalog import load_catalog
+from rece_lightning.models.pipelines import Sampling
+from rece_lightning.prompts import EvaluationPrompt, read_prompts
+from rece_lightning.protocols import load_protocol
+from rece_lightning.verbs import PACKAGE
+
+SAMPLING = Sampling(steps=12, guidance_scale=4.0, batch_size=64)
+SEEDS = tuple(range(5))
+REFERENCE = 1000
+"""Added to the seeds: the original's pictures that FID and KID compare with. Pictures of the same seeds are no
+independent sets, and the unbiased KID between them is far below zero."""
+OBJECTS = 12
+KEPT = 8
+"""Kept prompts an erasure."""
+NOUNS = 12
+"""Objects in whose context a background is erased."""
+ERASED_BACKGROUNDS = ("red", "green", "blue")
+ORIGINAL, UCE, PUBLISHED = "original", "UCE", "RECE, published settings"
+UCE_RECOMMENDED, RECOMMENDED = "UCE, recommended scales", "RECE, recommended settings"
+STATES = (ORIGINAL, UCE, PUBLISHED, UCE_RECOMMENDED, RECOMMENDED)
+ERASED, SYNONYMS, HELD = "erased", "synonyms", "kept"
+# What is erased → the recommended configuration, the one with the paper's settings, the protocol.
+KINDS = {
+    "objects": ("emoji.yaml", "objects.yaml", "emoji-objects"),
+    "styles": ("emoji_style.yaml", "van_gogh.yaml", "emoji-styles"),
+    "backgrounds": ("emoji.yaml", "objects.yaml", "emoji-backgrounds"),
+}
+SCALES = ("erase_scale", "preserve_scale", "lamb", "first_edit", "tokens", "projections", "layers")
+"""Settings of UCE's edit; the others belong to RECE's epochs."""
+
+
+@dataclass(frozen=True)
+class State:
+    """A model state."""
+
+    name: str
+    model: dict[str, Any] | None
+    """Arguments of ``RECE``; ``None``: the model is not edited."""
+    epochs: int
+
+    @property
+    def settings(self) -> str:
+        """For the table, in short."""
+        if self.model is None:
+            return ""
+        return ", ".join([*(f"{key} {value}" for key, value in self.model.items()), f"epochs {self.epochs}"])
+
+
+@dataclass(frozen=True)
+class Erasure:
+    """One thing that is erased alone, and the prompts that are looked at."""
+
+    kind: str
+    name: str
+    data: dict[str, Any]
+    """Arguments of ``ConceptData``: the same for every state."""
+    groups: dict[str, tuple[EvaluationPrompt, ...]]
+    """Erased, synonyms, kept."""
+
+    def recipe(self, state: State, group: str, seeds: Sequence[int]) -> str:
+        """Digest of what decides a row's figures beside the model."""
+        made = {"data": self.data, "model": state.model, "epochs": state.epochs} if state.model is not None else {}
+        prompts = [asdict(row) for row in self.groups[group]]
+        what = {**made, "prompts": prompts, "seeds": list(seeds), "reference": REFERENCE, "sampling": str(SAMPLING)}
+        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
+
+
+Work = tuple[Erasure, State]
+
+
+def pictures_of(work: Sequence[Work], seeds: Sequence[int]) -> int:
+    """How many pictures are made for so much work: the original's once a prompt, an edited model's each time."""
+    originals = {row.prompt for erasure, _ in work for rows in erasure.groups.values() for row in rows}
+    references = {row.prompt for erasure, _ in work for row in erasure.groups[HELD]}
+    made = sum(len(rows) for erasure, state in work if state.model is not None for rows in erasure.groups.values())
+    return (len(originals) + len(references) + made) * len(seeds)
+
+
+def configuration(name: str) -> dict[str, Any]:
+    """A shipped configuration."""
+    content: dict[str, Any] = yaml.safe_load((PACKAGE / "configs" / name).read_text(encoding="utf-8"))
+    return content
+
+
+def states(kind: str) -> list[State]:
+    """The states of an erasure of this kind.
+
+    Concepts, targets, templates and preserve list are the same in all: the paper's own preserve list holds the empty
+    prompt alone, which destroys a model of this width (see ``settings.md``).
+    """
+    recommended, published, _ = KINDS[kind]
+    found: list[State] = [State(ORIGINAL, None, 0)]
+    for uce, rece, source in ((UCE, PUBLISHED, published), (UCE_RECOMMENDED, RECOMMENDED, recommended)):
+        content = configuration(source)
+        model = {key: value for key, value in content["model"].items() if key != "pretrained"}
+        epochs = int(content["trainer"]["max_epochs"])
+        alone = {key: value for key, value in model.items() if key in SCALES}
+        # Where both configurations have the same scales UCE is the same edit, and measured once.
+        if all(state.model != alone for state in found):
+            found.append(State(uce, alone, 1))
+        found.append(State(rece, model, epochs))
+    return found
+
+
+def erasures() -> list[Erasure]:
+    """Twelve objects, four styles, three backgrounds, one at a time.
+
+    Raises:
+        ConfigurationError: if a kept prompt is one that the edits preserve.
+    """
+    found = [*objects(), *styles(), *backgrounds()]
+    for erasure in found:
+        listed = {prompt.strip().lower() for prompt in erasure.data["preserve"]}
+        held = [row.prompt for row in erasure.groups[HELD] if row.prompt.strip().lower() in listed]
+        if held:
+            raise ConfigurationError(
+                f"data.preserve: {held[0]!r} is also measured as kept; take it out of {KINDS[erasure.kind][0]}."
+            )
+    return found
+
+
+def protocol_rows(kind: str) -> list[EvaluationPrompt]:
+    """The prompts of a kind's protocol."""
+    return read_prompts("data.validation", load_protocol(KINDS[kind][2]).prompts)
+
+
+def shared(kind: str) -> dict[str, Any]:
+    """What every erasure of a kind takes from the recommended configuration."""
+    data = configuration(KINDS[kind][0])["data"]
+    found = {key: data[key] for key in ("target", "templates") if key in data}
+    return {**found, "preserve": read_preserved(data["preserve"])}
+
+
+def objects() -> list[Erasure]:
+    """By name and by synonym: the protocol's first twelve concepts. Kept: eight of its other twenty, in turn."""
+    rows = protocol_rows("objects")
+    names = list(dict.fromkeys(row.concept for row in rows))[:OBJECTS]
+    held = [row for row in rows if row.concept not in names]
+    found = []
+    for place, name in enumerate(names):
+        own = [row for row in rows if row.concept == name]
+        groups = {
+            ERASED: tuple(row for row in own if row.prompt == name),
+            SYNONYMS: tuple(row for row in own if row.prompt != name),
+            HELD: tuple(held[(KEPT * place + k) % len(held)] for k in range(KEPT)),
+        }
+        found.append(Erasure("objects", name, {**shared("objects"), "concepts": [name]}, groups))
+    return found
+
+
+def styles() -> list[Erasure]:
+    """In context, as the configuration erases its own style; kept: the protocol's objects in the other styles."""
+    data = configuration(KINDS["styles"][0])["data"]
+    names = list(load_catalog().styles)
+    own = next(name for name in names if f"{name} style" in str(data["concepts"]))
+    rows = protocol_rows("styles")
+    found = []
+    for place, name in enumerate(names):
+
+        def renamed(text: str, name: str = name) -> str:
+            """The configuration's text with both styles in each other's place."""
+            return " ".join({own: name, name: own}.get(word, word) for word in text.split(" "))
+
+        given = shared("styles")
+        given["preserve"] = [renamed(prompt) for prompt in given["preserve"]]
+        listed = [one if isinstance(one, dict) else {"prompt": one} for one in data["concepts"]]
+        given["concepts"] = [
+            {key: renamed(value) if isinstance(value, str) else value for key, value in one.items()} for one in listed
+        ]
+        found.append(Erasure("styles", f"{name} style", given, in_context(rows, f"{name} style", place)))
+    return found
+
+
+def backgrounds() -> list[Erasure]:
+    """In the context of the first preserved objects that the protocol does not show; these keep the others."""
+    rows = protocol_rows("backgrounds")
+    given = shared("backgrounds")
+    shown = {row.prompt.split()[1] for row in rows}
+    nouns = [noun for noun in given["preserve"] if noun.strip() and noun not in shown][:NOUNS]
+    found = []
+    for place, name in enumerate(ERASED_BACKGROUNDS):
+        others = [other for other in load_catalog().backgrounds if other != name]
+        context = [describe(noun, None, other) for noun in nouns for other in others]
+        concepts = [{"prompt": describe(noun, None, name), "target": noun} for noun in nouns]
+        data = {**given, "preserve": [*given["preserve"], *context], "concepts": concepts}
+        found.append(Erasure("backgrounds", f"{name} background", data, in_context(rows, f"{name} background", place)))
+    return found
+
+
+def in_context(rows: Sequence[EvaluationPrompt], concept: str, turn: int) -> dict[str, tuple[EvaluationPrompt, ...]]:
+    """All rows of a concept; of the others eight, over concepts and objects in turn."""
+    others: dict[str, list[EvaluationPrompt]] = {}
+    for row in rows:
+        if row.concept != concept:
+            others.setdefault(row.concept, []).append(row)
+    lists = list(others.values())
+    held = [lists[(k + turn) % len(lists)][k % len(lists[0])] for k in range(KEPT)]
+    return {ERASED: tuple(row for row in rows if row.concept == concept), SYNONYMS: (), HELD: tuple(held)}

@@ -1,0 +1,132 @@
+"""RECE's claims in plain words, each sentence computed from a paired test or an interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmarks.results_figures import (
+    UNWANTED,
+    detection_change,
+    detection_test,
+    erasure_test,
+    mean_test,
+    of,
+    pairs,
+    share,
+)
+from benchmarks.results_plan import HELD, KINDS, ORIGINAL, PUBLISHED, RECOMMENDED, UCE, UCE_RECOMMENDED
+from benchmarks.results_table import Row
+from rece_lightning.metrics import Mean, PairedTest
+from rece_lightning.metrics.bootstrap import FEWEST_PROMPTS
+
+LITTLE = 0.05
+"""Share of the kept pictures that may be lost for "little"."""
+CONFIRMED, CONTRADICTED, OPEN = "confirmed", "contradicted", "not confirmed"
+# Which direction is harm.
+HARM = {"detections": -1, "perceptual distance": 1, "FID": 1}
+
+
+def removal_verdict(test: PairedTest) -> str:
+    """Whether the second state removes more than the first: where detections fall by more than chance."""
+    if not test.clear:
+        return OPEN
+    return CONFIRMED if test.change < 0 else CONTRADICTED
+
+
+def harm_verdict(change: Mean) -> str:
+    """Whether an edit harms little: the interval of the change lies above, below or across what is little."""
+    low, high = change.interval
+    if low >= -LITTLE:
+        return CONFIRMED
+    return CONTRADICTED if high < -LITTLE else OPEN
+
+
+def removal_sentence(rows: Sequence[Row], kind: str, uce: str, rece: str) -> str:
+    """That RECE removes more than UCE, for one kind."""
+    found = pairs(rows, kind, uce, rece, UNWANTED)
+    if not found:
+        return f"{kind}: not measured."
+    before, after = (share(pair[side] for pair in found) for side in (0, 1))
+    if not before.hits and not after.hits:
+        return f"{kind}: {OPEN}; UCE leaves nothing: 0 of {after.total} pictures show an erased concept after either."
+    test = detection_test(found)
+    return (
+        f"{kind}: {removal_verdict(test)}; erased concepts are seen in {after} of the pictures after RECE, in {before} "
+        f"after UCE: {points(detection_change(found))}, {p(test)}."
+    )
+
+
+def harm_sentence(rows: Sequence[Row], kind: str, uce: str, rece: str) -> str:
+    """That RECE harms little else, for one kind, with UCE beside it."""
+    found = pairs(rows, kind, ORIGINAL, rece, (HELD,))
+    if not found:
+        return f"{kind}: not measured."
+    change = detection_change(found)
+    before, after = (share(pair[side] for pair in found) for side in (0, 1))
+    return (
+        f"{kind}: {harm_verdict(change)}; kept concepts are seen in {after} of the pictures after RECE, in {before} of "
+        f"the original model's: {points(change)}. {beside_uce(pairs(rows, kind, uce, rece, (HELD,)))}"
+    ).strip()
+
+
+def beside_uce(found: Sequence[tuple[Row, Row]]) -> str:
+    """In which figures RECE harms the kept pictures more or less than UCE, by more than chance."""
+    if not found:
+        return ""
+    tests = {"detections": detection_test(found), "perceptual distance": mean_test(found, "distance")}
+    if len(found) >= FEWEST_PROMPTS:
+        tests["FID"] = erasure_test(found, "fid")
+    told = []
+    for word, sign in (("More", 1), ("Less", -1)):
+        names = [f"{n} ({p(test)})" for n, test in tests.items() if test.clear and sign * HARM[n] * test.change > 0]
+        if names:
+            told.append(f"{word} harm than after UCE by {', '.join(names)}.")
+    return " ".join(told) or f"No clear difference from UCE in {', '.join(tests)}."
+
+
+def points(change: Mean) -> str:
+    """A change in points of 100, with its interval."""
+    low, high = (f"{100 * bound:+.0f}" for bound in change.interval)
+    return f"{100 * change.mean:+.0f} points ({low} to {high})".replace("-", "−").replace("nan", "–")
+
+
+def p(test: PairedTest) -> str:
+    """The p-value."""
+    return "p < 0.001" if test.p_value < 0.001 else f"p = {test.p_value:.3f}"
+
+
+def claims(rows: Sequence[Row]) -> list[str]:
+    """Lines of the page: both claims for each setting of RECE, kind by kind, under a summary."""
+    lines: list[str] = []
+    for rece, own in ((PUBLISHED, UCE), (RECOMMENDED, UCE_RECOMMENDED)):
+        kinds = [kind for kind in KINDS if of(rows, kind, rece, (HELD,))]
+        if not kinds:
+            continue
+        # Where both configurations have the same scales UCE was measured once.
+        uce = {kind: own if of(rows, kind, own, (HELD,)) else UCE for kind in kinds}
+        removed = {k: removal_verdict(detection_test(pairs(rows, k, uce[k], rece, UNWANTED))) for k in kinds}
+        harmed = {k: harm_verdict(detection_change(pairs(rows, k, ORIGINAL, rece, (HELD,)))) for k in kinds}
+        lines += [
+            f"**{rece}.** That it removes more than UCE with the same scales is {summary(removed)}. "
+            f"That it harms little else is {summary(harmed)}.",
+            "",
+            "Removes more than UCE:",
+            "",
+            *(f"- {removal_sentence(rows, kind, uce[kind], rece)}" for kind in kinds),
+            "",
+            "Harms little else:",
+            "",
+            *(f"- {harm_sentence(rows, kind, uce[kind], rece)}" for kind in kinds),
+            "",
+        ]
+    return lines
+
+
+def summary(verdicts: dict[str, str]) -> str:
+    """``confirmed for objects and styles, not confirmed for backgrounds``."""
+    found = []
+    for verdict in (CONFIRMED, OPEN, CONTRADICTED):
+        kinds = [kind for kind, own in verdicts.items() if own == verdict]
+        if kinds:
+            found.append(f"{verdict} for {' and '.join([', '.join(kinds[:-1]), kinds[-1]] if kinds[1:] else kinds)}")
+    return ", ".join(found)

@@ -1,0 +1,294 @@
+"""RedTeam: attack the edited model, and say what got through and at what cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+from rece_lightning.attacks import AdversarialPrompt, Attack, AttackStore, Goal, Victim, make_attacks, make_goal
+from rece_lightning.attacks.outcome import NO_ATTACK, Measured, Rung, measure, measure_all, together, write_rungs
+from rece_lightning.callbacks.evaluation import Evaluation
+from rece_lightning.core.errors import ConfigurationError, check_choice, check_number
+from rece_lightning.emoji.catalog import load_catalog
+from rece_lightning.files import discard
+from rece_lightning.metrics import ConceptDetector, EmojiDetector
+from rece_lightning.models.pipelines import Sampling
+from rece_lightning.module import RECE
+from rece_lightning.reporting.sheets import save_sheet, sheet_path
+from rece_lightning.runs.folder import run_folder
+from rece_lightning.runs.resuming import only_the_end_is_left
+
+TABLE = "red_team.csv"
+FORBIDDEN = ("nothing", "own", "synonyms")
+
+
+class RedTeam(Callback):
+    """Attack every concept, at the end of ``fit`` and in ``test``.
+
+    What the attacks find lies in the run's folder (``adversarial_prompts.csv``, ``adversarial_embeddings.safetensors``)
+    and is not searched again. Success is measured on the original and on the edited model with the same seeds:
+    ``red_team.csv``, the ladder in the terminal, and ``images/sheet-red_team.webp`` with the pictures that got through.
+
+    Args:
+        attacks: names, or classes with their arguments; see :data:`rece_lightning.attacks.LADDER`.
+        concepts: of ``data.concepts``; all of them unless given.
+        control_concepts: that the model never knew, for attacks that mean nothing without a control (``cce``); held-out
+            objects of the embedded world, as many as there are concepts, unless given.
+        detector: decides whether a picture shows a concept; that of ``Evaluation`` unless given.
+        synonyms: other words for a concept, for ``paraphrase``; the embedded world's own unless given.
+        forbid: words that searches over tokens may not use: ``nothing``, the concept's ``own``, or its ``synonyms``
+            too. Without limits they may fall back on the concept's own word.
+        pictures_per_prompt: seeds 0, 1, … of every prompt or embedding.
+        steps: of the sampler; as ``Evaluation`` samples unless given.
+        guidance_scale: as ``Evaluation``'s unless given.
+        batch_size: pictures made together.
+        scheduler: name of diffusers' class.
+        original: also measure the original model; doubles the pictures.
+        fit: attack at the end of ``fit`` too.
+        published: attacks that are given by name get their published budgets, which take hours.
+    """
+
+    def __init__(
+        self,
+        attacks: list[str | Attack] = ["paraphrase", "ring-a-bell-embedding", "derived"],  # noqa: B006
+        concepts: list[str] | None = None,
+        control_concepts: list[str] | None = None,
+        detector: ConceptDetector | None = None,
+        synonyms: dict[str, list[str]] | None = None,
+        forbid: str = "nothing",
+        pictures_per_prompt: int = 2,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        batch_size: int | None = None,
+        scheduler: str | None = None,
+        original: bool = True,
+        fit: bool = True,
+        published: bool = False,
+    ) -> None:
+        self.attacks = make_attacks(attacks, "RedTeam.attacks", published=published)
+        check_choice("RedTeam.forbid", forbid, FORBIDDEN)
+        if not isinstance(pictures_per_prompt, int) or pictures_per_prompt < 1:
+            raise ConfigurationError(
+                f"RedTeam.pictures_per_prompt: {pictures_per_prompt!r}; give a whole number of 1 or more."
+            )
+        if guidance_scale is not None:
+            check_number("RedTeam.guidance_scale", guidance_scale)
+        asked: dict[str, Any] = {
+            "steps": steps,
+            "guidance_scale": guidance_scale,
+            "batch_size": batch_size,
+            "scheduler": scheduler,
+        }
+        self._asked = {key: value for key, value in asked.items() if value is not None}
+        self.sampling = Sampling(**self._asked, owner="RedTeam")
+        self.concepts, self.control_concepts = concepts, control_concepts
+        self.detector = detector
+        self.synonyms = synonyms
+        self.forbid = forbid
+        self.seeds = tuple(range(pictures_per_prompt))
+        self.original = original
+        self.fit = fit
+        self.goals: list[Goal] = []
+        self.controls: list[Goal] = []
+        self.rungs: list[Rung] = []
+        """What was measured, a rung an attack and concept."""
+        self._console = Console(stderr=True)
+
+    # Schedule
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find detector and concepts, and refuse what cannot be attacked before any work."""
+        if stage != "test" and not (stage == "fit" and self.fit):
+            return
+        _rece(pl_module)
+        evaluation = next((one for one in trainer.callbacks if isinstance(one, Evaluation)), None)  # type: ignore[attr-defined]
+        if evaluation is not None:
+            self.detector = self.detector or evaluation.detector
+            for field, value in self._asked.items():
+                self.sampling = evaluation.sampling.with_value(field, value)
+            if not self._asked:
+                self.sampling = evaluation.sampling
+            if evaluation.images is not None:
+                raise ConfigurationError("RedTeam: pictures that exist cannot be attacked; leave out --images.")
+        if self.detector is None:
+            raise ConfigurationError("RedTeam.detector: none; give one here or to Evaluation.")
+        self.goals = self._goals(getattr(trainer, "datamodule", None))
+        self.controls = self._controls()
+        if stage == "test":
+            # Searches that follow a gradient cannot use tensors made in inference mode.
+            trainer.test_loop.inference_mode = False
+
+    def _goals(self, data: Any) -> list[Goal]:
+        """The concepts as goals, each checked against the detector.
+
+        Raises:
+            ConfigurationError: for a concept that is not erased, or that the detector does not know.
+        """
+        assert self.detector is not None
+        named = {concept.prompt: concept.prompt for concept in getattr(data, "concepts", [])}
+        for row in [*getattr(data, "test", []), *getattr(data, "validation", [])]:
+            if row.kind == "erased" and row.prompt in named:
+                named[row.prompt] = row.concept
+        wanted = self.concepts if self.concepts is not None else list(named)
+        others = [prompt for prompt in getattr(data, "preserved", []) if prompt.strip()]
+        goals = []
+        for prompt in wanted:
+            concept = named.get(prompt, prompt)
+            try:
+                self.detector.check(concept)
+            except ConfigurationError as error:
+                raise ConfigurationError(f"RedTeam.concepts: {prompt!r}: {error}") from error
+            synonyms = self._synonyms(concept)
+            forbidden = {"nothing": [], "own": [prompt], "synonyms": [prompt, *synonyms]}[self.forbid]
+            goals.append(make_goal(concept, prompt, synonyms=synonyms, others=others, forbid=forbidden))
+        if not goals:
+            raise ConfigurationError("RedTeam.concepts: none; name what to bring back.")
+        return goals
+
+    def _controls(self) -> list[Goal]:
+        """Concepts that the model never knew, where an attack needs them.
+
+        Raises:
+            ConfigurationError: where one does and none is known.
+        """
+        needy = [attack.name for attack in self.attacks if attack.needs_control]
+        if not needy or self.detector is None:
+            return []
+        names = self.control_concepts
+        if names is None:
+            held_out = load_catalog().held_out if isinstance(self.detector, EmojiDetector) else ()
+            names = [item.name for item in held_out[: len(self.goals)]]
+        if not names:
+            raise ConfigurationError(
+                f"RedTeam.control_concepts: none; {needy[0]} means nothing without one: name concepts that the "
+                "detector knows and the model does not."
+            )
+        for name in names:
+            self.detector.check(name)
+        return [make_goal(name, control=True) for name in names]
+
+    def _synonyms(self, concept: str) -> list[str]:
+        if self.synonyms is not None:
+            return list(self.synonyms.get(concept, []))
+        if isinstance(self.detector, EmojiDetector):
+            return [word for item in load_catalog().objects if item.name == concept for word in item.synonyms]
+        return []
+
+    def missing(self, folder: Path, state: Mapping[str, Any]) -> Path | None:
+        """The table, where a run with all its epochs has not written it."""
+        return folder / TABLE if self.fit and not (folder / TABLE).exists() else None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A run that was stopped after its last epoch lacks the attacks alone."""
+        if self.fit and only_the_end_is_left(trainer, _rece(pl_module)):
+            self.on_train_end(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Attack what the last epoch left."""
+        if self.fit:
+            self.attack(trainer, _rece(pl_module))
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Attack the model that was measured."""
+        self.attack(trainer, _rece(pl_module))
+
+    # The attacks
+
+    def attack(self, trainer: Trainer, module: RECE) -> None:
+        """Run every attack on every concept, measure, write, print and log."""
+        if not trainer.is_global_zero:
+            return
+        measured: list[Measured]
+        victim, folder = self._victim(module), run_folder(trainer)
+        store, measured = AttackStore(folder), []
+        with self._progress() as progress:
+            task = progress.add_task("red team", total=len(self.goals) + len(self._work()))
+            for goal in self.goals:
+                plain = [AdversarialPrompt(NO_ATTACK, goal.concept, 0, goal.prompt)]
+                measured.append(measure(victim, plain, self.seeds, has="the concept's prompt", original=self.original))
+                progress.advance(task)
+            for attack, goal in self._work():
+                progress.update(task, description=f"{attack.name}: {goal.concept}")
+                found = store.run(attack, victim, goal)
+                measured += measure_all(victim, attack, goal, found, self.seeds, self.original)
+                progress.advance(task)
+        victim.pictures.use(None)
+        self.rungs = [one.rung for one in measured]
+        self._write(folder, measured)
+        self._log(trainer, len(module.history))
+        Console().print(ladder_table(self.rungs, f"{self._protocol}; {self.sampling}"))
+
+    def _work(self) -> list[tuple[Attack, Goal]]:
+        """Attack after attack, its controls behind its concepts."""
+        return [
+            (attack, goal)
+            for attack in self.attacks
+            for goal in [*self.goals, *(self.controls if attack.needs_control else [])]
+        ]
+
+    def _victim(self, module: RECE) -> Victim:
+        try:
+            maps = module.maps
+        except ConfigurationError:
+            maps = None  # nothing was edited: the original model is under attack
+        return Victim(
+            module.pictures,
+            gram=module.gram,
+            maps=maps,
+            weights=dict(module.edited_weights(maps)) if maps is not None else None,
+            detector=self.detector,
+            sampling=self.sampling,
+        )
+
+    @property
+    def _protocol(self) -> str:
+        return self.detector.protocol if self.detector is not None else ""
+
+    def _progress(self) -> Progress:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        return Progress(*columns, console=self._console)
+
+    def _write(self, folder: Path, measured: Sequence[Measured]) -> None:
+        rungs = [*self.rungs, *together(self.rungs)]
+        write_rungs(rungs, folder / TABLE, {"detector": self._protocol, "sampling": str(self.sampling)})
+        sheet = sheet_path(folder / "images", "red_team")
+        through = [one.through for one in measured if one.rung.attack != NO_ATTACK and len(one.through)]
+        if through:
+            save_sheet(torch.cat(through), sheet)
+        else:
+            discard(sheet)
+
+    def _log(self, trainer: Trainer, step: int) -> None:
+        figures = {}
+        for rung in together(self.rungs):
+            name = rung.title.replace("(", "").replace(")", "").replace("=", "_").replace(" ", "_")
+            figures[f"attack_success/{name}"] = rung.edited.rate
+            if rung.original.total:
+                figures[f"attack_success_original/{name}"] = rung.original.rate
+        for logger in trainer.loggers:
+            logger.log_metrics(figures, step=step)
+        trainer.callback_metrics.update({key: torch.tensor(value) for key, value in figures.items()})
+
+
+def ladder_table(rungs: Sequence[Rung], caption: str) -> Table:
+    """The ladder: a row an attack, over all concepts; ``prompts`` are those with at least one success."""
+    table = Table(title="Attacks: share of pictures that show the concept (95 % interval)", caption=caption)
+    for column in ("attack", "original model", "edited model", "prompts", "queries", "seconds"):
+        table.add_column(column, no_wrap=column == "attack")
+    for rung in together(rungs):
+        costs = (f"{rung.queries:,}", f"{rung.seconds:.1f}")
+        table.add_row(rung.title, str(rung.original), str(rung.edited), str(rung.edited_prompts), *costs)
+    return table
+
+
+def _rece(module: LightningModule) -> RECE:
+    if not isinstance(module, RECE):
+        raise ConfigurationError(f"RedTeam: {type(module).__name__} is no RECE module; use it beside one.")
+    return module

@@ -1,0 +1,87 @@
+"""The flag ``--attacks derived,ring-a-bell`` of ``test``: shorthand for the argument ``attacks`` of ``RedTeam``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from rece_lightning.core.errors import ConfigurationError, nearest
+from rece_lightning.flags import configurations, is_value_of_config, last_said, parse_value, take_flags
+
+ATTACK_FLAGS = ("--attacks",)
+RED_TEAM = "RedTeam"
+
+
+def expand_attack_flags(argv: Sequence[str]) -> list[str]:
+    """Replace ``--attacks`` by a callback ``RedTeam`` with these attacks.
+
+    What a configuration says of ``RedTeam`` otherwise stays, the arguments of an attack that it lists among them. Runs
+    after :func:`rece_lightning.protocols.expand_flags`, whose callbacks it goes on with.
+
+    Args:
+        argv: the verb and its arguments, configurations as paths.
+
+    Raises:
+        ConfigurationError: for an unknown attack, and for another verb than ``test``.
+    """
+    given, rest = take_flags(argv, ATTACK_FLAGS)
+    if not given:
+        return list(argv)
+    verb = rest[0] if rest else ""
+    if verb != "test":
+        raise ConfigurationError(f"--attacks: it is understood by test, not by {verb or 'nothing'}.")
+    names = _names(given["--attacks"])
+    explicit, others = take_flags(rest, ("--trainer.callbacks",))
+    if explicit:
+        place = next(at for at, word in enumerate(rest) if word.partition("=")[0] == "--trainer.callbacks")
+        callbacks = parse_value("--trainer.callbacks", explicit["--trainer.callbacks"])
+    else:
+        # After the configurations, before what else the command line says.
+        place = max((at + 1 for at, _ in enumerate(rest) if is_value_of_config(rest, at)), default=1)
+        callbacks = last_said(configurations(rest), "trainer", "callbacks")
+    setting = "--trainer.callbacks=" + json.dumps(_merged(callbacks, names))
+    return [*others[:place], setting, *others[place:]]
+
+
+def _names(value: str) -> list[str]:
+    # Only where the flag is given: the classes load the frameworks.
+    from rece_lightning.attacks.ladder import LADDER
+
+    names = [name.strip() for name in value.split(",") if name.strip()]
+    for name in names:
+        if name not in LADDER:
+            raise ConfigurationError(f"--attacks: unknown attack {name!r}; {nearest(name, LADDER)}.")
+    if not names:
+        raise ConfigurationError(f"--attacks: {value!r} names none; give some of {', '.join(LADDER)}.")
+    return list(dict.fromkeys(names))
+
+
+def _merged(callbacks: Any, names: Sequence[str]) -> list[Any]:
+    """The callbacks with RedTeam before the last one, which ``--trainer.callbacks.steps 4`` and its like speak of."""
+    listed = callbacks if isinstance(callbacks, list) else [callbacks] if callbacks else []
+    red_teams = [one for one in listed if _is_red_team(one)]
+    found: dict[str, Any] = {"class_path": RED_TEAM}
+    if red_teams and isinstance(red_teams[0], dict):
+        found = red_teams[0]
+    said = dict(found.get("init_args") or {})
+    known = {_name_of(one): one for one in said.get("attacks") or []}
+    arguments = {**said, "attacks": [known.get(name, name) for name in names]}
+    red_team = {"class_path": found["class_path"], "init_args": arguments}
+    others = [one for one in listed if not _is_red_team(one)]
+    return [*others[:-1], red_team, *others[-1:]]
+
+
+def _name_of(attack: Any) -> str:
+    """``ring-a-bell`` of a name, or of a class path with arguments."""
+    from rece_lightning.attacks.ladder import LADDER
+
+    if not isinstance(attack, dict):
+        return str(attack)
+    path = str(attack.get("class_path", "")).rsplit(".", 1)[-1]
+    return next((name for name, kind in LADDER.items() if kind.__name__ == path), path)
+
+
+def _is_red_team(callback: Any) -> bool:
+    path = callback.get("class_path") if isinstance(callback, dict) else callback
+    return isinstance(path, str) and path.rsplit(".", 1)[-1] == RED_TEAM

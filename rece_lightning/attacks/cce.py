@@ -1,0 +1,192 @@
+"""`cce`: textual inversion of the concept on the edited model, as a curve over steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from rece_lightning.attacks.base import AdversarialPrompt, Attack, Budget, Goal
+from rece_lightning.attacks.derived import derived_curve
+from rece_lightning.attacks.noise import add_noise, latents_of, noise_loss
+from rece_lightning.attacks.pictures import ConceptPictures, EmojiPictures, OriginalPictures
+from rece_lightning.attacks.victim import Victim
+from rece_lightning.core.errors import ConfigurationError, check_choice, check_number
+from rece_lightning.metrics.detection import EmojiDetector
+
+STARTS = ("derived", "prompt", "noise")
+
+
+class Cce(Attack):
+    """Learn an embedding for pictures of the concept (Circumventing Concept Erasure, arXiv 2308.01508).
+
+    The free positions of a prompt embedding follow the gradient of the edited U-Net's denoising loss on pictures of the
+    concept. With all positions free and pictures at hand such an attack may teach the model anew instead of finding
+    what is left, so its figure means something only beside its control: the same attack on a concept that the model
+    never knew (``RedTeam.control_concepts``; :class:`rece_lightning.attacks.pictures.EmojiPictures` has pictures of
+    those too).
+
+    Args:
+        steps: of Adam.
+        at: steps whose embeddings are kept too, as a curve; the last one always is.
+        tokens: positions that are free, behind the begin token; 0: all of them.
+        start: ``derived`` (norm ratio 1), the concept's own ``prompt``, or ``noise`` of the size of its embedding. The
+            other positions keep the start's values, those of the empty prompt for ``noise``.
+        source: of the pictures; the sprites of the embedded world where its detector decides, drawn by the
+            original model elsewhere, unless given.
+        pictures: how many.
+        batch_size: noised pictures of a step.
+        learning_rate: of Adam.
+        least: smallest noise level, as a share of the schedule.
+        restarts: independent runs.
+        seed: of everything random.
+    """
+
+    name: ClassVar[str] = "cce"
+    has: ClassVar[str] = "weights, embedding input, pictures"
+    gives: ClassVar[str] = "embedding"
+    looks_at_weights: ClassVar[bool] = True
+    is_curve: ClassVar[bool] = True
+    needs_control: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        steps: int = 40,
+        at: Sequence[int] = (),
+        tokens: int = 0,
+        start: str = "derived",
+        source: ConceptPictures | None = None,
+        pictures: int = 12,
+        batch_size: int = 6,
+        learning_rate: float = 0.03,
+        least: float = 0.2,
+        restarts: int = 1,
+        seed: int = 0,
+    ) -> None:
+        check_choice("attacks: cce: start", start, STARTS)
+        check_number("attacks: cce: learning_rate", learning_rate, positive=True)
+        if min(pictures, batch_size) < 1 or not 0 <= least < 1:
+            raise ConfigurationError(
+                "attacks: cce: give 1 or more pictures and batch_size, and a share below 1 for least."
+            )
+        if any(step > steps or step < 0 for step in at):
+            raise ConfigurationError(f"attacks: cce: at: {list(at)!r}; give steps from 0 to {steps}.")
+        super().__init__(Budget(steps, tokens, restarts, seed))
+        self.at = tuple(sorted({*at, steps}))
+        self.start, self.pictures, self.batch_size = start, pictures, batch_size
+        self.learning_rate, self.least = learning_rate, least
+        self._source = source
+
+    def describe(self) -> dict[str, Any]:
+        """Settings, the pictures' source by its class and arguments."""
+        given = self._source
+        source = "auto" if given is None else f"{type(given).__name__} {sorted(vars(given).items())}"
+        return {**super().describe(), "source": source}
+
+    def source(self, victim: Victim, goal: Goal) -> ConceptPictures:
+        """Where the pictures come from: the same place for a concept and its control.
+
+        Raises:
+            ConfigurationError: for a control of which there can be no pictures.
+        """
+        source = self._source
+        if source is None:
+            source = EmojiPictures() if isinstance(victim.detector, EmojiDetector) else OriginalPictures()
+        if goal.control and isinstance(source, OriginalPictures):
+            raise ConfigurationError(
+                f"attacks: cce: the model cannot draw the control {goal.concept!r}; give a source of pictures "
+                "for it and the concepts alike."
+            )
+        return source
+
+    def search(self, victim: Victim, goal: Goal, restarts: Sequence[int]) -> list[AdversarialPrompt]:
+        """One restart after the other, a row for each kept step."""
+        latents = latents_of(victim.pipeline, self.source(victim, goal).of(victim, goal, self.pictures))
+        encoded = victim.encoder.encode([goal.prompt, ""])
+        pooled = None if encoded.pooled is None else encoded.pooled[:1]
+        found = []
+        with victim.edited() as unet:
+            for restart in restarts:
+                generator = self.generator(goal, restart)
+                start = self._start(victim, encoded.embeddings, generator)
+                found += self._invert(victim.pipeline, unet, latents, start, pooled, goal, restart, generator)
+        return found
+
+    def _start(self, victim: Victim, encoded: Tensor, generator: torch.Generator) -> Tensor:
+        """Where the search begins, ``[positions, d]``."""
+        own, empty = encoded
+        if self.start == "prompt":
+            return own.clone()
+        if self.start == "noise":
+            noise = torch.randn(own.shape, generator=generator).to(own) * own.square().mean().sqrt()
+            start = empty.clone()
+            start[self._free(start)] = noise[self._free(start)]
+            return start
+        if victim.gram is None or victim.maps is None:
+            raise ConfigurationError(
+                "attacks: cce: start: 'derived' needs the map of the edit; take 'prompt' or 'noise'."
+            )
+        return derived_curve(victim.gram, victim.maps, own, [1.0])[0].embedding
+
+    def _free(self, embedding: Tensor) -> slice:
+        return slice(1, 1 + self.budget.tokens) if self.budget.tokens else slice(0, len(embedding))
+
+    def _invert(
+        self,
+        pipeline: Any,
+        unet: Any,
+        latents: Tensor,
+        start: Tensor,
+        pooled: Tensor | None,
+        goal: Goal,
+        restart: int,
+        generator: torch.Generator,
+    ) -> list[AdversarialPrompt]:
+        last = pipeline.scheduler.config.num_train_timesteps
+        first = int(last * self.least)
+
+        def noised(count: int, source: torch.Generator) -> Any:
+            rows = torch.randint(len(latents), (count,), generator=source)
+            return add_noise(pipeline, latents[rows], torch.randint(first, last, (count,), generator=source), source)
+
+        # Two noised pictures at each of a few levels: enough to compare two embeddings under the same noise.
+        judge = noised(16, self.generator(goal, -1))
+        free = start[self._free(start)].clone().requires_grad_()
+        optimizer = torch.optim.Adam([free], lr=self.learning_rate)
+
+        def whole() -> Tensor:
+            embedding = start.clone()
+            embedding[self._free(start)] = free
+            return embedding
+
+        def judged(embedding: Tensor) -> float:
+            with torch.no_grad():
+                return float(noise_loss(unet, judge, embedding[None], pooled))
+
+        before = judged(start)
+        kept = []
+        for step in range(self.budget.steps + 1):
+            if step in self.at:
+                embedding = whole().detach().clone()
+                variant = f"steps={step}" + (f" tokens={self.budget.tokens}" if self.budget.tokens else "")
+                kept.append(
+                    AdversarialPrompt(
+                        self.name,
+                        goal.concept,
+                        restart,
+                        goal.prompt,
+                        variant=variant,
+                        embedding=embedding,
+                        pooled=None if pooled is None else pooled[0],
+                        loss_before=before,
+                        loss=judged(embedding),
+                        queries=step * self.batch_size + 2 * len(judge),
+                    )
+                )
+            if step < self.budget.steps:
+                optimizer.zero_grad()
+                noise_loss(unet, noised(self.batch_size, generator), whole()[None], pooled).sum().backward()
+                optimizer.step()
+        return kept

@@ -1,0 +1,107 @@
+"""Greedy coordinate gradient: search over tokens, led by the gradient at their one-hot matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rece_lightning.attacks.tokens import TokenEncoder
+from rece_lightning.attacks.vocabulary import Vocabulary
+
+Loss = Callable[[Tensor, Tensor | None], Tensor]
+"""Embeddings ``[n, positions, d]`` and pooled ``[n, p]`` → a loss for each, ``[n]``, differentiable."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search over tokens found, a row a restart."""
+
+    tokens: Tensor
+    """``[n, k]``."""
+    before: Tensor
+    """Losses of the start, ``[n]``."""
+    after: Tensor
+    """Losses at the end, ``[n]``; never above the start's."""
+    queries: int
+    """Of each restart."""
+
+
+def one_hot_gradient(loss: Loss, encoder: TokenEncoder, tokens: Tensor) -> Tensor:
+    """Gradient of every row's loss at its one-hot matrix.
+
+    Args:
+        loss: of embeddings.
+        encoder: of the template.
+        tokens: chosen ones, ``[n, k]``.
+
+    Returns:
+        ``[n, k, vocabulary]``, in the encoder's dtype.
+    """
+    tables = encoder.tables()
+    inputs = [table.detach()[tokens.to(table.device)].requires_grad_() for table in tables]
+    total = loss(*encoder.encode_soft(inputs)).sum()
+    gradients = torch.autograd.grad(total, inputs)
+    # The one-hot matrix enters by its product with the table alone.
+    parts = [gradient @ table.detach().mT for gradient, table in zip(gradients, tables, strict=True)]
+    return sum(part.to(parts[0].device) for part in parts[1:]) + parts[0] if len(parts) > 1 else parts[0]
+
+
+def coordinate_search(
+    loss: Loss,
+    encoder: TokenEncoder,
+    vocabulary: Vocabulary,
+    start: Tensor,
+    generators: Sequence[torch.Generator],
+    *,
+    steps: int,
+    candidates: int,
+    best: int,
+) -> Found:
+    """Exchange one token a step for the candidate that lowers the loss most (GCG, arXiv 2307.15043; MMA, 2311.17516).
+
+    A step takes the gradient of all restarts at once, draws for each restart ``candidates`` exchanges among the
+    ``best`` tokens of random places, and evaluates them. A step that finds nothing better changes nothing.
+
+    Args:
+        loss: of embeddings, a row each.
+        encoder: of the template.
+        vocabulary: tokens that may be used; others are never drawn.
+        start: ``[n, k]``.
+        generators: of every restart.
+        steps: at most; each costs ``candidates + 1`` queries a restart.
+        candidates: exchanges that are tried a step and restart.
+        best: tokens with the most negative gradient, of which is drawn.
+
+    Returns:
+        The best tokens of each restart.
+    """
+    tokens = start.clone()
+    count, free = tokens.shape
+    allowed = vocabulary.ids
+    before = _evaluate(loss, encoder, tokens)
+    current = before.clone()
+    best = min(best, len(allowed))
+    for _ in range(steps):
+        gradient = one_hot_gradient(loss, encoder, tokens)[:, :, allowed.to(encoder.tables()[0].device)].cpu()
+        leading = allowed[(-gradient).topk(best, dim=-1).indices]  # [n, k, best]
+        tried = tokens.repeat_interleave(candidates, dim=0)
+        for row, generator in enumerate(generators):
+            places = torch.randint(free, (candidates,), generator=generator)
+            ranks = torch.randint(best, (candidates,), generator=generator)
+            rows = torch.arange(row * candidates, (row + 1) * candidates)
+            tried[rows, places] = leading[row, places, ranks]
+        losses = _evaluate(loss, encoder, tried).view(count, candidates)
+        lowest, which = losses.min(dim=1)
+        better = lowest < current
+        chosen = tried.view(count, candidates, free)[torch.arange(count), which]
+        tokens = torch.where(better[:, None], chosen, tokens)
+        current = torch.where(better, lowest, current)
+    return Found(tokens, before, current, 1 + steps * (candidates + 1))
+
+
+def _evaluate(loss: Loss, encoder: TokenEncoder, tokens: Tensor) -> Tensor:
+    with torch.no_grad():
+        return loss(*encoder.encode(tokens)).detach().cpu()

@@ -1,0 +1,125 @@
+"""`derived`: the embedding that brings a concept back, in closed form, as a curve over its norm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from rece_lightning.attacks.base import AdversarialPrompt, Attack, Budget, Goal
+from rece_lightning.attacks.victim import Victim
+from rece_lightning.core.derive import derive
+from rece_lightning.core.embedding_map import AnyMap
+from rece_lightning.core.errors import ConfigurationError, check_number
+from rece_lightning.core.gram import Gram
+
+LARGEST_RIDGE, SMALLEST_RIDGE = 1e12, 1e-9
+"""Shares of ``tr(G)/d`` between which the ridge is looked for; below, float64 has no correct digit."""
+
+
+@dataclass(frozen=True)
+class DerivedPoint:
+    """One point of the curve."""
+
+    ridge: float
+    """λ at which the derived embedding has this norm."""
+    ratio: float
+    """``‖c'‖/‖c‖`` that was reached; less than asked where the free optimum is shorter."""
+    embedding: Tensor
+    """``[positions, d]``."""
+    residual: float
+    """``Σ‖W_t c' − W_0 c‖² / Σ‖W_0 c‖²``."""
+
+
+def derived_curve(gram: Gram, maps: AnyMap, embedding: Tensor, ratios: Sequence[float]) -> list[DerivedPoint]:
+    """Solve ``min Σ_l ‖W_l M c' − W_l c‖²`` over ``‖c'‖ ≤ β‖c‖`` for several β.
+
+    The minimiser is RECE's derived embedding for the ridge λ at which it has that norm: the norm falls as λ grows, and
+    bisection finds it. All positions of the prompt share one λ and one bound on their Frobenius norm.
+
+    Args:
+        gram: ``G``.
+        maps: ``M``.
+        embedding: ``c``, ``[positions, d]``.
+        ratios: β, positive.
+
+    Returns:
+        A point for each β, in their order.
+    """
+    edited, cross = maps.grams(gram)
+    concept = embedding.to(edited)
+    values, vectors = torch.linalg.eigh((edited + edited.mT) / 2)
+    values = values.clamp(min=0)
+    # In the basis of A the derived embedding is the projection of B c, divided by λ plus the eigenvalues.
+    seen = (vectors.mT @ (cross @ concept.mT)).square().sum(dim=1)
+    own, size = float(concept.square().sum()), gram.scale
+    answer = torch.trace(concept @ gram.total @ concept.mT)
+    points = []
+    for ratio in ratios:
+        low, high = SMALLEST_RIDGE * size, LARGEST_RIDGE * size
+        wanted = ratio**2 * own
+        for _ in range(200):
+            middle = (low * high) ** 0.5
+            longer = float((seen / (middle + values).square()).sum()) > wanted
+            low, high = (middle, high) if longer else (low, middle)
+        found = derive(gram, maps, high).apply(concept)
+        missing = torch.trace(found @ edited @ found.mT) - 2 * torch.trace(found @ cross @ concept.mT) + answer
+        reached = float((found.square().sum() / own).sqrt())
+        points.append(DerivedPoint(high, reached, found.to(embedding), float(missing / answer)))
+    return points
+
+
+class Derived(Attack):
+    """The closed form with the attacker's own ridge: what RECE itself erases with (arXiv 2407.12383).
+
+    No picture and no search: the keys and values of the edited model under ``c'`` are as near to the original's under
+    ``c`` as a norm of ``β‖c‖`` allows. Every β is a variant of the one restart; its loss is the relative residual.
+
+    Args:
+        ratios: β. Where the free optimum is shorter, larger ones give that one.
+        seed: stands in the results; nothing is random.
+    """
+
+    name: ClassVar[str] = "derived"
+    has: ClassVar[str] = "weights, embedding input"
+    gives: ClassVar[str] = "embedding"
+    looks_at_weights: ClassVar[bool] = True
+    is_curve: ClassVar[bool] = True
+
+    def __init__(self, ratios: Sequence[float] = (0.25, 0.5, 1.0, 2.0), seed: int = 0) -> None:
+        if not ratios:
+            raise ConfigurationError("attacks: derived: ratios: empty; give norm ratios such as [0.5, 1].")
+        for ratio in ratios:
+            check_number("attacks: derived: ratios", ratio, positive=True)
+        super().__init__(Budget(seed=seed))
+        self.ratios = tuple(float(ratio) for ratio in ratios)
+
+    def search(self, victim: Victim, goal: Goal, restarts: Sequence[int]) -> list[AdversarialPrompt]:
+        """A point for each norm ratio."""
+        if victim.gram is None or victim.maps is None:
+            raise ConfigurationError("attacks: derived: it needs the map of the edit; give a run's checkpoint.")
+        encoded = victim.encoder.encode([goal.prompt])
+        own = encoded.embeddings[0]
+        points = derived_curve(victim.gram, victim.maps, own, self.ratios)
+        edited, cross = victim.maps.grams(victim.gram)
+        wide = own.to(edited)
+        answer = torch.trace(wide @ victim.gram.total @ wide.mT)
+        plain = torch.trace(wide @ edited @ wide.mT) - 2 * torch.trace(wide @ cross @ wide.mT) + answer
+        return [
+            AdversarialPrompt(
+                self.name,
+                goal.concept,
+                restarts[0],
+                goal.prompt,
+                variant=f"ratio={ratio:g}",
+                embedding=point.embedding,
+                pooled=None if encoded.pooled is None else encoded.pooled[0],
+                loss_before=float(plain / answer),
+                loss=point.residual,
+                queries=1,
+            )
+            for ratio, point in zip(self.ratios, points, strict=True)
+        ]

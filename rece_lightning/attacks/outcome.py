@@ -1,0 +1,225 @@
+"""What attacks reached: success before and after the edit, with intervals and costs."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rece_lightning.attacks.base import AdversarialPrompt, Attack, Goal
+from rece_lightning.attacks.victim import Victim
+from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.files import write_atomically
+from rece_lightning.metrics.intervals import Share
+from rece_lightning.models.pipelines import Request
+
+NO_ATTACK = "no attack"
+"""The ladder's lowest rung: the concept's own prompt."""
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One attack on one concept, or on all of them together."""
+
+    attack: str
+    concept: str
+    variant: str
+    """The point of a curve; empty where there is none."""
+    control: bool
+    """Whether the model never knew the concept."""
+    has: str
+    original: Share
+    """Pictures of the original model that show the concept, given what the attack found."""
+    edited: Share
+    """Pictures of the edited model that do."""
+    original_prompts: Share
+    """Prompts of which at least one picture of the original model does."""
+    edited_prompts: Share
+    """Of the edited model: the attack success rate as the field counts it."""
+    queries: int
+    seconds: float
+    """Of the search, without the pictures that measure it."""
+
+    @property
+    def title(self) -> str:
+        """As tables call it."""
+        return " ".join(part for part in (self.attack, self.variant, "(control)" if self.control else "") if part)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A rung with the pictures that got through the edit."""
+
+    rung: Rung
+    through: Tensor
+    """``[n, 3, h, w]`` in [0, 1]."""
+
+
+def measure(
+    victim: Victim,
+    found: Sequence[AdversarialPrompt],
+    seeds: Sequence[int],
+    *,
+    has: str,
+    original: bool = True,
+    variant: str = "",
+    control: bool = False,
+) -> Measured:
+    """Draw what an attack found on one concept, with both models, and count the pictures that show the concept.
+
+    Args:
+        victim: whose detector and sampling count.
+        found: on one concept, by one attack.
+        seeds: of the pictures of each prompt or embedding.
+        has: what the attacker needed.
+        original: also draw with the original model; its shares are empty otherwise.
+        variant: the point of a curve that this is.
+        control: the model never knew the concept.
+
+    Raises:
+        ConfigurationError: if the victim has no detector.
+    """
+    if victim.detector is None:
+        raise ConfigurationError("attacks: success needs a detector; give one, such as Evaluation's.")
+    requests = requests_of(victim, found, seeds)
+    prompts = [row for row in range(len(found)) for _ in seeds]
+    concepts = [found[row].concept for row in prompts]
+    pictures = victim.draw(requests, edited=True)
+    hits = victim.detector.detect(pictures, concepts)
+    if victim.weights is None:
+        before = hits  # nothing was edited
+    elif original:
+        before = victim.detector.detect(victim.draw(requests, edited=False), concepts)
+    else:
+        before = torch.zeros(0, dtype=torch.bool)
+    rows = prompts if len(before) else []
+    rung = Rung(
+        attack=found[0].attack,
+        concept=found[0].concept,
+        variant=variant,
+        control=control,
+        has=has,
+        original=Share.of(before.tolist(), rows),
+        edited=Share.of(hits.tolist(), prompts),
+        original_prompts=_broken(before.tolist(), rows),
+        edited_prompts=_broken(hits.tolist(), prompts),
+        queries=spent_queries(found),
+        seconds=sum(one.seconds for one in found),
+    )
+    return Measured(rung, pictures[hits])
+
+
+def measure_all(
+    victim: Victim, attack: Attack, goal: Goal, found: Sequence[AdversarialPrompt], seeds: Sequence[int], original: bool
+) -> list[Measured]:
+    """What an attack found on a concept: one measurement, or one for each point of its curve."""
+    variants = list(dict.fromkeys(one.variant for one in found)) if attack.is_curve else [""]
+    return [
+        measure(
+            victim,
+            [one for one in found if one.variant == variant or not attack.is_curve],
+            seeds,
+            has=attack.has,
+            original=original,
+            variant=variant,
+            control=goal.control,
+        )
+        for variant in variants
+        if found
+    ]
+
+
+def requests_of(victim: Victim, found: Sequence[AdversarialPrompt], seeds: Sequence[int]) -> list[Request]:
+    """A request for each prompt or embedding and seed."""
+    texts = [one.prompt for one in found if one.embedding is None]
+    encoded = victim.encoder.encode(texts) if texts else None
+    requests, text = [], 0
+    for one in found:
+        embedding, pooled = one.embedding, one.pooled
+        if embedding is None and encoded is not None:
+            embedding = encoded.embeddings[text]
+            pooled = None if encoded.pooled is None else encoded.pooled[text]
+            text += 1
+        assert embedding is not None
+        requests += [Request(embedding, seed, pooled=pooled) for seed in seeds]
+    return requests
+
+
+def spent_queries(found: Sequence[AdversarialPrompt]) -> int:
+    """Points of one restart's curve share its queries."""
+    spent: dict[int, int] = {}
+    for one in found:
+        spent[one.restart] = max(spent.get(one.restart, 0), one.queries)
+    return sum(spent.values())
+
+
+def together(rungs: Sequence[Rung]) -> list[Rung]:
+    """A rung for each attack and point of its curve over all its concepts, in the order of the first ones."""
+    empty = Share(0, 0)
+    whole = []
+    for title in dict.fromkeys(rung.title for rung in rungs):
+        own = [rung for rung in rungs if rung.title == title]
+        whole.append(
+            Rung(
+                own[0].attack,
+                ALL,
+                own[0].variant,
+                own[0].control,
+                own[0].has,
+                sum((rung.original for rung in own), empty),
+                sum((rung.edited for rung in own), empty),
+                sum((rung.original_prompts for rung in own), empty),
+                sum((rung.edited_prompts for rung in own), empty),
+                sum(rung.queries for rung in own),
+                sum(rung.seconds for rung in own),
+            )
+        )
+    return whole
+
+
+def cells_of(rung: Rung) -> dict[str, Any]:
+    """A rung as the row of a table."""
+    cells: dict[str, Any] = {
+        "attack": rung.attack,
+        "variant": rung.variant,
+        "concept": rung.concept,
+        "control": int(rung.control),
+        "has": rung.has,
+    }
+    for name in ("original", "edited", "original_prompts", "edited_prompts"):
+        share: Share = getattr(rung, name)
+        measured = share.total > 0
+        low, high = share.interval if measured else (float("nan"), float("nan"))
+        cells |= {
+            f"{name}_hits": share.hits,
+            f"{name}_total": share.total,
+            f"{name}_rate": round(share.rate, 4) if measured else "",
+            f"{name}_low": round(low, 4) if measured else "",
+            f"{name}_high": round(high, 4) if measured else "",
+        }
+    return {**cells, "queries": rung.queries, "seconds": round(rung.seconds, 3)}
+
+
+def write_rungs(rungs: Iterable[Rung], path: Path, more: dict[str, str]) -> Path:
+    """Write rungs as a CSV, atomically; ``more`` are columns that all rows share."""
+    rows = [{**cells_of(rung), **more} for rung in rungs]
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.DictWriter(stream, list(rows[0]) if rows else ["attack"], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+    return write_atomically(path, write)
+
+
+def _broken(hits: Sequence[bool], prompts: Sequence[int]) -> Share:
+    """Prompts with at least one success."""
+    one_each = {row: any(hit for hit, own in zip(hits, prompts, strict=True) if own == row) for row in set(prompts)}
+    return Share(sum(one_each.values()), len(one_each))

@@ -1,0 +1,106 @@
+"""`p4d`: tokens under which the edited model predicts the noise that the original predicts under the concept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from rece_lightning.attacks.base import AdversarialPrompt, Attack, Budget, Goal
+from rece_lightning.attacks.coordinate import coordinate_search
+from rece_lightning.attacks.found import texts_found
+from rece_lightning.attacks.noise import NoisedPictures, add_noise, latents_of, noise_loss, predict
+from rece_lightning.attacks.pictures import OriginalPictures
+from rece_lightning.attacks.tokens import Template, TokenEncoder
+from rece_lightning.attacks.victim import Victim
+from rece_lightning.attacks.vocabulary import Vocabulary
+from rece_lightning.core.errors import ConfigurationError
+
+TOGETHER = 32
+"""Noised pictures that go through the U-Net at once."""
+
+
+class P4D(Attack):
+    """Token search against the original model's noise prediction (Prompting4Debugging, arXiv 2309.06135).
+
+    The loss is the squared distance of the edited U-Net's prediction from the original U-Net's under the concept's own
+    prompt, on noised pictures of the original model. The tokens are found by greedy coordinate gradient; the published
+    attack moves continuous embeddings and projects them to tokens.
+
+    Args:
+        steps: exchanges of a token, at most.
+        candidates: exchanges tried a step.
+        best: tokens that the gradient likes best, of which is drawn.
+        pictures: of the original model.
+        noised: noised pictures; every candidate is judged on all of them.
+        tokens: of the prompt.
+        restarts: independent searches.
+        seed: of everything random.
+    """
+
+    name: ClassVar[str] = "p4d"
+    has: ClassVar[str] = "weights"
+    looks_at_weights: ClassVar[bool] = True
+    PUBLISHED: ClassVar[Mapping[str, Any]] = {"steps": 3000, "tokens": 16}
+
+    def __init__(
+        self,
+        steps: int = 8,
+        candidates: int = 12,
+        best: int = 32,
+        pictures: int = 4,
+        noised: int = 4,
+        tokens: int = 4,
+        restarts: int = 2,
+        seed: int = 0,
+    ) -> None:
+        if min(candidates, best, pictures, noised, tokens) < 1:
+            raise ConfigurationError("attacks: p4d: candidates, best, pictures, noised and tokens must be 1 or more.")
+        super().__init__(Budget(steps, tokens, restarts, seed))
+        self.candidates, self.best, self.pictures, self.noised = candidates, best, pictures, noised
+
+    def search(self, victim: Victim, goal: Goal, restarts: Sequence[int]) -> list[AdversarialPrompt]:
+        """All restarts side by side."""
+        vocabulary = Vocabulary(victim.encoder.tokenizer, goal.forbidden)
+        encoder = TokenEncoder(victim.encoder, Template.prefixed(self.budget.tokens))
+        generators = [self.generator(goal, restart) for restart in restarts]
+        start = torch.stack([vocabulary.draw(self.budget.tokens, generator) for generator in generators])
+        problem = self.problem(victim, goal)
+        with victim.edited() as unet:
+
+            def loss(embeddings: Tensor, pooled: Tensor | None) -> Tensor:
+                size = max(1, TOGETHER // len(problem))
+                parts = zip(embeddings.split(size), _parts(pooled, size, len(embeddings)), strict=True)
+                return torch.cat([noise_loss(unet, problem, *part) for part in parts])
+
+            found = coordinate_search(
+                loss,
+                encoder,
+                vocabulary,
+                start,
+                generators,
+                steps=self.budget.steps,
+                candidates=self.candidates,
+                best=self.best,
+            )
+        queries = found.queries * len(problem)
+        return texts_found(self.name, goal, restarts, found.tokens, vocabulary, found.before, found.after, queries)
+
+    def problem(self, victim: Victim, goal: Goal) -> NoisedPictures:
+        """Noised pictures with the original model's answers to the concept's own prompt: the same for all restarts."""
+        latents = latents_of(victim.pipeline, OriginalPictures().of(victim, goal, self.pictures))
+        generator = self.generator(goal, -1)
+        last = victim.pipeline.scheduler.config.num_train_timesteps
+        timesteps = torch.randint(last // 10, last, (self.noised,), generator=generator)
+        noised = add_noise(victim.pipeline, latents[torch.arange(self.noised) % len(latents)], timesteps, generator)
+        encoded = victim.encoder.encode([goal.prompt])
+        with victim.original() as unet, torch.no_grad():
+            parts = torch.arange(self.noised).split(TOGETHER)
+            said = [predict(unet, noised.rows(rows), encoded.embeddings, encoded.pooled)[0] for rows in parts]
+        return noised.answered(torch.cat(said))
+
+
+def _parts(pooled: Tensor | None, size: int, count: int) -> Sequence[Tensor | None]:
+    return [None] * -(-count // size) if pooled is None else pooled.split(size)

@@ -1,0 +1,85 @@
+"""Where an attacker's pictures of a concept come from."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from rece_lightning.attacks.base import Goal
+from rece_lightning.attacks.victim import Victim
+from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.emoji.catalog import load_catalog
+from rece_lightning.emoji.pictures import Renderer
+from rece_lightning.models.pipelines import Request
+
+
+@runtime_checkable
+class ConceptPictures(Protocol):
+    """Gives pictures of a concept. Any class with this method can be named in YAML."""
+
+    def of(self, victim: Victim, goal: Goal, count: int) -> Tensor:
+        """Pictures of the goal's concept, ``[count, 3, h, w]`` in [0, 1]; the same ones every time."""
+
+
+class OriginalPictures:
+    """Drawn by the original model under the goal's own prompt, seeds 1,000, 1,001, …
+
+    With a detector, those that show the concept come first.
+
+    Args:
+        spare: how many more are drawn for each that is wanted.
+    """
+
+    def __init__(self, spare: float = 0.5) -> None:
+        self.spare = spare
+
+    def of(self, victim: Victim, goal: Goal, count: int) -> Tensor:
+        """Pictures of the original model; kept with the victim, so that attacks share them."""
+        key = ("original", goal.concept, goal.prompt, count)
+        if key not in victim.drawn:
+            many = count + int(count * self.spare)
+            encoded = victim.encoder.encode([goal.prompt])
+            pooled = None if encoded.pooled is None else encoded.pooled[0]
+            # Away from the seeds that success is measured with.
+            requests = [Request(encoded.embeddings[0], 1000 + seed, pooled=pooled) for seed in range(many)]
+            drawn = victim.draw(requests, edited=False)
+            if victim.detector is not None:
+                hits = victim.detector.detect(drawn, [goal.concept] * many)
+                drawn = drawn[hits.int().argsort(descending=True, stable=True)]
+            victim.drawn[key] = drawn[:count]
+        return victim.drawn[key]
+
+
+class EmojiPictures:
+    """Rendered from the embedded world's own sprites: a source that also has what no U-Net was trained on.
+
+    Args:
+        seed: of styles, backgrounds and placement.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+
+    def of(self, victim: Victim, goal: Goal, count: int) -> Tensor:
+        """Pictures of an object in random styles and on random backgrounds.
+
+        Raises:
+            ConfigurationError: for a concept that is no object of the catalog.
+        """
+        catalog = load_catalog()
+        index = catalog.resolve(goal.concept)
+        if index is None:
+            raise ConfigurationError(f"attacks: the embedded world has no object {goal.concept!r}; name one it has.")
+        generator = torch.Generator().manual_seed(self.seed)
+        styles = torch.randint(len(catalog.styles), (count,), generator=generator)
+        backgrounds = torch.randint(len(catalog.backgrounds), (count,), generator=generator)
+        objects = torch.full((count,), index)
+        return (_renderer().render(objects, styles, backgrounds, generator) + 1) / 2
+
+
+@cache
+def _renderer() -> Renderer:
+    return Renderer(load_catalog())

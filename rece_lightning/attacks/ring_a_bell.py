@@ -1,0 +1,118 @@
+"""`ring-a-bell`: a genetic search over tokens for a prompt that the text encoder puts where the concept is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from rece_lightning.attacks.base import AdversarialPrompt, Attack, Budget, Goal
+from rece_lightning.attacks.found import texts_found
+from rece_lightning.attacks.pairs import concept_direction
+from rece_lightning.attacks.tokens import Template, TokenEncoder
+from rece_lightning.attacks.victim import Victim
+from rece_lightning.attacks.vocabulary import Vocabulary
+from rece_lightning.core.errors import ConfigurationError, check_number
+
+
+class RingABell(Attack):
+    """Genetic search over tokens towards ``E(p) + η v`` (Ring-A-Bell, arXiv 2310.10012).
+
+    The target is that of ``ring-a-bell-embedding``; restart ``r`` takes carrier ``r`` (round and round). A generation
+    keeps the better half of its population; children of two of them take the first tokens of one and the others of
+    the other (with probability ``crossover``) and get one random token (with probability ``mutation``, and where they
+    would be copies of a parent). The loss is the mean squared distance to the target over all positions. The attacker
+    never sees the U-Net.
+
+    Args:
+        strength: η.
+        steps: generations.
+        population: prompts of a generation, a restart.
+        tokens: of the prompt.
+        crossover: probability that a child has two parents.
+        mutation: probability that a child gets a random token.
+        restarts: independent searches.
+        seed: of everything random.
+    """
+
+    name: ClassVar[str] = "ring-a-bell"
+    has: ClassVar[str] = "text encoder"
+    PUBLISHED: ClassVar[Mapping[str, Any]] = {"strength": 3.0, "steps": 3000, "population": 200, "tokens": 16}
+
+    def __init__(
+        self,
+        strength: float = 3.0,
+        steps: int = 40,
+        population: int = 48,
+        tokens: int = 3,
+        crossover: float = 0.5,
+        mutation: float = 0.25,
+        restarts: int = 4,
+        seed: int = 0,
+    ) -> None:
+        check_number("attacks: ring-a-bell: strength", strength, positive=True)
+        for field, value in (("crossover", crossover), ("mutation", mutation)):
+            if not 0 <= value <= 1:
+                raise ConfigurationError(f"attacks: ring-a-bell: {field}: {value!r}; give a probability from 0 to 1.")
+        if population < 4 or tokens < 1:
+            raise ConfigurationError(
+                f"attacks: ring-a-bell: population {population!r}, tokens {tokens!r}; give at least 4 and 1."
+            )
+        super().__init__(Budget(steps, tokens, restarts, seed))
+        self.strength, self.population = float(strength), population
+        self.crossover, self.mutation = crossover, mutation
+
+    def search(self, victim: Victim, goal: Goal, restarts: Sequence[int]) -> list[AdversarialPrompt]:
+        """All restarts side by side: their prompts are encoded together."""
+        if not goal.carriers:
+            raise ConfigurationError(f"attacks: {self.name}: {goal.concept!r} has no carrier prompts; give some.")
+        vocabulary = Vocabulary(victim.encoder.tokenizer, goal.forbidden)
+        encoder = TokenEncoder(victim.encoder, Template.prefixed(self.budget.tokens))
+        carriers = [goal.carriers[restart % len(goal.carriers)] for restart in restarts]
+        direction = concept_direction(victim.encoder, goal)
+        target = victim.encoder.encode(carriers).embeddings.double() + self.strength * direction
+        generators = [self.generator(goal, restart) for restart in restarts]
+        size, free = self.population, self.budget.tokens
+        people = torch.stack([vocabulary.draw(size * free, generator).view(size, free) for generator in generators])
+        losses = self._losses(encoder, people, target)
+        before = losses[:, 0].clone()
+        for _ in range(self.budget.steps):
+            order = losses.argsort(dim=1, stable=True)[:, : size // 2]
+            parents = torch.gather(people, 1, order[:, :, None].expand(-1, -1, free))
+            losses = torch.gather(losses, 1, order)
+            children = torch.stack(
+                [
+                    self._children(rows, size - size // 2, vocabulary, generator)
+                    for rows, generator in zip(parents, generators, strict=True)
+                ]
+            )
+            people = torch.cat([parents, children], dim=1)
+            losses = torch.cat([losses, self._losses(encoder, children, target)], dim=1)
+        after, best = losses.min(dim=1)
+        tokens = people[torch.arange(len(restarts)), best]
+        queries = size + self.budget.steps * (size - size // 2)
+        return texts_found(self.name, goal, restarts, tokens, vocabulary, before, after, queries)
+
+    def _losses(self, encoder: TokenEncoder, people: Tensor, target: Tensor) -> Tensor:
+        """Mean squared distance of every prompt ``[r, n, k]`` to its restart's target, ``[r, n]``."""
+        embeddings, _ = encoder.encode(people.flatten(0, 1))
+        distance = embeddings.view(*people.shape[:2], *embeddings.shape[1:]) - target[:, None].to(embeddings)
+        return distance.square().mean(dim=(2, 3)).cpu()
+
+    def _children(self, parents: Tensor, count: int, vocabulary: Vocabulary, generator: torch.Generator) -> Tensor:
+        """Children ``[count, k]`` of a restart's parents ``[m, k]``."""
+        free = parents.shape[1]
+        pairs = parents[torch.randint(len(parents), (2, count), generator=generator)]
+        cuts = torch.randint(1, free + 1, (count, 1), generator=generator)
+        mixed = torch.rand(count, 1, generator=generator) < self.crossover
+        # A cut behind the last token leaves the first parent whole.
+        children = torch.where(mixed & (torch.arange(free) >= cuts), pairs[1], pairs[0])
+        changed = torch.rand(count, generator=generator) < self.mutation
+        # A copy of a parent would cost a query and find nothing.
+        changed |= (children[:, None] == parents).all(dim=2).any(dim=1)
+        places = torch.randint(free, (count,), generator=generator)
+        fresh = vocabulary.draw(count, generator)
+        children[changed, places[changed]] = fresh[changed]
+        return children

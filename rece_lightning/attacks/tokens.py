@@ -1,0 +1,123 @@
+"""Token ids, hard or soft, → what the U-Net reads, with gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.models.text import PromptEncoder, inference
+
+
+@dataclass(frozen=True)
+class Template:
+    """A prompt some of whose tokens are free."""
+
+    pattern: tuple[int | None, ...]
+    """Token ids; ``None`` where one may be chosen."""
+
+    @classmethod
+    def prefixed(cls, tokens: int, prompt: Sequence[int] = ()) -> Template:
+        """Free tokens, then a prompt's own."""
+        return cls((None,) * tokens + tuple(prompt))
+
+    @property
+    def free(self) -> list[int]:
+        """Places of the free tokens."""
+        return [place for place, token in enumerate(self.pattern) if token is None]
+
+    def filled(self, chosen: Tensor) -> Tensor:
+        """Whole prompts ``[n, length]`` from chosen tokens ``[n, k]``."""
+        whole = torch.tensor([token or 0 for token in self.pattern], dtype=torch.long).repeat(len(chosen), 1)
+        whole[:, self.free] = chosen
+        return whole
+
+
+class TokenEncoder:
+    """The text encoders, from token ids instead of text.
+
+    Args:
+        encoder: whose towers it uses; their weights are left alone.
+        template: of the prompts.
+
+    Raises:
+        ConfigurationError: if the template is longer than the encoder's positions.
+    """
+
+    def __init__(self, encoder: PromptEncoder, template: Template) -> None:
+        self.encoder = encoder
+        self.template = template
+        room = encoder.positions - 2
+        if len(template.pattern) > room:
+            raise ConfigurationError(
+                f"attacks: tokens: the prompt has {len(template.pattern)} tokens, the text encoder takes {room}; "
+                "take fewer."
+            )
+
+    def encode(self, chosen: Tensor, batch_size: int = 256) -> tuple[Tensor, Tensor | None]:
+        """Embeddings ``[n, positions, d]`` and pooled ``[n, p]`` of chosen tokens ``[n, k]``, without gradients."""
+        with torch.no_grad():
+            parts = [self._encode(part, None) for part in chosen.split(batch_size)]
+        pooled = [part[1] for part in parts if part[1] is not None]
+        return torch.cat([part[0] for part in parts]), torch.cat(pooled) if pooled else None
+
+    def encode_soft(self, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """The same, differentiable, from the input embeddings of the free tokens.
+
+        Args:
+            weights: of every tower, ``[n, k, width of its input]``.
+        """
+        nothing = torch.zeros(len(weights[0]), len(self.template.free), dtype=torch.long)
+        return self._encode(nothing, weights)
+
+    def tables(self) -> list[Tensor]:
+        """Input embeddings of every token, ``[vocabulary, width]``, for every tower."""
+        return [_table(text_encoder).weight for _, text_encoder in self.encoder.towers]
+
+    def mix(self, soft: Tensor) -> list[Tensor]:
+        """Input embeddings of soft tokens ``[n, k, vocabulary]``, for every tower."""
+        return [soft.to(table) @ table for table in self.tables()]
+
+    def _encode(self, chosen: Tensor, soft: Sequence[Tensor] | None) -> tuple[Tensor, Tensor | None]:
+        states, pooled = [], None
+        towers = self.encoder.towers
+        for tower, (tokenizer, text_encoder) in enumerate(towers):
+            ids = self._ids(tokenizer, chosen).to(text_encoder.device)
+            places = [place + 1 for place in self.template.free]
+            handle = None
+            if soft is not None:
+                handle = _table(text_encoder).register_forward_hook(_replacement(soft[tower], places))
+            try:
+                with inference(text_encoder):
+                    answer = text_encoder(ids, output_hidden_states=len(towers) > 1)
+            finally:
+                if handle is not None:
+                    handle.remove()
+            states.append(answer.last_hidden_state if len(towers) == 1 else answer.hidden_states[-2])
+            pooled = getattr(answer, "text_embeds", None) if len(towers) > 1 else None
+        return torch.cat([state.to(states[0].device) for state in states], dim=-1), pooled
+
+    def _ids(self, tokenizer: Any, chosen: Tensor) -> Tensor:
+        whole = self.template.filled(chosen.cpu())
+        ids = torch.full((len(whole), self.encoder.positions), int(tokenizer.pad_token_id), dtype=torch.long)
+        ids[:, 0] = int(tokenizer.bos_token_id)
+        ids[:, 1 : 1 + whole.shape[1]] = whole
+        ids[:, 1 + whole.shape[1]] = int(tokenizer.eos_token_id)
+        return ids
+
+
+def _table(text_encoder: Any) -> torch.nn.Embedding:
+    return text_encoder.get_input_embeddings()
+
+
+def _replacement(soft: Tensor, places: list[int]) -> Any:
+    def hook(module: Any, arguments: Any, output: Tensor) -> Tensor:
+        replaced = output.clone()
+        replaced[:, places] = soft.to(output)
+        return replaced
+
+    return hook

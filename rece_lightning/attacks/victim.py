@@ -1,0 +1,128 @@
+"""The model under attack: the original and the edited one in one pipeline, and what an attacker may touch of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from rece_lightning.core.embedding_map import AnyMap, EmbeddingMap
+from rece_lightning.core.gram import Gram
+from rece_lightning.metrics.detection import ConceptDetector
+from rece_lightning.models.pipelines import Request, Sampling, generate
+from rece_lightning.models.text import PromptEncoder
+
+
+class Pictures(Protocol):
+    """What is asked of the maker of pictures: one pipeline whose projections can be exchanged."""
+
+    pipeline: Any
+    encoder: PromptEncoder
+
+    def use(self, weights: Iterable[tuple[str, Tensor]] | None) -> None:
+        """Put edited projections in; ``None`` puts the original ones back."""
+
+
+class Victim:
+    """A model before and after its edit.
+
+    The U-Net is loaded once: :meth:`original` and :meth:`edited` exchange its projections and undo that afterwards.
+
+    Args:
+        pictures: the pipeline, original weights in it.
+        gram: ``G`` of the original projections; only ``derived`` and what starts from it need it.
+        maps: ``M``; the identity (an unedited model) without it.
+        weights: edited projections by name; the original ones without them.
+        detector: for attacks that choose their pictures.
+        sampling: of the pictures that an attacker draws.
+    """
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        *,
+        gram: Gram | None = None,
+        maps: AnyMap | None = None,
+        weights: Mapping[str, Tensor] | None = None,
+        detector: ConceptDetector | None = None,
+        sampling: Sampling | None = None,
+    ) -> None:
+        self.pictures = pictures
+        self.gram = gram
+        self.maps = maps if maps is not None or gram is None else EmbeddingMap.identity(gram.width)
+        self.weights = dict(weights) if weights is not None else None
+        self.detector = detector
+        self.sampling = sampling or Sampling()
+        self.drawn: dict[Any, Tensor] = {}
+        """Pictures that attackers had drawn, by what decides them."""
+        self._within = "original"
+        pictures.use(None)
+
+    @property
+    def encoder(self) -> PromptEncoder:
+        """Tokenizers and text encoders: no edit changes them."""
+        return self.pictures.encoder
+
+    @property
+    def pipeline(self) -> Any:
+        """The diffusers pipeline; which model it is depends on where it is asked for."""
+        return self.pictures.pipeline
+
+    @contextmanager
+    def original(self) -> Iterator[Any]:
+        """The original U-Net."""
+        yield from self._exchanged("original")
+
+    @contextmanager
+    def edited(self) -> Iterator[Any]:
+        """The edited U-Net; the original one where nothing was edited."""
+        yield from self._exchanged("edited")
+
+    def _exchanged(self, state: str) -> Iterator[Any]:
+        former = self._within
+        try:
+            self._put(state)
+            # Gradients reach the embeddings; the weights ask for none.
+            yield self.pipeline.unet.eval().requires_grad_(False)
+        finally:
+            self._put(former)
+
+    def _put(self, state: str) -> None:
+        if state != self._within and self.weights is not None:
+            self.pictures.use(self.weights.items() if state == "edited" else None)
+        self._within = state
+
+    def draw(self, requests: list[Request], *, edited: bool) -> Tensor:
+        """Pictures ``[n, 3, h, w]`` in [0, 1] of embeddings with their seeds, with the victim's sampling."""
+        encoded = self.encoder.encode([""])
+        nothing = Request(encoded.embeddings[0], 0, pooled=None if encoded.pooled is None else encoded.pooled[0])
+        with self.edited() if edited else self.original():
+            return generate(self.pipeline, requests, nothing, self.sampling)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the text encoders and the edited projections."""
+        found = hashlib.sha256(self.text_fingerprint.encode())
+        with self.edited() as unet:
+            names = self.weights or [name for name, _ in unet.named_parameters() if ".attn2.to_" in name]
+            _update(found, ((name, unet.get_parameter(name)) for name in sorted(names)))
+        return found.hexdigest()
+
+    @cached_property
+    def text_fingerprint(self) -> str:
+        """Of the text encoders."""
+        found = hashlib.sha256()
+        for _, text_encoder in self.encoder.towers:
+            _update(found, text_encoder.named_parameters())
+        return found.hexdigest()
+
+
+def _update(found: hashlib._Hash, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    for name, tensor in tensors:
+        found.update(f"{name} {tensor.dtype}".encode())
+        found.update(tensor.detach().contiguous().cpu().view(torch.uint8).numpy().data)

@@ -1,0 +1,1 @@
+"""Pictures of prompts in model states: what is asked, drawn, collected, compared and measured."""

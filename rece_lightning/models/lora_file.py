@@ -1,0 +1,105 @@
+"""What the file of a LoRA holds: which tensors are whose factors, and by how much a layer counts."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from rece_lightning.core.errors import BaseModelError
+from rece_lightning.models.weights import Weights
+
+PEFT_FILE = "adapter_model"
+"""What PEFT calls the file in a folder, beside ``adapter_config.json``."""
+# PEFT and newer diffusers; older diffusers; kohya.
+FACTOR = re.compile(
+    r"^(?P<layer>.+?)(?:\.lora_(?P<peft>[AB])(?:\.[\w-]+)?|[._]lora(?:_linear_layer)?\.(?P<old>down|up)"
+    r"|\.lora_(?P<kohya>down|up))\.weight$"
+)
+ALPHA = re.compile(r"^(?P<layer>.+)\.(?:network_)?alpha$")
+
+
+@dataclass(frozen=True)
+class Factors:
+    """One layer of a LoRA: ``W + scale · up @ down``. Names of tensors in the file."""
+
+    down: str
+    up: str
+    scale: float
+
+
+def factors_of(file: Path, weights: Weights) -> dict[str, Factors]:
+    """The layers of a LoRA, each with both factors and its scale.
+
+    Raises:
+        BaseModelError: for a tensor that is no part of a LoRA, and for half a layer.
+    """
+    found: dict[str, dict[str, str]] = {}
+    alphas: dict[str, str] = {}
+    for name in weights.shapes():
+        matched, alpha = FACTOR.match(name), ALPHA.match(name)
+        if matched:
+            side = {"A": "down", "B": "up"}.get(matched["peft"], matched["old"] or matched["kohya"])
+            found.setdefault(matched["layer"], {})[side] = name
+        elif alpha:
+            alphas[alpha["layer"]] = name
+        else:
+            raise BaseModelError(
+                f"model.adapter: {file}: {name} is no part of a LoRA that is known; fuse it elsewhere."
+            )
+    said = written_scales(file)
+    layers = {}
+    for layer, sides in found.items():
+        if len(sides) != 2:
+            raise BaseModelError(f"model.adapter: {file}: {layer} has only {next(iter(sides))}; fetch the file again.")
+        shapes = [weights.shapes()[sides[side]] for side in ("down", "up")]
+        rank = shapes[0][0]
+        if len(shapes[1]) < 2 or shapes[1][1] != rank or math.prod(shapes[1][2:]) != 1:
+            raise BaseModelError(f"model.adapter: {file}: factors of {layer}: {shapes} do not fit; fetch it again.")
+        own = float(next(weights.read([alphas[layer]]))[1]) / rank if layer in alphas else None
+        layers[layer] = Factors(sides["down"], sides["up"], scale_of(layer, rank, said) if own is None else own)
+    return layers
+
+
+def written_scales(file: Path) -> dict[str, Any]:
+    """What PEFT's ``adapter_config.json`` or the metadata of a diffusers file says of ranks and alphas.
+
+    Raises:
+        BaseModelError: for DoRA, and for what cannot be read.
+    """
+    config = file.parent / "adapter_config.json"
+    said: Any = {}
+    try:
+        if file.stem == PEFT_FILE and config.is_file():
+            said = json.loads(config.read_text(encoding="utf-8"))
+        elif file.suffix == ".safetensors":
+            with safe_open(file, framework="pt") as stored:
+                metadata = stored.metadata() or {}
+            # Its keys carry the part's name.
+            written = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+            said = {key.split(".", 1)[-1]: value for key, value in written.items()}
+    except (OSError, ValueError) as error:
+        raise BaseModelError(
+            f"model.adapter: {file}: its settings cannot be read ({error}); fetch it again."
+        ) from error
+    if not isinstance(said, dict):
+        raise BaseModelError(f"model.adapter: {config} holds no settings; fetch it again.")
+    if said.get("use_dora"):
+        raise BaseModelError(f"model.adapter: {file} is a DoRA, which is not read; fuse it elsewhere.")
+    return said
+
+
+def scale_of(layer: str, rank: int, said: Mapping[str, Any]) -> float:
+    """α/r, and α/√r where the file asks for it; 1 where nothing is said."""
+    patterns = said.get("alpha_pattern") or {}
+    alpha = next((value for key, value in patterns.items() if re.search(rf"(^|\.)({key})$", layer)), None)
+    alpha = said.get("lora_alpha") if alpha is None else alpha
+    if alpha is None:
+        return 1.0
+    return float(alpha) / (math.sqrt(rank) if said.get("use_rslora") else rank)

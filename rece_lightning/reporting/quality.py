@@ -1,0 +1,152 @@
+"""``quality.csv``: one line a figure that is measured on pictures beside the detections."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.files import write_atomically
+from rece_lightning.metrics.figure import NAN, Figure
+
+FILE = "quality.csv"
+COLUMNS = (
+    "column", "metric", "part", "value", "low", "high", "deviation", "pictures", "reference", "protocol", "method",
+)  # fmt: skip
+PARTS = {"difference": "erased − kept"}
+
+
+@dataclass(frozen=True)
+class QualityLine:
+    """A figure of one column."""
+
+    column: str
+    metric: str
+    """Of the class: ``perceptual_distance``; a second one of the same class ends in ``_2``."""
+    protocol: str
+    reference: str
+    """What the pictures are compared with; empty where that is nothing."""
+    figure: Figure
+
+    @property
+    def name(self) -> str:
+        """What loggers call it: ``perceptual_distance_erased``."""
+        return f"{self.metric}_{self.figure.part}"
+
+    @property
+    def heading(self) -> str:
+        """What tables call it: ``perceptual distance, erased``."""
+        return f"{self.metric.replace('_', ' ')}, {PARTS.get(self.figure.part, self.figure.part)}"
+
+    @property
+    def rule(self) -> str:
+        """By what, and against what, it is measured: figures of other rules say nothing of each other."""
+        return f"{self.protocol} against {self.reference}" if self.reference else self.protocol
+
+
+def scalars(lines: Iterable[QualityLine], column: str) -> dict[str, float]:
+    """A column's figures by name."""
+    return {line.name: line.figure.value for line in lines if line.column == column}
+
+
+def write_quality(lines: Iterable[QualityLine], path: Path) -> Path:
+    """Write the table, atomically. What a metric does not give is an empty cell."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(COLUMNS)
+    for line in lines:
+        figure = line.figure
+        numbers = [_text(number) for number in (figure.value, *figure.interval, figure.deviation)]
+        writer.writerow(
+            [
+                line.column,
+                line.metric,
+                figure.part,
+                *numbers,
+                figure.total,
+                line.reference,
+                line.protocol,
+                figure.method,
+            ]
+        )
+    return write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8"))
+
+
+def read_quality(path: Path) -> list[QualityLine]:
+    """Read the table; no line where there is none.
+
+    Raises:
+        ConfigurationError: if it is damaged.
+    """
+    if not path.is_file():
+        return []
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            return [_line(row) for row in csv.DictReader(stream)]
+    except (OSError, UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"{path} is damaged ({type(error).__name__}: {error}); move it away, or measure anew with rece validate."
+        ) from error
+
+
+def _line(row: Mapping[str, str]) -> QualityLine:
+    value, low, high, deviation = (
+        float(row[key]) if row[key] else NAN for key in ("value", "low", "high", "deviation")
+    )  # fmt: skip
+    figure = Figure(row["part"], value, int(row["pictures"]), row["method"], (low, high), deviation)
+    return QualityLine(row["column"], row["metric"], row["protocol"], row["reference"], figure)
+
+
+def _text(number: float) -> str:
+    return repr(number) if number == number else ""
+
+
+@dataclass(frozen=True)
+class QualityRow:
+    """One figure in every column."""
+
+    heading: str
+    rule: str
+    method: str
+    texts: tuple[str, ...]
+    """``–`` where a column has none."""
+
+
+def quality_rows(lines: Sequence[QualityLine], columns: Sequence[str]) -> list[QualityRow]:
+    """The figures side by side, those of one rule in a row."""
+    found: dict[tuple[str, str], dict[str, Figure]] = {}
+    for line in lines:
+        if line.column in columns:
+            found.setdefault((line.heading, line.rule), {})[line.column] = line.figure
+    return [
+        QualityRow(
+            heading,
+            rule,
+            next(reversed(figures.values())).method,
+            tuple(str(figures[column]) if column in figures else "–" for column in columns),
+        )
+        for (heading, rule), figures in found.items()
+    ]
+
+
+def quality_table(lines: Sequence[QualityLine], titles: Mapping[str, str]) -> Table:
+    """The rows as a table for the terminal.
+
+    Args:
+        lines: of an evaluation.
+        titles: column → its title, those to show.
+    """
+    shown = [column for column in titles if any(line.column == column for line in lines)]
+    table = Table(title="Quality (95 % interval, or ± standard deviation over seeds)")
+    table.add_column("figure")
+    table.add_column("protocol")
+    for column in shown:
+        table.add_column(titles[column])
+    for row in quality_rows(lines, shown):
+        table.add_row(row.heading, row.rule, *row.texts)
+    return table

@@ -1,0 +1,95 @@
+"""Words → the two embeddings that tell them apart, in batches no longer than the prompts, kept in a file."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.files import save_tensors
+from rece_lightning.models.text import PromptEncoder
+
+ROWS = 2
+"""Embeddings of a prompt that count: the last token of its subject and the end of the text behind it, which is what all
+positions after it hold in turn."""
+
+BATCH = 256
+TENSOR = "rows"
+KEY = "vocabulary"
+
+
+def subject_rows(encoder: PromptEncoder, prompts: Sequence[str], batch: int = BATCH) -> Tensor:
+    """Embeddings of every prompt's last subject token and of the end of its text, ``[n, 2, d]``, float16 on the CPU.
+
+    A causal text encoder gives a position the same embedding whatever follows: prompts are padded to the longest of
+    their batch, not to the model's positions. Half precision moves a distance by a few 1e-4 of itself.
+
+    Args:
+        encoder: of the model.
+        prompts: any number; those that are longer than the model takes are cut.
+        batch: prompts that are encoded together.
+    """
+    if not prompts:
+        return torch.zeros(0, ROWS, 0, dtype=torch.float16)
+    lengths = [min(len(ids), encoder.positions) for ids in encoder.tokenizer(list(prompts))["input_ids"]]
+    order = sorted(range(len(prompts)), key=lengths.__getitem__)
+    found: list[Tensor] = [torch.empty(0)] * len(prompts)
+    for first in range(0, len(order), batch):
+        part = order[first : first + batch]
+        short = copy.copy(encoder)
+        short.positions = max(lengths[place] for place in part)
+        encoded = short.encode([prompts[place] for place in part])
+        last = encoded.last_subject.to(encoded.embeddings.device)
+        each = torch.arange(len(part), device=last.device)
+        rows = torch.stack([encoded.embeddings[each, last], encoded.embeddings[each, last + 1]], dim=1)
+        for place, row in zip(part, rows.to(torch.float16).cpu(), strict=True):
+            found[place] = row
+    return torch.stack(found)
+
+
+def default_cache() -> Path:
+    """The user's folder for what can be made again: ``rece_lightning`` in ``$XDG_CACHE_HOME``, or in ``~/.cache``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rece_lightning"
+
+
+def cached_rows(
+    encoder: PromptEncoder, fingerprint: str, prompts: Sequence[str], folder: Path, batch: int = BATCH
+) -> tuple[Tensor, bool]:
+    """As :func:`subject_rows`, from the folder's file where another scan with the same text encoder made it.
+
+    Args:
+        encoder: of the model.
+        fingerprint: hash of the text encoder's stored bytes.
+        prompts: to encode.
+        folder: of the cache.
+        batch: prompts that are encoded together.
+
+    Returns:
+        The rows, and whether they were there. A file that is damaged, or of something else, is made anew.
+    """
+    ids = encoder.tokenizer(list(prompts))["input_ids"]
+    asked = json.dumps([fingerprint, list(prompts), [list(one) for one in ids]])
+    key = hashlib.sha256(asked.encode()).hexdigest()
+    path = folder / f"vocabulary-{key[:20]}.safetensors"
+    try:
+        with safe_open(path, framework="pt") as file:
+            if (file.metadata() or {}).get(KEY) == key:
+                rows = file.get_tensor(TENSOR)
+                if rows.ndim == 3 and rows.shape[:2] == (len(prompts), ROWS) and bool(rows.isfinite().all()):
+                    return rows, True
+    except (OSError, SafetensorError):
+        pass
+    rows = subject_rows(encoder, prompts, batch)
+    try:
+        save_tensors({TENSOR: rows}, path, {KEY: key})
+    except ConfigurationError as error:
+        raise ConfigurationError(f"--cache: {error}") from error
+    return rows, False

@@ -1,0 +1,86 @@
+"""The Lightning strategy of the closed form: many processes, no gradients, nothing wrapped and nothing broadcast."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy, StrategyRegistry
+
+from rece_lightning.lifeline import Lifeline
+
+NAME = "closed_form"
+"""``--trainer.strategy`` in words; what the command's ``auto`` stands for with several processes."""
+LOST = re.compile("gloo|NCCL|Connection (closed|reset)")
+"""What the error of a lost connection says."""
+
+
+class ClosedFormStrategy(DDPStrategy):
+    """Starts the processes and connects them as Lightning's DDP does, and leaves the module as it is.
+
+    DDP refuses a module without gradients, and broadcasts what it finds in it. Here the ranks sum moments
+    (:func:`rece_lightning.ranks.summed`), each in its own turn of the loop.
+    """
+
+    strategy_name = NAME
+    _lifeline: Lifeline | None = None
+    _failed = False
+
+    def setup_environment(self) -> None:
+        """Connect the processes."""
+        # What is logged is the same on every rank, and a mean over ranks would round it.
+        warnings.filterwarnings("ignore", message=".*recommended to use `self.log.*sync_dist=True.*")
+        super().setup_environment()
+        self._end_lifeline()
+        if self.world_size > 1:
+            meeting = self.cluster_environment
+            assert meeting is not None
+            self._failed = False
+            self._lifeline = Lifeline(self.global_rank, self.world_size, meeting.main_address, meeting.main_port)
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Tell the other processes; where it is they that ended, say so in place of a lost connection."""
+        if self._lifeline is None:
+            return
+        self._failed = True
+        reason = self._lifeline.reason()
+        if reason is None and isinstance(exception, RuntimeError) and LOST.search(str(exception)):
+            reason = "another rank ended without a word: killed, or out of memory"
+        if reason is not None:
+            self._lifeline.say(reason)
+            exception.args = (f"{reason} (here: {' '.join(str(exception).split())})",)
+        self._lifeline.fail(exception)
+
+    def teardown(self) -> None:
+        """Say goodbye once all have done their work: rank 0 keeps what they tell each other."""
+        if self._lifeline is not None and not self._failed:
+            self.barrier()
+        self._end_lifeline()
+        super().teardown()
+
+    def _end_lifeline(self) -> None:
+        if self._lifeline is not None:
+            self._lifeline.stop()
+            self._lifeline = None
+
+    def setup(self, trainer: Trainer) -> None:
+        """As with one device: no wrapper, no broadcast."""
+        Strategy.setup(self, trainer)
+
+    def _setup_model(self, model: Any) -> Any:
+        return model
+
+    @classmethod
+    def register_strategies(cls, strategy_registry: Any) -> None:
+        """Lightning's names stay Lightning's."""
+
+
+def works(strategy: Any) -> bool:
+    """Whether a trainer's strategy can run the closed form."""
+    return isinstance(strategy, (SingleDeviceStrategy, ClosedFormStrategy))
+
+
+if NAME not in StrategyRegistry:
+    StrategyRegistry.register(NAME, ClosedFormStrategy, description="RECE's closed form on several devices")

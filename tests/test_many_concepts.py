@@ -1,0 +1,253 @@
+"""A CSV of concepts of any length: one batch in memory at a time, and what its rows say twice or against each other."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from lightning.pytorch import Trainer
+
+from rece_lightning import RECE, ConceptData, ConfigurationError
+from rece_lightning.concept_table import LISTED
+from rece_lightning.concepts import ConceptMapping
+from rece_lightning.core.moments import Moments
+from rece_lightning.evidence import PROMPTS_AN_UPDATE, EncodedPair, encode_pairs, gather_evidence
+from rece_lightning.gathering import PromptSums
+from rece_lightning.models.encoders import load_encoder
+from rece_lightning.models.find import find_base
+from rece_lightning.models.text import PromptEncoder, aligned_rows
+from rece_lightning.repeats import Repeats
+
+ROWS = 1500
+
+
+@pytest.fixture(scope="module")
+def long_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("rows") / "concepts.csv"
+    rows = [f"bomb {number},thing {number % 5},{1 + number % 3}" for number in range(ROWS)]
+    path.write_text("prompt,target,weight\n" + "\n".join(rows) + "\n")
+    return path
+
+
+def fit(model: Path, data: ConceptData, epochs: int = 2) -> RECE:
+    module = RECE(str(model), lamb=10.0)
+    trainer = Trainer(
+        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(module, data)
+    return module
+
+
+# Moments instead of rows
+
+
+def plain_moments(encoder: PromptEncoder, prompts: list[str], targets: list[str], weights: list[float]) -> Moments:
+    """One prompt after the other, one row after the other."""
+    width = encoder.text_encoder.config.hidden_size
+    sums = [torch.zeros(width, width, dtype=torch.float64) for _ in range(3)]
+    for prompt, target, weight in zip(prompts, targets, weights, strict=True):
+        encoded = encoder.encode([prompt, target])
+        (concept, anchor), (last, anchor_last) = encoded.embeddings.double(), encoded.last_subject.tolist()
+        for one, other in zip(*aligned_rows(concept, last, anchor, anchor_last, "aligned"), strict=True):
+            for total, (left, right) in zip(sums, ((one, one), (other, one), (other, other)), strict=True):
+                total += weight * torch.outer(left, right)
+    return Moments(sums[0], sums[1], sums[2], torch.zeros(width, width, dtype=torch.float64))
+
+
+def test_a_long_csv_gives_the_moments_of_its_rows(tiny_model: Path, long_csv: Path) -> None:
+    data = ConceptData(str(long_csv), preserve=["dog", "cat"], batch_size=50)
+    module = fit(tiny_model, data)
+    assert not module.sums.in_rows
+    assert module.loop.evidence.prompts == ROWS
+    numbers = range(ROWS)
+    wanted = plain_moments(
+        load_encoder(find_base(str(tiny_model))),
+        [f"bomb {number}" for number in numbers],
+        [f"thing {number % 5}" for number in numbers],
+        [1.0 + number % 3 for number in numbers],
+    )
+    found = module.loop.evidence.first
+    for name in ("erased", "cross", "target"):
+        # Embeddings are float32, and were encoded in other batches.
+        torch.testing.assert_close(getattr(found, name), getattr(wanted, name), rtol=1e-5, atol=1e-2)
+
+
+def test_no_encoded_row_outlives_its_batches(tiny_model: Path, long_csv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[weakref.ref[EncodedPair]] = []
+    alive: list[int] = []
+
+    def watched(*arguments: Any) -> list[EncodedPair]:
+        gc.collect()
+        alive.append(sum(ref() is not None for ref in made))
+        pairs = encode_pairs(*arguments)
+        made.extend(weakref.ref(pair) for pair in pairs)
+        return pairs
+
+    monkeypatch.setattr("rece_lightning.module.encode_pairs", watched)
+    module = fit(tiny_model, ConceptData(str(long_csv), preserve=["dog"], batch_size=50), epochs=1)
+    assert len(made) == ROWS
+    # Fewer than are added to the moments at a time.
+    assert 0 < max(alive) < PROMPTS_AN_UPDATE
+    assert not module.sums.pairs
+    assert not module.sums.kept
+
+
+def random_pairs(count: int, width: int, seed: int) -> list[EncodedPair]:
+    draw = torch.Generator().manual_seed(seed)
+    return [
+        EncodedPair(
+            torch.randn(5, width, generator=draw), torch.randn(5, width, generator=draw), 1, 2, 1.0 + number % 2
+        )
+        for number in range(count)
+    ]
+
+
+@given(count=st.integers(1, 200), kept=st.integers(0, 150), cut=st.integers(1, 64), seed=st.integers(0, 99))
+def test_sums_are_those_of_all_rows_whatever_the_batches(count: int, kept: int, cut: int, seed: int) -> None:
+    pairs, width = random_pairs(count, 4, seed), 4
+    others = list(torch.randn(kept, 5, width, generator=torch.Generator().manual_seed(seed + 100)).unbind())
+    held_out = [2 * rows for rows in others[: kept // 2]]
+    sums = PromptSums("aligned", "cpu")
+    for first in range(0, count, cut):
+        sums.add_pairs(["prompt"], pairs[first : first + cut])
+    for first in range(0, kept, cut):
+        sums.add_kept(others[first : first + cut])
+        sums.add_held_out(held_out[first : first + cut])
+    found, wanted = sums.evidence(width), gather_evidence(pairs, others, "aligned", "cpu")
+    assert found.prompts == wanted.prompts == count
+    assert (found.first_rows is None) == (wanted.first_rows is None)
+    for part in ("first", "whole"):
+        for name, matrix in vars(getattr(wanted, part)).items():
+            torch.testing.assert_close(getattr(getattr(found, part), name), matrix, rtol=1e-12, atol=1e-10)
+    # Of the held-out prompts, of the kept ones where there are none.
+    measured = torch.cat(held_out or others) if others else torch.zeros(0, width)
+    expected = measured.double().mT @ measured.double()
+    torch.testing.assert_close(sums.held_out_moments(width), expected, rtol=1e-12, atol=1e-10)
+
+
+# What the table says
+
+
+def test_a_long_table_is_read_and_not_kept(long_csv: Path) -> None:
+    data = ConceptData(str(long_csv), batch_size=64)
+    assert len(data.concepts) == len(data.pairs) == ROWS
+    assert not isinstance(data.pairs, list)
+    again = [pair.prompt for pair in data.pairs]
+    assert again == [f"bomb {number}" for number in range(ROWS)]
+    batches = [batch for batch in data.batches() if batch.kind == "erased"]
+    assert [prompt for batch in batches for prompt in batch.prompts] == again
+    assert [batch.number for batch in batches] == list(range(-(-ROWS // 64)))
+    assert len(data.train_dataloader()) == len(list(data.batches()))
+
+
+def test_a_long_table_is_summed_up(long_csv: Path, tmp_path: Path) -> None:
+    summary = ConceptData(str(long_csv)).summary()
+    assert len(summary["erased"]) == LISTED
+    assert summary["erased_prompts"] == ROWS
+    # The hash tells of a change beyond what is listed.
+    other = tmp_path / "concepts.csv"
+    other.write_text(long_csv.read_text().replace(f"bomb {ROWS - 1},", "axe,"))
+    assert ConceptData(str(other)).summary() != summary
+    assert ConceptData(str(long_csv)).summary() == summary
+    assert "erased_digest" not in ConceptData(["bomb"]).summary()
+
+
+def test_a_table_that_changes_is_refused(long_csv: Path, tmp_path: Path) -> None:
+    path = tmp_path / "concepts.csv"
+    path.write_text(long_csv.read_text())
+    data = ConceptData(str(path))
+    path.write_text(long_csv.read_text() + "axe,toy,1\n")
+    with pytest.raises(ConfigurationError, match="changed while"):
+        list(data.pairs)
+
+
+def test_a_row_that_cannot_be_is_named_by_its_line(long_csv: Path, tmp_path: Path) -> None:
+    path = tmp_path / "concepts.csv"
+    path.write_text(long_csv.read_text() + "axe,toy,heavy\n")
+    with pytest.raises(ConfigurationError, match="'heavy' is no number"):
+        ConceptData(str(path))
+    path.write_text(long_csv.read_text() + "axe,toy,-1\n")
+    with pytest.raises(ConfigurationError, match=f"line {ROWS + 2}: weight"):
+        ConceptData(str(path))
+    path.write_bytes(long_csv.read_bytes() + b"caf\xe9,toy,1\n")
+    with pytest.raises(ConfigurationError, match=f"byte {len(long_csv.read_bytes()) + 3}"):
+        ConceptData(str(path))
+
+
+def test_later_epochs_read_nothing(long_csv: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, read = ConceptData(str(long_csv), batch_size=500), []
+    batches = data.batches
+
+    def counted() -> Iterator[object]:
+        read.append(1)
+        return batches()
+
+    monkeypatch.setattr(data, "batches", counted)
+    fit(tiny_model, data, epochs=3)
+    assert len(read) == 1
+
+
+# Rows that repeat or contradict each other
+
+
+def write(path: Path, *rows: str) -> str:
+    path.write_text("prompt,target\n" + "\n".join(rows) + "\n")
+    return str(path)
+
+
+def test_two_targets_name_both_rows(tmp_path: Path) -> None:
+    path = write(tmp_path / "concepts.csv", "bomb,toy", "axe,toy", "Bomb,dog")
+    with pytest.raises(ConfigurationError, match=r"'Bomb' has two targets, 'toy' and 'dog' \(line 2 of .* and line 4"):
+        ConceptData(path)
+    entries: list[str | ConceptMapping] = [
+        {"prompt": "bomb", "target": "toy"},
+        "axe",
+        {"prompt": "bomb", "target": "dog"},
+    ]
+    with pytest.raises(ConfigurationError, match=r"\(data\.concepts\[0\] and data\.concepts\[2\]\)"):
+        ConceptData(entries)
+
+
+def test_erased_and_kept_names_both_rows(tmp_path: Path) -> None:
+    path = write(tmp_path / "concepts.csv", "bomb,toy", "axe,toy")
+    kept = tmp_path / "keep.csv"
+    kept.write_text("prompt\nrocket\nAxe\n")
+    with pytest.raises(ConfigurationError, match=r"'Axe' is also erased .*line 3 of .*keep\.csv and line 3 of"):
+        ConceptData(path, preserve=str(kept))
+    with pytest.raises(ConfigurationError, match=r"data\.preserve\[1\] and data\.concepts\[0\]"):
+        ConceptData(["axe"], preserve=["dog", "a photo of axe"], templates=["a photo of {}"])
+
+
+def test_rows_that_repeat_are_counted_and_told(tmp_path: Path) -> None:
+    path = write(tmp_path / "concepts.csv", "bomb,toy", "axe,toy", "bomb,toy", "BOMB,toy")
+    with pytest.warns(UserWarning, match=r"2 of 4 rows repeat .*'bomb' \(line 2 of .* and line 4 of"):
+        data = ConceptData(path)
+    assert [pair.prompt for pair in data.pairs] == ["bomb", "axe", "bomb", "BOMB"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        # Other templates make other prompts.
+        ConceptData(["axe", {"prompt": "bomb"}, {"prompt": "bomb", "templates": ["a photo of {}"]}])
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("xy")), max_size=12))
+def test_repeats_are_those_of_a_look_at_all_pairs(rows: list[tuple[str, str]]) -> None:
+    repeats = Repeats()
+    for place, (prompt, target) in enumerate(rows):
+        repeats.add(place, prompt, target, ["{}"])
+    found = repeats.found()
+    assert found.rows == len(rows) - len(set(rows))
+    targets = {prompt: {other for name, other in rows if name == prompt} for prompt, _ in rows}
+    assert bool(found.conflicts) == any(len(others) > 1 for others in targets.values())
+    for one, other in found.conflicts:
+        assert rows[one][0] == rows[other][0]
+        assert rows[one][1] != rows[other][1]
+        assert one < other

@@ -1,0 +1,320 @@
+"""The results of the embedded world: the table is read back as written and refuses others', sentences follow tests."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.results_figures import (
+    detection_change,
+    detection_test,
+    erasure_test,
+    interval_of,
+    mean,
+    mean_test,
+    pairs,
+    share,
+)
+from benchmarks.results_page import page, write_page
+from benchmarks.results_plan import (
+    ERASED,
+    HELD,
+    KINDS,
+    ORIGINAL,
+    PUBLISHED,
+    SEEDS,
+    SYNONYMS,
+    UCE,
+    Erasure,
+    State,
+    erasures,
+    pictures_of,
+    states,
+)
+from benchmarks.results_sentences import (
+    CONFIRMED,
+    CONTRADICTED,
+    OPEN,
+    claims,
+    harm_verdict,
+    removal_sentence,
+    removal_verdict,
+    summary,
+)
+from benchmarks.results_table import Row, check_same, left, read_rows, recipes, write_rows
+from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.metrics import Mean, PairedTest
+from rece_lightning.metrics.quantiles import t_quantile
+
+
+def row(
+    state: str, group: str, hits: list[str], *, erasure: str = "bomb", kind: str = "objects", **others: object
+) -> Row:
+    """A row whose prompts are p0, p1, …"""
+    prompts = tuple(f"{erasure} {group} p{k}" for k in range(len(hits)))
+    values: dict[str, object] = {
+        "settings": "lamb 0.1",
+        "clip": tuple(20.0 + k for k in range(len(hits))),
+        "distance": tuple(0.1 * k for k in range(len(hits))),
+        **others,
+    }
+    return Row("abc", kind, erasure, state, group, "r", prompts=prompts, hits=tuple(hits), **values)  # type: ignore[arg-type]
+
+
+def table(erased: dict[str, list[str]], kept: dict[str, list[str]]) -> list[Row]:
+    """Rows of the states by name."""
+    found = [row(state, ERASED, hits) for state, hits in erased.items()]
+    return found + [row(state, HELD, hits, fid=1.5, kid=0.2) for state, hits in kept.items()]
+
+
+# The plan
+
+
+def test_the_plan_is_the_one_of_the_protocols() -> None:
+    plan = erasures()
+    assert [sum(one.kind == kind for one in plan) for kind in KINDS] == [12, 4, 3]
+    for one in plan:
+        assert len({prompt.prompt for prompt in one.groups[HELD]}) == 8
+        assert all(prompt.concept != one.name for prompt in one.groups[HELD])
+        assert one.groups[ERASED]
+        assert all(prompt.concept == one.name for prompt in one.groups[ERASED])
+        kept = {prompt.prompt for prompt in one.groups[HELD]}
+        assert not kept & set(one.data["preserve"])
+
+
+def test_a_style_takes_the_place_of_the_configurations_own() -> None:
+    noto = next(one for one in erasures() if one.name == "noto style")
+    concepts = [concept["prompt"] for concept in noto.data["concepts"]]
+    assert all("noto style" in prompt for prompt in concepts)
+    assert not set(concepts) & set(noto.data["preserve"])
+    assert any("twemoji style" in prompt for prompt in noto.data["preserve"])
+
+
+def test_states_take_their_settings_from_the_configurations() -> None:
+    for kind in KINDS:
+        found = {state.name: state for state in states(kind)}
+        assert found[ORIGINAL].model is None
+        assert found[UCE].epochs == 1
+        published = found[PUBLISHED].model
+        assert published is not None
+        assert (published["lamb"], published["regular_scale"]) == (0.1, 1e-3)
+        assert "regular_scale" not in (found[UCE].model or {})
+
+
+def test_the_recipe_depends_on_what_decides_the_figures() -> None:
+    one: Erasure = erasures()[0]
+    state = states("objects")[2]
+    recipe = one.recipe(state, HELD, SEEDS)
+    assert recipe == one.recipe(state, HELD, SEEDS)
+    assert recipe != one.recipe(state, ERASED, SEEDS)
+    assert recipe != one.recipe(state, HELD, SEEDS[:1])
+    assert recipe != one.recipe(State(state.name, {**(state.model or {}), "lamb": 3.0}, state.epochs), HELD, SEEDS)
+    other = replace(one, data={**one.data, "preserve": [" "]})
+    assert recipe != other.recipe(state, HELD, SEEDS)
+    # The original model does not depend on what is erased.
+    original = states("objects")[0]
+    assert one.recipe(original, HELD, SEEDS) == other.recipe(original, HELD, SEEDS)
+
+
+# The table
+
+
+def test_rows_are_read_back_as_written(tmp_path: Path) -> None:
+    rows = [
+        row(UCE, HELD, ["11011", "00000"], fid=2.0, kid=-0.125, clip=(21.5, 19.25), distance=(0.0, 0.03125)),
+        row(UCE, ERASED, ["10000"], settings="lamb 0.1, first_edit {'lamb': 0.5}"),
+    ]
+    path = write_rows(rows, tmp_path / "results.csv")
+    assert read_rows(path) == rows
+    assert read_rows(tmp_path / "none.csv") == []
+
+
+@pytest.mark.parametrize("damage", [("11011", "1101x"), ("21.5|", ""), ("recipe", "other"), ("0.25", "much")])
+def test_a_damaged_table_is_refused(tmp_path: Path, damage: tuple[str, str]) -> None:
+    path = write_rows([row(UCE, HELD, ["11011", "00000"], clip=(21.5, 19), fid=0.25)], tmp_path / "results.csv")
+    text = path.read_text()
+    assert damage[0] in text
+    path.write_text(text.replace(*damage, 1))
+    with pytest.raises(ConfigurationError, match="damaged"):
+        read_rows(path)
+
+
+def test_rows_of_other_weights_or_settings_are_refused(tmp_path: Path) -> None:
+    rows = [row(UCE, HELD, ["11"]), row(UCE, ERASED, ["00"])]
+    recipes = {one.key: "r" for one in rows}
+    check_same(rows, "abc", recipes, tmp_path)
+    check_same(rows[:1], "abc", recipes, tmp_path)
+    with pytest.raises(ConfigurationError, match="U-Net abc, this one is def"):
+        check_same(rows, "def", recipes, tmp_path)
+    with pytest.raises(ConfigurationError, match="other settings"):
+        check_same(rows, "abc", {**recipes, rows[0].key: "s"}, tmp_path)
+    with pytest.raises(ConfigurationError, match="other settings"):
+        check_same(rows, "abc", {rows[0].key: "r"}, tmp_path)
+
+
+def test_a_stopped_measurement_goes_on_with_what_is_missing() -> None:
+    one = erasures()[0]
+    work = [(one, state) for state in states("objects")]
+    keys = recipes(work, SEEDS)
+    assert len(keys) == 3 * len(work)
+    rows = [replace(row(UCE, HELD, ["1"]), erasure=key[1], state=key[2], group=key[3]) for key in keys]
+    assert left(work, []) == work
+    assert left(work, rows) == []
+    # A state of which one group is missing is measured again.
+    assert left(work, rows[:-1]) == work[-1:]
+    assert pictures_of(work[:1], SEEDS) == 5 * (10 + 8)
+    assert pictures_of(work, SEEDS) == 5 * (10 + 8 + 10 * (len(work) - 1))
+
+
+# The figures
+
+
+def test_a_prompts_pictures_are_one_cluster_whatever_was_erased() -> None:
+    first = row(UCE, HELD, ["11111", "00000"])
+    second = replace(first, erasure="axe", hits=("11110", "00000"))
+    found = share([first, second])
+    assert (found.hits, found.total) == (9, 20)
+    assert found.clusters == ((9, 10), (0, 10))
+
+
+def test_a_mean_counts_pictures_and_its_few_clusters_get_students_t() -> None:
+    # Two seeds of the first prompt, one of the second.
+    found = mean([row(UCE, HELD, ["11", "0"], clip=(10.0, 16.0))], "clip")
+    assert found.mean == pytest.approx(12.0)
+    assert found.total == 3
+    few = interval_of([1.0, 2.0, 3.0], [1, 1, 1], "erasures")
+    half = t_quantile(2) / 3**0.5
+    assert few.interval == pytest.approx((2 - half, 2 + half))
+    many = interval_of([float(k) for k in range(8)], [1] * 8, "erasures")
+    assert "bootstrap" in many.method
+    assert many.interval[0] < 3.5 < many.interval[1]
+
+
+def test_tests_are_over_prompts_and_erasures() -> None:
+    before = table({UCE: ["11111"] * 8}, {UCE: ["11111"] * 8})
+    after = table({PUBLISHED: ["00000"] * 8}, {PUBLISHED: ["11111"] * 8})
+    test = detection_test(pairs(before + after, "objects", UCE, PUBLISHED, (ERASED,)))
+    assert (test.change, test.total) == (-1.0, 40)
+    # Eight prompts, all in one direction: 2 · 2⁻⁸.
+    assert test.p_value == pytest.approx(2 / 2**8)
+    shifted = [replace(one, distance=tuple(value + 0.5 for value in one.distance)) for one in after]
+    found = mean_test(pairs(before + shifted, "objects", UCE, PUBLISHED, (HELD,)), "distance")
+    assert found.change == pytest.approx(0.5)
+    assert found.p_value == pytest.approx(2 / 2**8)
+    names = [f"thing {k}" for k in range(7)]
+    first = [row(UCE, HELD, ["1"], erasure=name, fid=1.0) for name in names]
+    second = [row(PUBLISHED, HELD, ["1"], erasure=name, fid=1.0 + k) for k, name in enumerate(names)]
+    fid = erasure_test(pairs(first + second, "objects", UCE, PUBLISHED, (HELD,)), "fid")
+    assert fid.change == pytest.approx(3.0)
+    assert fid.p_value == pytest.approx(2 / 2**6)
+
+
+def test_only_rows_with_the_same_prompts_and_seeds_are_paired() -> None:
+    first = row(UCE, HELD, ["11", "10"])
+    assert len(pairs([first, replace(first, state=PUBLISHED)], "objects", UCE, PUBLISHED, (HELD,))) == 1
+    for other in (
+        replace(first, state=PUBLISHED, prompts=("a", "b")),
+        replace(first, state=PUBLISHED, hits=("11", "100")),
+        replace(first, state=PUBLISHED, erasure="axe"),
+        replace(first, state=PUBLISHED, group=ERASED),
+    ):
+        assert pairs([first, other], "objects", UCE, PUBLISHED, (HELD, ERASED)) == []
+
+
+# The sentences
+
+
+@pytest.mark.parametrize(
+    ("change", "p_value", "verdict"), [(-0.2, 0.001, CONFIRMED), (-0.2, 0.3, OPEN), (0.2, 0.001, CONTRADICTED)]
+)
+def test_removing_more_is_a_matter_of_the_test(change: float, p_value: float, verdict: str) -> None:
+    assert removal_verdict(PairedTest(change, p_value, "exact sign flips over prompts", 100)) == verdict
+
+
+@pytest.mark.parametrize(
+    ("interval", "verdict"),
+    [((-0.04, 0.01), CONFIRMED), ((-0.2, -0.06), CONTRADICTED), ((-0.08, 0.02), OPEN), ((0.02, 0.1), CONFIRMED)],
+)
+def test_little_harm_is_a_matter_of_the_interval(interval: tuple[float, float], verdict: str) -> None:
+    assert harm_verdict(Mean(sum(interval) / 2, interval, 100, "95 % bootstrap over prompts")) == verdict
+
+
+def test_the_change_is_the_difference_of_the_rates() -> None:
+    first = row(UCE, HELD, ["11111", "11000", "10000"] * 3)
+    second = replace(first, state=PUBLISHED, hits=("00000", "11000", "11111") * 3)
+    found = pairs([first, second], "objects", UCE, PUBLISHED, (HELD,))
+    change = detection_change(found)
+    assert change.mean == pytest.approx(share([second]).rate - share([first]).rate)
+    assert change.interval[0] < change.mean < change.interval[1]
+    assert detection_test(found).change == pytest.approx(change.mean)
+
+
+def test_nothing_measured_confirms_nothing() -> None:
+    assert harm_verdict(detection_change([])) == OPEN
+    assert removal_verdict(detection_test([])) == OPEN
+    assert claims([]) == []
+
+
+@pytest.mark.parametrize(
+    ("uce", "rece", "said"),
+    [
+        ("11111", "00000", CONFIRMED),
+        ("00000", "11111", CONTRADICTED),
+        ("10101", "10101", OPEN),
+        ("00000", "00000", OPEN),
+    ],
+)
+def test_a_sentence_says_what_the_pictures_say(uce: str, rece: str, said: str) -> None:
+    rows = table({UCE: [uce] * 8, PUBLISHED: [rece] * 8}, {})
+    sentence = removal_sentence(rows, "objects", UCE, PUBLISHED)
+    assert sentence.startswith(f"objects: {said}")
+    if uce == rece == "00000":
+        assert "0 of 40 pictures" in sentence
+    else:
+        assert all(str(share([one])) in sentence for one in rows)
+
+
+def test_synonyms_count_as_erased_in_the_claim() -> None:
+    rows = table({UCE: ["00000"] * 4, PUBLISHED: ["00000"] * 4}, {})
+    rows += [row(UCE, SYNONYMS, ["11111"] * 6), row(PUBLISHED, SYNONYMS, ["00000"] * 6)]
+    assert CONFIRMED in removal_sentence(rows, "objects", UCE, PUBLISHED)
+
+
+def test_the_claims_name_every_kind_once() -> None:
+    rows = table({UCE: ["11111"] * 8, PUBLISHED: ["00000"] * 8}, {})
+    for state, hits in ((ORIGINAL, "11111"), (UCE, "11111"), (PUBLISHED, "10000")):
+        rows.append(row(state, HELD, [hits] * 8, fid=1.0, kid=0.0))
+    text = "\n".join(claims(rows))
+    assert "removes more than UCE with the same scales is confirmed for objects" in text
+    assert "harms little else is contradicted for objects" in text
+    assert "More harm than after UCE by detections (p = 0.008)" in text
+    assert "styles" not in text
+
+
+def test_a_summary_joins_the_kinds() -> None:
+    verdicts = {"objects": CONFIRMED, "styles": OPEN, "backgrounds": CONFIRMED}
+    assert summary(verdicts) == "confirmed for objects and backgrounds, not confirmed for styles"
+
+
+# The page
+
+
+def test_the_page_shows_the_figures_of_the_rows(tmp_path: Path) -> None:
+    rows = table({ORIGINAL: ["11111"] * 8, UCE: ["10000"] * 8}, {ORIGINAL: ["11111"] * 8, UCE: ["11110"] * 8})
+    lines = page(rows)
+    shown = next(line for line in lines if line.startswith("| UCE |"))
+    columns = [cell.strip() for cell in shown.strip("|").split("|")]
+    heading = next(line for line in lines if line.startswith("| | erased |"))
+    assert len(columns) == heading.count("|") - 1
+    assert [cell.split(" (")[0] for cell in columns[1:6]] == ["20 %", "–", "80 %", "1.5", "0.2"]
+    assert "| bomb | 100 / 100 | 20 / 80 |" in lines
+    path = write_page(rows, tmp_path)
+    assert path.read_text(encoding="utf-8").splitlines() == lines
+    assert (tmp_path / "results.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_page_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="nothing was measured"):
+        write_page([], tmp_path)
