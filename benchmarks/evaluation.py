@@ -24,6 +24,7 @@ from torch import Tensor
 
 from benchmarks.full_size import write_checkpoint
 from benchmarks.speed import child, machine, seconds
+from rece_lightning.devices.placement import Placement
 from rece_lightning.emoji.captions import describe
 from rece_lightning.emoji.catalog import load_catalog
 from rece_lightning.files import write_atomically
@@ -31,7 +32,6 @@ from rece_lightning.generation import PictureMaker
 from rece_lightning.models.encoders import load_encoder
 from rece_lightning.models.find import find_base
 from rece_lightning.models.pipelines import Sampling
-from rece_lightning.placement import Placement
 from rece_lightning.prompts import EvaluationPrompt
 
 HERE = Path(__file__).parent

@@ -39,6 +39,7 @@ from benchmarks.results_plan import (
 from benchmarks.results_table import Row, check_same, left, read_rows, recipes, write_rows
 from rece_lightning import RECE, ConceptData
 from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.devices.placement import Placement
 from rece_lightning.emoji.catalog import WEIGHTS
 from rece_lightning.generation import PictureMaker
 from rece_lightning.metrics import (
@@ -53,7 +54,6 @@ from rece_lightning.metrics import (
 )
 from rece_lightning.models.encoders import load_encoder
 from rece_lightning.models.find import find_base
-from rece_lightning.placement import Placement
 from rece_lightning.prompts import EvaluationPrompt
 from rece_lightning.verbs import fail
 

@@ -25,6 +25,7 @@ from rece_lightning.core.embedding_map import AnyMap
 from rece_lightning.core.gram import Gram
 from rece_lightning.core.loop import LoopSettings, RECELoop
 from rece_lightning.core.moments import Moments
+from rece_lightning.devices.placement import Placement
 from rece_lightning.emoji.captions import describe, with_article
 from rece_lightning.emoji.catalog import load_catalog
 from rece_lightning.evidence import encode_pairs, gather_evidence
@@ -33,7 +34,6 @@ from rece_lightning.metrics import EmojiDetector, Share
 from rece_lightning.models.encoders import load_encoder
 from rece_lightning.models.find import find_base
 from rece_lightning.models.pipelines import Sampling
-from rece_lightning.placement import Placement
 from rece_lightning.prompts import EvaluationPrompt
 
 HERE = Path(__file__).parent

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from rich.progress import track
 
+from rece_lightning.devices.placement import Placement
 from rece_lightning.emoji.captions import describe, with_article
 from rece_lightning.emoji.catalog import load_catalog
 from rece_lightning.emoji.clip import load_clip
@@ -28,7 +29,6 @@ from rece_lightning.metrics import EmojiDetector, Share
 from rece_lightning.models.encoders import load_encoder
 from rece_lightning.models.find import find_base
 from rece_lightning.models.pipelines import Sampling
-from rece_lightning.placement import Placement
 from rece_lightning.prompts import EvaluationPrompt
 
 HERE = Path(__file__).parent

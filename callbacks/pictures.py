@@ -15,11 +15,11 @@ from rece_lightning.background import Background
 from rece_lightning.callbacks.evaluation import Evaluation
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.data import ConceptData, EvaluationBatches
+from rece_lightning.devices.ranks import gathered
 from rece_lightning.models.pipelines import Sampling
 from rece_lightning.module import RECE
 from rece_lightning.png import save_pixels, to_pixels
 from rece_lightning.prompts import one_each
-from rece_lightning.ranks import gathered
 from rece_lightning.runs.folder import run_folder
 from rece_lightning.runs.picture_folder import PictureFolder, is_stopped, plan_in, plan_of, state_of
 

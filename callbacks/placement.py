@@ -5,8 +5,8 @@ from __future__ import annotations
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from rece_lightning.callbacks.evaluation import Evaluation
+from rece_lightning.devices.placement import Placement
 from rece_lightning.module import RECE
-from rece_lightning.placement import Placement
 
 
 class DevicePlacement(Callback):

@@ -24,13 +24,13 @@ from rece_lightning.callbacks import DevicePlacement, ErasureCheckpoint, Evaluat
 from rece_lightning.callbacks.epoch_bar import EpochBar
 from rece_lightning.core.errors import ConfigurationError, ReceError, nearest
 from rece_lightning.data import ConceptData
+from rece_lightning.devices.strategy import NAME
+from rece_lightning.devices.trainer_rules import check_epochs, check_precision, check_trainer
 from rece_lightning.explain import explain, own_error
 from rece_lightning.module import RECE
 from rece_lightning.protocols import FLAGS, expand_flags
 from rece_lightning.runs.folder import CONFIG, version_of
 from rece_lightning.runs.start import RunStart
-from rece_lightning.strategy import NAME
-from rece_lightning.trainer_rules import check_epochs, check_precision, check_trainer
 from rece_lightning.verbs import PACKAGE, VERBS, fail, shipped_configs
 
 SECTIONS = ("model", "data", "trainer")

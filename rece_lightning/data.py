@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from rece_lightning.concept_table import LISTED, ConceptTable, PromptPairs, check_kept, described
 from rece_lightning.concepts import Concept, ConceptMapping, PromptPair, preserved_places, prompt_pairs
 from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.devices.ranks import rank_and_world
 from rece_lightning.prompts import EvaluationPrompt, PromptMapping, read_prompts
-from rece_lightning.ranks import rank_and_world
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from torch import Tensor
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.loop import Evidence
 from rece_lightning.core.moments import Moments
+from rece_lightning.devices.ranks import summed
 from rece_lightning.evidence import PROMPTS_AN_UPDATE, EncodedPair, gather_evidence, pair_moments, stay_rows
 from rece_lightning.models.text import PromptEncoder
-from rece_lightning.ranks import summed
 from rece_lightning.runs.stored import moments_are_smaller, store_evidence, store_moments
 
 

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rece_lightning.devices.placement import Placement
 from rece_lightning.models.adapter import Adapter
 from rece_lightning.models.base import BaseModel
 from rece_lightning.models.pipelines import Request, Sampling, generate, load_pipeline, put_weights
 from rece_lightning.models.text import PromptEncoder
 from rece_lightning.models.weights import ModuleWeights
-from rece_lightning.placement import Placement
 from rece_lightning.prompts import EvaluationPrompt
 
 ENCODED_TOGETHER = 64

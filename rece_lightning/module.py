@@ -23,6 +23,9 @@ from rece_lightning.core.gram import Gram
 from rece_lightning.core.loop import EpochRecord, LoopSettings, RECELoop
 from rece_lightning.core.projection import Projection, check_rank
 from rece_lightning.data import PromptBatch
+from rece_lightning.devices.placement import Placement
+from rece_lightning.devices.ranks import agreed, gathered, rank_and_world
+from rece_lightning.devices.trainer_rules import check_trainer
 from rece_lightning.evidence import EncodedPair, encode_pairs
 from rece_lightning.exports.erasure import Erasure
 from rece_lightning.gathering import PromptSums, too_long
@@ -34,13 +37,10 @@ from rece_lightning.models.find import find_base
 from rece_lightning.models.pipelines import Sampling, load_pipeline, put_weights
 from rece_lightning.models.projections import KINDS, check_layers
 from rece_lightning.models.text import TOKEN_RULES, PromptEncoder
-from rece_lightning.placement import Placement
 from rece_lightning.preserving import choose_preserved
 from rece_lightning.prompts import EvaluationPrompt
-from rece_lightning.ranks import agreed, gathered, rank_and_world
 from rece_lightning.runs.resuming import check_map_fits, check_same_run, check_work_left, only_the_end_is_left
 from rece_lightning.runs.stored import restore_moments
-from rece_lightning.trainer_rules import check_trainer
 from rece_lightning.version import __version__
 
 # What decides the result: a checkpoint goes on under these settings alone.

@@ -23,9 +23,9 @@ from rece_lightning import RECE, ConceptData, ConfigurationError
 from rece_lightning.cli import strategy_for
 from rece_lightning.core.loop import RECELoop
 from rece_lightning.data import EvaluationBatches
+from rece_lightning.devices.strategy import ClosedFormStrategy
+from rece_lightning.devices.trainer_rules import check_strategy, check_trainer
 from rece_lightning.prompts import EvaluationPrompt
-from rece_lightning.strategy import ClosedFormStrategy
-from rece_lightning.trainer_rules import check_strategy, check_trainer
 from tests.command import write_config
 from tests.ranks import CASES, EPOCHS, fit, matrix_of
 

@@ -22,11 +22,11 @@ from PIL import Image
 from rece_lightning import RECE, ConceptData, ConfigurationError
 from rece_lightning.background import Background
 from rece_lightning.callbacks import PictureWriter
+from rece_lightning.devices.placement import Placement
 from rece_lightning.generation import PictureMaker
 from rece_lightning.models.encoders import load_encoder
 from rece_lightning.models.find import find_base
 from rece_lightning.models.pipelines import Sampling
-from rece_lightning.placement import Placement
 from rece_lightning.prompts import EvaluationPrompt
 from tests.command import Outcome, run_command, write_config
 

@@ -12,6 +12,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from transformers import CLIPTokenizer
 
+from rece_lightning.devices.placement import Placement
 from rece_lightning.emoji.captions import vocabulary
 from rece_lightning.emoji.catalog import FOLDER, WEIGHTS, load_catalog
 from rece_lightning.emoji.clip import load_clip
@@ -25,7 +26,6 @@ from rece_lightning.metrics import EmojiDetector
 from rece_lightning.models.encoders import load_encoder
 from rece_lightning.models.find import find_base
 from rece_lightning.models.pipelines import Sampling
-from rece_lightning.placement import Placement
 from rece_lightning.prompts import EvaluationPrompt
 
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from rece_lightning.devices.ranks import gathered
 from rece_lightning.evaluation.drawing import Shot
 from rece_lightning.metrics import ConceptDetector, names_seen
-from rece_lightning.ranks import gathered
 from rece_lightning.reporting.comparison import Column, Comparison
 from rece_lightning.reporting.grid import PICTURES_A_CELL, rows_to_show
 from rece_lightning.reporting.sheets import MOST, small

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.devices.ranks import gathered
 from rece_lightning.evaluation.references import References
 from rece_lightning.metrics import KernelDistance, PictureBatch, PictureMetric
 from rece_lightning.metrics.figure import ERASED, KEPT, NOTHING, SETS
-from rece_lightning.ranks import gathered
 from rece_lightning.reporting.comparison import Comparison
 from rece_lightning.reporting.quality import QualityLine
 

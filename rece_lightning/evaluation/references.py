@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.devices.ranks import share_of
 from rece_lightning.evaluation.existing import ENDINGS, INDEX, ExistingPictures
 from rece_lightning.png import read_picture
-from rece_lightning.ranks import share_of
 
 FIELD = "Evaluation.references"
 AT_ONCE = 64

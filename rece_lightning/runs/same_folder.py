@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from rece_lightning.ranks import gathered
+from rece_lightning.devices.ranks import gathered
 from rece_lightning.runs.folder import run_folder
 
 

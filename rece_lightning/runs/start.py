@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.devices.ranks import started_first
 from rece_lightning.files import (
     check_writable,
     discard,
@@ -21,7 +22,6 @@ from rece_lightning.files import (
     write_atomically,
 )
 from rece_lightning.module import RECE
-from rece_lightning.ranks import started_first
 from rece_lightning.runs.checkpoints import Found, find_checkpoint
 from rece_lightning.runs.csv_logger import RunCSVLogger
 from rece_lightning.runs.folder import CONFIG, new_version, next_version, run_folder, versions

@@ -79,7 +79,7 @@ class Parts:
 
     def pairs(self, target: str) -> list[PromptPair]:
         """The prompts to erase under another ``data.target``."""
-        return ConceptData(**{**self.arguments, "target": target}).pairs
+        return list(ConceptData(**{**self.arguments, "target": target}).pairs)
 
     def description(self) -> dict[str, Any]:
         """What lines and pictures are comparable under."""

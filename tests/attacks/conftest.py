@@ -10,6 +10,7 @@ import torch
 from rece_lightning.attacks import Goal, Victim, make_goal
 from rece_lightning.core.embedding_map import EmbeddingMap
 from rece_lightning.core.gram import Gram
+from rece_lightning.devices.placement import Placement
 from rece_lightning.emoji.catalog import load_catalog
 from rece_lightning.generation import PictureMaker
 from rece_lightning.metrics import EmojiDetector
@@ -18,7 +19,6 @@ from rece_lightning.models.encoders import load_encoder
 from rece_lightning.models.find import find_base
 from rece_lightning.models.pipelines import Sampling
 from rece_lightning.models.text import PromptEncoder
-from rece_lightning.placement import Placement
 
 
 @pytest.fixture(scope="package")

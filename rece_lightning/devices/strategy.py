@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy, StrategyRegistry
 
-from rece_lightning.lifeline import Lifeline
+from rece_lightning.devices.lifeline import Lifeline
 
 NAME = "closed_form"
 """``--trainer.strategy`` in words; what the command's ``auto`` stands for with several processes."""
@@ -21,7 +21,7 @@ class ClosedFormStrategy(DDPStrategy):
     """Starts the processes and connects them as Lightning's DDP does, and leaves the module as it is.
 
     DDP refuses a module without gradients, and broadcasts what it finds in it. Here the ranks sum moments
-    (:func:`rece_lightning.ranks.summed`), each in its own turn of the loop.
+    (:func:`rece_lightning.devices.ranks.summed`), each in its own turn of the loop.
     """
 
     strategy_name = NAME

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.strategy import NAME, works
+from rece_lightning.devices.strategy import NAME, works
 
 # Lightning's max_epochs where nobody gave one.
 DEFAULT_EPOCHS = 1000

@@ -1,0 +1,1 @@
+"""Several devices and processes: which part lies where, what each rank does, and what a trainer must be."""
