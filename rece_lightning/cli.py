@@ -87,8 +87,7 @@ def find_config(value: str) -> Path:
         shipped = [PACKAGE / "configs" / name for name in (value, f"{value}.yaml")]
         found = [candidate for candidate in shipped if "/" not in value and candidate.is_file()]
         if not found:
-            # Without the suffix that all of them share.
-            known = nearest(Path(value).stem, [Path(name).stem for name in shipped_configs()])
+            known = nearest(Path(value).name, shipped_configs(), suffix=".yaml")
             raise ConfigurationError(f"--config: there is no file {value!r}; {known}, or a path.")
         path = found[0]
     try:

@@ -93,6 +93,12 @@ def test_a_missing_config_lists_those_that_ship(
     assert_names(message_of(outcome.code, outcome.out, outcome.err), "--config", *parts)
 
 
+def test_a_name_like_no_configuration_gets_no_guess(capsys: pytest.CaptureFixture[str]) -> None:
+    """All of them end in .yaml, which makes none of them likely."""
+    outcome = run_command(capsys, "fit", "--config", "nope.yaml")
+    assert "did you mean" not in message_of(outcome.code, outcome.out, outcome.err)
+
+
 @pytest.mark.parametrize(
     ("content", "parts"),
     [

@@ -18,11 +18,19 @@ class BaseModelError(ReceError, ValueError):
     """A base model that cannot be found, read or trusted."""
 
 
-def nearest(value: str, valid: Iterable[str]) -> str:
-    """``did you mean 'norm'? Valid: both, norm`` for an error message about an unknown name."""
+def nearest(value: str, valid: Iterable[str], *, suffix: str = "") -> str:
+    """``did you mean 'norm'? Valid: both, norm`` for an error message about an unknown name.
+
+    Args:
+        value: that is none of them.
+        valid: names.
+        suffix: that all of them share, and which therefore says nothing about likeness.
+    """
     names = sorted(valid)
-    close = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]!r}? " if close else ""
+    close = difflib.get_close_matches(
+        str(value).removesuffix(suffix), [name.removesuffix(suffix) for name in names], n=1, cutoff=0.5
+    )
+    hint = f"did you mean {close[0] + suffix!r}? " if close else ""
     return f"{hint}Valid: {', '.join(names)}"
 
 
