@@ -29,7 +29,6 @@ from rece_lightning.reporting.comparison import (
     LAST,
     LAST_DERIVED,
     ORIGINAL,
-    TITLES,
     Comparison,
 )
 from rece_lightning.reporting.outcome import COUNTS, column_figures, write_outcome
@@ -223,7 +222,8 @@ class Evaluation(Callback):
             return
         self._fit = self._fit or FitColumns(self.comparison, self.detector, self._quality())
         total = len(self._fit.shots(module, attacked=attacked))
-        title = TITLES.get(key) or f"RECE, epoch {key.removeprefix('epoch_')}"
+        self.comparison.editor = module.hparams["editor"]
+        title = self.comparison.title_of(key)
         with progress_bar(trainer) as progress:
             task = progress.add_task(title, total=total, visible=bool(total))
             self._fit.add(module, key, title, maps, lambda made: progress.advance(task, made), attacked=attacked)

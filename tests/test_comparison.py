@@ -61,3 +61,12 @@ def test_a_prompt_in_several_rows_is_one_prompt_of_intervals_and_tests() -> None
     # The same words for another concept are another prompt.
     other = Comparison((EvaluationPrompt("fox", "fox"), EvaluationPrompt("fox", "red background")))
     assert other.prompt_of(0) != other.prompt_of(1)
+
+
+def test_another_editor_is_not_called_uce() -> None:
+    found = comparison()
+    assert found.title_of(FIRST) == "UCE (epoch 0)"
+    assert found.verdict()[0].startswith("UCE alone")
+    found.editor = "projection"
+    assert found.title_of(FIRST) == "projection (epoch 0)"
+    assert not any("UCE" in sentence for sentence in found.verdict())

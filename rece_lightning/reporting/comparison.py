@@ -21,6 +21,11 @@ TITLES = {
 }
 
 
+def edit_name(editor: str) -> str:
+    """What the edit of epoch 0 is called in tables: ``UCE``, or the editor's own name."""
+    return "UCE" if editor == "uce" else editor
+
+
 @dataclass(frozen=True)
 class Column:
     """One model state (and attack): its pictures and what was detected in them."""
@@ -68,6 +73,18 @@ class Comparison:
     """What ``Evaluation.metrics`` measured."""
     notes: list[str] = field(default_factory=list)
     """What could not be measured, and why."""
+    editor: str = "uce"
+    """``model.editor``: what epoch 0 is called by."""
+
+    @property
+    def first_edit(self) -> str:
+        """Name of the edit of epoch 0."""
+        return edit_name(self.editor)
+
+    def title_of(self, key: str) -> str:
+        """Title of a column of a ``fit``."""
+        title = TITLES.get(key) or f"RECE, epoch {key.removeprefix('epoch_')}"
+        return title.replace(edit_name("uce"), self.first_edit)
 
     def prompt_of(self, row: int) -> tuple[str, str]:
         """What tells prompts apart: text and concept. A file may hold one several times, with other seeds."""
@@ -127,15 +144,15 @@ class Comparison:
         if not before.total:
             return ["No detector was given: look at the pictures."]
         if not last.total:
-            says.append(self._change("UCE alone", (ORIGINAL, FIRST), own, "erased concepts"))
+            says.append(self._change(f"{self.first_edit} alone", (ORIGINAL, FIRST), own, "erased concepts"))
         else:
-            says.append(self._change("UCE (epoch 0)", (ORIGINAL, FIRST), own, "erased concepts"))
+            says.append(self._change(f"{self.first_edit} (epoch 0)", (ORIGINAL, FIRST), own, "erased concepts"))
             says.append(self._change("RECE's epochs after it", (FIRST, LAST), own, "erased concepts"))
             if self.share(FIRST_DERIVED, own).total:
-                says.append(self._attack("UCE", FIRST_DERIVED, FIRST, own))
+                says.append(self._attack(self.first_edit, FIRST_DERIVED, FIRST, own))
         final = self.columns.get(LAST_DERIVED) or self.columns.get(FIRST_DERIVED)
         if final is not None:
-            says.append(self._attack("RECE" if last.total else "UCE", final.key, self.last, own))
+            says.append(self._attack("RECE" if last.total else self.first_edit, final.key, self.last, own))
         if self.share(ORIGINAL, ("kept",)).total:
             says.append(self._change("The whole erasure", (ORIGINAL, self.last), ("kept",), "kept concepts"))
         if last.total:
@@ -144,7 +161,7 @@ class Comparison:
             if total and abs(helped) / total < 0.1:
                 says.append("Against the derived embedding RECE's epochs make next to no difference here.")
             elif total and helped < 0:
-                says.append("Against the derived embedding the last epoch is worse than UCE here.")
+                says.append(f"Against the derived embedding the last epoch is worse than {self.first_edit} here.")
         return says
 
     def _change(self, what: str, columns: tuple[str, str], roles: Sequence[str], of: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.reporting.comparison import FIRST, FIRST_DERIVED, LAST, LAST_DERIVED, ORIGINAL
+from rece_lightning.reporting.comparison import FIRST, FIRST_DERIVED, LAST, LAST_DERIVED, ORIGINAL, edit_name
 from rece_lightning.reporting.states import Shot, State
 from rece_lightning.runs.results import PROTOCOL, Results, in_short
 
@@ -108,7 +108,8 @@ def compared_states(runs: Sequence[Results], shots: Sequence[Shot], shown: Seque
             identity = json.dumps(kept, sort_keys=True, default=str)
             if identity not in firsts:
                 where = f"epoch 0 of {label}" if both else label
-                state = run.state(FIRST, FIRST_DERIVED, shots, f"UCE ({where})", _without_later(note))
+                edit = edit_name(str(run.settings().get("model.editor") or "uce"))
+                state = run.state(FIRST, FIRST_DERIVED, shots, f"{edit} ({where})", _without_later(note))
                 firsts[identity] = run.with_tiles(state, FIRST, shown)
         if LAST in run.columns:
             name = f"RECE ({label})" if both else f"measured ({label})"
