@@ -50,6 +50,7 @@ from rece_lightning.callbacks import Erase
 from rece_lightning.emoji.captions import TEMPLATES, random_caption
 from rece_lightning.emoji.catalog import WEIGHTS, Catalog, load_catalog
 from rece_lightning.emoji.pictures import Renderer, random_indices
+from rece_lightning.emoji.training.loop import mixed_precision
 from rece_lightning.metrics import EmojiDetector, Share
 
 CONCEPT = "bomb"
@@ -147,7 +148,7 @@ def measure(pipeline: Any, detector: EmojiDetector, prompts: list[str], concepts
     hits = 0
     for first in range(0, len(wanted), 64):
         part = wanted[first : first + 64]
-        with torch.autocast(pipeline.device.type, torch.bfloat16):
+        with mixed_precision(pipeline.device.type):
             pictures = pipeline(
                 [prompt for prompt, _, _ in part],
                 generator=[torch.Generator().manual_seed(seed) for _, _, seed in part],

@@ -494,6 +494,9 @@ def test_the_command_names_what_may_not_be_read(
     scene: Scene, closed: Path, verb: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Everything lies where everybody may go, but for one file each time."""
+    home = Path(rece_lightning.__file__).resolve().parent
+    if os.geteuid() == 0 and not all(folder.stat().st_mode & 0o001 for folder in (home, *home.parents)):
+        pytest.skip("the package lies where root alone may go, so that nobody else can start it")
     run = shutil.copytree(scene.run, closed.parent / "run")
     config = write_config(closed.parent, closed)
     (closed.parent / "here").mkdir()
