@@ -225,6 +225,7 @@ def test_example_runs_on_the_embedded_world(tmp_path: Path, monkeypatch: pytest.
     assert all(not torch.allclose(unet.get_parameter(n), original.get_parameter(n), atol=1e-3) for n in names)
 
 
+@pytest.mark.timeout(1200)  # two trainings and four hundred pictures, on whatever processor there is
 def test_fine_tuning_brings_the_concept_back_and_with_the_callback_it_stays_away(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
