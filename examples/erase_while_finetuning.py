@@ -50,7 +50,7 @@ from rece_lightning.callbacks import Erase
 from rece_lightning.emoji.captions import TEMPLATES, random_caption
 from rece_lightning.emoji.catalog import WEIGHTS, Catalog, load_catalog
 from rece_lightning.emoji.pictures import Renderer, random_indices
-from rece_lightning.emoji.training.loop import mixed_precision
+from rece_lightning.emoji.training.loop import mixed_precision, multiplies_bfloat16
 from rece_lightning.metrics import EmojiDetector, Share
 
 CONCEPT = "bomb"
@@ -128,7 +128,7 @@ def fine_tune(pipeline: Any, data: list[tuple[Tensor, str]], options: argparse.N
     trainer = Trainer(
         max_steps=options.steps,
         devices=1,
-        precision="bf16-mixed",
+        precision="bf16-mixed" if multiplies_bfloat16(pipeline.device.type) else "32-true",
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -19,14 +19,15 @@ def save_atomically(state: object, path: Path) -> None:
     temporary.replace(path)
 
 
-def mixed_precision(device: str) -> torch.autocast:
-    """Autocast to bfloat16 where the device multiplies in it.
+def multiplies_bfloat16(device: str) -> bool:
+    """Whether a device has instructions for it; a processor without them emulates it at ten times float32's time."""
+    on_cpu = torch.device(device).type == "cpu"
+    return not on_cpu or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
-    A processor without such instructions emulates them at ten times float32's time, so it stays in float32.
-    """
-    kind = torch.device(device).type
-    native = kind != "cpu" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.autocast(kind, torch.bfloat16, enabled=native)
+
+def mixed_precision(device: str) -> torch.autocast:
+    """Autocast to bfloat16 where the device multiplies in it; otherwise everything stays in float32."""
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=multiplies_bfloat16(device))
 
 
 def cosine(step: int, steps: int, warmup: int = 200) -> float:
