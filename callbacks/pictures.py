@@ -142,8 +142,7 @@ class PictureWriter(BasePredictionWriter):
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Evaluation):
                 self.sampling, self._seeds = callback.sampling, tuple(range(callback.pictures_per_prompt))
-        for field, value in self._sampling.items():
-            self.sampling = self.sampling.with_value(field, value)
+        self.sampling = self.sampling.with_values(self._sampling, "PictureWriter")
         if self.pictures_per_prompt is not None:
             self._seeds = tuple(range(self.pictures_per_prompt))
 

@@ -111,10 +111,7 @@ class RedTeam(Callback):
         evaluation = next((one for one in trainer.callbacks if isinstance(one, Evaluation)), None)  # type: ignore[attr-defined]
         if evaluation is not None:
             self.detector = self.detector or evaluation.detector
-            for field, value in self._asked.items():
-                self.sampling = evaluation.sampling.with_value(field, value)
-            if not self._asked:
-                self.sampling = evaluation.sampling
+            self.sampling = evaluation.sampling.with_values(self._asked, "RedTeam")
             if evaluation.images is not None:
                 raise ConfigurationError("RedTeam: pictures that exist cannot be attacked; leave out --images.")
         if self.detector is None:

@@ -40,9 +40,9 @@ class Sampling:
         if self.scheduler is not None:
             _scheduler_class(f"{owner}.scheduler", self.scheduler)
 
-    def with_value(self, field: str, value: Any) -> Sampling:
-        """The same with another value."""
-        return replace(self, **{field: value}, owner="PictureWriter")
+    def with_values(self, values: Mapping[str, Any], owner: str) -> Sampling:
+        """The same with other values, which the callback ``owner`` was given."""
+        return replace(self, **values, owner=owner)
 
     def __str__(self) -> str:
         """What decides a picture beside its seed."""

@@ -17,9 +17,10 @@ from rece_lightning.attack_flags import expand_attack_flags
 from rece_lightning.attacks import LADDER, AdversarialPrompt, Cce, Derived, Mma, make_attacks
 from rece_lightning.attacks.outcome import Rung, spent_queries, together
 from rece_lightning.attacks.store import EMBEDDINGS, PROMPTS
-from rece_lightning.callbacks import RedTeam
+from rece_lightning.callbacks import Evaluation, RedTeam
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.metrics import EmojiDetector, Share
+from rece_lightning.models.pipelines import Sampling
 
 SAMPLING: dict[str, Any] = {"steps": 2, "guidance_scale": 4.0, "pictures_per_prompt": 1}
 
@@ -81,6 +82,15 @@ def test_pictures_that_got_through_are_kept(fitted: tuple[Path, RedTeam]) -> Non
     folder, red_team = fitted
     through = sum(rung.edited.hits for rung in red_team.rungs if rung.attack != "no attack")
     assert (folder / "images" / "sheet-red_team.webp").is_file() == (through > 0)
+
+
+def test_every_setting_of_its_own_stands_before_those_of_evaluation() -> None:
+    evaluation = Evaluation(detector=EmojiDetector(), steps=9, guidance_scale=3.0, batch_size=5)
+    red_team = RedTeam(attacks=["derived"], steps=4, guidance_scale=2.0)
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[evaluation, red_team])
+    trainer.datamodule = ConceptData(concepts=["bomb"])
+    red_team.setup(trainer, RECE(pretrained="emoji"), "fit")
+    assert red_team.sampling == Sampling(steps=4, guidance_scale=2.0, batch_size=5)
 
 
 def test_test_attacks_the_original_model_where_nothing_was_edited(tmp_path: Path) -> None:
