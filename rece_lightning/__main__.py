@@ -6,7 +6,7 @@ import difflib
 import os
 import sys
 
-from rece_lightning.verbs import PACKAGE, TOOLS, VERBS, fail, overview
+from rece_lightning.verbs import PACKAGE, TOOLS, VERBS, fail, is_statement, overview
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
     # The progress bars of loading a few megabytes say nothing; ours show the long work.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     # What a checkpoint answers without a picture needs no trainer either.
-    statement = argv[0] in ("validate", "test") and bool({"--certificate", "--scan"} & set(argv))
+    statement = is_statement(argv)
     if argv[0] in TOOLS or statement:
         from rece_lightning import tools
 

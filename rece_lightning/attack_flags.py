@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rece_lightning.core.errors import ConfigurationError, nearest
-from rece_lightning.flags import configurations, is_value_of_config, last_said, parse_value, take_flags
+from rece_lightning.flags import configurations, last_said, parse_value, take_flags, with_settings
 
 ATTACK_FLAGS = ("--attacks",)
 RED_TEAM = "RedTeam"
@@ -33,15 +33,15 @@ def expand_attack_flags(argv: Sequence[str]) -> list[str]:
         raise ConfigurationError(f"--attacks: it is understood by test, not by {verb or 'nothing'}.")
     names = _names(given["--attacks"])
     explicit, others = take_flags(rest, ("--trainer.callbacks",))
-    if explicit:
-        place = next(at for at, word in enumerate(rest) if word.partition("=")[0] == "--trainer.callbacks")
-        callbacks = parse_value("--trainer.callbacks", explicit["--trainer.callbacks"])
-    else:
-        # After the configurations, before what else the command line says.
-        place = max((at + 1 for at, _ in enumerate(rest) if is_value_of_config(rest, at)), default=1)
-        callbacks = last_said(configurations(rest), "trainer", "callbacks")
-    setting = "--trainer.callbacks=" + json.dumps(_merged(callbacks, names))
-    return [*others[:place], setting, *others[place:]]
+    if not explicit:
+        return with_settings(rest, [_setting(last_said(configurations(rest), "trainer", "callbacks"), names)])
+    place = next(at for at, word in enumerate(rest) if word.partition("=")[0] == "--trainer.callbacks")
+    written = parse_value("--trainer.callbacks", explicit["--trainer.callbacks"])
+    return [*others[:place], _setting(written, names), *others[place:]]
+
+
+def _setting(callbacks: Any, names: Sequence[str]) -> str:
+    return "--trainer.callbacks=" + json.dumps(_merged(callbacks, names))
 
 
 def _names(value: str) -> list[str]:

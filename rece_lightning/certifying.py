@@ -52,14 +52,13 @@ def certify_module(module: RECE, budgets: Sequence[float] = BUDGETS) -> list[Con
         concept, target = (rows.to(device).double()[None] for rows in (pair.concept, pair.target))
         difference = concept - target
         size = float(((difference @ gram.total) * difference).sum())
-        attacks = reach.prompts(concept)
         asked: list[float | None] = [*budgets, None]
         found = {b: certify(gram, maps, concept, target, b, stored=stored, reach=reach) for b in asked}
         results.append(
             ConceptCertificate(
                 prompt,
                 {budget: float(one.relative) for budget, one in found.items()},
-                {budget: float(attacks.residual(budget)) / size for budget in budgets},
+                {budget: float(found[budget].bound + found[budget].gap) / size for budget in budgets},
                 float(found[None].holds_to),
                 max(float(one.error) / size for one in found.values()),
             )

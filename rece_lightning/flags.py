@@ -39,6 +39,12 @@ def is_value_of_config(argv: Sequence[str], place: int) -> bool:
     return word.startswith(("--config=", "-c=")) or (place > 0 and argv[place - 1] in ("--config", "-c"))
 
 
+def with_settings(argv: Sequence[str], settings: Sequence[str]) -> list[str]:
+    """Settings after the configurations, whose place they take, and before what else the command line says."""
+    after = max((place + 1 for place, _ in enumerate(argv) if is_value_of_config(argv, place)), default=1)
+    return [*argv[:after], *settings, *argv[after:]]
+
+
 def configurations(argv: Sequence[str]) -> list[dict[str, Any]]:
     """What the configurations of a command line say, the last one the last."""
     paths = [word.split("=", 1)[-1] for place, word in enumerate(argv) if is_value_of_config(argv, place)]

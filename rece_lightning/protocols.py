@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from rece_lightning.core.errors import ConfigurationError, nearest
-from rece_lightning.flags import configurations, is_value_of_config, last_said, parse_value, take_flags
+from rece_lightning.flags import configurations, last_said, parse_value, take_flags, with_settings
 from rece_lightning.verbs import PACKAGE
 
 FOLDER = PACKAGE / "configs" / "protocols"
@@ -117,9 +117,7 @@ def expand_flags(argv: Sequence[str]) -> list[str]:
                 f"--protocol: {protocol.name}: its prompts do not ship; get them from {protocol.source} and give "
                 f"--data.{field} PATH_OF_THE_CSV."
             )
-    # After the configurations, before what else the command line says.
-    after = max((place + 1 for place, word in enumerate(rest) if is_value_of_config(rest, place)), default=1)
-    return [*rest[:after], *settings, *rest[after:]]
+    return with_settings(rest, settings)
 
 
 def _merged(callbacks: Any, protocol: Protocol | None, asked: dict[str, Any], *, explicit: bool) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,6 +21,15 @@ TOOLS = {
     "compare": "put measured runs side by side on one page",
     "sweep": "rank hundreds of settings, measure the best, recommend one",
 }
+
+
+STATEMENTS = ("--certificate", "--scan")
+"""Flags of ``validate`` and ``test`` that ask for what a checkpoint answers without a picture."""
+
+
+def is_statement(argv: Sequence[str]) -> bool:
+    """Whether a command asks for a statement in place of pictures."""
+    return argv[0] in ("validate", "test") and any(word in STATEMENTS for word in argv)
 
 
 def shipped_configs() -> list[str]:

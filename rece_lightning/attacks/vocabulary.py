@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.models.whole_words import whole_words
 
 
 class Vocabulary:
@@ -26,20 +27,14 @@ class Vocabulary:
 
     def __init__(self, tokenizer: Any, forbidden: Sequence[str] = ()) -> None:
         self.tokenizer = tokenizer
-        special = set(tokenizer.all_special_ids)
-        texts = {
-            number: str(tokenizer.decode([number])).strip()
-            for number in sorted(set(tokenizer.get_vocab().values()) - special)
-        }
-        read = tokenizer([*texts.values()], add_special_tokens=False)["input_ids"]
         banned = {word.lower() for phrase in forbidden for word in phrase.split()}
         # Two letters begin too many words.
         stems = [word for word in banned if len(word) >= 3]
         banned_ids = {number for word in banned for number in self._ids(word)}
         self.words: dict[int, str] = {
             number: text
-            for (number, text), back in zip(texts.items(), read, strict=True)
-            if back == [number] and number not in banned_ids and not any(text.startswith(word) for word in stems)
+            for number, text in whole_words(tokenizer).items()
+            if number not in banned_ids and not any(text.startswith(word) for word in stems)
         }
         if not self.words:
             raise ConfigurationError("attacks: the tokenizer has no whole word to search with; give another model.")

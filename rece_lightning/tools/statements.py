@@ -17,14 +17,6 @@ if TYPE_CHECKING:
     from rece_lightning.module import RECE
     from rece_lightning.scan import Scan
 
-FLAGS = ("--certificate", "--scan")
-VERBS = ("validate", "test")
-
-
-def asked(argv: Sequence[str]) -> bool:
-    """Whether the arguments of the command ask for a statement in place of pictures."""
-    return bool(argv) and argv[0] in VERBS and any(word in FLAGS for word in argv)
-
 
 def statements_command(argv: Sequence[str]) -> None:
     """Print what is asked for; ``argv`` begins with the verb."""
