@@ -115,6 +115,8 @@ class Evaluation(Callback):
         module.sampling = self.sampling
         module.seeds = tuple(range(self.pictures_per_prompt))
         self.check_prompts(data, stage)
+        if self.comparison is not None:
+            self.comparison.editor = module.hparams["editor"]
         self._fit = None
         if stage in ("validate", "test") and self.comparison is not None:
             field = "test" if stage == "test" else "validation"
@@ -222,7 +224,6 @@ class Evaluation(Callback):
             return
         self._fit = self._fit or FitColumns(self.comparison, self.detector, self._quality())
         total = len(self._fit.shots(module, attacked=attacked))
-        self.comparison.editor = module.hparams["editor"]
         title = self.comparison.title_of(key)
         with progress_bar(trainer) as progress:
             task = progress.add_task(title, total=total, visible=bool(total))

@@ -30,10 +30,6 @@ class FitColumns:
         self.comparison, self.detector, self.quality = comparison, detector, quality
         self._original: dict[Shot, list[Tensor | None]] = {}
 
-    @property
-    def _paired(self) -> bool:
-        return self.quality.references is not None and self.quality.references.paired
-
     def shots(self, module: RECE, *, attacked: bool) -> list[Shot]:
         """This process's, of a column; derived embeddings are given for erased concepts alone."""
         prompts = self.comparison.prompts
@@ -62,7 +58,7 @@ class FitColumns:
         """
         shots = self.shots(module, attacked=attacked)
         parts = ColumnParts(self.comparison, self.detector, shots_of(self.comparison.prompts, module.seeds))
-        measured = self.quality.column(key, compared=key != ORIGINAL or self._paired)
+        measured = self.quality.column(key, compared=key != ORIGINAL or self.quality.paired)
         derived = Derived(_derivation(module, maps)) if attacked and maps is not None else None
 
         def take(pictures: Tensor, batch: list[Shot]) -> None:
@@ -79,7 +75,7 @@ class FitColumns:
 
     def _kept(self, key: str, pictures: Tensor, batch: list[Shot]) -> list[Tensor | None] | None:
         """What a batch is compared with: the folder's pictures, or the original's, which is compared with nothing."""
-        if self._paired:
+        if self.quality.paired:
             return self.quality.references_of(batch)
         if key == ORIGINAL:
             whole = self.quality.kept_of(pictures)

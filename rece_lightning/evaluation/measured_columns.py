@@ -41,8 +41,7 @@ class MeasuredColumns:
         keys = [LAST] if original is None else [ORIGINAL, LAST]
         self._make_original = original
         self._parts = {key: ColumnParts(comparison, detector, shots) for key in keys}
-        paired = quality.references is not None and quality.references.paired
-        compared = {ORIGINAL: paired, LAST: paired or original is not None}
+        compared = {ORIGINAL: quality.paired, LAST: quality.paired or original is not None}
         self._measured = {key: quality.column(key, compared=compared[key]) for key in keys}
         # Of rows that are alike the first.
         self._rows = {(name_of(comparison.prompts[row]), seed): row for row, seed in reversed(shots)}

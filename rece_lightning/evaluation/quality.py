@@ -79,6 +79,11 @@ class Quality:
 
     # What pictures are compared with
 
+    @property
+    def paired(self) -> bool:
+        """Whether the folder holds pictures of the same prompts and seeds."""
+        return self.references is not None and self.references.paired
+
     def takes_folder(self, metric: PictureMetric) -> bool:
         """Whether a metric takes the folder's pictures as a set."""
         return metric.compares == SETS and self.references is not None and not self.references.paired
@@ -86,7 +91,7 @@ class Quality:
     @property
     def of_original(self) -> list[str]:
         """Names of the metrics that need the original's pictures of the same prompts and seeds."""
-        if self.references is not None and self.references.paired:
+        if self.paired:
             return []
         pairs = zip(self.metrics, self.names, strict=True)
         return [name for metric, name in pairs if metric.compares != NOTHING and not self.takes_folder(metric)]
@@ -95,8 +100,7 @@ class Quality:
         """What a metric's pictures are compared with, in words."""
         if metric.compares == NOTHING:
             return ""
-        folder = self.references is not None and (self.references.paired or self.takes_folder(metric))
-        return str(self.references) if folder else THE_ORIGINAL
+        return str(self.references) if self.paired or self.takes_folder(metric) else THE_ORIGINAL
 
     def kept_of(self, pictures: Tensor) -> list[Tensor | None]:
         """What every metric needs of the original's pictures ``[n, 3, h, w]``; ``None`` where that is nothing."""
@@ -114,8 +118,9 @@ class Quality:
 
     def references_of(self, shots: Sequence[Shot]) -> list[Tensor | None] | None:
         """The same of the folder's pictures; ``None`` where it has none of these prompts and seeds."""
-        if self.references is None or not self.references.paired:
+        if not self.paired:
             return None
+        assert self.references is not None
         texts = [self.comparison.prompts[row].prompt for row, _ in shots]
         return self.kept_of(self.references.of([(text, seed) for text, (_, seed) in zip(texts, shots, strict=True)]))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -21,7 +22,34 @@ from rece_lightning.metrics.ranks import over_ranks
 EVERY_SEED = -1
 
 
-class FrechetDistance(WrapperMetric):
+class _Sets(ABC):
+    """What FID and KID share: two sets of pictures, known by their features, each told apart by seeds."""
+
+    compares = SETS
+    # Erased prompts should give other pictures.
+    groups: tuple[tuple[str, ...], ...] = ((KEPT,),)
+    features: FeatureNetwork
+
+    @abstractmethod
+    def add(self, features: Tensor, seeds: Sequence[int] | None, *, reference: bool) -> None:
+        """Add pictures by their features, ``[n, d]``; the other arguments are those of ``update``."""
+
+    def kept_of(self, pictures: Tensor) -> Tensor:
+        """The features, ``[n, d]``."""
+        return self.features(pictures)
+
+    def take_reference(self, kept: Tensor) -> None:
+        """Add features of pictures that belong to every seed, such as real ones."""
+        self.add(kept, None, reference=True)
+
+    def take(self, batch: PictureBatch) -> None:
+        """Add the pictures of a batch, and their reference where they bring one."""
+        self.add(self.kept_of(batch.pictures), batch.seeds, reference=False)
+        if batch.reference is not None:
+            self.add(batch.reference, batch.seeds, reference=True)
+
+
+class FrechetDistance(_Sets, WrapperMetric):
     """FID, protocol ``fid FEATURES``: Fréchet distance between Gaussians fitted to two sets of pictures' features.
 
     The reference is the original model's pictures of the same prompts and seeds, or real ones; say which in a table.
@@ -37,9 +65,6 @@ class FrechetDistance(WrapperMetric):
     """
 
     higher_is_better = False
-    compares = SETS
-    # Erased prompts should give other pictures.
-    groups: tuple[tuple[str, ...], ...] = ((KEPT,),)
 
     def __init__(self, features: FeatureNetwork | nn.Module | None = None, seeds: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -95,20 +120,6 @@ class FrechetDistance(WrapperMetric):
         """An empty one for so many seeds, with the same network."""
         return FrechetDistance(self.features, seeds)
 
-    def kept_of(self, pictures: Tensor) -> Tensor:
-        """The features, ``[n, d]``."""
-        return self.features(pictures)
-
-    def take_reference(self, kept: Tensor) -> None:
-        """Add features of pictures that belong to every seed, such as real ones."""
-        self.add(kept, None, reference=True)
-
-    def take(self, batch: PictureBatch) -> None:
-        """Add the pictures of a batch, and their reference where they bring one."""
-        self.add(self.kept_of(batch.pictures), batch.seeds, reference=False)
-        if batch.reference is not None:
-            self.add(batch.reference, batch.seeds, reference=True)
-
     def figures(self, role: str) -> list[Figure]:
         """The distance of all pictures with its spread over seeds; none where a set has fewer than two."""
         with over_ranks(self.of_all):
@@ -116,7 +127,7 @@ class FrechetDistance(WrapperMetric):
         return _figures(self, role, *sizes)
 
 
-class KernelDistance(Metric):
+class KernelDistance(_Sets, Metric):
     """KID, protocol ``kid FEATURES``: squared maximum mean discrepancy with the kernel ``(x·y/d + 1)³``, times 1,000.
 
     The unbiased estimate over all pictures at once, so nothing is drawn (published ones average random subsets of the
@@ -133,8 +144,6 @@ class KernelDistance(Metric):
     is_differentiable = False
     higher_is_better = False
     full_state_update = False
-    compares = SETS
-    groups: tuple[tuple[str, ...], ...] = ((KEPT,),)
     model: list[Tensor]
     reference: list[Tensor]
 
@@ -207,20 +216,6 @@ class KernelDistance(Metric):
     def sized(self, prompts: int, seeds: int) -> KernelDistance:
         """An empty one for so many seeds, with the same network."""
         return KernelDistance(self.features, seeds, self.paired)
-
-    def kept_of(self, pictures: Tensor) -> Tensor:
-        """The features, ``[n, d]``."""
-        return self.features(pictures)
-
-    def take_reference(self, kept: Tensor) -> None:
-        """Add features of pictures that belong to every seed, such as real ones."""
-        self.add(kept, None, reference=True)
-
-    def take(self, batch: PictureBatch) -> None:
-        """Add the pictures of a batch, and their reference where they bring one."""
-        self.add(self.kept_of(batch.pictures), batch.seeds, reference=False)
-        if batch.reference is not None:
-            self.add(batch.reference, batch.seeds, reference=True)
 
     def figures(self, role: str) -> list[Figure]:
         """The distance of all pictures with its spread over seeds; none where a set has fewer than two."""
