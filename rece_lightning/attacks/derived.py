@@ -11,13 +11,14 @@ from torch import Tensor
 
 from rece_lightning.attacks.base import AdversarialPrompt, Attack, Budget, Goal
 from rece_lightning.attacks.victim import Victim
+from rece_lightning.core.budget import Reach
 from rece_lightning.core.derive import derive
 from rece_lightning.core.embedding_map import AnyMap
 from rece_lightning.core.errors import ConfigurationError, check_number
 from rece_lightning.core.gram import Gram
 
-LARGEST_RIDGE, SMALLEST_RIDGE = 1e12, 1e-9
-"""Shares of ``tr(G)/d`` between which the ridge is looked for; below, float64 has no correct digit."""
+SMALLEST_RIDGE = 1e-9
+"""Share of ``tr(G)/d`` below which, as where the bound does not bind, float64 has no correct digit."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class DerivedPoint:
 def derived_curve(gram: Gram, maps: AnyMap, embedding: Tensor, ratios: Sequence[float]) -> list[DerivedPoint]:
     """Solve ``min Σ_l ‖W_l M c' − W_l c‖²`` over ``‖c'‖ ≤ β‖c‖`` for several β.
 
-    The minimiser is RECE's derived embedding for the ridge λ at which it has that norm: the norm falls as λ grows, and
-    bisection finds it. All positions of the prompt share one λ and one bound on their Frobenius norm.
+    The minimiser is RECE's derived embedding for the ridge λ at which it has that norm, which is the multiplier of
+    :mod:`rece_lightning.core.budget`. All positions of the prompt share one λ and one bound on their Frobenius norm.
 
     Args:
         gram: ``G``.
@@ -51,25 +52,22 @@ def derived_curve(gram: Gram, maps: AnyMap, embedding: Tensor, ratios: Sequence[
     """
     edited, cross = maps.grams(gram)
     concept = embedding.to(edited)
-    values, vectors = torch.linalg.eigh((edited + edited.mT) / 2)
-    values = values.clamp(min=0)
-    # In the basis of A the derived embedding is the projection of B c, divided by λ plus the eigenvalues.
-    seen = (vectors.mT @ (cross @ concept.mT)).square().sum(dim=1)
-    own, size = float(concept.square().sum()), gram.scale
-    answer = torch.trace(concept @ gram.total @ concept.mT)
+    attacks = Reach.of(gram, maps).prompts(concept)
+    own = float(concept.square().sum())
     points = []
     for ratio in ratios:
-        low, high = SMALLEST_RIDGE * size, LARGEST_RIDGE * size
-        wanted = ratio**2 * own
-        for _ in range(200):
-            middle = (low * high) ** 0.5
-            longer = float((seen / (middle + values).square()).sum()) > wanted
-            low, high = (middle, high) if longer else (low, middle)
-        found = derive(gram, maps, high).apply(concept)
-        missing = torch.trace(found @ edited @ found.mT) - 2 * torch.trace(found @ cross @ concept.mT) + answer
+        ridge = max(float(attacks.multiplier(ratio)), SMALLEST_RIDGE * gram.scale)
+        found = derive(gram, maps, ridge).apply(concept)
         reached = float((found.square().sum() / own).sqrt())
-        points.append(DerivedPoint(high, reached, found.to(embedding), float(missing / answer)))
+        points.append(DerivedPoint(ridge, reached, found.to(embedding), _missing(gram, edited, cross, concept, found)))
     return points
+
+
+def _missing(gram: Gram, edited: Tensor, cross: Tensor, concept: Tensor, given: Tensor) -> float:
+    """``Σ‖W_t g − W_0 c‖² / Σ‖W_0 c‖²`` of an embedding ``g`` in a concept's place, from ``MᵀGM`` and ``MᵀG``."""
+    answer = torch.trace(concept @ gram.total @ concept.mT)
+    left = torch.trace(given @ edited @ given.mT) - 2 * torch.trace(given @ cross @ concept.mT) + answer
+    return float(left / answer)
 
 
 class Derived(Attack):
@@ -106,8 +104,7 @@ class Derived(Attack):
         points = derived_curve(victim.gram, victim.maps, own, self.ratios)
         edited, cross = victim.maps.grams(victim.gram)
         wide = own.to(edited)
-        answer = torch.trace(wide @ victim.gram.total @ wide.mT)
-        plain = torch.trace(wide @ edited @ wide.mT) - 2 * torch.trace(wide @ cross @ wide.mT) + answer
+        plain = _missing(victim.gram, edited, cross, wide, wide)
         return [
             AdversarialPrompt(
                 self.name,
@@ -117,7 +114,7 @@ class Derived(Attack):
                 variant=f"ratio={ratio:g}",
                 embedding=point.embedding,
                 pooled=None if encoded.pooled is None else encoded.pooled[0],
-                loss_before=float(plain / answer),
+                loss_before=plain,
                 loss=point.residual,
                 queries=1,
             )

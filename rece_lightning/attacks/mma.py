@@ -8,12 +8,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from rece_lightning.attacks.base import AdversarialPrompt, Attack, Budget, Goal
-from rece_lightning.attacks.coordinate import Loss, coordinate_search
-from rece_lightning.attacks.found import texts_found
-from rece_lightning.attacks.tokens import Template, TokenEncoder
+from rece_lightning.attacks.base import AdversarialPrompt, Budget, Goal
+from rece_lightning.attacks.coordinate import Loss
+from rece_lightning.attacks.token_search import TokenSearch
 from rece_lightning.attacks.victim import Victim
-from rece_lightning.attacks.vocabulary import Vocabulary
 from rece_lightning.core.errors import ConfigurationError, check_choice
 
 MATCHES = ("pooled", "all")
@@ -29,7 +27,7 @@ def cosine_distance(target: Tensor) -> Loss:
     return loss
 
 
-class Mma(Attack):
+class Mma(TokenSearch):
     """Search for tokens whose text embedding points where the concept's does (MMA-Diffusion, arXiv 2311.17516).
 
     The loss is one minus the cosine to the embedding of the goal's own prompt. The attacker never sees the U-Net.
@@ -62,26 +60,11 @@ class Mma(Attack):
         check_choice("attacks: mma: match", match, MATCHES)
         if min(candidates, best, tokens) < 1:
             raise ConfigurationError("attacks: mma: candidates, best and tokens must be 1 or more.")
-        super().__init__(Budget(steps, tokens, restarts, seed))
-        self.match, self.candidates, self.best = match, candidates, best
+        super().__init__(Budget(steps, tokens, restarts, seed), candidates, best)
+        self.match = match
 
     def search(self, victim: Victim, goal: Goal, restarts: Sequence[int]) -> list[AdversarialPrompt]:
         """All restarts side by side."""
-        vocabulary = Vocabulary(victim.encoder.tokenizer, goal.forbidden)
-        encoder = TokenEncoder(victim.encoder, Template.prefixed(self.budget.tokens))
         own = victim.encoder.encode([goal.prompt]).embeddings[0]
-        generators = [self.generator(goal, restart) for restart in restarts]
-        start = torch.stack([vocabulary.draw(self.budget.tokens, generator) for generator in generators])
-        found = coordinate_search(
-            cosine_distance(own if self.match == "all" else own[-1:]),
-            encoder,
-            vocabulary,
-            start,
-            generators,
-            steps=self.budget.steps,
-            candidates=self.candidates,
-            best=self.best,
-        )
-        return texts_found(
-            self.name, goal, restarts, found.tokens, vocabulary, found.before, found.after, found.queries
-        )
+        loss = cosine_distance(own if self.match == "all" else own[-1:])
+        return self.minimised(victim, goal, restarts, loss)

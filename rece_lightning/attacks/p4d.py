@@ -8,21 +8,18 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from rece_lightning.attacks.base import AdversarialPrompt, Attack, Budget, Goal
-from rece_lightning.attacks.coordinate import coordinate_search
-from rece_lightning.attacks.found import texts_found
+from rece_lightning.attacks.base import AdversarialPrompt, Budget, Goal
 from rece_lightning.attacks.noise import NoisedPictures, add_noise, latents_of, noise_loss, predict
 from rece_lightning.attacks.pictures import OriginalPictures
-from rece_lightning.attacks.tokens import Template, TokenEncoder
+from rece_lightning.attacks.token_search import TokenSearch
 from rece_lightning.attacks.victim import Victim
-from rece_lightning.attacks.vocabulary import Vocabulary
 from rece_lightning.core.errors import ConfigurationError
 
 TOGETHER = 32
 """Noised pictures that go through the U-Net at once."""
 
 
-class P4D(Attack):
+class P4D(TokenSearch):
     """Token search against the original model's noise prediction (Prompting4Debugging, arXiv 2309.06135).
 
     The loss is the squared distance of the edited U-Net's prediction from the original U-Net's under the concept's own
@@ -58,15 +55,11 @@ class P4D(Attack):
     ) -> None:
         if min(candidates, best, pictures, noised, tokens) < 1:
             raise ConfigurationError("attacks: p4d: candidates, best, pictures, noised and tokens must be 1 or more.")
-        super().__init__(Budget(steps, tokens, restarts, seed))
-        self.candidates, self.best, self.pictures, self.noised = candidates, best, pictures, noised
+        super().__init__(Budget(steps, tokens, restarts, seed), candidates, best)
+        self.pictures, self.noised = pictures, noised
 
     def search(self, victim: Victim, goal: Goal, restarts: Sequence[int]) -> list[AdversarialPrompt]:
         """All restarts side by side."""
-        vocabulary = Vocabulary(victim.encoder.tokenizer, goal.forbidden)
-        encoder = TokenEncoder(victim.encoder, Template.prefixed(self.budget.tokens))
-        generators = [self.generator(goal, restart) for restart in restarts]
-        start = torch.stack([vocabulary.draw(self.budget.tokens, generator) for generator in generators])
         problem = self.problem(victim, goal)
         with victim.edited() as unet:
 
@@ -75,18 +68,7 @@ class P4D(Attack):
                 parts = zip(embeddings.split(size), _parts(pooled, size, len(embeddings)), strict=True)
                 return torch.cat([noise_loss(unet, problem, *part) for part in parts])
 
-            found = coordinate_search(
-                loss,
-                encoder,
-                vocabulary,
-                start,
-                generators,
-                steps=self.budget.steps,
-                candidates=self.candidates,
-                best=self.best,
-            )
-        queries = found.queries * len(problem)
-        return texts_found(self.name, goal, restarts, found.tokens, vocabulary, found.before, found.after, queries)
+            return self.minimised(victim, goal, restarts, loss, cost=len(problem))
 
     def problem(self, victim: Victim, goal: Goal) -> NoisedPictures:
         """Noised pictures with the original model's answers to the concept's own prompt: the same for all restarts."""

@@ -78,10 +78,6 @@ class TokenEncoder:
         """Input embeddings of every token, ``[vocabulary, width]``, for every tower."""
         return [_table(text_encoder).weight for _, text_encoder in self.encoder.towers]
 
-    def mix(self, soft: Tensor) -> list[Tensor]:
-        """Input embeddings of soft tokens ``[n, k, vocabulary]``, for every tower."""
-        return [soft.to(table) @ table for table in self.tables()]
-
     def _encode(self, chosen: Tensor, soft: Sequence[Tensor] | None) -> tuple[Tensor, Tensor | None]:
         states, pooled = [], None
         towers = self.encoder.towers

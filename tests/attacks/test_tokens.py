@@ -23,6 +23,11 @@ def double(encoder: PromptEncoder) -> PromptEncoder:
     return PromptEncoder(encoder.tokenizer, copy.deepcopy(encoder.text_encoder).double())
 
 
+def mixed(tokenized: TokenEncoder, soft: torch.Tensor) -> list[torch.Tensor]:
+    """Input embeddings of soft tokens ``[n, k, vocabulary]``, for every tower."""
+    return [soft.to(table) @ table for table in tokenized.tables()]
+
+
 def test_a_vocabulary_holds_whole_words_and_nothing_forbidden(encoder: PromptEncoder) -> None:
     tokenizer = encoder.tokenizer
     vocabulary = Vocabulary(tokenizer, ("bomb", "kitchen knife"))
@@ -57,7 +62,7 @@ def test_soft_one_hot_tokens_are_encoded_as_hard_ones(encoder: PromptEncoder) ->
     tokens = encoder_tokens(encoder, "dog bomb")
     tokenized = TokenEncoder(encoder, Template.prefixed(2, encoder_tokens(encoder, "in blue").tolist()))
     one_hot = torch.nn.functional.one_hot(tokens[None], len(tokenized.tables()[0])).float()
-    soft, _ = tokenized.encode_soft(tokenized.mix(one_hot))
+    soft, _ = tokenized.encode_soft(mixed(tokenized, one_hot))
     torch.testing.assert_close(soft, encoder.encode(["dog bomb in blue"]).embeddings)
 
 
@@ -82,7 +87,7 @@ def test_the_one_hot_gradient_is_that_of_finite_differences(encoder: PromptEncod
         row, place, token = (int(torch.randint(size, (), generator=source)) for size in gradient.shape)
         moved = torch.zeros_like(one_hot)
         moved[row, place, token] = step
-        ends = [loss(*tokenized.encode_soft(tokenized.mix(one_hot + sign * moved)))[row] for sign in (1, -1)]
+        ends = [loss(*tokenized.encode_soft(mixed(tokenized, one_hot + sign * moved)))[row] for sign in (1, -1)]
         expected = float((ends[0] - ends[1]) / (2 * step))
         assert float(gradient[row, place, token]) == pytest.approx(expected, rel=1e-5, abs=1e-9)
 
