@@ -9,9 +9,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 
-from rece_lightning.closed_form import ErasurePlan, algebra_device, check_count, modes_kept, text_projections
+from rece_lightning.closed_form import ErasurePlan, algebra_device, modes_kept, text_projections
 from rece_lightning.concepts import ConceptMapping
-from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.core.errors import ConfigurationError, check_count
 from rece_lightning.core.loop import Evidence
 from rece_lightning.models.pipelines import put_weights
 from rece_lightning.models.text import PromptEncoder

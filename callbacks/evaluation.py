@@ -110,7 +110,7 @@ class Evaluation(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Hand the sampling to the module, check every prompt, and have ``validate`` go through them in batches."""
-        module = _rece(pl_module)
+        module = rece_module(pl_module)
         data: Any = getattr(trainer, "datamodule", None)
         module.sampling = self.sampling
         module.seeds = tuple(range(self.pictures_per_prompt))
@@ -160,7 +160,7 @@ class Evaluation(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Pictures of the original model, and of what a stopped run had measured before."""
-        module = _rece(pl_module)
+        module = rece_module(pl_module)
         self._add(trainer, module, ORIGINAL, None)
         for epoch in range(len(module.history)):
             if self._is_between(trainer, epoch):
@@ -175,7 +175,7 @@ class Evaluation(Callback):
         """A column of its own where ``every_n_epochs`` asks for one."""
         epoch = trainer.current_epoch
         if self._is_between(trainer, epoch):
-            module = _rece(pl_module)
+            module = rece_module(pl_module)
             self._add(trainer, module, f"epoch_{epoch}", module.maps)
 
     def _is_between(self, trainer: Trainer, epoch: int) -> bool:
@@ -190,13 +190,13 @@ class Evaluation(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A run that was stopped after its last epoch lacks the pictures alone."""
-        if only_the_end_is_left(trainer, _rece(pl_module)):
+        if only_the_end_is_left(trainer, rece_module(pl_module)):
             self.on_train_start(trainer, pl_module)
             self.on_train_end(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Columns of the edited states, with and without the derived embeddings; then the table."""
-        module = _rece(pl_module)
+        module = rece_module(pl_module)
         if self.comparison is None or not self.comparison.prompts or module.first_maps is None:
             return
         states: list[tuple[str, str, AnyMap]] = [(FIRST, FIRST_DERIVED, module.first_maps)]
@@ -237,7 +237,7 @@ class Evaluation(Callback):
         comparison = self.comparison
         if comparison is None or not comparison.prompts or trainer.state.fn == "fit":
             return
-        quality, module = self._quality(), _rece(pl_module)
+        quality, module = self._quality(), rece_module(pl_module)
         original = original_of(module) if quality.of_original and self.asked.existing is None else None
         if quality.of_original and original is None:
             comparison.notes = [unmeasured(quality.of_original, existing=self.asked.existing is not None)]
@@ -272,7 +272,12 @@ class Evaluation(Callback):
     on_test_end = on_validation_end
 
 
-def _rece(module: LightningModule) -> RECE:
+def rece_module(module: LightningModule, owner: str = "Evaluation") -> RECE:
+    """The module as RECE.
+
+    Raises:
+        ConfigurationError: if it is none, naming the callback ``owner``.
+    """
     if not isinstance(module, RECE):
-        raise ConfigurationError(f"Evaluation: {type(module).__name__} is no RECE module; use it beside one.")
+        raise ConfigurationError(f"{owner}: {type(module).__name__} is no RECE module; use it beside one.")
     return module

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from rece_lightning.background import Background
 from rece_lightning.callbacks.evaluation import Evaluation
-from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.core.errors import ConfigurationError, check_count
 from rece_lightning.data import ConceptData, EvaluationBatches
 from rece_lightning.devices.ranks import gathered
 from rece_lightning.models.pipelines import Sampling
@@ -63,9 +63,8 @@ class PictureWriter(BasePredictionWriter):
         scheduler: str | None = None,
     ) -> None:
         super().__init__(write_interval="batch")
-        count = pictures_per_prompt
-        if count is not None and (not isinstance(count, int) or count < 1):
-            raise ConfigurationError(f"PictureWriter.pictures_per_prompt: {count!r}; give a whole number of 1 or more.")
+        if pictures_per_prompt is not None:
+            check_count("PictureWriter.pictures_per_prompt", pictures_per_prompt)
         given = {"steps": steps, "guidance_scale": guidance_scale, "batch_size": batch_size, "scheduler": scheduler}
         self._sampling = {key: value for key, value in given.items() if value is not None}
         Sampling(**self._sampling, owner="PictureWriter")  # type: ignore[arg-type]

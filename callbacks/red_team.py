@@ -14,8 +14,8 @@ from rich.table import Table
 
 from rece_lightning.attacks import AdversarialPrompt, Attack, AttackStore, Goal, Victim, make_attacks, make_goal
 from rece_lightning.attacks.outcome import NO_ATTACK, Measured, Rung, measure, measure_all, together, write_rungs
-from rece_lightning.callbacks.evaluation import Evaluation
-from rece_lightning.core.errors import ConfigurationError, check_choice, check_number
+from rece_lightning.callbacks.evaluation import Evaluation, rece_module
+from rece_lightning.core.errors import ConfigurationError, check_choice, check_count, check_number
 from rece_lightning.emoji.catalog import load_catalog
 from rece_lightning.files import discard
 from rece_lightning.metrics import ConceptDetector, EmojiDetector
@@ -74,10 +74,7 @@ class RedTeam(Callback):
     ) -> None:
         self.attacks = make_attacks(attacks, "RedTeam.attacks", published=published)
         check_choice("RedTeam.forbid", forbid, FORBIDDEN)
-        if not isinstance(pictures_per_prompt, int) or pictures_per_prompt < 1:
-            raise ConfigurationError(
-                f"RedTeam.pictures_per_prompt: {pictures_per_prompt!r}; give a whole number of 1 or more."
-            )
+        check_count("RedTeam.pictures_per_prompt", pictures_per_prompt)
         if guidance_scale is not None:
             check_number("RedTeam.guidance_scale", guidance_scale)
         asked: dict[str, Any] = {
@@ -107,7 +104,7 @@ class RedTeam(Callback):
         """Find detector and concepts, and refuse what cannot be attacked before any work."""
         if stage != "test" and not (stage == "fit" and self.fit):
             return
-        _rece(pl_module)
+        rece_module(pl_module, "RedTeam")
         evaluation = next((one for one in trainer.callbacks if isinstance(one, Evaluation)), None)  # type: ignore[attr-defined]
         if evaluation is not None:
             self.detector = self.detector or evaluation.detector
@@ -184,17 +181,17 @@ class RedTeam(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A run that was stopped after its last epoch lacks the attacks alone."""
-        if self.fit and only_the_end_is_left(trainer, _rece(pl_module)):
+        if self.fit and only_the_end_is_left(trainer, rece_module(pl_module, "RedTeam")):
             self.on_train_end(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attack what the last epoch left."""
         if self.fit:
-            self.attack(trainer, _rece(pl_module))
+            self.attack(trainer, rece_module(pl_module, "RedTeam"))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attack the model that was measured."""
-        self.attack(trainer, _rece(pl_module))
+        self.attack(trainer, rece_module(pl_module, "RedTeam"))
 
     # The attacks
 
@@ -283,9 +280,3 @@ def ladder_table(rungs: Sequence[Rung], caption: str) -> Table:
         costs = (f"{rung.queries:,}", f"{rung.seconds:.1f}")
         table.add_row(rung.title, str(rung.original), str(rung.edited), str(rung.edited_prompts), *costs)
     return table
-
-
-def _rece(module: LightningModule) -> RECE:
-    if not isinstance(module, RECE):
-        raise ConfigurationError(f"RedTeam: {type(module).__name__} is no RECE module; use it beside one.")
-    return module

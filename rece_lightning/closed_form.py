@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +22,7 @@ from rece_lightning.core.derive import REGULARIZERS
 from rece_lightning.core.edit import EditScales
 from rece_lightning.core.editors import EDITORS, check_editor
 from rece_lightning.core.embedding_map import AnyMap
-from rece_lightning.core.errors import ConfigurationError, check_choice, check_number, nearest
+from rece_lightning.core.errors import ConfigurationError, check_choice, check_count, check_number, nearest
 from rece_lightning.core.gram import Gram
 from rece_lightning.core.loop import Evidence, LoopSettings, RECELoop
 from rece_lightning.core.projection import Projection, check_rank
@@ -162,12 +161,6 @@ class ErasurePlan:
                     "bfloat16 or float32."
                 )
         return Edited(maps, gram, weights)
-
-
-def check_count(field: str, value: Any, least: str) -> None:
-    """Raise a ConfigurationError unless ``value`` is a whole number of 1 or more."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigurationError(f"{field}: {value!r}; give {least} or more.")
 
 
 def text_projections(unet: nn.Module, field: str) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from rece_lightning.concept_table import LISTED, ConceptTable, PromptPairs, check_kept, described
 from rece_lightning.concepts import Concept, ConceptMapping, PromptPair, preserved_places, prompt_pairs
-from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.core.errors import ConfigurationError, check_count
 from rece_lightning.devices.ranks import rank_and_world
 from rece_lightning.prompts import EvaluationPrompt, PromptMapping, read_prompts
 
@@ -129,8 +129,7 @@ class ConceptData(LightningDataModule):
         preserve_count: int = 40,
     ) -> None:
         super().__init__()
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise ConfigurationError(f"data.batch_size: {batch_size!r}; give a whole number of 1 or more.")
+        check_count("data.batch_size", batch_size)
         self.batch_size = batch_size
         table = ConceptTable(concepts, target, templates)
         short = table.pairs <= LISTED
@@ -246,8 +245,7 @@ def read_vocabulary(preserve: Any, vocabulary: str | Sequence[str] | None, count
         return None
     if vocabulary is None:
         raise ConfigurationError(f"{field}: data.preserve: auto chooses from it; give a list of prompts or a CSV.")
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise ConfigurationError(f"data.preserve_count: {count!r}; give a whole number of 1 or more.")
+    check_count("data.preserve_count", count)
     words = [word for word in preserved_places(vocabulary, field) if word.strip()]
     if not words:
         raise ConfigurationError(f"{field}: {vocabulary!r} names nothing to keep; give prompts that should stay.")

@@ -41,6 +41,12 @@ def check_choice(field: str, value: str, valid: Iterable[str]) -> None:
         raise ConfigurationError(f"{field}: unknown value {value!r}; {nearest(value, names)}.")
 
 
+def check_count(field: str, value: object, least: str = "a whole number of 1") -> None:
+    """Raise a ConfigurationError unless ``value`` is a whole number of 1 or more, which ``least`` says in words."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigurationError(f"{field}: {value!r}; give {least} or more.")
+
+
 def check_number(field: str, value: float, *, positive: bool = False) -> None:
     """Raise a ConfigurationError unless ``value`` is finite and ≥ 0 (> 0 where ``positive``)."""
     valid = isinstance(value, (int, float)) and not isinstance(value, bool) and value == value

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from rece_lightning.core.errors import ConfigurationError, check_choice
+from rece_lightning.core.errors import ConfigurationError, check_choice, check_count
 from rece_lightning.evaluation.drawing import Shot, in_batches, shots_of
 from rece_lightning.evaluation.existing import ExistingPictures
 from rece_lightning.metrics import ConceptDetector
@@ -76,10 +76,7 @@ class AskedPrompts:
         images: str | None,
         prompts: str | None,
     ) -> None:
-        if not isinstance(pictures_per_prompt, int) or pictures_per_prompt < 1:
-            raise ConfigurationError(
-                f"Evaluation.pictures_per_prompt: {pictures_per_prompt!r}; give a whole number of 1 or more."
-            )
+        check_count("Evaluation.pictures_per_prompt", pictures_per_prompt)
         check_choice("Evaluation.kinds", kinds, KINDS)
         if prompts is not None and images is None:
             raise ConfigurationError(f"Evaluation.prompts: {prompts}: it says what pictures show; give images too.")
