@@ -71,6 +71,7 @@ def train(
     weight_decay: float = 0.01,
     decay: float | None = None,
     every: int = 250,
+    optimizer: torch.optim.Optimizer | None = None,
 ) -> float:
     """Train ``module`` in place, resuming from ``folder/NAME.pt``.
 
@@ -86,12 +87,16 @@ def train(
         weight_decay: AdamW's.
         decay: of the moving average of the weights; none without it.
         every: steps between log lines; a checkpoint is written at every second one.
+        optimizer: of the module's parameters; AdamW unless given.
 
     Returns:
         The seconds spent in all, interrupted runs included.
     """
     path = folder / f"{name}.pt"
-    optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99))
+    if optimizer is None:
+        optimizer = torch.optim.AdamW(
+            module.parameters(), lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99)
+        )
     average = Average(module, decay) if decay else None
     first, spent = 0, 0.0
     if path.exists():

@@ -16,7 +16,8 @@ from rece_lightning.emoji.catalog import Catalog
 from rece_lightning.emoji.pictures import Renderer
 from rece_lightning.emoji.training.autoencoder import LATENT_CHANNELS
 from rece_lightning.emoji.training.clip import WIDTH, tokenize
-from rece_lightning.emoji.training.loop import mixed_precision, train
+from rece_lightning.emoji.training.loop import mixed_precision, multiplies_bfloat16, train
+from rece_lightning.emoji.training.muon import Muon
 
 EMPTY_SHARE = 0.1  # of the captions, for classifier-free guidance
 
@@ -90,8 +91,13 @@ def train_unet(
     """Train with the min-SNR weighting, from ``initial`` or anew. Returns the U-Net and the seconds spent."""
     torch.manual_seed(seed)
     unet = initial or build_unet().to(device)
-    # On a CPU in bfloat16 the plain attention takes half the fused one's time at 64 positions.
-    unet.set_attn_processor(AttnProcessor())
+    layout = torch.contiguous_format
+    if multiplies_bfloat16(device):
+        # On a CPU in bfloat16 the plain attention takes half the fused one's time at 64 positions.
+        unet.set_attn_processor(AttnProcessor())
+    else:
+        layout = torch.channels_last  # a fifth faster in float32, with the fused attention
+    unet.to(memory_format=layout)  # type: ignore[call-overload]
     latents, grid = cache_latents(catalog, autoencoder, copies=copies, device=device, seed=seed)
     alphas = build_scheduler().alphas_cumprod
 
@@ -116,10 +122,20 @@ def train_unet(
         with torch.no_grad():
             states = text_encoder(tokenize(tokenizer, texts).to(device)).last_hidden_state
         with mixed_precision(device):
-            answer = unet(noisy.to(device), levels.to(device), states).sample
+            answer = unet(noisy.to(device, memory_format=layout), levels.to(device), states).sample
         return (weight * (answer.float() - velocity.to(device)) ** 2).mean()
 
     seconds = train(
-        "unet", unet, loss_of, steps=steps, learning_rate=1.2e-3, folder=folder, seed=seed, decay=0.999, every=200
+        "unet",
+        unet,
+        loss_of,
+        steps=steps,
+        learning_rate=1e-3,
+        folder=folder,
+        seed=seed,
+        decay=0.999,
+        every=200,
+        optimizer=Muon(unet, 1e-3),
     )
+    unet.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return unet, seconds
