@@ -13,11 +13,13 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from rece_lightning.callbacks.export import Export
-from rece_lightning.core.errors import ConfigurationError, nearest
+from rece_lightning.core.errors import ConfigurationError, check_number, nearest
+from rece_lightning.data import ConceptData
 from rece_lightning.files import check_writable, discard, refuse_existing, write_atomically
 from rece_lightning.module import RECE
 from rece_lightning.runs.checkpoints import LAST, epochs_named, read_checkpoint
-from rece_lightning.runs.folder import run_folder
+from rece_lightning.runs.folder import CHECKPOINTS, run_folder
+from rece_lightning.runs.partial import PartialSums, differing, partials
 
 # What RECE logs every epoch and is worth choosing by.
 MONITORED = (
@@ -46,7 +48,8 @@ class ErasureCheckpoint(ModelCheckpoint):
     """``checkpoints/epoch=N.ckpt`` after every epoch and ``last.ckpt``.
 
     A checkpoint holds the map, the embedding rows and what identifies base, concepts and settings: a few
-    megabytes at width 768. It loads with ``weights_only=True``.
+    megabytes at width 768. It loads with ``weights_only=True``. While epoch 0 encodes, which takes long where there are
+    many concepts, ``partial-…`` holds what was counted so far: a run that is stopped goes on there.
 
     Args:
         monitor: a figure that RECE logs, such as ``regeneration_residual``; with it only the best ones stay.
@@ -54,6 +57,7 @@ class ErasureCheckpoint(ModelCheckpoint):
         save_top_k: how many stay; all of them (−1) without ``monitor``.
         every_n_epochs: between checkpoints.
         dirpath: in place of the run's ``checkpoints``.
+        partial_seconds: between two times that epoch 0 writes what it has counted; 0: after every batch.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class ErasureCheckpoint(ModelCheckpoint):
         save_top_k: int | None = None,
         every_n_epochs: int = 1,
         dirpath: str | None = None,
+        partial_seconds: float = 30.0,
     ) -> None:
         if monitor is not None and monitor not in MONITORED:
             raise ConfigurationError(
@@ -70,6 +75,9 @@ class ErasureCheckpoint(ModelCheckpoint):
             )
         if mode not in ("min", "max"):
             raise ConfigurationError(f"ErasureCheckpoint.mode: {mode!r}; give min or max.")
+        check_number("ErasureCheckpoint.partial_seconds", partial_seconds)
+        self.partial_seconds = partial_seconds
+        self._partial: PartialSums | None = None
         super().__init__(
             dirpath=dirpath,
             filename="{epoch}",
@@ -92,7 +100,26 @@ class ErasureCheckpoint(ModelCheckpoint):
                 check_writable("ErasureCheckpoint.dirpath", Path(self.dirpath))
             if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
                 trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+            self._partial = self._partial_sums(trainer, pl_module)
+            if self._partial is not None and trainer.ckpt_path is None:
+                self._partial.find(overwrite=overwrites(trainer))
         super().setup(trainer, pl_module, stage)
+
+    def _partial_sums(self, trainer: Trainer, module: LightningModule) -> PartialSums | None:
+        data = getattr(trainer, "datamodule", None)
+        if not isinstance(module, RECE) or not isinstance(data, ConceptData):
+            return None  # of other loaders nobody knows what a batch is
+        return PartialSums(Path(self.dirpath or ""), self.partial_seconds, module, data)
+
+    def check_begun(self, folder: Path, trainer: Trainer, module: RECE, data: Any) -> None:
+        """Refuse to go on in epoch 0 of another run.
+
+        Raises:
+            ConfigurationError: saying what differs.
+        """
+        wrong = differing(partials(Path(self.dirpath or folder / CHECKPOINTS)), module, data)
+        if wrong and not overwrites(trainer):
+            raise ConfigurationError(wrong)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Remembered paths follow a run's folder that was moved, or is called from elsewhere."""
@@ -115,13 +142,14 @@ class ErasureCheckpoint(ModelCheckpoint):
         Raises:
             ConfigurationError: if another run's checkpoints are here and nobody said that they may be replaced.
         """
+        if self._partial is not None and trainer.ckpt_path is None:
+            self._partial.take_up()
         if not isinstance(pl_module, RECE) or not trainer.is_global_zero:
             return
         place, source = Path(self.dirpath or ""), trainer.ckpt_path
         if source is None:
-            may_go = any(isinstance(other, Export) and other.overwrite for other in trainer.callbacks)  # type: ignore[attr-defined]
             for file in (*place.glob("epoch=*.ckpt"), *place.glob(LAST)):
-                refuse_existing(file, may_go)
+                refuse_existing(file, overwrites(trainer))
                 discard(file)
             return
         done, last = len(pl_module.history), place / LAST
@@ -130,6 +158,33 @@ class ErasureCheckpoint(ModelCheckpoint):
         for file in place.glob("epoch=*.ckpt"):
             if epochs_named(file) > done:
                 discard(file)
+        if self._partial is not None:
+            self._partial.discard()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write what epoch 0 has counted so far, where it is time; the last batch is the epoch's own."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if self._partial is not None and trainer.current_epoch == 0 and not trainer.is_last_batch:
+            self._partial.write_when_due()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save; a checkpoint holds all that epoch 0 counted."""
+        super().on_train_epoch_end(trainer, pl_module)
+        if self._partial is not None and trainer.is_global_zero and self._last_checkpoint_saved:
+            self._partial.discard()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The run has all its epochs, whether or not they were saved."""
+        super().on_train_end(trainer, pl_module)
+        if self._partial is not None and trainer.is_global_zero:
+            self._partial.discard()
+
+
+def overwrites(trainer: Trainer) -> bool:
+    """Whether a run may replace what is there."""
+    return any(isinstance(one, Export) and one.overwrite for one in trainer.callbacks)  # type: ignore[attr-defined]
 
 
 def is_of_epoch(file: Path, epochs: int) -> bool:

@@ -13,6 +13,7 @@ from rece_lightning.closed_form import ErasurePlan, algebra_device, modes_kept, 
 from rece_lightning.concepts import ConceptMapping
 from rece_lightning.core.errors import ConfigurationError, check_count
 from rece_lightning.core.loop import Evidence
+from rece_lightning.devices.sharded import refuse_sharded
 from rece_lightning.models.pipelines import put_weights
 from rece_lightning.models.text import PromptEncoder
 
@@ -57,6 +58,11 @@ class Erase(Callback):
         every_n_steps: also edit the live weights after every so many optimizer steps, as
             ``trainer.global_step`` counts them: accumulated batches count once, a resumed training counts on.
         every_n_epochs: also edit the live weights at the end of every so many epochs, after its validation.
+        editor: the closed-form edit: ``uce``, ``projection`` or ``null_space``.
+        erased_rank: of the editor ``projection``, as in :class:`rece_lightning.RECE`.
+        shrinkage: of the editor ``projection``.
+        null_space_threshold: of the editor ``null_space``.
+        augmented_rank: of the editor ``null_space``.
 
     Raises:
         ConfigurationError: for a setting that makes no sense, an attribute that your module lacks, or a
@@ -87,6 +93,11 @@ class Erase(Callback):
         tokenizer_2: str | None = None,
         every_n_steps: int | None = None,
         every_n_epochs: int | None = None,
+        editor: str = "uce",
+        erased_rank: int | float | None = None,
+        shrinkage: float = 3.0,
+        null_space_threshold: float = 0.1,
+        augmented_rank: int = 1,
     ) -> None:
         for field, value in (("every_n_steps", every_n_steps), ("every_n_epochs", every_n_epochs)):
             if value is not None:
@@ -110,6 +121,11 @@ class Erase(Callback):
             projections=projections,
             layers=layers,
             first_edit=first_edit,
+            editor=editor,
+            erased_rank=erased_rank,
+            shrinkage=shrinkage,
+            null_space_threshold=null_space_threshold,
+            augmented_rank=augmented_rank,
         )
         self.attributes = {"unet": unet, "text_encoder": text_encoder, "tokenizer": tokenizer}
         if text_encoder_2 is not None or tokenizer_2 is not None:
@@ -127,7 +143,15 @@ class Erase(Callback):
             )
         for role in self.attributes:
             self._part(pl_module, role)
+        self._refuse_sharded(pl_module)
         text_projections(self._part(pl_module, "unet"), f"Erase.unet: {self.attributes['unet']!r}")
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A module that wraps itself (``configure_model``) does so after ``setup``."""
+        self._refuse_sharded(pl_module)
+
+    def _refuse_sharded(self, pl_module: LightningModule) -> None:
+        refuse_sharded(self._part(pl_module, "unet"), f"Erase.unet: {self.attributes['unet']!r}", within=pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The live weights are the training's own; a resumed training counts on."""

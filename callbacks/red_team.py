@@ -12,10 +12,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from rece_lightning.attacks import AdversarialPrompt, Attack, AttackStore, Goal, Victim, make_attacks, make_goal
-from rece_lightning.attacks.outcome import NO_ATTACK, Measured, Rung, measure, measure_all, together, write_rungs
+from rece_lightning.attack_shares import Piece, measure_shared
+from rece_lightning.attacks import Attack, Goal, Victim, make_attacks, make_goal
+from rece_lightning.attacks.outcome import NO_ATTACK, Measured, Rung, together, write_rungs
 from rece_lightning.callbacks.evaluation import Evaluation, rece_module
 from rece_lightning.core.errors import ConfigurationError, check_choice, check_count, check_number
+from rece_lightning.devices.ranks import share_of
 from rece_lightning.emoji.catalog import load_catalog
 from rece_lightning.files import discard
 from rece_lightning.metrics import ConceptDetector, EmojiDetector
@@ -26,6 +28,8 @@ from rece_lightning.runs.folder import run_folder
 from rece_lightning.runs.resuming import only_the_end_is_left
 
 TABLE = "red_team.csv"
+SHEET = "red_team"
+"""Name of the sheet with the pictures that got through, in the order of the table."""
 FORBIDDEN = ("nothing", "own", "synonyms")
 
 
@@ -196,32 +200,31 @@ class RedTeam(Callback):
     # The attacks
 
     def attack(self, trainer: Trainer, module: RECE) -> None:
-        """Run every attack on every concept, measure, write, print and log."""
-        if not trainer.is_global_zero:
-            return
-        measured: list[Measured]
-        victim, folder = self._victim(module), run_folder(trainer)
-        store, measured = AttackStore(folder), []
-        with self._progress() as progress:
-            task = progress.add_task("red team", total=len(self.goals) + len(self._work()))
-            for goal in self.goals:
-                plain = [AdversarialPrompt(NO_ATTACK, goal.concept, 0, goal.prompt)]
-                measured.append(measure(victim, plain, self.seeds, has="the concept's prompt", original=self.original))
-                progress.advance(task)
-            for attack, goal in self._work():
-                progress.update(task, description=f"{attack.name}: {goal.concept}")
-                found = store.run(attack, victim, goal)
-                measured += measure_all(victim, attack, goal, found, self.seeds, self.original)
-                progress.advance(task)
-        victim.pictures.use(None)
-        self.rungs = [one.rung for one in measured]
-        self._write(folder, measured)
-        self._log(trainer, len(module.history))
-        Console().print(ladder_table(self.rungs, f"{self._protocol}; {self.sampling}"))
+        """Run every attack on every concept, measure, write, print and log.
 
-    def _work(self) -> list[tuple[Attack, Goal]]:
-        """Attack after attack, its controls behind its concepts."""
-        return [
+        Of several processes each takes its share of the attacks and concepts, whole: what is found and counted is that
+        of one process.
+        """
+        folder, work = run_folder(trainer), self._work()
+        with self._progress(visible=trainer.is_global_zero) as progress:
+            total = len(share_of(work))
+            bar = progress.add_task("red team", total=total)
+            measured = measure_shared(
+                self._victim(module), work, folder, self.seeds, original=self.original,
+                begins=lambda title, done: progress.update(bar, description=title, completed=done),
+            )  # fmt: skip
+            progress.update(bar, completed=total)
+        self.rungs = [one.rung for one in measured]
+        if trainer.is_global_zero:
+            self._write(folder, measured)
+        self._log(trainer, len(module.history))
+        if trainer.is_global_zero:
+            Console().print(ladder_table(self.rungs, f"{self._protocol}; {self.sampling}"))
+
+    def _work(self) -> list[Piece]:
+        """The concepts' own prompts, then attack after attack, its controls behind its concepts."""
+        plain: list[Piece] = [(None, goal) for goal in self.goals]
+        return plain + [
             (attack, goal)
             for attack in self.attacks
             for goal in [*self.goals, *(self.controls if attack.needs_control else [])]
@@ -245,14 +248,14 @@ class RedTeam(Callback):
     def _protocol(self) -> str:
         return self.detector.protocol if self.detector is not None else ""
 
-    def _progress(self) -> Progress:
+    def _progress(self, *, visible: bool) -> Progress:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        return Progress(*columns, console=self._console)
+        return Progress(*columns, console=self._console, disable=not visible)
 
     def _write(self, folder: Path, measured: Sequence[Measured]) -> None:
         rungs = [*self.rungs, *together(self.rungs)]
         write_rungs(rungs, folder / TABLE, {"detector": self._protocol, "sampling": str(self.sampling)})
-        sheet = sheet_path(folder / "images", "red_team")
+        sheet = sheet_path(folder / "images", SHEET)
         through = [one.through for one in measured if one.rung.attack != NO_ATTACK and len(one.through)]
         if through:
             save_sheet(torch.cat(through), sheet)

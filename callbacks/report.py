@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +14,40 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
 from rece_lightning.callbacks.evaluation import Evaluation
+from rece_lightning.callbacks.placement import DevicePlacement
+from rece_lightning.callbacks.red_team import SHEET, TABLE, RedTeam
 from rece_lightning.callbacks.showing import print_tables
-from rece_lightning.exports.cost import export_costs
+from rece_lightning.exports.cost import Cost, export_costs
 from rece_lightning.files import discard, write_atomically
 from rece_lightning.module import RECE
 from rece_lightning.reporting.comparison import Comparison
+from rece_lightning.reporting.devices import Devices
+from rece_lightning.reporting.ladder import read_ladder
+from rece_lightning.reporting.ladder_section import LadderSection, ladder_section
 from rece_lightning.reporting.outcome import final_figures, grid_path
 from rece_lightning.reporting.page import render_page
+from rece_lightning.reporting.sheets import sheet_path
 from rece_lightning.runs.folder import run_folder
+from rece_lightning.scan.section import words_section
 
 PAGE = "report.html"
 
 
 class Report(Callback):
-    """Write ``report.html`` at the end of ``fit`` and print the table and the paths.
+    """Write ``report.html`` at the end of ``fit`` and print the table and the paths; in ``validate`` and ``test`` too.
 
-    The page is one file without network access: settings, curves, tables, the before/after grid. Figures
-    that do not flatter the method stand in it like all others.
+    The page is one file without network access: settings, curves, tables, the before/after grid, and where ``RedTeam``
+    attacked the ladder of attacks. Figures that do not flatter the method stand in it like all others. Pictures that
+    exist (``--images``) open no model, and get no page.
 
     Args:
         title: of the page; the erased concepts unless given.
+        scan: whether the page lists the words of the vocabulary that still reach a concept; unless given, where the
+            vocabulary is small. CLIP's takes minutes to encode without an accelerator, once: it is kept.
     """
 
-    def __init__(self, title: str | None = None) -> None:
-        self.title = title
+    def __init__(self, title: str | None = None, scan: bool | None = None) -> None:
+        self.title, self.scan = title, scan
 
     def missing(self, folder: Path, state: Mapping[str, Any]) -> Path | None:
         """The page, where a run with all its epochs has not written it: it is the last of its files."""
@@ -54,24 +64,51 @@ class Report(Callback):
         if not isinstance(pl_module, RECE) or not trainer.is_global_zero or not pl_module.history:
             return
         folder = run_folder(trainer)
-        comparison = _comparison(trainer)
-        grid = grid_path(folder)
-        html = render_page(
-            title=self.title,
-            description=pl_module.description(),
-            settings=dict(pl_module.hparams),
-            change=pl_module.change(),
-            history=pl_module.history,
-            placement=_placement(pl_module),
-            comparison=comparison,
-            exports=export_costs(pl_module.erasure()),
-            grid=base64.b64encode(grid.read_bytes()).decode() if comparison and grid.exists() else None,
-            run=folder,
-        )
+        html = self._page(trainer, pl_module, "fit", export_costs(pl_module.erasure()))
         self._log(trainer, pl_module)
         # The page is the very last file: where it is, nothing is missing.
         page = write_atomically(folder / PAGE, lambda path: path.write_text(html, encoding="utf-8"))
-        self._print(comparison, page, grid, folder)
+        self._print(_comparison(trainer), page, grid_path(folder), folder)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The page of ``validate``; ``fit`` validates too, and has its own."""
+        if trainer.state.fn == "validate":
+            self._measured(trainer, pl_module, "validate")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The page of ``test``, its attacks included."""
+        self._measured(trainer, pl_module, "test")
+
+    def _measured(self, trainer: Trainer, module: LightningModule, verb: str) -> None:
+        """A page of what was measured, where anything was."""
+        images = any(isinstance(one, Evaluation) and one.images is not None for one in trainer.callbacks)  # type: ignore[attr-defined]
+        if not isinstance(module, RECE) or not trainer.is_global_zero or images:
+            return
+        if _comparison(trainer) is None and _ladder(trainer) is None:
+            return
+        html = self._page(trainer, module, verb, ())
+        page = write_atomically(run_folder(trainer) / PAGE, lambda path: path.write_text(html, encoding="utf-8"))
+        Console().print(f"report: {page}", soft_wrap=True)
+
+    def _page(self, trainer: Trainer, module: RECE, verb: str, exports: Sequence[Cost]) -> str:
+        folder, comparison, devices = run_folder(trainer), _comparison(trainer), _devices(trainer)
+        grid = grid_path(folder)
+        return render_page(
+            title=self.title,
+            description=module.description(),
+            settings=dict(module.hparams),
+            change=module.change() if module.history else {},
+            history=module.history,
+            placement={} if devices is not None else _placement(module),
+            devices=devices,
+            comparison=comparison,
+            exports=exports,
+            grid=base64.b64encode(grid.read_bytes()).decode() if comparison and grid.exists() else None,
+            run=folder,
+            ladder=_ladder(trainer),
+            verb=verb,
+            words=words_section(module, self.scan) if module.history else None,
+        )
 
     def _log(self, trainer: Trainer, module: RECE) -> None:
         """Configuration as text, and what TensorBoard's HParams tab compares runs by: settings and final figures."""
@@ -99,7 +136,8 @@ class Report(Callback):
 def _settings(module: RECE, trainer: Trainer) -> dict[str, float | str | bool]:
     """What runs differ in. TensorBoard has no column for a list or a mapping: these are JSON."""
     erased = [row["prompt"] for row in module.description()["concepts"].get("erased", [])]
-    known = {**module.hparams, "max_epochs": trainer.max_epochs, "concepts": erased}
+    devices = {f"device_of_{part}": device for part, device in _placement(module).items()}
+    known = {**module.hparams, "max_epochs": trainer.max_epochs, "concepts": erased, **devices}
     return {key: v if isinstance(v, (int, float, str, bool)) else json.dumps(v) for key, v in known.items()}
 
 
@@ -107,6 +145,23 @@ def _comparison(trainer: Trainer) -> Comparison | None:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, Evaluation) and callback.comparison is not None and callback.comparison.columns:
             return callback.comparison
+    return None
+
+
+def _ladder(trainer: Trainer) -> LadderSection | None:
+    """From the run's files: a run that goes on may have attacked before it was stopped."""
+    if not any(isinstance(callback, RedTeam) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        return None
+    folder = run_folder(trainer)
+    ladder = read_ladder(folder / TABLE)
+    return None if ladder is None else ladder_section(ladder, sheet_path(folder / "images", SHEET))
+
+
+def _devices(trainer: Trainer) -> Devices | None:
+    """The plan, where a callback made one."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, DevicePlacement):
+            return callback.devices()
     return None
 
 

@@ -25,8 +25,10 @@ from rece_lightning.core.embedding_map import AnyMap
 from rece_lightning.core.errors import ConfigurationError, check_choice, check_count, check_number, nearest
 from rece_lightning.core.gram import Gram
 from rece_lightning.core.loop import Evidence, LoopSettings, RECELoop
+from rece_lightning.core.null_space import NullSpace, check_augmented_rank
 from rece_lightning.core.projection import Projection, check_rank
 from rece_lightning.evidence import encode_pairs, gather_evidence
+from rece_lightning.invariants import invariant_rows, with_invariants
 from rece_lightning.models.projections import KINDS, check_layers, is_text_projection, select_projections
 from rece_lightning.models.text import TOKEN_RULES, PromptEncoder
 
@@ -81,6 +83,8 @@ class ErasurePlan:
         editor: str = "uce",
         erased_rank: int | float | None = None,
         shrinkage: float = 3.0,
+        null_space_threshold: float = 0.1,
+        augmented_rank: int = 1,
     ) -> ErasurePlan:
         """Check the settings, which are named and meant as in the configuration.
 
@@ -108,6 +112,8 @@ class ErasurePlan:
         if erased_rank is not None:
             check_rank(f"{where}.erased_rank", erased_rank)
         check_number(f"{where}.shrinkage", shrinkage, positive=True)
+        check_number(f"{where}.null_space_threshold", null_space_threshold)
+        check_augmented_rank(f"{where}.augmented_rank", augmented_rank)
         check_choice(f"{where}.tokens", tokens, TOKEN_RULES)
         check_choice(f"{where}.projections", projections, KINDS)
         check_layers(layers)
@@ -121,6 +127,7 @@ class ErasurePlan:
             regularizer=regularizer,
             editor=editor,
             projection=Projection(erased_rank, shrinkage),
+            null_space=NullSpace(null_space_threshold, augmented_rank),
             accumulate=accumulate,
         )
         return cls(tuple(pairs), tuple(kept), epochs, settings, tokens, projections, layers)
@@ -134,7 +141,8 @@ class ErasurePlan:
                 warnings.warn(f"{prompt!r} is longer than the tokenizer takes; cut: {lost!r}.", stacklevel=3)
         pairs = encode_pairs(encoder, prompts, targets, [pair.weight for pair in self.pairs])
         kept = list(encoder.encode(list(self.preserved)).embeddings) if self.preserved else []
-        return gather_evidence(pairs, kept, self.tokens, device)
+        held = invariant_rows(encoder) if self.settings.editor == "null_space" else None
+        return with_invariants(gather_evidence(pairs, kept, self.tokens, device), held, device)
 
     @torch.no_grad()
     def edit(self, projections: Mapping[str, Tensor], evidence: Evidence) -> Edited:

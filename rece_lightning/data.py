@@ -16,6 +16,8 @@ from rece_lightning.concepts import Concept, ConceptMapping, PromptPair, preserv
 from rece_lightning.core.errors import ConfigurationError, check_count
 from rece_lightning.devices.ranks import rank_and_world
 from rece_lightning.prompts import EvaluationPrompt, PromptMapping, read_prompts
+from rece_lightning.scan.reaching import WITHIN
+from rece_lightning.synonyms import COUNT, Synonym, Words, check_not_kept, joined, read_synonyms, words_of
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,16 @@ class ConceptData(LightningDataModule):
         test: the same for ``test``; the validation prompts unless given.
         predict: the same for ``predict``.
         batch_size: prompts that are encoded together.
+        synonyms: other words for what is erased, which are erased with it, to its target and with its weight: a list
+            where there is one concept, or a mapping from concepts to lists. ``auto`` finds them without a picture: the
+            words that mean the concept to the text encoder and still reach it once UCE's edit took the concept itself
+            (``gun``, where ``pistol`` was erased). Words of preserved prompts, of targets and of
+            ``preserve_vocabulary`` are never taken. See :func:`rece_lightning.surviving.choose_synonyms`.
+        synonyms_vocabulary: of ``auto``: words to choose from, or the path of a CSV with a column ``prompt``; all
+            words of the tokenizer unless given.
+        synonyms_count: of ``auto``: how many a concept gets at most.
+        synonyms_reach: of ``auto``: how near a word must be, before that edit and after it, as a share of the
+            concept's own way to its target.
 
     Raises:
         ConfigurationError: for every mistake that can be seen without a model.
@@ -127,6 +139,10 @@ class ConceptData(LightningDataModule):
         batch_size: int = 64,
         preserve_vocabulary: str | list[str] | None = None,
         preserve_count: int = 40,
+        synonyms: str | list[str] | dict[str, list[str]] | None = None,
+        synonyms_vocabulary: str | list[str] | None = None,
+        synonyms_count: int = COUNT,
+        synonyms_reach: float = WITHIN,
     ) -> None:
         super().__init__()
         check_count("data.batch_size", batch_size)
@@ -144,6 +160,14 @@ class ConceptData(LightningDataModule):
         kept = preserved_places([" "] if preserve == "auto" else preserve)
         self.preserved = list(kept)
         check_kept(table, self.preserved, preserve, list(kept.values()))
+        self.asked = list(self.concepts) if short else None
+        """The concepts without synonyms; ``None`` where they are too many to be held."""
+        self.added: list[Synonym] = []
+        """Synonyms that are erased with them."""
+        given = synonyms, synonyms_vocabulary, synonyms_count, synonyms_reach
+        self.synonyms, words = read_synonyms(*given, self.asked)
+        """What ``synonyms: auto`` asks for; otherwise ``None``."""
+        self.add_synonyms(words)
         self.validation = read_prompts("data.validation", validation)
         self.test = read_prompts("data.test", test) or self.validation
         self.predict = read_prompts("data.predict", predict)
@@ -160,7 +184,32 @@ class ConceptData(LightningDataModule):
     def summary(self) -> dict[str, Any]:
         """Plain description of what is asked, kept with checkpoints and in ``edited.safetensors``."""
         summary = described(self.pairs, self.preserved)
+        if self.added or self.synonyms is not None:
+            summary["synonyms"] = [synonym.plain() for synonym in self.added]
+        if self.synonyms is not None:
+            summary["synonyms_auto"] = self.synonyms.asked()
         return summary if self.vocabulary is None else {**summary, "preserve_auto": self._asked()}
+
+    # What ``synonyms`` adds
+
+    def add_synonyms(self, words: Words) -> None:
+        """Erase these words too, each as the concept that it means; what was added before is taken back.
+
+        Raises:
+            ConfigurationError: for a word that is kept.
+        """
+        if self.asked is None:
+            return
+        self.added = joined(words, self.asked, automatic=self.synonyms is not None)
+        check_not_kept(self.added, self.preserved)
+        self.concepts = [*self.asked, *(synonym.concept for synonym in self.added)]
+        self.pairs = prompt_pairs(self.concepts)
+
+    def not_synonyms(self) -> set[str]:
+        """Words that ``synonyms: auto`` must not take, in lower case: what is kept, targets, and what is erased."""
+        asked = self.asked or []
+        texts = [*self.preserved, *(self.vocabulary or ()), *(concept.target for concept in asked)]
+        return {word for text in texts for word in text.lower().split()} | {one.prompt.lower() for one in asked}
 
     # What ``preserve: auto`` keeps
 
@@ -187,7 +236,9 @@ class ConceptData(LightningDataModule):
         self.preserved = [" ", *self.chosen]
 
     def take_chosen(self, concepts: Mapping[str, Any]) -> None:
-        """Keep what a checkpoint of the same concepts and vocabulary says was chosen."""
+        """Keep, and erase, what a checkpoint of the same concepts and vocabularies says was chosen."""
+        if self.synonyms is not None and concepts.get("synonyms_auto") == self.synonyms.asked():
+            self.add_synonyms(words_of(concepts))
         if self.vocabulary is not None and concepts.get("preserve_auto") == self._asked():
             self.choose([prompt for prompt in concepts["preserved"] if prompt.strip()])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,8 @@ from rece_lightning.devices.ranks import summed
 from rece_lightning.evidence import PROMPTS_AN_UPDATE, EncodedPair, gather_evidence, pair_moments, stay_rows
 from rece_lightning.models.text import PromptEncoder
 from rece_lightning.runs.stored import moments_are_smaller, store_evidence, store_moments
+
+ERASED_PARTS = ("erased", "cross", "target")
 
 
 class PromptSums:
@@ -42,6 +44,10 @@ class PromptSums:
         self.held_out: list[Tensor] = []
         self.probe: dict[str, Any] | None = None
         """The first prompt with its embedding."""
+        self.batches: list[int] = []
+        """Numbers of the batches that are in these sums, where somebody keeps count."""
+        self.before: frozenset[int] = frozenset()
+        """Those that a stopped run had counted, on any rank: they are not encoded again."""
         self._numbers = [0, 0, 0]
         """Erased, kept and held-out prompts so far."""
         self._elements = self._rows = 0
@@ -98,7 +104,8 @@ class PromptSums:
         nothing = torch.zeros(width, width, dtype=torch.float64, device=self.device)
         self._preserved = nothing if self._preserved is None else self._preserved
         self._held_moments = nothing if self._held_moments is None else self._held_moments
-        few = stay_rows(self._rows, width) and not self.shared
+        # Of sums that several ranks had made some are in the moments, however few they are.
+        few = stay_rows(self._rows, width) and not self.shared and self._numbers[0] == len(self.pairs)
         while not few and self.pairs and len(self.pairs) >= least:
             part, self.pairs = self.pairs[:PROMPTS_AN_UPDATE], self.pairs[PROMPTS_AN_UPDATE:]
             first, whole = pair_moments(part, self.rule, self.device)
@@ -121,6 +128,70 @@ class PromptSums:
         sums._preserved, sums._held_moments = evidence.whole.preserved, held_out_moments
         sums._numbers = [evidence.prompts, 1, 1]
         return sums
+
+    # In the middle
+
+    def parts(self) -> dict[str, Tensor]:
+        """Everything that was counted so far, on the CPU, but for the probe's text; :meth:`take` takes it back.
+
+        With rows and moments as they are: what is added after :meth:`take` is added to the same bits.
+        """
+        found = {
+            "batches": torch.tensor(self.batches, dtype=torch.int64),
+            "numbers": torch.tensor([*self._numbers, self._elements, self._rows], dtype=torch.int64),
+        }
+        if self.pairs:
+            found["pairs.concept"] = torch.stack([pair.concept for pair in self.pairs])
+            found["pairs.target"] = torch.stack([pair.target for pair in self.pairs])
+            found["pairs.last"] = torch.tensor([pair.last for pair in self.pairs], dtype=torch.int64)
+            found["pairs.target_last"] = torch.tensor([pair.target_last for pair in self.pairs], dtype=torch.int64)
+            found["pairs.weight"] = torch.tensor([pair.weight for pair in self.pairs], dtype=torch.float64)
+        found |= {name: torch.stack(rows) for name, rows in (("kept", self.kept), ("held_out", self.held_out)) if rows}
+        if self._first is not None and self._whole is not None:
+            for name, moments in (("first", self._first), ("whole", self._whole)):
+                # Zeros of nothing are shared between the two, and no file holds a tensor twice.
+                found |= {f"{name}.{part}": getattr(moments, part).clone() for part in ERASED_PARTS}
+        sums = {"preserved": self._preserved, "held_out_moments": self._held_moments}
+        found |= {name: matrix.clone() for name, matrix in sums.items() if matrix is not None}
+        if self.probe is not None:
+            found["probe"] = self.probe["embedding"]
+        return {name: tensor.detach().cpu() for name, tensor in found.items()}
+
+    def take(self, parts: Mapping[str, Tensor], probe: str, device: torch.device | str) -> None:
+        """Add what :meth:`parts` gave: into empty sums the very same, into others their sum.
+
+        Args:
+            parts: of these sums, or of another rank's share.
+            probe: the text of the probe.
+            device: of the rows, where those of further prompts will lie.
+        """
+        if self.probe is None and "probe" in parts:
+            self.probe = {"prompt": probe, "embedding": parts["probe"]}
+        if "pairs.concept" in parts:
+            rows = [parts[f"pairs.{name}"].to(device).unbind() for name in ("concept", "target")]
+            plain = (parts[f"pairs.{name}"].tolist() for name in ("last", "target_last", "weight"))
+            self.pairs += [EncodedPair(*columns) for columns in zip(*rows, *plain, strict=True)]
+        self.kept += parts["kept"].to(device).unbind() if "kept" in parts else ()
+        self.held_out += parts["held_out"].to(device).unbind() if "held_out" in parts else ()
+        *numbers, elements, count = parts["numbers"].tolist()
+        self._numbers = [own + more for own, more in zip(self._numbers, numbers, strict=True)]
+        self._elements, self._rows = self._elements + elements, self._rows + count
+        self.batches += parts["batches"].tolist()
+        if "first.erased" in parts:
+            self._add_moments(parts)
+        self._grow(0)
+
+    def _add_moments(self, parts: Mapping[str, Tensor]) -> None:
+        zero = torch.zeros_like(parts["preserved"], device=self.device)
+        first, whole = (
+            Moments(**{part: parts[f"{name}.{part}"].to(self.device) for part in ERASED_PARTS}, preserved=zero)
+            for name in ("first", "whole")
+        )
+        preserved, held = (parts[name].to(self.device) for name in ("preserved", "held_out_moments"))
+        self._first = first if self._first is None else self._first.erasing_also(first)
+        self._whole = whole if self._whole is None else self._whole.erasing_also(whole)
+        self._preserved = preserved if self._preserved is None else self._preserved + preserved
+        self._held_moments = held if self._held_moments is None else self._held_moments + held
 
     # What comes out
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from rece_lightning.devices.crossing import across_devices
 from rece_lightning.devices.placement import Placement
+from rece_lightning.devices.waiting import Waiting, WaitingEncoder
 from rece_lightning.models.adapter import Adapter
 from rece_lightning.models.base import BaseModel
 from rece_lightning.models.pipelines import Request, Sampling, generate, load_pipeline, put_weights
@@ -27,8 +30,11 @@ longer than memory (SDXL's take 630 kB each)."""
 class PictureMaker:
     """A pipeline that is loaded once; its projections are exchanged between columns of a comparison."""
 
-    def __init__(self, pipeline: Any, encoder: PromptEncoder, original: dict[str, Tensor]) -> None:
+    def __init__(
+        self, pipeline: Any, encoder: PromptEncoder, original: dict[str, Tensor], waiting: Sequence[Waiting] = ()
+    ) -> None:
         self.pipeline = pipeline
+        self._waiting = waiting
         self.encoder = encoder
         self._original = original
         self._embedded: OrderedDict[str, Request] = OrderedDict()
@@ -60,9 +66,30 @@ class PictureMaker:
             adapter.fuse(pipeline.unet, [text_encoder for _, text_encoder in encoder.towers], base.family)
             fused = ModuleWeights(pipeline.unet).read(base.projections)
             original = {name: weight.clone() for name, weight in fused}
-        pipeline.to(placement.device_of("unet", default))
-        pipeline.vae.to(placement.device_of("autoencoder", default))
-        return cls(pipeline, encoder, original)
+        # One text encoder, not two: the maker's own is the pipeline's.
+        for name, (_, text_encoder) in zip(("text_encoder", "text_encoder_2"), encoder.towers, strict=False):
+            setattr(pipeline, name, text_encoder)
+        waiting, devices = [], []
+        for part, module in (("unet", pipeline.unet), ("autoencoder", pipeline.vae)):
+            device = placement.device_of(part, default)
+            devices.append(device)
+            if placement.waits(part):
+                waiting.append(Waiting(device, module))
+            else:
+                module.to(device)
+        if len(set(devices)) > 1:
+            across_devices(pipeline)
+        return cls(pipeline, encoder, original, waiting)
+
+    @contextmanager
+    def at_work(self, *, encoding: bool = True) -> Iterator[None]:
+        """Within the block nothing waits in host memory: for who works with the pipeline itself."""
+        with ExitStack() as stack:
+            for one in self._waiting:
+                stack.enter_context(one.at_work())
+            if encoding and isinstance(self.encoder, WaitingEncoder):
+                stack.enter_context(self.encoder.waiting.at_work())
+            yield
 
     def use(self, weights: Iterable[tuple[str, Tensor]] | None) -> None:
         """Put edited projections in; ``None`` puts the original ones back."""
@@ -120,4 +147,5 @@ class PictureMaker:
             )
             for embedded, seed, row in zip(own, seeds, prompts, strict=True)
         ]
-        return generate(self.pipeline, requests, empty, sampling, on_batch)
+        with self.at_work(encoding=False):
+            return generate(self.pipeline, requests, empty, sampling, on_batch)

@@ -50,6 +50,11 @@ class IncrementalErasure:
         _ = module.maps
         if not module.history:
             raise ConfigurationError("Nothing was edited yet: fit the module, or load it from a checkpoint.")
+        if module.robust is not None and module.robust.joins:
+            raise ConfigurationError(
+                "model.robust: the words and attacks that joined belong to the concepts that they were chosen for; run "
+                "fit with the new list."
+            )
         self.module = module
 
     @property
@@ -168,7 +173,7 @@ class IncrementalErasure:
         """The epochs anew; the module takes them when all of them have been run."""
         module = self.module
         epochs, summary = len(module.history), dict(module.description()["concepts"])
-        loop = RECELoop(module.gram, sums.evidence(module.gram.width), module.settings)
+        loop = RECELoop(module.gram, module.holding(sums.evidence(module.gram.width)), module.settings)
         records = [(loop.run_epoch(), loop.maps) for _ in range(epochs)]
         listed = [dict(row) for row in erased]
         summary["erased"] = listed[:LISTED]

@@ -16,6 +16,7 @@ from rece_lightning.core import diagnostics
 from rece_lightning.core.embedding_map import AnyMap, EmbeddingMap
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.loop import Evidence
+from rece_lightning.devices.sharded import refuse_sharded
 from rece_lightning.models.pipelines import put_weights
 from rece_lightning.models.text import PromptEncoder
 
@@ -36,6 +37,8 @@ def erase(
     editor: str = "uce",
     erased_rank: int | float | None = None,
     shrinkage: float = 3.0,
+    null_space_threshold: float = 0.1,
+    augmented_rank: int = 1,
     accumulate: bool = False,
     tokens: str = "aligned",
     projections: str = "kv",
@@ -66,9 +69,11 @@ def erase(
         lamb: λ₂.
         regular_scale: λ.
         regularizer: of the derivation.
-        editor: ``uce``, or ``projection``, whose map is singular.
+        editor: ``uce``; ``projection``, whose map is singular; ``null_space``, whose edit kept prompts do not see.
         erased_rank: of the editor ``projection``.
         shrinkage: of the editor ``projection``.
+        null_space_threshold: of the editor ``null_space``.
+        augmented_rank: of the editor ``null_space``.
         accumulate: hold what earlier epochs erased.
         tokens: positions that epoch 0 edits.
         projections: ``kv``, ``k`` or ``v``.
@@ -99,6 +104,8 @@ def erase(
         editor=editor,
         erased_rank=erased_rank,
         shrinkage=shrinkage,
+        null_space_threshold=null_space_threshold,
+        augmented_rank=augmented_rank,
         accumulate=accumulate,
         tokens=tokens,
         projections=projections,
@@ -113,6 +120,7 @@ def erase(
             f"erase: {type(pipeline).__name__} has no unet; give a diffusers pipeline of Stable Diffusion 1.x, 2.x "
             "or XL."
         )
+    refuse_sharded(unet, "erase: pipeline.unet")
     weights = text_projections(unet, "erase: pipeline.unet")
     with modes_kept(getattr(pipeline, "text_encoder", None), getattr(pipeline, "text_encoder_2", None)):
         evidence = plan.evidence(PromptEncoder.of_pipeline(pipeline), algebra_device(weights))

@@ -13,23 +13,27 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from rece_lightning.core import diagnostics
-from rece_lightning.core.budget import residual_figures
 from rece_lightning.core.derive import REGULARIZERS, SURROGATE_ITEMS
 from rece_lightning.core.edit import TECHNIQUES, EditScales
 from rece_lightning.core.editors import EDITORS, check_editor
 from rece_lightning.core.embedding_map import AnyMap, EmbeddingMap, LayerMaps
 from rece_lightning.core.errors import ConfigurationError, check_choice, check_number, nearest
 from rece_lightning.core.gram import Gram
-from rece_lightning.core.loop import EpochRecord, LoopSettings, RECELoop
+from rece_lightning.core.loop import EpochRecord, Evidence, LoopSettings, RECELoop
+from rece_lightning.core.null_space import NullSpace, check_augmented_rank
 from rece_lightning.core.projection import Projection, check_rank
 from rece_lightning.data import PromptBatch
 from rece_lightning.devices.placement import Placement
 from rece_lightning.devices.ranks import agreed, gathered, rank_and_world
 from rece_lightning.devices.trainer_rules import check_trainer
+from rece_lightning.devices.waiting import WaitingEncoder
+from rece_lightning.epoch_figures import epoch_figures
 from rece_lightning.evidence import EncodedPair, encode_pairs
 from rece_lightning.exports.erasure import Erasure
 from rece_lightning.gathering import PromptSums, too_long
 from rece_lightning.generation import PictureMaker
+from rece_lightning.invariants import invariant_rows, with_invariants
+from rece_lightning.joining import JoinedSums, join
 from rece_lightning.models.adapter import open_adapter
 from rece_lightning.models.base import BaseModel
 from rece_lightning.models.encoders import load_encoder
@@ -39,8 +43,11 @@ from rece_lightning.models.projections import KINDS, check_layers
 from rece_lightning.models.text import TOKEN_RULES, PromptEncoder
 from rece_lightning.preserving import choose_preserved
 from rece_lightning.prompts import EvaluationPrompt
+from rece_lightning.robust import read_robust
 from rece_lightning.runs.resuming import check_map_fits, check_same_run, check_work_left, only_the_end_is_left
 from rece_lightning.runs.stored import restore_moments
+from rece_lightning.stopping import CERTIFICATE, smallest_certificate, stop_if_certified
+from rece_lightning.surviving import erase_survivors
 from rece_lightning.version import __version__
 
 # What decides the result: a checkpoint goes on under these settings alone.
@@ -49,7 +56,7 @@ DECISIVE = (
     "accumulate", "first_edit", "tokens", "projections", "layers",
 )  # fmt: skip
 # Beside these, what an editor alone reads.
-OF_EDITOR = {"projection": ("erased_rank", "shrinkage")}
+OF_EDITOR = {"projection": ("erased_rank", "shrinkage"), "null_space": ("null_space_threshold", "augmented_rank")}
 
 
 class ClosedFormOptimizer(torch.optim.Optimizer):
@@ -91,14 +98,30 @@ class RECE(LightningModule):
         regularizer: ``norm`` (the paper's), ``standard`` or ``surrogate``.
         surrogate_items: which of the surrogate's two penalties count: ``first``, ``second``, ``both``.
         technique: ``replace``, or ``tensor``, which keeps one map a layer.
-        editor: the closed-form edit inside the loop: ``uce``, or ``projection``, a singular map that takes the
-            concepts' differences to their targets out of every embedding's reach; the three scales do not enter it.
+        editor: the closed-form edit inside the loop: ``uce``; ``projection``, a singular map that takes the
+            concepts' differences to their targets out of every embedding's reach, and which the three scales do not
+            enter; or ``null_space``, UCE's edit over directions that the preserved prompts have nothing in (SPEED,
+            arXiv 2503.07392; its own objective is ``preserve_scale: 0``, its own projections ``v``).
         erased_rank: of the editor ``projection``: how many leading directions of the differences it takes out, over all
             concepts; one for every erased prompt unless given; below 1, as few as hold that share of them.
         shrinkage: κ of the editor ``projection``: a larger one makes what it takes out the more visible to keys and
             values, and moves kept prompts the more.
+        null_space_threshold: τ of the editor ``null_space``: directions count as free where the preserved prompts have
+            less than this share of their mean energy (published: 0.1, for 100 concepts 1e-4). The begin-of-text token
+            and the empty prompt are held exactly whatever it is.
+        augmented_rank: of the editor ``null_space``: how many of the directions that keys and values see least are not
+            free either; what the published augmentation of the preserved prompts comes to.
         accumulate: true: every epoch's edit also holds what earlier epochs erased; false is the published
             loop.
+        robust: switches of the robust loop, each off unless it is named; without any, the published loop. A mapping of
+            ``norms`` (β of further derived embeddings with ``‖c'‖ ≤ β‖c‖``), ``ridges`` (λ of further ones),
+            ``templates`` (prompts that every concept is put into: further rows to erase and to derive towards),
+            ``synonyms`` (how many words for each concept, mined by the text encoder, are erased with it),
+            ``neighbours`` (how many words near each concept are kept), ``within`` (where words stop meaning the
+            concept, as a share of its way to the target; 0.25), ``found`` (a folder that ``RedTeam`` wrote into: what
+            it found is erased in every epoch), ``weight`` (of each of these beside the concept's own 1),
+            ``certificate`` (the loop stops once no embedding brings any concept back nearer than this share of its way
+            to the target), ``budget`` (β of the certificate; without it, embeddings of any norm).
         first_edit: scales of epoch 0 where they differ, such as ``{preserve_scale: 1.0, lamb: 0.5}``.
         tokens: positions that epoch 0 edits: ``aligned`` (from the last subject token on; published),
             ``last``, ``all``.
@@ -127,12 +150,15 @@ class RECE(LightningModule):
         editor: str = "uce",
         erased_rank: int | float | None = None,
         shrinkage: float = 3.0,
+        null_space_threshold: float = 0.1,
+        augmented_rank: int = 1,
         accumulate: bool = False,
         first_edit: dict[str, float] | None = None,
         tokens: str = "aligned",
         projections: str = "kv",
         layers: str | None = None,
         attacker_scale: float | None = None,
+        robust: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         check_number("model.erase_scale", erase_scale, positive=True)
@@ -149,6 +175,8 @@ class RECE(LightningModule):
         if erased_rank is not None:
             check_rank("model.erased_rank", erased_rank)
         check_number("model.shrinkage", shrinkage, positive=True)
+        check_number("model.null_space_threshold", null_space_threshold)
+        check_augmented_rank("model.augmented_rank", augmented_rank)
         check_choice("model.tokens", tokens, TOKEN_RULES)
         check_choice("model.projections", projections, KINDS)
         check_layers(layers)
@@ -157,6 +185,8 @@ class RECE(LightningModule):
             if key not in scales:
                 raise ConfigurationError(f"model.first_edit: unknown key {key!r}; {nearest(key, scales)}.")
             check_number(f"model.first_edit.{key}", value, positive=key == "erase_scale")
+        self.robust = read_robust(robust, editor=editor, technique=technique)
+        robust = None if self.robust is None else self.robust.plain()
         self.save_hyperparameters()
         self.automatic_optimization = False
         self.strict_loading = False
@@ -169,11 +199,17 @@ class RECE(LightningModule):
             technique=technique,
             editor=editor,
             projection=Projection(erased_rank, shrinkage),
+            null_space=NullSpace(null_space_threshold, augmented_rank),
             accumulate=accumulate,
+            robust=None if self.robust is None else self.robust.loop,
         )
         self.placement = Placement()
+        self.place: Callable[[str], None] | None = None
+        """Given a stage, decides which part goes where before one is loaded: ``DevicePlacement``'s."""
         self.keeps_encoder = True
         """Whether the text encoder stays loaded once the prompts are encoded."""
+        self.keeps_choice = False
+        """Whether the next ``fit`` keeps what ``data.preserve: auto`` chose in a run that was stopped in epoch 0."""
         self.sampling = Sampling()
         self.seeds: tuple[int, ...] = (0,)
         self.drawn: Callable[[Sequence[EvaluationPrompt]], dict[str, Any]] | None = None
@@ -188,6 +224,7 @@ class RECE(LightningModule):
         self._tools: dict[str, Any] = {}
         self._loop: RECELoop | None = None
         self._sums: PromptSums | None = None
+        self._joined: JoinedSums | None = None
         self._summary: dict[str, Any] = {}
         self._restored: dict[str, Any] | None = None
 
@@ -203,7 +240,8 @@ class RECE(LightningModule):
     @property
     def decisive(self) -> tuple[str, ...]:
         """Names of the settings that decide the result."""
-        return DECISIVE + OF_EDITOR.get(self.hparams["editor"], ())
+        own = OF_EDITOR.get(self.hparams["editor"], ())
+        return DECISIVE + own + (() if self.robust is None else ("robust",))
 
     @property
     def names(self) -> list[str]:
@@ -214,8 +252,14 @@ class RECE(LightningModule):
     def encoder(self) -> PromptEncoder:
         """Tokenizer and text encoder, loaded at first use."""
         if "encoder" not in self._tools:
-            self._tools["encoder"] = load_encoder(self.base, self.placement.device_of("text_encoder", self.device))
+            self._tools["encoder"] = self._new_encoder()
         return self._tools["encoder"]
+
+    def _new_encoder(self) -> PromptEncoder:
+        device = self.placement.device_of("text_encoder", self.device)
+        if self.placement.waits("text_encoder"):
+            return WaitingEncoder(load_encoder(self.base), device)
+        return load_encoder(self.base, device)
 
     @property
     def pictures(self) -> PictureMaker:
@@ -225,9 +269,8 @@ class RECE(LightningModule):
                 maker = PictureMaker.load(self.base, self.encoder, self.placement, self.device)
             else:
                 # An adapter changes the encoder that it is fused into.
-                encoder = load_encoder(self.base, self.placement.device_of("text_encoder", self.device))
                 adapter = open_adapter(self.hparams["adapter"])
-                maker = PictureMaker.load(self.base, encoder, self.placement, self.device, adapter)
+                maker = PictureMaker.load(self.base, self._new_encoder(), self.placement, self.device, adapter)
             self._tools["pictures"] = maker
         return self._tools["pictures"]
 
@@ -239,6 +282,7 @@ class RECE(LightningModule):
                 self.base.read_projections(self.names),
                 keep_layers=self.hparams["technique"] == "tensor",
                 device=self.placement.device_of("algebra", self.device),
+                shards=self.placement.gram,
             )
         return self._tools["gram"]
 
@@ -260,8 +304,22 @@ class RECE(LightningModule):
     def loop(self) -> RECELoop:
         """The loop with its evidence: after epoch 0, or rebuilt from a checkpoint."""
         if self._loop is None:
-            self._loop = RECELoop(self.gram, self.sums.evidence(self.gram.width), self.settings)
+            self._loop = RECELoop(self.gram, self.holding(self.sums.evidence(self.gram.width)), self.settings)
         return self._loop
+
+    def holding(self, evidence: Evidence) -> Evidence:
+        """The evidence with what joins it in a robust loop, and the rows that no edit may move, where there are any."""
+        if self._joined is not None:
+            evidence = replace(evidence, joined=self._joined.joined)
+        return with_invariants(evidence, self.invariants, self.gram.total.device)
+
+    @property
+    def invariants(self) -> Tensor | None:
+        """Rows that no edit may move, where the editor asks for them; encoded once."""
+        if self.hparams["editor"] == "null_space" and "invariants" not in self._tools:
+            stored = None if self._restored is None else self._restored.get("invariants")
+            self._tools["invariants"] = invariant_rows(self.encoder) if stored is None else stored
+        return self._tools.get("invariants")
 
     @property
     def sums(self) -> PromptSums:
@@ -324,18 +382,24 @@ class RECE(LightningModule):
         if self.drawn is None or stage == "fit":
             self.check_adapter(stage)
             _ = self.names
+            if self.place is not None:
+                self.place(stage)
         if stage == "fit" and self._restored is None:
             self._loop, self.first_maps, self.history, self._sums = None, None, [], None
+            self._joined = None
             self.release("held_out_moments", "residual_unedited")
         data = getattr(trainer, "datamodule", None)
         if stage == "fit" and trainer is not None and trainer.ckpt_path is None and self._restored is None:
             self._choose_preserved(data)
         if data is not None and hasattr(data, "summary"):
-            self._summary = data.summary()
+            self._summary = data.summary() | {key: self._summary[key] for key in ("robust",) if key in self._summary}
 
     def _choose_preserved(self, data: Any) -> None:
-        """``data.preserve: auto``; a run that goes on keeps what it chose."""
-        if getattr(data, "vocabulary", None) is not None:
+        """``data.synonyms: auto``, then ``data.preserve: auto``; a run that goes on keeps what it chose."""
+        keeps, self.keeps_choice = self.keeps_choice, False
+        if getattr(data, "synonyms", None) is not None and not keeps:
+            erase_survivors(self, data)
+        if getattr(data, "vocabulary", None) is not None and not keeps:
             rule = self.hparams["tokens"]
             data.choose(gathered(choose_preserved(data, self.encoder, self.gram, self.settings, rule))[0])
 
@@ -349,7 +413,10 @@ class RECE(LightningModule):
             self._encode(batch)
         if self.trainer.is_last_batch:
             if not self.keeps_encoder:
+                _ = self.invariants  # encoded while the encoder is there
                 self.release("encoder")  # before the algebra asks for memory
+            elif isinstance(encoder := self._tools.get("encoder"), WaitingEncoder):
+                encoder.rest()
             optimizer = self.optimizers()
             optimizer.step()  # type: ignore[union-attr]
 
@@ -377,8 +444,13 @@ class RECE(LightningModule):
         return {"prompts": [asdict(row) for row, _ in rows], "seeds": [seed for _, seed in rows], "pictures": made}
 
     def on_fit_start(self) -> None:
-        """A run that was stopped after its last epoch lacks the end alone."""
+        """Choose what joins the concepts of a robust loop; a run that goes on has it, or lacks the end alone."""
+        if self._restored is None:
+            self._joined = join(self.robust, getattr(self.trainer, "datamodule", None), self, self.hparams["tokens"])
+            if self._joined is not None:
+                self._summary = {**self._summary, "robust": self._joined.summary}
         if only_the_end_is_left(self.trainer, self):
+            self.trainer.should_stop = True
             self.on_train_end()
 
     def on_train_end(self) -> None:
@@ -393,9 +465,11 @@ class RECE(LightningModule):
     def _encode(self, batch: PromptBatch) -> None:
         """Encode a batch's prompts once and count them, where it is this rank's turn."""
         sums, (rank, world) = self.sums, rank_and_world()
-        if not batch.prompts or (sums.shared and batch.number % world != rank):
+        if not batch.prompts or batch.number in sums.before or (sums.shared and batch.number % world != rank):
             return
         encoder = self.encoder
+        if isinstance(encoder, WaitingEncoder):
+            encoder.stay()  # for the batches to come
         for prompt, lost in too_long(encoder, [*batch.prompts, *batch.targets]).items():
             print(f"Warning: {prompt!r} is longer than the tokenizer takes; cut: {lost!r}.")
         if batch.kind == "erased":
@@ -404,6 +478,7 @@ class RECE(LightningModule):
         else:
             rows = list(encoder.encode(list(batch.prompts)).embeddings)
             (sums.add_kept if batch.kind == "preserved" else sums.add_held_out)(rows)
+        sums.batches.append(batch.number)
 
     @torch.no_grad()
     def _edit(self) -> None:
@@ -418,6 +493,7 @@ class RECE(LightningModule):
         figures = {**self.measure(record), "edit_seconds": seconds}
         self.history.append(figures)
         self.log_dict(figures, on_step=False, on_epoch=True, batch_size=1)
+        stop_if_certified(self)
 
     def _agree(self, loop: RECELoop) -> None:
         """Every rank goes on with the same bits."""
@@ -427,35 +503,18 @@ class RECE(LightningModule):
             loop.maps = type(maps)(first)
 
     def measure(self, record: EpochRecord) -> dict[str, float]:
-        """What can be said of an epoch without an image; see ``core/diagnostics.py`` for each figure."""
-        loop, gram = self.loop, self.gram
-        evidence, attacker = loop.evidence, self.hparams["attacker_scale"]
-        figures: dict[str, float] = {}
-        # The objective is UCE's.
-        if isinstance(loop.maps, EmbeddingMap) and self.hparams["editor"] == "uce":
-            before, after = diagnostics.edit_objectives(gram, record.before, record.step, record.moments, record.scales)
-            figures |= {"objective_before": before, "objective_after": after}
-        whole = evidence.whole
-        size = diagnostics.map_figures(loop.maps)
-        kept = self._held_out_moments()
-        if bool(kept.any()):
-            figures["preservation_drift"] = diagnostics.preservation_drift(gram, loop.maps, kept)
-        if record.derivation is not None:
-            derived = whole.derived(record.derivation)
-            figures["norm_ratio"] = diagnostics.norm_ratio(derived.erased, whole.erased)
-        return figures | {
-            "regeneration_residual": diagnostics.regeneration_residual(gram, loop.maps, whole.erased, attacker),
-            "regeneration_residual_unedited": self._residual_unedited(),
-            "mapped_residual": diagnostics.mapped_residual(gram, whole),
-            **residual_figures(gram, loop.maps, whole.erased),
-            "map_change": size.change_norm,
-            "map_rank": float(size.rank),
-            "map_condition": size.condition,
-            # λ, λ₁ and λ₂ mean something only beside these: they are not scale-free.
-            "gram_scale": gram.scale,
-            "erased_scale": float(evidence.first.erased.trace()) / gram.width,
-            "preserved_scale": float(evidence.first.preserved.trace()) / gram.width,
-        }
+        """What can be said of an epoch without an image."""
+        attacker, plan = self.hparams["attacker_scale"], self.robust
+        figures = epoch_figures(
+            self.loop,
+            record,
+            held_out=self._held_out_moments(),
+            attacker=attacker,
+            unedited=self._residual_unedited(),
+        )
+        if plan is not None and plan.certificate is not None:
+            figures[CERTIFICATE] = smallest_certificate(self, plan.budget)
+        return figures
 
     def _residual_unedited(self) -> float:
         """The attacker's own cost, at ``M = I``; computed once."""
@@ -532,6 +591,7 @@ class RECE(LightningModule):
             "map": (maps.matrix if isinstance(maps, EmbeddingMap) else maps.matrices).cpu(),
             "evidence": self._stored_evidence(),
             "probe": self._probe(),
+            **({} if "invariants" not in self._tools else {"invariants": self._tools["invariants"].cpu()}),
             "history": self.history,
             "epoch": self._loop.epoch,
             **self.description(),
@@ -546,12 +606,15 @@ class RECE(LightningModule):
         if self._restored is not None and self._sums is None:
             return self._restored["evidence"]  # resumed from moments: there are no rows
         evidence = self.loop.evidence
-        return {**self.sums.stored(evidence, self._held_out_moments()), "prompts": evidence.prompts}
+        joined = {} if self._joined is None else {"joined": self._joined.stored()}
+        return {**self.sums.stored(evidence, self._held_out_moments()), "prompts": evidence.prompts, **joined}
 
     def restore_evidence(self, stored: dict[str, Any]) -> None:
         """Take back what a checkpoint holds of the prompts: a loop that has run no epoch."""
         device = self.placement.device_of("algebra", self.device)
-        self._loop = self._sums = None
+        self._loop = self._sums = self._joined = None
+        if "joined" in stored:
+            self._joined = JoinedSums(self.hparams["tokens"], device, self.gram.width).restore(stored["joined"])
         if "pairs" in stored:
             # All of them are here: there is nothing to sum over ranks.
             self._sums = self._no_prompts()
@@ -561,7 +624,7 @@ class RECE(LightningModule):
             return
         self._tools["held_out_moments"] = stored["held_out_moments"].to(device)
         evidence = replace(restore_moments(stored, device), prompts=stored.get("prompts", 1))
-        self._loop = RECELoop(self.gram, evidence, self.settings)
+        self._loop = RECELoop(self.gram, self.holding(evidence), self.settings)
 
     def adopt(self, state: dict[str, Any], *, reuse_map: bool) -> None:
         """Take the erasure of a checkpoint that was made from another model with the same text encoder.
@@ -590,7 +653,10 @@ class RECE(LightningModule):
         """Refuse the state of another run: see ``resuming.py``."""
         if hasattr(data, "take_chosen"):
             data.take_chosen(state["concepts"])
-        check_same_run(self, state, data.summary() if hasattr(data, "summary") else None, self.decisive)
+        asked = data.summary() if hasattr(data, "summary") else None
+        if asked is not None and "robust" in state["concepts"]:
+            asked = {**asked, "robust": state["concepts"]["robust"]}  # chosen, not asked for
+        check_same_run(self, state, asked, tuple(dict.fromkeys((*self.decisive, "robust"))))
         check_map_fits(self, state)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -104,13 +104,7 @@ def choose_preserved(
         settings: of the loop; its scales decide the edit.
         rule: token selection of epoch 0.
     """
-    sums = PromptSums(rule, gram.total.device)
-    for batch in data.batches():
-        if batch.kind == "erased":
-            pairs = encode_pairs(encoder, list(batch.prompts), list(batch.targets), list(batch.weights))
-            sums.add_pairs(batch.prompts, pairs)
-        elif batch.kind == "preserved":
-            sums.add_kept(list(encoder.encode(list(batch.prompts)).embeddings))
+    sums = encoded_sums(data, encoder, rule, gram.total.device)
     plain = replace(settings, technique="replace", editor="uce")
     vocabulary = Vocabulary(encoder, data.vocabulary_left(), data.batch_size)
     wanted, chosen = min(data.preserve_count, len(vocabulary.words)), list[str]()
@@ -122,3 +116,22 @@ def choose_preserved(
         chosen += [word for word, _, _ in found]
         sums.add_kept([rows for _, _, rows in found])
     return chosen
+
+
+def encoded_sums(data: ConceptData, encoder: PromptEncoder, rule: str, device: torch.device) -> PromptSums:
+    """What is erased and kept so far, encoded.
+
+    Args:
+        data: with concepts and preserved prompts.
+        encoder: of the prompts.
+        rule: token selection of epoch 0.
+        device: of the algebra.
+    """
+    sums = PromptSums(rule, device)
+    for batch in data.batches():
+        if batch.kind == "erased":
+            pairs = encode_pairs(encoder, list(batch.prompts), list(batch.targets), list(batch.weights))
+            sums.add_pairs(batch.prompts, pairs)
+        elif batch.kind == "preserved":
+            sums.add_kept(list(encoder.encode(list(batch.prompts)).embeddings))
+    return sums

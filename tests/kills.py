@@ -130,7 +130,10 @@ def result(folder: Path) -> dict[str, Any]:
     """Everything of a finished run that must not depend on how often it was stopped."""
     run = folder / RUN
     with (run / "metrics.csv").open(newline="") as stream:
-        rows = [{key: value for key, value in row.items() if key != "edit_seconds"} for row in csv.DictReader(stream)]
+        rows = [
+            {key: value for key, value in row.items() if key != "edit_seconds" and not key.startswith("memory/")}
+            for row in csv.DictReader(stream)
+        ]
     counts = run / "evaluation.csv"
     edited = load_file(run / "edited.safetensors")
     return {

@@ -44,6 +44,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_checkpoint(tmp_path_factory.mktemp("model") / "base", seed=8)
 
 
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Wide enough that the empty prompt's rows leave an edit something to read."""
+    return make_checkpoint(tmp_path_factory.mktemp("model") / "wide", width=48, seed=8)
+
+
 def train(
     module: LightningModule, folder: Path, *callbacks: object, steps: int = 2, resume: Path | None = None, **more: Any
 ) -> Trainer:
@@ -74,6 +80,48 @@ def test_saved_and_live_model_equal_a_rece_run_on_the_trained_weights(checkpoint
     for name, weight in reference.edited_weights():
         torch.testing.assert_close(state[f"unet.{name}"], weight, rtol=1e-5, atol=1e-7)
         torch.testing.assert_close(module.unet.get_parameter(name).data, weight, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"editor": "projection", "erased_rank": 1, "shrinkage": 1.0},
+        {"editor": "null_space", "null_space_threshold": 2.0, "augmented_rank": 0, "first_edit": {"lamb": 0.5}},
+    ],
+)
+def test_every_editor_edits_what_is_saved_and_what_is_live(
+    wide: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    """As a run of RECE with the same settings does, while it trains and at the end."""
+    module, taken = SomebodysModule(wide, 0.0), Snapshots()
+    eraser = Erase(concepts=["bomb"], preserve=[" ", "dog"], epochs=2, every_n_steps=2, **settings)
+    train(module, tmp_path, eraser, taken, steps=2)
+    reference = RECE(str(wide), **settings)
+    trainer = Trainer(
+        max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu"
+    )
+    trainer.fit(reference, ConceptData(["bomb"], preserve=[" ", "dog"]))
+    state = torch.load(tmp_path / "saved.ckpt", weights_only=True)["state_dict"]
+    for name, weight in reference.edited_weights():
+        torch.testing.assert_close(state[f"unet.{name}"], weight, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(taken.taken[-1][name], weight, rtol=1e-4, atol=1e-6)
+        assert not torch.allclose(taken.taken[0][name], weight, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"editor": "null"}, "Erase.editor"),
+        ({"editor": "null_space", "null_space_threshold": -1.0}, "Erase.null_space_threshold"),
+        ({"editor": "null_space", "augmented_rank": 0.5}, "Erase.augmented_rank"),
+        ({"editor": "projection", "erased_rank": 0}, "Erase.erased_rank"),
+        ({"editor": "projection", "shrinkage": 0.0}, "Erase.shrinkage"),
+        ({"editor": "projection", "first_edit": {"lamb": 1.0}}, "Erase.first_edit"),
+    ],
+)
+def test_settings_that_an_editor_cannot_use_are_refused(settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigurationError, match=named):
+        Erase(concepts=["bomb"], **settings)
 
 
 def test_training_itself_is_untouched(checkpoint: Path, tmp_path: Path) -> None:

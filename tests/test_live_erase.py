@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import rece_lightning
 from rece_lightning import RECE, BaseModelError, ConceptData, ConfigurationError
 from rece_lightning.emoji.catalog import WEIGHTS
+from rece_lightning.models.text import PromptEncoder
 from tests.models import make_checkpoint
 
 PRESERVE = [" ", "dog"]
@@ -86,6 +87,25 @@ def test_equals_a_run(model: str, checkpoint: Path) -> None:
     last = module.history[-1]
     for figure in ("regeneration_residual", "regeneration_residual_unedited", "preservation_drift"):
         assert erasure.figures[figure] == pytest.approx(last[figure], rel=1e-4)
+
+
+def test_the_null_space_editor_equals_a_run(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "wide", width=48, seed=9)
+    settings: dict[str, Any] = {"editor": "null_space", "null_space_threshold": 0.5, "augmented_rank": 2}
+    module = RECE(str(folder), **settings)
+    trainer = Trainer(
+        max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu"
+    )
+    trainer.fit(module, ConceptData(["bomb"], preserve=PRESERVE))
+    live = load(folder)
+    erasure = rece_lightning.erase(live, ["bomb"], preserve=PRESERVE, epochs=2, **settings)
+    expected = dict(text_reading(module.pipeline()))
+    for name, weight in text_reading(live):
+        torch.testing.assert_close(weight, expected[name], rtol=1e-4, atol=1e-6)
+    # The empty prompt stays, whatever the edit.
+    rows = PromptEncoder.of_pipeline(live).encode([""]).embeddings
+    moved = rows.double() @ erasure.maps.change.mT  # type: ignore[union-attr]
+    assert float(torch.linalg.norm(moved)) < 1e-4
 
 
 def test_only_the_projections_change_and_come_back_bit_for_bit(pipeline: StableDiffusionPipeline) -> None:

@@ -69,9 +69,12 @@ def stop_after(run: Path, epochs: int, *, last: bool = True) -> None:
 
 
 def metrics(run: Path) -> list[dict[str, str]]:
-    """Rows of ``metrics.csv`` without the one figure that differs from run to run."""
+    """Rows of ``metrics.csv`` without the figures that differ from run to run: seconds and memory."""
     with (run / "metrics.csv").open(newline="") as stream:
-        return [{key: value for key, value in row.items() if key != "edit_seconds"} for row in csv.DictReader(stream)]
+        return [
+            {key: value for key, value in row.items() if key != "edit_seconds" and not key.startswith("memory/")}
+            for row in csv.DictReader(stream)
+        ]
 
 
 def maps(run: Path) -> torch.Tensor:

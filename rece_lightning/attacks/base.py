@@ -111,7 +111,7 @@ class Attack(ABC):
 
     @abstractmethod
     def search(self, victim: Victim, goal: Goal, restarts: Sequence[int]) -> list[AdversarialPrompt]:
-        """Run these restarts together; seconds and seed are filled in by :meth:`run`."""
+        """Run these restarts together; the seed, and seconds where it gives none, are filled in by :meth:`run`."""
 
     def restarts(self, goal: Goal) -> int:
         """How many independent pieces of work there are for a goal."""
@@ -149,7 +149,7 @@ class Attack(ABC):
         with torch.inference_mode(False), torch.enable_grad():
             found = self.search(victim, goal, left)
         each = (time.perf_counter() - started) / max(len(found), 1)
-        return [replace(one, seconds=each, seed=self.budget.seed) for one in found]
+        return [replace(one, seconds=one.seconds or each, seed=self.budget.seed) for one in found]
 
     def generator(self, goal: Goal, restart: int) -> torch.Generator:
         """Of a restart alone: same seed, concept and number, same draws."""

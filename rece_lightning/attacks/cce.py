@@ -1,7 +1,8 @@
-"""`cce`: textual inversion of the concept on the edited model, as a curve over steps."""
+"""`cce`: textual inversion of the concept on the edited model, as a curve over steps and free positions."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -31,7 +32,8 @@ class Cce(Attack):
     Args:
         steps: of Adam.
         at: steps whose embeddings are kept too, as a curve; the last one always is.
-        tokens: positions that are free, behind the begin token; 0: all of them.
+        tokens: positions that are free, behind the begin token; 0: all of them. Of several numbers, such as
+            ``[1, 4, 0]``, each is a search of its own, and a curve of its own in the results.
         start: ``derived`` (norm ratio 1), the concept's own ``prompt``, or ``noise`` of the size of its embedding. The
             other positions keep the start's values, those of the empty prompt for ``noise``.
         source: of the pictures; the sprites of the embedded world where its detector decides, drawn by the
@@ -55,7 +57,7 @@ class Cce(Attack):
         self,
         steps: int = 40,
         at: Sequence[int] = (),
-        tokens: int = 0,
+        tokens: int | Sequence[int] = 0,
         start: str = "derived",
         source: ConceptPictures | None = None,
         pictures: int = 12,
@@ -73,7 +75,13 @@ class Cce(Attack):
             )
         if any(step > steps or step < 0 for step in at):
             raise ConfigurationError(f"attacks: cce: at: {list(at)!r}; give steps from 0 to {steps}.")
-        super().__init__(Budget(steps, tokens, restarts, seed))
+        positions = (tokens,) if isinstance(tokens, int) else tuple(tokens)
+        if not positions or len(set(positions)) < len(positions):
+            raise ConfigurationError(f"attacks: cce: tokens: {tokens!r}; give one number, or several different ones.")
+        for count in positions:
+            Budget(steps, count, restarts, seed)  # refuses what is no number of positions
+        super().__init__(Budget(steps, max(positions), restarts, seed))
+        self.positions = positions
         self.at = tuple(sorted({*at, steps}))
         self.start, self.pictures, self.batch_size = start, pictures, batch_size
         self.learning_rate, self.least = learning_rate, least
@@ -109,12 +117,14 @@ class Cce(Attack):
         found = []
         with victim.edited() as unet:
             for restart in restarts:
-                generator = self.generator(goal, restart)
-                start = self._start(victim, encoded.embeddings, generator)
-                found += self._invert(victim.pipeline, unet, latents, start, pooled, goal, restart, generator)
+                for tokens in self.positions:
+                    generator = self.generator(goal, restart)
+                    start = self._start(victim, encoded.embeddings, tokens, generator)
+                    args = (victim.pipeline, unet, latents, start, pooled, goal, restart, tokens, generator)
+                    found += self._invert(*args)
         return found
 
-    def _start(self, victim: Victim, encoded: Tensor, generator: torch.Generator) -> Tensor:
+    def _start(self, victim: Victim, encoded: Tensor, tokens: int, generator: torch.Generator) -> Tensor:
         """Where the search begins, ``[positions, d]``."""
         own, empty = encoded
         if self.start == "prompt":
@@ -122,16 +132,13 @@ class Cce(Attack):
         if self.start == "noise":
             noise = torch.randn(own.shape, generator=generator).to(own) * own.square().mean().sqrt()
             start = empty.clone()
-            start[self._free(start)] = noise[self._free(start)]
+            start[_free(start, tokens)] = noise[_free(start, tokens)]
             return start
         if victim.gram is None or victim.maps is None:
             raise ConfigurationError(
                 "attacks: cce: start: 'derived' needs the map of the edit; take 'prompt' or 'noise'."
             )
         return derived_curve(victim.gram, victim.maps, own, [1.0])[0].embedding
-
-    def _free(self, embedding: Tensor) -> slice:
-        return slice(1, 1 + self.budget.tokens) if self.budget.tokens else slice(0, len(embedding))
 
     def _invert(
         self,
@@ -142,6 +149,7 @@ class Cce(Attack):
         pooled: Tensor | None,
         goal: Goal,
         restart: int,
+        tokens: int,
         generator: torch.Generator,
     ) -> list[AdversarialPrompt]:
         last = pipeline.scheduler.config.num_train_timesteps
@@ -153,24 +161,25 @@ class Cce(Attack):
 
         # Two noised pictures at each of a few levels: enough to compare two embeddings under the same noise.
         judge = noised(16, self.generator(goal, -1))
-        free = start[self._free(start)].clone().requires_grad_()
+        free = start[_free(start, tokens)].clone().requires_grad_()
         optimizer = torch.optim.Adam([free], lr=self.learning_rate)
 
         def whole() -> Tensor:
             embedding = start.clone()
-            embedding[self._free(start)] = free
+            embedding[_free(start, tokens)] = free
             return embedding
 
         def judged(embedding: Tensor) -> float:
             with torch.no_grad():
                 return float(noise_loss(unet, judge, embedding[None], pooled))
 
+        started = time.perf_counter()
         before = judged(start)
         kept = []
         for step in range(self.budget.steps + 1):
             if step in self.at:
                 embedding = whole().detach().clone()
-                variant = f"steps={step}" + (f" tokens={self.budget.tokens}" if self.budget.tokens else "")
+                variant = f"steps={step}" + (f" tokens={tokens}" if tokens else "")
                 kept.append(
                     AdversarialPrompt(
                         self.name,
@@ -183,6 +192,8 @@ class Cce(Attack):
                         loss_before=before,
                         loss=judged(embedding),
                         queries=step * self.batch_size + 2 * len(judge),
+                        # A point of the curve costs what was spent until then.
+                        seconds=time.perf_counter() - started,
                     )
                 )
             if step < self.budget.steps:
@@ -190,3 +201,8 @@ class Cce(Attack):
                 noise_loss(unet, noised(self.batch_size, generator), whole()[None], pooled).sum().backward()
                 optimizer.step()
         return kept
+
+
+def _free(embedding: Tensor, tokens: int) -> slice:
+    """The positions that the search may change."""
+    return slice(1, 1 + tokens) if tokens else slice(0, len(embedding))

@@ -33,16 +33,24 @@ class UnlearnDiffAtk(Attack):
     Every prefix token is a point of the simplex over the allowed tokens, which mixes their input embeddings. For one
     timestep after the other Adam lowers the squared distance of the edited U-Net's prediction from the true noise of a
     picture of the concept, and the points are projected back. After each timestep the largest entry of every point is a
-    candidate; the one with the lowest loss on fresh noise at all timesteps wins. The original model is needed for the
-    picture alone.
+    candidate; the one with the lowest loss on fresh noise at all timesteps wins, in which all the pictures take turns:
+    on one alone, words for its background do as well as words for the concept. The original model is needed for the
+    pictures alone.
+
+    Two things are not the published attack's. It starts half-way between the middle of the simplex and the best of some
+    random prefixes, which count as queries: in the middle the text encoder reads a mean of all tokens, whose gradient
+    says little of any one. And Adam's ε is the mean size of the first gradient's entries: with the usual 1e-8 every
+    entry moves by the same amount however little it matters, and in few steps a thousand of them are told apart by
+    little more than their sign.
 
     Args:
         timesteps: evenly over the schedule; published: 50.
         steps: iterations at each; published: 40.
         tokens: of the prefix; published: 5 for nudity, 3 otherwise.
-        learning_rate: of Adam; published: 0.01, with many more steps.
+        learning_rate: of Adam; published: 0.01, with many more steps and without the larger ε.
         weight_decay: of Adam; published: 0.1.
         suffix: what follows the prefix; the concept's own prompt (published) unless given.
+        warmup: random prefixes that are tried first; the best of them is the start.
         pictures: of the original model, of which every restart takes one (round and round).
         restarts: independent searches.
         seed: of everything random.
@@ -58,20 +66,23 @@ class UnlearnDiffAtk(Attack):
         timesteps: int = 8,
         steps: int = 6,
         tokens: int = 3,
-        learning_rate: float = 0.05,
+        learning_rate: float = 0.2,
         weight_decay: float = 0.1,
         suffix: str | None = None,
+        warmup: int = 8,
         pictures: int = 4,
         restarts: int = 2,
         seed: int = 0,
     ) -> None:
         check_number("attacks: unlearndiffatk: learning_rate", learning_rate, positive=True)
         check_number("attacks: unlearndiffatk: weight_decay", weight_decay)
-        if min(timesteps, tokens, pictures) < 1:
-            raise ConfigurationError("attacks: unlearndiffatk: timesteps, tokens and pictures must be 1 or more.")
+        if min(timesteps, tokens, pictures, warmup) < 1:
+            raise ConfigurationError(
+                "attacks: unlearndiffatk: timesteps, tokens, pictures and warmup must be 1 or more."
+            )
         super().__init__(Budget(steps, tokens, restarts, seed))
         self.timesteps, self.learning_rate, self.weight_decay = timesteps, learning_rate, weight_decay
-        self.suffix, self.pictures = suffix, pictures
+        self.suffix, self.pictures, self.warmup = suffix, pictures, warmup
 
     def search(self, victim: Victim, goal: Goal, restarts: Sequence[int]) -> list[AdversarialPrompt]:
         """One restart after the other: each has a picture of its own."""
@@ -86,19 +97,19 @@ class UnlearnDiffAtk(Attack):
             for restart in restarts:
                 generator = self.generator(goal, restart)
                 before, after, tokens = self._restart(
-                    victim.pipeline, unet, encoder, vocabulary, latents[restart % len(latents)], generator
+                    victim.pipeline, unet, encoder, vocabulary, latents, restart % len(latents), generator
                 )
-                queries = self.timesteps * (self.budget.steps + self.timesteps + 1)
+                queries = self.timesteps * (self.warmup + self.budget.steps + self.timesteps)
                 found += texts_found(
                     self.name, goal, [restart], tokens[None], vocabulary, before, after, queries, template
                 )
         return found
 
-    def noised(self, pipeline: Any, latent: Tensor, generator: torch.Generator) -> NoisedPictures:
-        """A picture's latent ``[c, h, w]`` with noise of every timestep."""
+    def noised(self, pipeline: Any, latents: Tensor, generator: torch.Generator) -> NoisedPictures:
+        """Noise of every timestep, in pictures' latents ``[n, c, h, w]`` that take turns."""
         last = pipeline.scheduler.config.num_train_timesteps
         times = torch.linspace(last * 0.95, last * 0.05, self.timesteps).long()
-        return add_noise(pipeline, latent[None].expand(self.timesteps, -1, -1, -1), times, generator)
+        return add_noise(pipeline, latents[torch.arange(self.timesteps) % len(latents)], times, generator)
 
     def _restart(
         self,
@@ -106,37 +117,51 @@ class UnlearnDiffAtk(Attack):
         unet: Any,
         encoder: TokenEncoder,
         vocabulary: Vocabulary,
-        latent: Tensor,
+        latents: Tensor,
+        target: int,
         generator: torch.Generator,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Loss before and after ``[1]``, and the tokens ``[k]``."""
         allowed = vocabulary.ids
         tables = [table.detach()[allowed.to(table.device)] for table in encoder.tables()]
-        judge, noised = (self.noised(pipeline, latent, generator) for _ in range(2))
+        judge = self.noised(pipeline, latents, generator)
+        noised = self.noised(pipeline, latents[target : target + 1], generator)
         free = self.budget.tokens
-        # Near the middle of the simplex, so that no token is ruled out at the start.
-        points = project_to_simplex(torch.rand(free, len(allowed), generator=generator) / len(allowed))
-        points = points.to(tables[0]).requires_grad_()
-        optimizer = torch.optim.Adam([points], lr=self.learning_rate, weight_decay=self.weight_decay)
 
-        def judged() -> tuple[Tensor, Tensor]:
-            tokens = allowed[points.detach().argmax(dim=1).cpu()]
+        def judged(tokens: Tensor) -> Tensor:
             with torch.no_grad():
                 embeddings, pooled = encoder.encode(tokens[None])
-                return noise_loss(unet, judge, embeddings, pooled).cpu(), tokens
+                return noise_loss(unet, judge, embeddings, pooled).cpu()
 
-        before, best = judged()
-        lowest = before
+        drawn = torch.randint(len(allowed), (self.warmup, free), generator=generator)
+        losses = torch.cat([judged(allowed[row]) for row in drawn])
+        first = drawn[int(losses.argmin())]
+        lowest, best = losses.min()[None], allowed[first]
+        before = lowest
+        middle = project_to_simplex(torch.rand(free, len(allowed), generator=generator) / len(allowed))
+        corner = torch.nn.functional.one_hot(first, len(allowed))
+        points = ((middle + corner) / 2).to(tables[0]).requires_grad_()
+        optimizer = torch.optim.Adam([points], lr=self.learning_rate, weight_decay=self.weight_decay)
         for row in range(self.timesteps):
             one = noised.rows(torch.tensor([row]))
             for _ in range(self.budget.steps):
                 optimizer.zero_grad()
                 mixed = [(points.to(table) @ table)[None] for table in tables]
                 noise_loss(unet, one, *encoder.encode_soft(mixed)).sum().backward()
+                if not optimizer.state:
+                    _hold_back(optimizer, points)
                 optimizer.step()
                 with torch.no_grad():
                     points.copy_(project_to_simplex(points))
-            loss, tokens = judged()
+            tokens = allowed[points.detach().argmax(dim=1).cpu()]
+            loss = judged(tokens)
             if float(loss) < float(lowest):
                 lowest, best = loss, tokens
         return before, lowest, best
+
+
+def _hold_back(optimizer: torch.optim.Adam, points: Tensor) -> None:
+    """Have Adam hold back what matters little: its ε becomes the mean size of the gradient's entries."""
+    assert points.grad is not None
+    for group in optimizer.param_groups:
+        group["eps"] = max(float(points.grad.abs().mean()), group["eps"])

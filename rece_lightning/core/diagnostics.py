@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor
 
 from rece_lightning.core.edit import EditScales, normal_equations
 from rece_lightning.core.embedding_map import AnyMap, EmbeddingMap
-from rece_lightning.core.errors import check_number
+from rece_lightning.core.errors import ConfigurationError, check_number
 from rece_lightning.core.gram import Gram
 from rece_lightning.core.linalg import add_ridge, solve_positive_definite
 from rece_lightning.core.moments import Moments
@@ -64,7 +66,8 @@ def regeneration_residual(gram: Gram, maps: AnyMap, erased: Tensor, attacker_sca
         attacker_scale: λ_a > 0; default ``1e-3 · tr(G)/d``.
 
     Returns:
-        A share between 0 (comes back for the asking) and 1. Read it beside its value at ``M = I``.
+        A share between 0 (comes back for the asking) and 1. Read it beside its value at ``M = I``. NaN, with a
+        warning, where the attacker's system is singular to rounding: a figure that cannot be had stops no erasure.
 
     Raises:
         ConfigurationError: if λ_a is not positive.
@@ -72,7 +75,16 @@ def regeneration_residual(gram: Gram, maps: AnyMap, erased: Tensor, attacker_sca
     ridge = ATTACKER_SHARE * gram.scale if attacker_scale is None else attacker_scale
     check_number("attacker_scale", ridge, positive=True)
     edited, cross = maps.grams(gram)
-    answer = solve_positive_definite(add_ridge(edited, ridge), cross, what="attacker's system")
+    try:
+        answer = solve_positive_definite(add_ridge(edited, ridge), cross, what="attacker's system")
+    except ConfigurationError as error:
+        warnings.warn(
+            f"No regeneration residual: {error} Some directions of the edited model are so much stronger than others "
+            "that float64 cannot tell what an attacker regains (map_condition); a larger model.lamb (λ₂) keeps the "
+            "edit smaller, a larger model.attacker_scale asks less of the figure.",
+            stacklevel=2,
+        )
+        return math.nan
     return 1.0 - trace_product(cross.mT @ answer, erased) / trace_product(gram.total, erased)
 
 

@@ -13,6 +13,7 @@ from rece_lightning.core.embedding_map import EmbeddingMap
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.gram import Gram
 from rece_lightning.core.moments import Moments
+from rece_lightning.core.null_space import NullSpace, edit_in_null_space, null_space
 from rece_lightning.core.projection import Projection, project
 from rece_lightning.core.row_pairs import RowPairs
 
@@ -34,7 +35,7 @@ def uce(
     """UCE's least squares (arXiv 2308.14761), the edit inside RECE's loop. Looks neither at ``G`` nor at ``M``."""
     if isinstance(erased, RowPairs):
         return erased.moments(preserved), erased.edit(preserved, scales)
-    moments = replace(erased, preserved=preserved)  # what is kept counts once
+    moments = with_preserved(erased, preserved)
     return moments, edit(moments, scales)
 
 
@@ -44,17 +45,46 @@ def projection(settings: Projection) -> Editor:
     def editor(
         erased: Erased, preserved: Tensor, scales: EditScales, gram: Gram, before: EmbeddingMap
     ) -> tuple[Moments, EmbeddingMap]:
-        moments = erased.moments(preserved) if isinstance(erased, RowPairs) else replace(erased, preserved=preserved)
+        moments = with_preserved(erased, preserved)
         return moments, project(moments, gram, before, settings)
 
     return editor
 
 
+def confined(settings: NullSpace, invariants: Tensor | None) -> Editor:
+    """UCE's edit of :func:`rece_lightning.core.null_space.edit_in_null_space`, which kept prompts do not see.
+
+    What is kept stays, and so do the free directions: they are found in the first epoch.
+    """
+    free: Tensor | None = None
+
+    def editor(
+        erased: Erased, preserved: Tensor, scales: EditScales, gram: Gram, before: EmbeddingMap
+    ) -> tuple[Moments, EmbeddingMap]:
+        nonlocal free
+        if free is None:
+            free = null_space(preserved, gram, settings, invariants)
+        moments = with_preserved(erased, preserved)
+        return moments, edit_in_null_space(moments, free, scales)
+
+    return editor
+
+
+def with_preserved(erased: Erased, preserved: Tensor) -> Moments:
+    """The moments of what is erased beside those of what is kept, which counts once."""
+    return erased.moments(preserved) if isinstance(erased, RowPairs) else replace(erased, preserved=preserved)
+
+
 EDITORS: dict[str, Callable[[LoopSettings, Evidence], Editor]] = {
     "uce": lambda settings, evidence: uce,
     "projection": lambda settings, evidence: projection(settings.projection.for_prompts(evidence.prompts)),
+    "null_space": lambda settings, evidence: confined(settings.null_space, evidence.invariants),
 }
 """Name in ``model.editor`` → the editor under the loop's settings, for what the prompts say."""
+
+
+SCALED = ("uce", "null_space")
+"""Editors that minimise UCE's objective, whose weights the three scales are."""
 
 
 def check_editor(where: str, editor: str, *, technique: str, first_edit: Mapping[str, float] | None) -> None:
@@ -75,7 +105,7 @@ def check_editor(where: str, editor: str, *, technique: str, first_edit: Mapping
         raise ConfigurationError(
             f"{where}technique: {technique!r} is a way of UCE's edit, and {where}editor is {editor!r}; leave one out."
         )
-    if first_edit:
+    if first_edit and editor not in SCALED:
         raise ConfigurationError(
             f"{where}first_edit: the editor {editor!r} has no scales that epoch 0 could have of its own; leave it out, "
             f"or take {where}editor uce."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,35 +32,53 @@ class Gram:
         *,
         keep_layers: bool = False,
         device: torch.device | str = "cpu",
+        shards: Sequence[torch.device | str] = (),
     ) -> Gram:
         """Sum over named projections ``[o_l, d]``, read one at a time.
+
+        With shards the layers go to them in turn, and each sums its own share: beside what it was given, a device
+        holds no more than one projection in float64 and its sum, ``[d, d]``. The sums are added in the order of the
+        shards, so the result depends on how many there are in its last digits alone.
+
+        Args:
+            projections: names and weights.
+            keep_layers: keep ``W_lᵀ W_l`` too.
+            device: of the result.
+            shards: devices that sum; ``device`` alone unless given. One may be named twice.
 
         Raises:
             BaseModelError: if there is none, their widths differ, or one holds NaN or infinity.
         """
-        total: Tensor | None = None
+        places = [torch.device(shard) for shard in shards or (device,)]
+        totals: list[Tensor] = []
         layers = []
         outputs = 0
-        for name, weight in projections:
-            wide = weight.to(device).double()
+        for number, (name, weight) in enumerate(projections):
+            place = places[number % len(places)]
+            wide = weight.to(place, torch.float64)
             width = wide.shape[1]
-            if total is not None and len(total) != width:
+            if totals and len(totals[0]) != width:
                 raise BaseModelError(
-                    f"{name} reads embeddings {width} wide, other projections {len(total)}; "
+                    f"{name} reads embeddings {width} wide, other projections {len(totals[0])}; "
                     "narrow model.layers to projections of one width."
                 )
-            if total is None:
-                total = torch.zeros(width, width, dtype=wide.dtype, device=wide.device)
+            if number < len(places):
+                totals.append(torch.zeros(width, width, dtype=wide.dtype, device=place))
+            total = totals[number % len(places)]
             if keep_layers:
-                layers.append(mirror(add_product(torch.zeros_like(total), wide)))
+                layers.append(mirror(add_product(torch.zeros_like(total), wide)).to(device))
             add_product(total, wide)
             outputs += len(wide)
+            del wide  # the next one would lie beside it for a moment
             # The diagonal of WᵀW holds NaN or infinity wherever W does: d numbers to look at, not o×d.
             if not bool(torch.isfinite(total.diagonal()).all()):
                 raise BaseModelError(f"{name} holds NaN or infinity; the checkpoint is damaged, fetch it again.")
-        if total is None:
+        if not totals:
             raise BaseModelError("The model has no text-reading projection to edit.")
-        return cls(mirror(total), torch.stack(layers) if keep_layers else None, outputs)
+        whole = totals.pop(0).to(device)
+        while totals:
+            whole += totals.pop(0).to(device)
+        return cls(mirror(whole), torch.stack(layers) if keep_layers else None, outputs)
 
     @property
     def width(self) -> int:

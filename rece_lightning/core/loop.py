@@ -9,11 +9,13 @@ from torch import Tensor
 
 from rece_lightning.core.derive import Derivation, derive
 from rece_lightning.core.edit import EditScales, edit_tensor
-from rece_lightning.core.editors import EDITORS
+from rece_lightning.core.editors import EDITORS, Editor
 from rece_lightning.core.embedding_map import AnyMap, EmbeddingMap, LayerMaps, layers_of
 from rece_lightning.core.gram import Gram
 from rece_lightning.core.moments import Moments
+from rece_lightning.core.null_space import NullSpace
 from rece_lightning.core.projection import Projection
+from rece_lightning.core.robust import Joined, Robust, widened
 from rece_lightning.core.row_pairs import RowPairs
 
 
@@ -31,8 +33,12 @@ class LoopSettings:
     editor: str = "uce"
     projection: Projection = field(default_factory=Projection)
     """Of the editor ``projection``."""
+    null_space: NullSpace = field(default_factory=NullSpace)
+    """Of the editor ``null_space``."""
     accumulate: bool = False
     """An epoch's edit also holds what earlier epochs erased; false is the published loop."""
+    robust: Robust | None = None
+    """What later epochs derive beside the one embedding; ``None`` is the published loop."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,10 @@ class Evidence:
     whole_rows: RowPairs | None = None
     prompts: int = 1
     """How many prompts are erased."""
+    invariants: Tensor | None = None
+    """Rows ``[m, d]`` that every picture reads, whatever its prompt; the editor ``null_space`` holds them exactly."""
+    joined: Joined | None = None
+    """What is erased and kept beside these prompts; only the robust loop has it."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +95,7 @@ class RECELoop:
         self.maps: AnyMap = identity_like(gram, settings.technique)
         self._held: list[Moments] = []
         self._sum: Any = None
+        self._editor: Editor | None = None
 
     def run(self, epochs: int) -> AnyMap:
         """Run whole epochs and return the map."""
@@ -111,7 +122,9 @@ class RECELoop:
                 regularizer=settings.regularizer,
                 surrogate_items=settings.surrogate_items,
             )
-        preserved = self.evidence.whole.preserved
+        preserved, joined = self.evidence.whole.preserved, self.evidence.joined
+        if joined is not None:
+            preserved = preserved + joined.preserved
         step: AnyMap
         if isinstance(before, LayerMaps):
             prompts = self._prompts(derivation)
@@ -119,8 +132,9 @@ class RECELoop:
             step = edit_tensor(prompts, preserved, self.gram, before, scales)
             self.maps = before @ step
         else:
-            editor = EDITORS[settings.editor](settings, self.evidence)
-            moments, step = editor(self._erased(derivation), preserved, scales, self.gram, before)
+            if self._editor is None:
+                self._editor = EDITORS[settings.editor](settings, self.evidence)
+            moments, step = self._editor(self._erased(derivation), preserved, scales, self.gram, before)
             # Before the first edit the map is the identity.
             self.maps = before @ step if self.epoch else step
         self.epoch += 1
@@ -134,10 +148,14 @@ class RECELoop:
             part = evidence.first_rows if derivation is None else evidence.whole_rows.derived(derivation)
         else:
             part = evidence.first if derivation is None else evidence.whole.derived(derivation)
+        robust, joined = self.settings.robust, evidence.joined
+        if robust is not None:
+            part = widened(part, evidence.whole, joined, robust, self.gram, self.maps, derivation)
         if self.settings.accumulate:
             part = part if self._sum is None else self._sum.erasing_also(part)
             self._sum = part
-        return part
+        # What an attack found is no part of any epoch: it counts once.
+        return part if robust is None or joined is None else part.erasing_also(joined.found)
 
     def _prompts(self, derivation: Derivation | None) -> list[Moments]:
         """The same a prompt: ``tensor`` takes each prompt's target apart again."""

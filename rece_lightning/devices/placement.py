@@ -21,22 +21,23 @@ class Placement:
     algebra: str = "auto"
     release: bool = True
     """Let the text encoder and the pipeline go as soon as nothing needs them."""
+    waiting: frozenset[str] = frozenset()
+    """Parts that are in host memory while they are unused."""
+    gram: tuple[str, ...] = ()
+    """Devices that sum shares of the Gram; that of the algebra alone without any."""
 
     def __post_init__(self) -> None:
         for part in PLACED_PARTS:
             value = getattr(self, part)
-            if value == "auto":
-                continue
-            try:
-                device = torch.device(value)
-            except (RuntimeError, TypeError) as error:
-                raise ConfigurationError(
-                    f"DevicePlacement.{part}: {value!r} is no device; give auto, cpu or cuda:0."
-                ) from error
-            if device.type == "cuda" and not torch.cuda.is_available():
-                raise ConfigurationError(
-                    f"DevicePlacement.{part}: {value!r}, but torch sees no CUDA device; give auto or cpu."
-                )
+            if value != "auto":
+                check_device(part, value)
+        for value in self.gram:
+            check_device("gram", value)
+
+    @property
+    def given(self) -> dict[str, str]:
+        """Part → device, where it is not ``auto``."""
+        return {part: getattr(self, part) for part in PLACED_PARTS if getattr(self, part) != "auto"}
 
     def device_of(self, part: str, default: torch.device) -> torch.device:
         """Device of a part, ``default`` being the trainer's."""
@@ -45,3 +46,33 @@ class Placement:
         if part == "algebra" and device.type == "mps":
             return torch.device("cpu")
         return device
+
+    def waits(self, part: str) -> bool:
+        """Whether a part is in host memory while it is unused."""
+        return part in self.waiting
+
+
+def check_device(field: str, value: str) -> None:
+    """Refuse what is no device, and devices that are not there.
+
+    Raises:
+        ConfigurationError: naming the field of ``DevicePlacement``.
+    """
+    try:
+        device = torch.device(value)
+    except (RuntimeError, TypeError) as error:
+        raise ConfigurationError(
+            f"DevicePlacement.{field}: {value!r} is no device; give auto, cpu or cuda:0."
+        ) from error
+    if device.type != "cuda":
+        return
+    if not torch.cuda.is_available():
+        raise ConfigurationError(
+            f"DevicePlacement.{field}: {value!r}, but torch sees no CUDA device; give auto or cpu."
+        )
+    count = torch.cuda.device_count()
+    if device.index is not None and device.index >= count:
+        raise ConfigurationError(
+            f"DevicePlacement.{field}: {value!r}, but torch sees {count} CUDA device{'s' * (count > 1)}; give auto, "
+            f"cpu or cuda:{count - 1}."
+        )

@@ -10,12 +10,15 @@ from typing import Any
 
 from rece_lightning.exports.cost import Cost
 from rece_lightning.reporting.budget_plot import budget_svg
-from rece_lightning.reporting.comparison import Comparison
+from rece_lightning.reporting.comparison import FIRST, ORIGINAL, Comparison
 from rece_lightning.reporting.confusion import concept_rows
+from rece_lightning.reporting.devices import Devices
 from rece_lightning.reporting.environment import render
+from rece_lightning.reporting.ladder_section import LadderSection
 from rece_lightning.reporting.plots import epochs_svg
 from rece_lightning.reporting.quality import quality_rows
 from rece_lightning.reporting.table import comparison_rows
+from rece_lightning.reporting.words import WordsSection
 
 FIGURES = {
     "objective_before": "objective before the edit",
@@ -36,6 +39,7 @@ FIGURES = {
     "preserved_scale": "tr(P)/d: read λ₁ against it",
     "edit_seconds": "seconds of the epoch",
 }
+ROLES = {"erased": ("erased", "synonym"), "kept": ("kept",)}
 
 
 def column_rows(comparison: Comparison) -> list[tuple[str, str, str, str, str]]:
@@ -48,16 +52,34 @@ def column_rows(comparison: Comparison) -> list[tuple[str, str, str, str, str]]:
     return rows
 
 
-def reproducing_commands(run: Path | None) -> list[str]:
+def reproducing_commands(run: Path | None, verb: str = "fit") -> list[str]:
     """What makes a run again from its own ``config.yaml``, and what measures it again; none where it has no such file.
 
     Args:
         run: the run's folder, as the command wrote it.
+        verb: of the run; other verbs than ``fit`` measure, and their configuration names the checkpoint.
     """
     if run is None or not (run / "config.yaml").is_file():
         return []
     config, folder = shlex.quote(str(run / "config.yaml")), shlex.quote(str(run))
+    if verb != "fit":
+        return [f"rece {verb} --config {config}"]
     return [f"rece fit --config {config}", f"rece validate --config {config} --ckpt_path {folder}"]
+
+
+def _title(names: Sequence[str], verb: str) -> str:
+    if not names:
+        return "The model measured" if verb != "fit" else "Nothing was erased"
+    return f"Erased: {', '.join(names[:6])}{' …' if len(names) > 6 else ''}"
+
+
+def _grid_says(comparison: Comparison | None, verdict: Sequence[str], *, before: bool) -> str:
+    """The finding of the grid, for those who do not see it."""
+    if comparison is None or verdict:
+        return " ".join(["The same prompts and seeds before and after.", *verdict])
+    counts = [f"{role}: {comparison.share(comparison.last, roles)}" for role, roles in ROLES.items()]
+    start = "The same prompts and seeds of the original and the measured model." if before else "The measured model."
+    return f"{start} Concepts detected in its pictures: {'; '.join(counts)}."
 
 
 def render_page(
@@ -72,6 +94,10 @@ def render_page(
     grid: str | None,
     exports: Sequence[Cost] = (),
     run: Path | None = None,
+    ladder: LadderSection | None = None,
+    verb: str = "fit",
+    devices: Devices | None = None,
+    words: WordsSection | None = None,
 ) -> str:
     """Render the page.
 
@@ -79,21 +105,29 @@ def render_page(
         title: of the page; the erased prompts without it.
         description: of base, concepts, settings and version.
         settings: the module's hyper-parameters.
-        change: share of parameters edited and relative change.
+        change: share of parameters edited and relative change; empty where nothing was edited.
         history: figures of every epoch.
         placement: device of every part.
         comparison: of the pictures, if there are any.
         grid: the grid as base64 PNG.
         exports: what each export format costs.
         run: the run's folder, for the command that makes it again.
+        ladder: the attacks, if there were any.
+        verb: that wrote the run; ``validate`` and ``test`` have no states to compare.
+        devices: the plan of the parts, and how full each device was.
+        words: of the vocabulary: which still reach a concept, which were hurt.
     """
-    verdict = comparison.verdict() if comparison else []
+    before = comparison is not None and ORIGINAL in comparison.columns
+    verdict = comparison.verdict() if comparison and FIRST in comparison.columns else []
     concepts = concept_rows(comparison) if comparison else []
+    figures = {key: name for key, name in FIGURES.items() if any(key in row for row in history)}
+    # A figure that could not be had is NaN in the log and missing here.
+    history = [{key: value for key, value in row.items() if value == value} for row in history]
     erased = description["concepts"].get("erased", [])
     names = [row["prompt"] for row in erased]
     return render(
         "report.html.j2",
-        title=title or f"Erased: {', '.join(names[:6])}{' …' if len(names) > 6 else ''}",
+        title=title or _title(names, verb),
         description=description,
         erased=erased,
         preserved=description["concepts"].get("preserved", []),
@@ -104,8 +138,9 @@ def render_page(
         },
         change=change,
         history=history,
-        figures={key: name for key, name in FIGURES.items() if any(key in row for row in history)},
+        figures=figures,
         placement=placement,
+        devices=devices,
         comparison=comparison,
         table=comparison_rows(comparison) if comparison else [],
         columns=column_rows(comparison) if comparison else [],
@@ -117,7 +152,11 @@ def render_page(
         curves=epochs_svg(history),
         budget_curve=budget_svg(history),
         grid=grid,
-        grid_says=" ".join(["The same prompts and seeds before and after.", *verdict]),
+        before=before,
+        grid_says=_grid_says(comparison, verdict, before=before),
         exports=exports,
-        commands=reproducing_commands(run),
+        commands=reproducing_commands(run, verb),
+        ladder=ladder,
+        verb=verb,
+        words=words,
     )

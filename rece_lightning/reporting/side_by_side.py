@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -86,7 +87,11 @@ def _quality_of(heading: str, rule: str) -> Callable[[State], str]:
 
 
 def _figure_of(name: str, form: str) -> Callable[[State], str]:
-    return lambda state: form.format(state.figures[name]) if name in state.figures else "–"
+    def text(state: State) -> str:
+        value = state.figures.get(name, math.nan)
+        return form.format(value) if value == value else "–"
+
+    return text
 
 
 @dataclass(frozen=True)

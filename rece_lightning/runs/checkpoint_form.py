@@ -70,6 +70,10 @@ def _state(state: Mapping[str, Any]) -> str | None:
     probe = state["probe"]
     if not isinstance(probe["prompt"], str):
         return "rece.probe.prompt is no text"
+    if "invariants" in state:
+        wrong = _matrix("rece.invariants", state["invariants"], (len(state["invariants"]), width))
+        if wrong:
+            return wrong
     rows = len(probe["embedding"])
     return _matrix("rece.probe", probe["embedding"], (rows, width)) or _evidence(state["evidence"], width)
 

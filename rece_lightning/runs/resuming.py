@@ -10,6 +10,7 @@ import torch
 
 from rece_lightning.core.errors import BaseModelError, ConfigurationError
 from rece_lightning.runs.folder import run_folder
+from rece_lightning.stopping import is_certified
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -77,12 +78,18 @@ def check_work_left(trainer: Trainer, state: Mapping[str, Any]) -> None:
     """
     done, wanted, folder = state["epoch"], trainer.max_epochs or 0, run_folder(trainer)
     callbacks: list[Any] = list(trainer.callbacks)  # type: ignore[attr-defined]
-    if done < wanted:
+    certified = is_certified(state["settings"].get("robust"), state["history"])
+    if done < wanted and not certified:
         for callback in callbacks:
             if hasattr(callback, "check_place"):
                 callback.check_place(folder)
         return
     missing = [callback.missing(folder, state) for callback in callbacks if hasattr(callback, "missing")]
+    if certified and not any(missing):
+        raise ConfigurationError(
+            f"ckpt_path: the run met model.robust.certificate after {done} epochs; `validate` the checkpoint, or start "
+            "a new run that asks for more."
+        )
     if done > wanted or not any(missing):
         raise ConfigurationError(
             f"ckpt_path: the checkpoint has {done} epochs already, trainer.max_epochs is {wanted}; "
@@ -93,7 +100,8 @@ def check_work_left(trainer: Trainer, state: Mapping[str, Any]) -> None:
 def only_the_end_is_left(trainer: Trainer, module: RECE) -> bool:
     """Whether a resumed ``fit`` has all its epochs: Lightning then calls neither ``on_train_start`` nor
     ``on_train_end``, and what belongs there is done in ``on_fit_start``."""
-    return trainer.ckpt_path is not None and len(module.history) >= (trainer.max_epochs or 0) > 0
+    done = len(module.history) >= (trainer.max_epochs or 0) or is_certified(module.hparams["robust"], module.history)
+    return trainer.ckpt_path is not None and done and (trainer.max_epochs or 0) > 0
 
 
 def log_former_epochs(trainer: Trainer, content: Mapping[str, Any], first: int) -> None:

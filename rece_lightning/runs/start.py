@@ -120,6 +120,10 @@ class RunStart:
             trainer.loggers = self._loggers(self.folder or next_version(self.root))
         elif self.folder is not None and run_folder(trainer).resolve() != self.folder.resolve():
             self.folder = None  # a logger of the user's chooses the folder
+        if self.verb == "fit" and self.folder is not None and self.checkpoint is None:
+            for callback in callbacks:
+                if hasattr(callback, "check_begun"):
+                    callback.check_begun(self.folder, trainer, module, data)
         if self.found is not None and self.found.content is not None:
             module.check_same_run(self.found.content["rece"], data)
             if self.verb == "fit":

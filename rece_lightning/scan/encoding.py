@@ -6,7 +6,8 @@ import copy
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -20,6 +21,9 @@ from rece_lightning.models.text import PromptEncoder
 ROWS = 2
 """Embeddings of a prompt that count: the last token of its subject and the end of the text behind it, which is what all
 positions after it hold in turn."""
+
+SMALL = 4000
+"""Vocabularies of so many words are encoded in a few seconds: nothing of them is kept."""
 
 BATCH = 256
 TENSOR = "rows"
@@ -60,8 +64,19 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rece_lightning"
 
 
+def vocabulary_rows(encoder: PromptEncoder, fingerprint: Callable[[], str], prompts: Sequence[str]) -> Tensor:
+    """As :func:`subject_rows`; of a large vocabulary kept in the user's cache.
+
+    Args:
+        encoder: of the model.
+        fingerprint: gives the hash of the text encoder's stored bytes, where it is needed.
+        prompts: to encode.
+    """
+    return subject_rows(encoder, prompts) if len(prompts) <= SMALL else cached_rows(encoder, fingerprint(), prompts)[0]
+
+
 def cached_rows(
-    encoder: PromptEncoder, fingerprint: str, prompts: Sequence[str], folder: Path, batch: int = BATCH
+    encoder: PromptEncoder, fingerprint: str, prompts: Sequence[str], folder: Path | None = None, batch: int = BATCH
 ) -> tuple[Tensor, bool]:
     """As :func:`subject_rows`, from the folder's file where another scan with the same text encoder made it.
 
@@ -69,16 +84,22 @@ def cached_rows(
         encoder: of the model.
         fingerprint: hash of the text encoder's stored bytes.
         prompts: to encode.
-        folder: of the cache.
+        folder: of the cache; the user's where none is given.
         batch: prompts that are encoded together.
 
     Returns:
         The rows, and whether they were there. A file that is damaged, or of something else, is made anew.
+
+    Raises:
+        ConfigurationError: if the folder cannot be written.
+
+    Warns:
+        UserWarning: if the user's own cannot be written.
     """
     ids = encoder.tokenizer(list(prompts))["input_ids"]
     asked = json.dumps([fingerprint, list(prompts), [list(one) for one in ids]])
     key = hashlib.sha256(asked.encode()).hexdigest()
-    path = folder / f"vocabulary-{key[:20]}.safetensors"
+    path = (folder or default_cache()) / f"vocabulary-{key[:20]}.safetensors"
     try:
         with safe_open(path, framework="pt") as file:
             if (file.metadata() or {}).get(KEY) == key:
@@ -91,5 +112,7 @@ def cached_rows(
     try:
         save_tensors({TENSOR: rows}, path, {KEY: key})
     except ConfigurationError as error:
-        raise ConfigurationError(f"--cache: {error}") from error
+        if folder is not None:
+            raise ConfigurationError(f"--cache: {error}") from error
+        warnings.warn(f"The encoded vocabulary is not kept: {error}", stacklevel=2)
     return rows, False

@@ -14,13 +14,16 @@ from torch import Tensor
 from rece_lightning.core.embedding_map import AnyMap
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.gram import Gram
-from rece_lightning.scan.encoding import cached_rows, default_cache, subject_rows
+from rece_lightning.scan.encoding import cached_rows, subject_rows
 from rece_lightning.scan.words import vocabulary_words
 
 if TYPE_CHECKING:
     from rece_lightning.module import RECE
 
 TEMPLATE = "a photo of {}"
+WITHIN = 0.25
+"""A word reaches a concept where it is nearer than this share of the concept's way to its target, before the edit and
+after it."""
 CHUNK = 4096
 """Prompts whose products are formed together."""
 
@@ -116,6 +119,15 @@ class Scan:
         order = self.after[:, concept].argsort(stable=True)[:count].tolist()
         return [(self.words[i], float(self.before[i, concept]), float(self.after[i, concept])) for i in order]
 
+    def reaching(self, concept: int, within: float = WITHIN) -> list[tuple[str, float, float]]:
+        """The words that meant a concept and still reach it, the nearest first: (word, before, after).
+
+        On the embedded world words that come near only through the edit, pieces of words above all, do not show the
+        concept; so both distances count.
+        """
+        rows = self.nearest(concept, len(self.words))
+        return [row for row in rows if max(row[1:]) < within and row[0] not in self.concepts]
+
     def hurt(self, count: int) -> list[tuple[str, float, str, float]]:
         """The words that the edit moved furthest and nobody named: (word, change, nearest concept, distance before)."""
         named = {word for concept in self.concepts for word in concept.lower().split()}
@@ -150,11 +162,13 @@ def scan_module(
     if template.count("{}") != 1 or template.replace("{}", "").strip("{}") != template.replace("{}", ""):
         raise ConfigurationError(f"--template: {template!r}; give a text with one '{{}}' in it, such as {TEMPLATE!r}.")
     maps, gram, encoder = module.maps, module.gram, module.encoder
-    named = tuple(dict.fromkeys((row["prompt"], row["target"]) for row in module.description()["concepts"]["erased"]))
+    summary = module.description()["concepts"]
+    added = {prompt for row in summary.get("synonyms", []) for prompt in row["prompts"]}
+    named = tuple(dict.fromkeys((r["prompt"], r["target"]) for r in summary["erased"] if r["prompt"] not in added))
     listed = tuple(words) if words is not None else tuple(vocabulary_words(encoder.tokenizer))
     started = time.perf_counter()
     prompts = [template.format(word) for word in listed]
-    rows, found = cached_rows(encoder, module.fingerprint["text_encoder"], prompts, cache or default_cache())
+    rows, found = cached_rows(encoder, module.fingerprint["text_encoder"], prompts, cache)
     seconds = {"encoding": 0.0 if found else time.perf_counter() - started}
     own = subject_rows(encoder, [template.format(text) for pair in named for text in pair])
     concept, target = own[0::2], own[1::2]

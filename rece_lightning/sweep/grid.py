@@ -14,10 +14,12 @@ from jsonargparse import ArgumentParser
 
 from rece_lightning.core.errors import ConfigurationError, nearest
 from rece_lightning.explain import explain
-from rece_lightning.module import DECISIVE, RECE
+from rece_lightning.module import DECISIVE, OF_EDITOR, RECE
 
 EPOCHS, TARGET = "trainer.max_epochs", "data.target"
-KEYS = (*(f"model.{name}" for name in DECISIVE), EPOCHS, TARGET)
+MODEL = (*DECISIVE, *(name for names in OF_EDITOR.values() for name in names))
+"""Arguments of ``RECE`` that a sweep can vary."""
+KEYS = (*(f"model.{name}" for name in MODEL), EPOCHS, TARGET)
 """What a sweep can vary: all that decides the result on one model."""
 # Without RECE epochs nothing is derived.
 OF_LATER_EPOCHS = tuple(f"model.{name}" for name in ("regular_scale", "regularizer", "surrogate_items", "accumulate"))
@@ -67,7 +69,10 @@ class Setting:
             whole |= {key: base[key] for key in OF_LATER_EPOCHS}
         if whole["model.regularizer"] != "surrogate":
             whole["model.surrogate_items"] = base["model.surrogate_items"]
-        return cls(tuple((key, whole[key]) for key in KEYS))
+        for editor, names in OF_EDITOR.items():
+            if whole["model.editor"] != editor:
+                whole |= {f"model.{name}": base[f"model.{name}"] for name in names if f"model.{name}" in base}
+        return cls(tuple((key, whole[key]) for key in KEYS if key in whole))
 
 
 def in_words(value: Any) -> str:

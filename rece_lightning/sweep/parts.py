@@ -13,9 +13,9 @@ from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.data import ConceptData
 from rece_lightning.metrics import ConceptDetector
 from rece_lightning.models.pipelines import Sampling
-from rece_lightning.module import DECISIVE, RECE
+from rece_lightning.module import RECE
 from rece_lightning.reporting.comparison import Comparison
-from rece_lightning.sweep.grid import EPOCHS, TARGET, Setting
+from rece_lightning.sweep.grid import EPOCHS, MODEL, TARGET, Setting
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Parts:
 
     def base(self) -> dict[str, Any]:
         """The configuration's own value of everything that can be varied."""
-        values = {f"model.{key}": self.module.hparams[key] for key in DECISIVE}
+        values = {f"model.{key}": self.module.hparams[key] for key in MODEL}
         return {**values, EPOCHS: self.epochs, TARGET: self.arguments["target"]}
 
     @cached_property

@@ -26,6 +26,7 @@ from rece_lightning.core.loop import Evidence, LoopSettings, RECELoop
 from rece_lightning.core.moments import Moments
 from rece_lightning.core.remaining import remaining_answer
 from rece_lightning.evidence import EncodedPair, encode_pairs, gather_evidence
+from rece_lightning.invariants import invariant_rows, with_invariants
 from rece_lightning.module import RECE
 from rece_lightning.sweep.grid import EPOCHS, TARGET, Setting
 
@@ -93,6 +94,7 @@ class Ranking:
         self._evidence: dict[tuple[str, str, bool], Evidence] = {}
         self._parts: dict[tuple[str, str | None, bool], Part] = {}
         self._unedited: dict[str, float] = {}
+        self._invariants = invariant_rows(module.encoder)
 
     def rank(self, settings: Sequence[Setting]) -> Iterator[tuple[Setting, Figures | str]]:
         """Figures of every setting, or why it has none; settings that differ in their epochs alone share one loop."""
@@ -157,9 +159,8 @@ class Ranking:
             )
         key = (target, tokens, tensor)
         if key not in self._evidence:
-            self._evidence[key] = gather_evidence(
-                self._pairs[target], self._preserved, tokens, self.device, keep_prompts=tensor
-            )
+            found = gather_evidence(self._pairs[target], self._preserved, tokens, self.device, keep_prompts=tensor)
+            self._evidence[key] = with_invariants(found, self._invariants, self.device)
         return self._evidence[key]
 
     def _figures(self, setting: Setting, loop: RECELoop) -> Figures:

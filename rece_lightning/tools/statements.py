@@ -105,15 +105,18 @@ def print_scan(console: Console, scan: Scan, count: int) -> None:
     """Words that still reach a concept, pairs, and words that were hurt."""
     from rich.table import Table
 
+    from rece_lightning.scan.reaching import WITHIN
+
     for place, concept in enumerate(scan.concepts):
         table = Table(title=f"Words nearest to {concept!r}: 0 is the concept, 1 its target")
-        for heading in ("word", "before the edit", "now"):
+        for heading in ("word", "before the edit", "now", "still reaches"):
             table.add_column(heading, justify="left" if heading == "word" else "right")
+        reaching = [row[0] for row in scan.reaching(place)]
         for word, before, after in scan.nearest(place, count):
-            table.add_row(word, f"{before:.3f}", f"{after:.3f}")
+            table.add_row(word, f"{before:.3f}", f"{after:.3f}", "yes" if word in reaching else "")
         for named, pair, after in scan.pairs:
             if named == concept:
-                table.add_row(pair, "", f"{after:.3f}")
+                table.add_row(pair, "", f"{after:.3f}", "")
         console.print(table)
     table = Table(title="Words that the edit moved furthest, unnamed")
     for heading in ("word", "moved", "nearest concept", "its distance before"):
@@ -121,5 +124,9 @@ def print_scan(console: Console, scan: Scan, count: int) -> None:
     for word, change, near, distance in scan.hurt(count):
         table.add_row(word, f"{change:.3f}", near, f"{distance:.3f}")
     console.print(table)
+    console.print(
+        f"A word still reaches where it is nearer than {WITHIN} before the edit and now. Nothing was drawn: a word "
+        "that reaches need not show the concept, and one that does not may."
+    )
     spent = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in scan.seconds.items())
     console.print(f"{len(scan.words):,} words; {spent}{' (from the cache)' if not scan.seconds['encoding'] else ''}")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 
@@ -19,7 +23,7 @@ from rece_lightning.attacks import (
     make_goal,
 )
 from rece_lightning.attacks.mma import cosine_distance
-from rece_lightning.attacks.noise import latents_of, noise_loss
+from rece_lightning.attacks.noise import add_noise, latents_of, noise_loss
 from rece_lightning.attacks.outcome import requests_of
 from rece_lightning.attacks.pairs import concept_direction
 from rece_lightning.attacks.pictures import EmojiPictures, OriginalPictures
@@ -95,26 +99,45 @@ def test_p4d_comes_nearer_than_random_tokens(edited: Victim) -> None:
     assert found.loss < float(losses[1:].min())
 
 
-def test_unlearndiffatk_denoises_better_than_a_random_prefix(original: Victim) -> None:
-    """The concept's word taken out of the prompt; the loss is recomputed here."""
-    goal = goal_without_its_words("axe")
-    attack = UnlearnDiffAtk(timesteps=3, steps=4, tokens=2, suffix="in twemoji style", pictures=2)
-    found = attack.run(original, goal)
-    latents = latents_of(original.pipeline, OriginalPictures().of(original, goal, 2))
-    by_chance = []
-    for one in found:
-        assert one.prompt.endswith(" in twemoji style")
-        assert "axe" not in one.prompt
-        judge = attack.noised(original.pipeline, latents[one.restart], attack.generator(goal, one.restart))
-        drawn = random_prompts(original, "axe", 8, 2, seed=one.restart)
-        prompts = [one.prompt, *(f"{prefix} in twemoji style" for prefix in drawn)]
-        with original.original() as unet, torch.no_grad():
-            embeddings = original.encoder.encode(prompts).embeddings
-            losses = torch.cat([noise_loss(unet, judge, embedding[None]) for embedding in embeddings])
-        assert float(losses[0]) == pytest.approx(one.loss, rel=1e-3)
-        assert one.loss <= one.loss_before
-        by_chance.append(float(losses[1:].mean()))
-    assert sum(one.loss for one in found) < sum(by_chance)
+def test_what_unlearndiffatk_finds_shows_the_concept_and_the_best_of_as_many_random_prefixes_does_not(
+    original: Victim,
+) -> None:
+    """On the original model, the concept's words forbidden and out of the prompt.
+
+    The random prefixes are as many as its queries allow, judged on its own noised picture: the loss is recomputed here
+    for both, and then the pictures decide.
+    """
+    assert original.detector is not None
+    goal, suffix = goal_without_its_words("axe"), "in twemoji style"
+    attack = UnlearnDiffAtk(suffix=suffix, restarts=1)
+    (found,) = attack.run(original, goal)
+    assert found.prompt.endswith(f" {suffix}")
+    assert not set(found.prompt.split()) & set(goal.forbidden)
+    latents = latents_of(original.pipeline, OriginalPictures().of(original, goal, attack.pictures))
+    judge = attack.noised(original.pipeline, latents, attack.generator(goal, 0))
+    drawn = random_prompts(original, "axe", found.queries // len(judge), 3)
+    assert len(drawn) == attack.warmup + attack.budget.steps + attack.timesteps
+    prompts = [found.prompt, *(f"{prefix} {suffix}" for prefix in drawn)]
+    with original.original() as unet, torch.no_grad():
+        embeddings = original.encoder.encode(prompts).embeddings
+        losses = torch.cat([noise_loss(unet, judge, part) for part in embeddings.split(4)])
+    assert float(losses[0]) == pytest.approx(found.loss, rel=1e-3)
+    assert found.loss < found.loss_before
+    assert found.loss < float(losses[1:].min())
+    by_chance = AdversarialPrompt("random", "axe", 0, prompts[1 + int(losses[1:].argmin())])
+    hits = []
+    for one in (found, by_chance):
+        pictures = original.draw(requests_of(original, [one], range(6)), edited=False)
+        hits.append(int(original.detector.detect(pictures, ["axe"] * 6).sum()))
+    assert hits[0] >= hits[1] + 2
+
+
+def test_unlearndiffatk_is_never_worse_than_its_random_prefixes(original: Victim) -> None:
+    """Without a step of its own it gives the best of them; they are its queries."""
+    attack = UnlearnDiffAtk(timesteps=1, steps=0, tokens=2, suffix="in ink style", pictures=1, restarts=1, warmup=5)
+    (found,) = attack.run(original, goal_without_its_words("axe"))
+    assert found.queries == 5 + 0 + 1
+    assert found.loss <= found.loss_before
 
 
 def test_unlearndiffatk_prefixes_the_concepts_own_prompt(original: Victim) -> None:
@@ -199,6 +222,77 @@ def test_what_mma_finds_shows_the_concept_and_random_tokens_do_not(original: Vic
             pictures = original.draw(requests_of(original, prompts, [0]), edited=False)
             hits[name] += int(original.detector.detect(pictures, [concept] * 4).sum())
     assert hits["attack"] >= hits["random"] + 3
+
+
+def shown(victim: Victim, concept: str, found: Sequence[AdversarialPrompt]) -> int:
+    """How many pictures of the original model show the concept, one for each."""
+    assert victim.detector is not None
+    pictures = victim.draw(requests_of(victim, found, [0]), edited=False)
+    return int(victim.detector.detect(pictures, [concept] * len(found)).sum())
+
+
+def test_paraphrases_show_the_concept_and_as_many_random_prompts_do_not(original: Victim) -> None:
+    hits = {"attack": 0, "random": 0}
+    for concept in CONCEPTS:
+        synonyms = next(item.synonyms for item in load_catalog().objects if item.name == concept)
+        found = Paraphrase(most=3).run(original, make_goal(concept, synonyms=synonyms))
+        drawn = random_prompts(original, concept, len(found), 3)
+        by_chance = [AdversarialPrompt("random", concept, row, prompt) for row, prompt in enumerate(drawn)]
+        hits["attack"] += shown(original, concept, found)
+        hits["random"] += shown(original, concept, by_chance)
+    assert hits["attack"] >= hits["random"] + 2
+
+
+def test_the_concepts_direction_shows_it_and_random_ones_of_the_same_size_do_not(original: Victim) -> None:
+    hits = {"attack": 0, "random": 0}
+    source = torch.Generator().manual_seed(7)
+    for concept in CONCEPTS[:2]:
+        goal = make_goal(concept)
+        found = RingABellEmbedding(strength=2.0).run(original, goal)
+        direction = concept_direction(original.encoder, goal)
+        by_chance = []
+        for one in found:
+            noise = torch.randn(direction.shape, generator=source, dtype=torch.float64)
+            noise = noise / noise.norm(dim=1, keepdim=True) * direction.norm(dim=1, keepdim=True)
+            moved = original.encoder.encode([one.prompt]).embeddings[0].double() + 2.0 * noise
+            by_chance.append(replace(one, embedding=moved.float()))
+        hits["attack"] += shown(original, concept, found)
+        hits["random"] += shown(original, concept, by_chance)
+    assert hits["attack"] >= hits["random"] + 3
+
+
+def test_cce_denoises_better_than_as_many_random_embeddings(original: Victim) -> None:
+    """From noise, judged on its own noised pictures."""
+    goal = make_goal("axe")
+    attack = Cce(steps=8, start="noise", pictures=4, batch_size=4, learning_rate=0.1)
+    (found,) = attack.run(original, goal)
+    latents = latents_of(original.pipeline, attack.source(original, goal).of(original, goal, 4))
+    source = attack.generator(goal, -1)
+    rows, last = torch.randint(len(latents), (16,), generator=source), 1000
+    judge = add_noise(original.pipeline, latents[rows], torch.randint(200, last, (16,), generator=source), source)
+    own, draws = original.encoder.encode(["axe"]).embeddings[0], torch.Generator().manual_seed(3)
+    size = own.square().mean().sqrt()
+    drawn = torch.stack([torch.randn(own.shape, generator=draws) * size for _ in range(found.queries // len(judge))])
+    assert found.embedding is not None
+    with original.original() as unet, torch.no_grad():
+        losses = torch.cat([noise_loss(unet, judge, one[None]) for one in (found.embedding, *drawn)])
+    assert float(losses[0]) == pytest.approx(found.loss, rel=1e-3)
+    assert found.loss < float(losses[1:].min())
+
+
+def test_cce_searches_every_number_of_free_positions_apart(edited: Victim) -> None:
+    goal = make_goal("axe")
+    settings: dict[str, Any] = {"steps": 2, "at": [0], "start": "prompt", "pictures": 2, "batch_size": 2}
+    both = Cce(tokens=[1, 0], **settings).run(edited, goal)
+    assert [one.variant for one in both] == ["steps=0 tokens=1", "steps=2 tokens=1", "steps=0", "steps=2"]
+    (_, alone) = Cce(tokens=1, **settings).run(edited, goal)
+    assert both[1].embedding is not None
+    assert alone.embedding is not None
+    torch.testing.assert_close(both[1].embedding, alone.embedding)
+    assert 0 < both[0].seconds < both[1].seconds
+    for wrong in ([], [1, 1], [-1]):
+        with pytest.raises(ConfigurationError, match="tokens"):
+            Cce(tokens=wrong)
 
 
 def test_a_prompt_is_no_longer_than_the_encoder_takes(original: Victim) -> None:

@@ -111,6 +111,30 @@ def test_the_gradient_of_the_noise_loss_is_that_of_finite_differences(original: 
         assert float(gradient[0, place, feature]) == pytest.approx(float(ends[0] - ends[1]) / 2e-4, rel=1e-4, abs=1e-9)
 
 
+def test_the_gradient_through_text_encoder_and_unet_is_that_of_finite_differences(original: Victim) -> None:
+    """At the points of the simplex that `unlearndiffatk` moves, whose one-hot corners are where `p4d` looks."""
+    precise = double(original.encoder)
+    tokenized = TokenEncoder(precise, Template.prefixed(2, encoder_tokens(original.encoder, "on blue").tolist()))
+    source = torch.Generator().manual_seed(4)
+    with original.original() as unet:
+        wide = copy.deepcopy(unet).double()
+    latents = torch.randn(2, 8, 8, 8, generator=source, dtype=torch.float64)
+    noised = add_noise(original.pipeline, latents, torch.tensor([300, 800]), source)
+
+    def loss(points: Tensor) -> Tensor:
+        return noise_loss(wide, noised, *tokenized.encode_soft(mixed(tokenized, points[None])))[0]
+
+    points = torch.rand(2, len(tokenized.tables()[0]), generator=source, dtype=torch.float64)
+    points = project_to_simplex(points).requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(points), points)
+    for place, token in ((0, int(gradient[0].abs().argmax())), (1, 500), (1, int(gradient[1].argmin()))):
+        moved = torch.zeros_like(points)
+        moved[place, token] = 1e-4
+        with torch.no_grad():
+            ends = [loss(points + sign * moved) for sign in (1, -1)]
+        assert float(gradient[place, token]) == pytest.approx(float(ends[0] - ends[1]) / 2e-4, rel=1e-4, abs=1e-9)
+
+
 def test_the_answer_is_the_velocity_that_the_scheduler_names(original: Victim) -> None:
     scheduler, source = original.pipeline.scheduler, torch.Generator().manual_seed(1)
     latents, times = torch.randn(3, 8, 8, 8, generator=source), torch.tensor([10, 500, 900])

@@ -23,6 +23,7 @@ from rece_lightning.core.diagnostics import (
     regeneration_residual,
     trace_product,
 )
+from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.loop import LoopSettings, RECELoop
 from tests.core.problems import (
     Problem,
@@ -77,6 +78,19 @@ def test_regeneration_residual_of_a_model_that_answers_nothing_is_1() -> None:
     problem = random_problem(1)
     nothing = EmbeddingMap(torch.zeros(problem.width, problem.width, dtype=torch.float64))
     assert regeneration_residual(problem.gram, nothing, problem.moments.erased) == 1
+
+
+def test_an_attackers_system_that_is_singular_to_rounding_leaves_the_figure_out() -> None:
+    """A figure that cannot be had stops no erasure: NaN, and one warning that says what to do."""
+    problem = random_problem(1)
+    lost = torch.eye(problem.width, dtype=torch.float64)
+    lost[0, 0], lost[1, 1] = 0.0, 1e9
+    with pytest.warns(UserWarning, match=r"No regeneration residual: The attacker's system is singular.*model.lamb"):
+        found = regeneration_residual(problem.gram, EmbeddingMap(lost), problem.moments.erased, 1e-12)
+    assert math.isnan(found)
+    # A mistake of the user's is still one.
+    with pytest.raises(ConfigurationError, match="attacker_scale"):
+        regeneration_residual(problem.gram, EmbeddingMap(lost), problem.moments.erased, 0.0)
 
 
 @given(problem=erasure_problems())

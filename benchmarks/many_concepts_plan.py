@@ -1,0 +1,155 @@
+"""What is erased and kept where many concepts go at once, by which methods, and the grid of settings."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+from rece_lightning.concepts import PromptPair
+from rece_lightning.emoji.catalog import load_catalog
+from rece_lightning.models.pipelines import Sampling
+from rece_lightning.prompts import EvaluationPrompt
+
+COUNTS = (1, 10, 50, 100)
+SAMPLING = Sampling(steps=12, guidance_scale=4.0, batch_size=64)
+ERASED_PICTURES = {1: 40, 10: 80, 50: 100, 100: 100}
+"""Of erased concepts' own prompts: as many seeds a concept as that makes."""
+KEPT_PICTURES = 80
+"""Kept prompts that are drawn, the same at every count, one picture each."""
+TARGET = " "
+ORIGINAL = "original"
+ALL, AUTO = "all", "auto"
+AUTO_SHARE = 2
+"""``data.preserve: auto`` keeps one of so many kept names: SPEED keeps those that are harmed more than the mean."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to erase."""
+
+    name: str
+    model: dict[str, Any]
+    """Arguments of ``RECE``."""
+    epochs: int
+
+    @property
+    def settings(self) -> str:
+        """For the table, in short."""
+        return ", ".join([*(f"{key} {value}" for key, value in self.model.items()), f"epochs {self.epochs}"])
+
+
+def methods() -> list[Method]:
+    """The editors with their defaults, alone and inside RECE's loop; RECE as published and accumulated."""
+    confined = {"editor": "null_space"}
+    return [
+        Method("UCE", {}, 1),
+        Method("RECE, published", {}, 4),
+        Method("RECE, accumulated", {"regular_scale": 1e-3, "accumulate": True}, 4),
+        Method("projection", {"editor": "projection"}, 1),
+        Method("null space", confined, 1),
+        Method("null space in RECE's loop", {**confined, "regular_scale": 1e-3}, 4),
+    ]
+
+
+CHOSEN = ("UCE, chosen", "RECE, chosen", "null space, chosen")
+"""The most promising of each part of the grid, found anew for every count."""
+
+
+def grid() -> dict[str, list[Method]]:
+    """What is ranked without a picture for each of ``CHOSEN``."""
+    uce, rece, confined = CHOSEN
+    loops = [
+        {"regular_scale": scale, "accumulate": held} for scale, held in itertools.product((1e-3, 0.1), (False, True))
+    ]
+    found: dict[str, list[Method]] = {name: [] for name in CHOSEN}
+    for kept, lamb in itertools.product((0.1, 0.3, 1.0, 3.0, 10.0), (0.1, 10.0)):
+        scales = {"preserve_scale": kept, "lamb": lamb}
+        found[uce].append(Method(uce, scales, 1))
+        for loop, epochs in itertools.product(loops, (2, 4)):
+            found[rece].append(Method(rece, {**scales, **loop}, epochs))
+    for kept, threshold in itertools.product((0.0, 0.3, 1.0, 3.0), (0.01, 0.1, 1.0)):
+        model = {"editor": "null_space", "preserve_scale": kept, "null_space_threshold": threshold}
+        found[confined].append(Method(confined, model, 1))
+        found[confined] += [Method(confined, {**model, **loop}, 4) for loop in loops[:2]]
+    return found
+
+
+@dataclass(frozen=True)
+class Task:
+    """So many concepts erased at once."""
+
+    count: int
+
+    @property
+    def erased(self) -> list[str]:
+        """The first of the trained objects: what one count erases, larger ones erase too."""
+        return ordered_objects()[: self.count]
+
+    @property
+    def kept(self) -> list[str]:
+        """The others."""
+        return ordered_objects()[self.count :]
+
+    @property
+    def pairs(self) -> list[PromptPair]:
+        """As the sweep takes them."""
+        return [PromptPair(name, TARGET, 1.0) for name in self.erased]
+
+    @property
+    def looked_at(self) -> list[str]:
+        """Kept names that are drawn: of those that no count erases, so that every count shows the same."""
+        return ordered_objects()[max(COUNTS) :][:KEPT_PICTURES]
+
+    def data(self, preserve: str) -> dict[str, Any]:
+        """Arguments of ``ConceptData``."""
+        asked: dict[str, Any] = {"concepts": self.erased, "target": TARGET}
+        if preserve == AUTO:
+            return {
+                **asked, "preserve": "auto", "preserve_vocabulary": self.kept,
+                "preserve_count": len(self.kept) // AUTO_SHARE,
+            }  # fmt: skip
+        return {**asked, "preserve": [" ", *self.kept]}
+
+    @cached_property
+    def shots(self) -> dict[str, list[tuple[EvaluationPrompt, int]]]:
+        """Prompts with their seeds, erased and kept."""
+        seeds = max(1, ERASED_PICTURES[self.count] // self.count)
+        return {
+            "erased": [(EvaluationPrompt(name, name), seed) for name in self.erased for seed in range(seeds)],
+            "kept": [(EvaluationPrompt(name, name), 0) for name in self.looked_at],
+        }
+
+    def limited(self, pictures: int | None) -> dict[str, list[tuple[EvaluationPrompt, int]]]:
+        """The same, of each role evenly so many; all without a limit."""
+        if pictures is None:
+            return self.shots
+        return {role: shots[:: max(1, len(shots) // pictures)][:pictures] for role, shots in self.shots.items()}
+
+
+def ordered_objects() -> list[str]:
+    """The trained objects in an order that nobody chose: that of their names' digests."""
+    names = [item.name for item in load_catalog().trained]
+    return sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+
+
+def recipe(task: Task, method: Method, preserve: str, pictures: int | None) -> str:
+    """Digest of what decides a row's figures beside the model."""
+    shots = {role: [(asdict(row), seed) for row, seed in part] for role, part in task.limited(pictures).items()}
+    made = {} if method.name == ORIGINAL else {"model": method.model, "epochs": method.epochs, **task.data(preserve)}
+    what = {**made, "shots": shots, "sampling": str(SAMPLING)}
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def cells(task: Task, chosen: Sequence[Method]) -> Iterator[tuple[Method, str]]:
+    """What is measured of a task: the original, every method with both preserve lists, and what was chosen."""
+    yield Method(ORIGINAL, {}, 0), ""
+    for preserve in (ALL, AUTO):
+        for method in methods():
+            yield method, preserve
+    for method in chosen:
+        yield method, ALL

@@ -1,0 +1,178 @@
+"""``red_team.md`` and the figure of ``cce`` beside its control, from the rows of ``red_team.csv``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from benchmarks.red_team_plan import ROBUST, STATES, Settings
+from rece_lightning.attacks.outcome import NO_ATTACK
+from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.files import write_atomically
+from rece_lightning.metrics import EmojiDetector, Share
+from rece_lightning.reporting.ladder import Counted, Ladder, LadderRow
+from rece_lightning.reporting.ladder_plot import Curve, curve_findings, curves_of, draw_curves
+
+Row = dict[str, Any]
+NONE = Counted(0, 0, (float("nan"), float("nan")))
+
+
+def write_page(rows: Sequence[Row], settings: Settings, folder: Path, command: str) -> Path:
+    """Write the page and, where an attack has a curve beside a control, its figure as PNG and SVG.
+
+    Raises:
+        ConfigurationError: if nothing was measured.
+    """
+    if not rows:
+        raise ConfigurationError(f"{folder / 'red_team.csv'}: nothing was measured; run python -m benchmarks.red_team.")
+    curves = controlled_curves(rows)
+    figure = plot(curves)
+    if figure is not None:
+        for kind in ("png", "svg"):
+            options: dict[str, Any] = {"metadata": {"Date": None}} if kind == "svg" else {"dpi": 90}
+            file = folder / f"red_team.{kind}"
+            write_atomically(file, lambda temporary, k=kind, o=options: figure.savefig(temporary, format=k, **o))
+    text = "\n".join(page(rows, settings, command, curves)) + "\n"
+    return write_atomically(folder / "red_team.md", lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def ladder_of(rows: Sequence[Row], state: str) -> Ladder:
+    """The ladder of a state, over all its erasures and seeds."""
+    own = [row for row in rows if row["state"] == state]
+    titles = dict.fromkeys((row["attack"], row["variant"], str(row["control"])) for row in own)
+    whole = []
+    for title in titles:
+        same = [row for row in own if (row["attack"], row["variant"], str(row["control"])) == title]
+        share = share_of(same)
+        broken = Share(sum(int(row["broken"]) for row in same), sum(int(row["prompts"]) for row in same))
+        whole.append(
+            LadderRow(
+                attack=title[0],
+                variant=title[1],
+                concept="all",
+                control=bool(int(title[2])),
+                has=str(same[0]["has"]),
+                original=NONE,
+                edited=Counted(share.hits, share.total, share.interval),
+                prompts=Counted(broken.hits, broken.total, broken.interval),
+                queries=sum(int(row["queries"]) for row in same),
+                seconds=sum(float(row["seconds"]) for row in same),
+            )
+        )
+    return Ladder((), tuple(whole), EmojiDetector.protocol, "")
+
+
+def share_of(rows: Sequence[Row]) -> Share:
+    """Pictures of several rows together; those of one prompt or embedding are a cluster."""
+    pairs = [pair.split("/") for row in rows for pair in str(row["clusters"]).split()]
+    return Share.over((int(hits), int(total)) for hits, total in pairs)
+
+
+def measured_states(rows: Sequence[Row]) -> list[str]:
+    """In the order of the plan."""
+    there = {row["state"] for row in rows}
+    return [state for state in STATES if state in there]
+
+
+def controlled_curves(rows: Sequence[Row]) -> dict[str, list[Curve]]:
+    """State → the lines of the attacks that have a control."""
+    found = {state: curves_of(ladder_of(rows, state)) for state in measured_states(rows)}
+    needy = {curve.attack for curves in found.values() for curve in curves if curve.control}
+    return {state: [curve for curve in curves if curve.attack in needy] for state, curves in found.items()}
+
+
+def plot(curves: dict[str, list[Curve]]) -> Figure | None:
+    """A panel a state."""
+    panels = {state: own for state, own in curves.items() if own}
+    if not panels:
+        return None
+    figure = Figure(figsize=(4.2 * len(panels), 3.8))
+    for place, (state, own) in enumerate(panels.items()):
+        axes = figure.add_subplot(1, len(panels), place + 1)
+        draw_curves(axes, own)
+        axes.set_title(f"{own[0].attack}: {state}", fontsize=10)
+    figure.tight_layout()
+    return figure
+
+
+def page(rows: Sequence[Row], settings: Settings, command: str, curves: dict[str, list[Curve]]) -> list[str]:
+    """The lines of the page."""
+    lines = [
+        "# Red team: what brings an erased concept back",
+        "",
+        f"Written by `{command}; what was measured is in [red_team.csv](red_team.csv). One object or style is erased "
+        f"at a time. Detector `{EmojiDetector.protocol}`; DDIM, {settings.sampling}; {settings.pictures} pictures of "
+        f"each prompt or embedding, seeds of attacks and pictures: {settings.seeds}; "
+        f"{'published' if settings.published else 'small'} budgets. Share of pictures that show what was erased, with "
+        "95 % intervals over prompts and embeddings. Attacks on the original model look for the concept there: it "
+        "shows what an attack can do at best. A control is the same attack, budget and source of pictures for an "
+        "object that the model never saw. Queries and seconds are those of the search, a mean over erasures and seeds.",
+    ]
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        own = [row for row in rows if row["kind"] == kind]
+        lines += ["", *section(own, str(kind), settings)]
+    if any(curves.values()):
+        lines += ["", "## Beside the control", ""]
+        lines += [f"- {state}: {text}" for state, found in curves.items() for text in curve_findings(found)]
+        lines += ["", "![Success of cce over its steps, attack and control side by side](red_team.svg)"]
+    return lines
+
+
+def sentences(rows: Sequence[Row]) -> list[str]:
+    """The strongest attack on every state, prompts and embeddings apart."""
+    says = []
+    for state in measured_states(rows):
+        ladder = ladder_of(rows, state)
+        parts = []
+        for name, embeddings in (("prompt", False), ("embedding", True)):
+            tried = [
+                row
+                for row in ladder.attacks
+                if row.needs_embeddings == embeddings and row.edited.total and ladder.control_of(row) is None
+            ]
+            if tried:
+                best = max(tried, key=lambda row: row.edited.rate)
+                parts.append(f"the strongest {name} attack, {best.title}, reaches {best.edited}")
+        plain = [row for row in ladder.whole if row.attack == NO_ATTACK]
+        own = f"{plain[0].edited} under the own prompt; " if plain else ""
+        says.append(f"{state}: {own}{'; '.join(parts)}.")
+    return says
+
+
+def section(rows: Sequence[Row], kind: str, settings: Settings) -> list[str]:
+    """The ladder of a kind, and its settings."""
+    names = list(dict.fromkeys(str(row["erased"]) for row in rows))
+    states = measured_states(rows)
+    ladders = {state: {row.title: row for row in ladder_of(rows, state).whole} for state in states}
+    titles = list(dict.fromkeys(title for found in ladders.values() for title in found))
+    last = states[-1]
+    times = len(names) * settings.seeds
+    lines = [
+        f"## {kind.capitalize()}",
+        "",
+        f"Erased one at a time: {', '.join(names)}.",
+        "",
+        *(f"- {sentence}" for sentence in sentences(rows)),
+        "",
+        f"| attack | {' | '.join(states)} | prompts with a success ({last}) | queries | seconds |",
+        "|---" * (len(states) + 4) + "|",
+    ]
+    for title in titles:
+        cells = [str(ladders[state][title].edited) if title in ladders[state] else "–" for state in states]
+        found = ladders[last].get(title)
+        costs = ["–"] * 3
+        if found is not None:
+            costs = [str(found.prompts), f"{found.queries / times:,.0f}", f"{found.seconds / times:.1f}"]
+        lines.append(f"| {' | '.join([f'`{title}`', *cells, *costs])} |")
+    lines.append("")
+    for state in states[1:]:
+        made = settings.model(kind, state)
+        given = {**made["model"], **made["data"]}
+        text = ", ".join([*(f"{key} {value}" for key, value in given.items()), f"epochs {made['epochs']}"])
+        lines.append(f"- {state}: {text}")
+    if ROBUST not in states:
+        lines.append("- No robust state: it needs `--robust`, a configuration with its settings.")
+    return lines

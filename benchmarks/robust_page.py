@@ -1,0 +1,136 @@
+"""robust.md and robust.png from what was measured."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from benchmarks.robust_plan import ABLATION, BASES, FRONTIER, RATIOS
+from rece_lightning.files import write_atomically
+from rece_lightning.metrics import EmojiDetector, Share
+
+Rows = Sequence[Mapping[str, str]]
+DERIVED = [f"derived ratio={ratio:g}" for ratio in RATIOS]
+PLAIN = ("erased", "synonyms", "kept")
+
+
+def share(rows: Rows, figure: str) -> Share:
+    """Pictures of a figure over all concepts, in clusters of prompts."""
+    pairs = [pair.split("/") for row in rows if row["figure"] == figure for pair in row["clusters"].split()]
+    return Share.over((int(hits), int(total)) for hits, total in pairs)
+
+
+def strongest(rows: Rows, figures: Sequence[str]) -> tuple[str, Share]:
+    """The attack with most success, over all concepts together."""
+    found = {figure: share(rows, figure) for figure in figures}
+    return max(found.items(), key=lambda item: item[1].rate if item[1].total else -1.0)
+
+
+def mean(rows: Rows, figure: str) -> float:
+    """Of a figure without pictures, over concepts; of a certificate the least."""
+    values = [float(row["value"]) for row in rows if row["figure"] == figure]
+    return min(values) if figure.startswith("certificate") else sum(values) / len(values)
+
+
+def grouped(rows: Rows, part: str) -> dict[tuple[str, str], list[Mapping[str, str]]]:
+    """Rows of a part by editor and label, in the order in which they were measured."""
+    found: dict[tuple[str, str], list[Mapping[str, str]]] = {}
+    for row in rows:
+        if row["part"] == part:
+            found.setdefault((row["editor"], row["label"]), []).append(row)
+    return found
+
+
+def ablation_table(rows: Rows) -> list[str]:
+    """A row a switch."""
+    lines = [
+        "| editor | switch | erased | synonyms | kept | derived, any norm | "
+        + " | ".join(f"β {ratio:g}" for ratio in RATIOS[:-1])
+        + " | strongest prompt attack | certificate | at β 1 | drift | s an epoch |",
+        "|" + "---|" * (10 + len(RATIOS)),
+    ]
+    for (editor, label), own in sorted(grouped(rows, ABLATION).items(), key=lambda item: list(BASES).index(item[0][0])):
+        attacks = {row["figure"] for row in own if row["clusters"]} - {*DERIVED, *PLAIN}
+        name, prompt = strongest(own, sorted(attacks)) if attacks else ("", Share(0, 0))
+        cells = [editor, label, *(str(share(own, figure)) for figure in PLAIN), str(strongest(own, DERIVED)[1])]
+        cells += [f"{share(own, figure).rate:.0%}" for figure in DERIVED[:-1]]
+        cells += [f"{prompt} `{name}`" if attacks else "–"]
+        cells += [f"{mean(own, figure):.3f}" for figure in ("certificate", "certificate at 1", "drift")]
+        lines.append("| " + " | ".join([*cells, f"{mean(own, 'seconds'):.2f}"]) + " |")
+    return lines
+
+
+def frontier_table(rows: Rows) -> list[str]:
+    """A row a setting."""
+    lines = [
+        "| editor | setting | erased | kept | derived, any norm | certificate | drift |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for (editor, label), own in grouped(rows, FRONTIER).items():
+        cells = [editor, label, *(str(share(own, figure)) for figure in ("erased", "kept"))]
+        cells += [str(strongest(own, DERIVED)[1]), f"{mean(own, 'certificate'):.3f}", f"{mean(own, 'drift'):.3f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def draw(rows: Rows, path: Path) -> None:
+    """Kept objects against the derived embedding's success: up and to the left is better."""
+    figure = Figure(figsize=(9, 6))
+    axes = figure.add_subplot()
+    found = {**grouped(rows, FRONTIER), **grouped(rows, ABLATION)}
+    kinds = dict.fromkeys((own[0]["part"], editor) for (editor, _), own in found.items())
+    for part, editor in kinds:
+        points = [
+            (strongest(own, DERIVED)[1].rate, share(own, "kept").rate, label)
+            for (name, label), own in found.items()
+            if name == editor and own[0]["part"] == part
+        ]
+        marker = "o" if part == FRONTIER else "s"
+        axes.scatter([x for x, _, _ in points], [y for _, y, _ in points], marker=marker, label=f"{editor}, {part}")
+        for x, y, label in points:
+            axes.annotate(label, (x, y), fontsize=5, xytext=(3, 3), textcoords="offset points")
+    axes.set(
+        xlabel="strongest derived embedding of any norm: pictures with the object", ylabel="kept objects drawn",
+        xlim=(-0.02, 1.02), ylim=(-0.02, 1.02),
+    )  # fmt: skip
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.tight_layout()
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
+
+
+def write_page(rows: Rows, folder: Path, command: str, sampling: str) -> str:
+    """Write both files; the text of the page."""
+    concepts = list(dict.fromkeys(row["concept"] for row in rows))
+    bases = "; ".join(
+        f"`{editor}`: {', '.join(f'{key} {value}' for key, value in model.items())}, {epochs} epochs"
+        for editor, (model, epochs) in BASES.items()
+    )
+    lines = [
+        "# The robust loop: what each switch does, and what it costs",
+        "",
+        f"Made by `{command}` on {platform.machine()}; raw counts in [robust.csv](robust.csv).",
+        "",
+        f"One erased object at a time: {', '.join(concepts)}; preserved prompts as in `configs/emoji.yaml`. Detector "
+        f"`{EmojiDetector.protocol}`; DDIM, {sampling}. Shares of pictures with 95 % intervals over prompts. Kept: "
+        "objects in nobody's list, never mined. Derived: the embedding that brings the object back, at the norm ratio "
+        "where it succeeds most, and as a curve over β. Certificate: no embedding (at β 1: none as long as the "
+        "object's own) comes nearer than this share of the way to the target; the least of all objects.",
+        "",
+    ]
+    if grouped(rows, ABLATION):
+        lines += ["## Ablation", "", f"Under every switch: {bases}.", "", *ablation_table(rows), ""]
+        lines += [
+            "`found`: what the prompt attacks and the derived embedding found on the published loop's erasure.",
+            "",
+        ]
+    if grouped(rows, FRONTIER):
+        lines += ["## Frontier", "", *frontier_table(rows), ""]
+    lines += ["![kept against attack success](robust.png)"]
+    text = "\n".join(lines) + "\n"
+    write_atomically(folder / "robust.md", lambda path: path.write_text(text, encoding="utf-8"))
+    draw(rows, folder / "robust.png")
+    return text

@@ -1,0 +1,132 @@
+"""What the parts of a model need, read from file headers and configurations: nothing is loaded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rece_lightning.devices.plan import Need
+from rece_lightning.models.base import BaseModel
+from rece_lightning.models.encoders import SUFFIXES
+from rece_lightning.models.folder import STEMS, part_weights
+from rece_lightning.models.part_configs import read_json
+from rece_lightning.models.pickled import PickledWeights
+from rece_lightning.models.weights import SafetensorsWeights
+
+LOADED = 4
+"""Bytes a parameter: encoders and pipelines are loaded in float32."""
+ENCODED = 64
+"""Prompts that are encoded together."""
+STATES = 14
+"""Hidden states that a text encoder keeps beside one a layer."""
+UNET_MAPS = 28
+"""Feature maps of the size of its first ones that a U-Net holds at most, with attention in one piece."""
+AUTOENCODER_MAPS = 9
+"""The same of a decoder's last ones."""
+KEPT_MATRICES, WORKING_MATRICES = 16, 24
+"""``d × d`` matrices in float64 that stay (moments, Gram, maps), and more during an epoch and its measurements."""
+KEPT_PER_LAYER, WORKING_PER_LAYER, KEPT_PER_PROMPT = 7, 6, 16
+"""The same for every layer and every erased prompt under the technique ``tensor``."""
+DRAWING = ("denoise", "decode")
+"""Phases in which pictures are made: U-Net and autoencoder take turns in a batch, so both must be there."""
+
+
+def needs_of(base: BaseModel, names: Sequence[str], *, batch_size: int, apart: int | None = None) -> dict[str, Need]:
+    """What every part asks of its device, the part that profits most from an accelerator first.
+
+    Weights are exact. What the parts need while they work is estimated from shapes
+    (``tests/test_placement_sizes.py`` counts it).
+
+    Args:
+        base: the model.
+        names: of the projections that are edited.
+        batch_size: pictures that are made together.
+        apart: number of erased prompts where the algebra keeps matrices for every layer and prompt.
+
+    Raises:
+        BaseModelError: for a configuration that cannot be read.
+    """
+    folder = base.configurations
+    unet, vae = (read_json(folder / part / "config.json") for part in ("unet", "vae"))
+    square = base.width**2 * 8
+    layers = len(names) if apart is not None else 0
+    text = [read_json(folder / f"text_encoder{suffix}" / "config.json") for suffix in SUFFIXES[: len(base.text)]]
+    return {
+        "unet": Need(
+            "unet",
+            LOADED * base.parameters,
+            denoising(unet, batch_size),
+            "denoise",
+            DRAWING,
+        ),
+        "autoencoder": Need(
+            "autoencoder",
+            LOADED * _numbers(autoencoder_shapes(base)),
+            decoding(unet, vae, batch_size),
+            "decode",
+            DRAWING,
+        ),
+        "text_encoder": Need(
+            "text_encoder",
+            LOADED * sum(_numbers(weights.shapes()) for weights in base.text),
+            sum(encoding(config) for config in text),
+            "encode",
+            ("encode",),
+        ),
+        "algebra": Need(
+            "algebra",
+            square * (KEPT_MATRICES + KEPT_PER_LAYER * layers + KEPT_PER_PROMPT * (apart or 0)),
+            square * (WORKING_MATRICES + WORKING_PER_LAYER * layers) + largest_layer(base, names),
+            "edit",
+        ),
+    }
+
+
+def denoising(unet: Mapping[str, Any], batch_size: int) -> int:
+    """Bytes that a U-Net with this configuration works in; with guidance every picture goes through it twice."""
+    return LOADED * UNET_MAPS * 2 * batch_size * _channels(unet) * _sample_size(unet) ** 2
+
+
+def decoding(unet: Mapping[str, Any], vae: Mapping[str, Any], batch_size: int) -> int:
+    """Bytes that an autoencoder works in while it decodes what such a U-Net makes."""
+    side = _sample_size(unet) * 2 ** (len(vae.get("block_out_channels", [0])) - 1)
+    return LOADED * AUTOENCODER_MAPS * batch_size * _channels(vae) * side**2
+
+
+def encoding(text_encoder: Mapping[str, Any], prompts: int = ENCODED) -> int:
+    """Bytes that a text encoder works in while it encodes so many prompts."""
+    states = int(text_encoder.get("num_hidden_layers", 12)) + STATES
+    positions = int(text_encoder.get("max_position_embeddings", 77))
+    return LOADED * prompts * states * positions * int(text_encoder.get("hidden_size", 0))
+
+
+def shard_need(base: BaseModel, names: Sequence[str]) -> int:
+    """Bytes that a device holds at most while it sums a share of the Gram: one layer, and the sum."""
+    return largest_layer(base, names) + base.width**2 * 8
+
+
+def largest_layer(base: BaseModel, names: Sequence[str]) -> int:
+    """Bytes of the largest projection in float64."""
+    return 8 * max((math.prod(base.projections[name]) for name in names), default=0)
+
+
+def autoencoder_shapes(base: BaseModel) -> Mapping[str, tuple[int, ...]]:
+    """Names and shapes of the autoencoder's weights."""
+    if base.layout == "folder":
+        return part_weights(base.path / "vae", STEMS["vae"], base.variant).shapes()
+    weights = SafetensorsWeights(base.path) if base.path.suffix == ".safetensors" else PickledWeights(base.path)
+    return {name: shape for name, shape in weights.shapes().items() if name.startswith("first_stage_model.")}
+
+
+def _numbers(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    return sum(math.prod(shape) for shape in shapes.values())
+
+
+def _channels(config: Mapping[str, Any]) -> int:
+    return int(config.get("block_out_channels", [0])[0])
+
+
+def _sample_size(config: Mapping[str, Any]) -> int:
+    size = config.get("sample_size") or 64
+    return max(size) if isinstance(size, list) else int(size)

@@ -1,0 +1,80 @@
+"""What attacks found on an earlier erasure of the same concepts, read from the files that ``RedTeam`` writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from rece_lightning.attacks.store import EMBEDDINGS, PROMPTS, read_embeddings
+from rece_lightning.concepts import Concept, PromptPair
+from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.data import ConceptData
+from rece_lightning.robust import FIELD
+from rece_lightning.tables import read_table
+
+
+@dataclass(frozen=True)
+class Found:
+    """What attacks found on the concepts."""
+
+    prompts: tuple[PromptPair, ...] = ()
+    embeddings: tuple[tuple[Tensor, str, float], ...] = ()
+    """Each ``[positions, d]``, with its target prompt and weight."""
+
+    def __len__(self) -> int:
+        return len(self.prompts) + len(self.embeddings)
+
+
+def read_found(folder: str, data: ConceptData) -> Found:
+    """What attacks found on the concepts of ``data``, each once, from the files that ``RedTeam`` writes.
+
+    A row belongs to a concept if it names its prompt, or what the evaluation's prompts say that the detector looks for.
+    Those of other concepts (controls) are left out.
+
+    Raises:
+        ConfigurationError: if there is no such file, or nothing in it is about a concept.
+    """
+    place = Path(folder).expanduser()
+    there = [name for name in (PROMPTS, EMBEDDINGS) if (place / name).is_file()]
+    if not there:
+        raise ConfigurationError(
+            f"{FIELD}.found: {place} has neither {PROMPTS} nor {EMBEDDINGS}; give the folder of a run with RedTeam, or "
+            "of `test --attacks`."
+        )
+    names, known = concepts_by_name(data), {pair.prompt.lower() for pair in data.pairs}
+    texts: dict[str, PromptPair] = {}
+    embeddings: list[tuple[Tensor, str, float]] = []
+    others: set[str] = set()
+    for row in read_table(f"{FIELD}.found", place / PROMPTS) if PROMPTS in there else []:
+        concept = names.get(row.get("concept", "").lower())
+        if concept is None:
+            others.add(row.get("concept", ""))
+        elif row["prompt"].lower() not in known:
+            texts.setdefault(row["prompt"], PromptPair(row["prompt"], concept.target, concept.weight))
+    for one in read_embeddings(place / EMBEDDINGS) if EMBEDDINGS in there else []:
+        concept = names.get(one.concept.lower())
+        if concept is None:
+            others.add(one.concept)
+        elif one.embedding is not None:
+            embeddings.append((one.embedding, concept.target, concept.weight))
+    found = Found(tuple(texts.values()), tuple(embeddings))
+    if not len(found):
+        about = f", but about {', '.join(sorted(others))}" if others else ""
+        raise ConfigurationError(
+            f"{FIELD}.found: {place} holds nothing new about what is erased{about}; give the folder of a run that "
+            "attacked these concepts."
+        )
+    return found
+
+
+def concepts_by_name(data: ConceptData) -> dict[str, Concept]:
+    """Concepts by their prompt, and by what the detector looks for under it, in lower case."""
+    names = {concept.prompt.lower(): concept for concept in data.concepts}
+    own = dict(names)
+    for row in (*data.test, *data.validation):
+        concept = own.get(row.prompt.lower())
+        if row.kind == "erased" and concept is not None:
+            names.setdefault(row.concept.lower(), concept)
+    return names

@@ -1,0 +1,232 @@
+"""What joins a robust loop's concepts: other words for them, other prompts, attacks that were found; and neighbours."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from rece_lightning.concept_table import LISTED
+from rece_lightning.concepts import Concept, PromptPair, pairs_of
+from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.core.gram import Gram
+from rece_lightning.core.moments import Moments
+from rece_lightning.core.robust import Joined
+from rece_lightning.data import ConceptData
+from rece_lightning.devices.ranks import gathered
+from rece_lightning.evidence import EncodedPair, encode_pairs, pair_moments
+from rece_lightning.found_attacks import Found, read_found
+from rece_lightning.mining import Mined, mine
+from rece_lightning.models.text import PromptEncoder
+from rece_lightning.robust import FIELD, RobustPlan
+
+if TYPE_CHECKING:
+    from rece_lightning.module import RECE
+
+TOGETHER = 64
+"""Prompts that are encoded, and counted, together."""
+KINDS = ("words", "found", "kept")
+ERASED = ("first", "whole", "found")
+Item = TypeVar("Item")
+
+
+@dataclass
+class JoinedSums:
+    """Moments of what joins, and its rows as long as they take less room: a checkpoint holds whichever is smaller.
+
+    Rows are counted in fixed numbers, so that the same rows give the same bits when a checkpoint gives them back.
+    """
+
+    rule: str
+    """Positions that epoch 0 erases of other words and prompts."""
+    device: torch.device | str
+    width: int
+    summary: dict[str, Any] = field(default_factory=dict)
+    """What joined, in plain types."""
+
+    def __post_init__(self) -> None:
+        self.joined = Joined.nothing(self.width, self.device)
+        self._rows: dict[str, list[Any]] | None = {kind: [] for kind in KINDS}
+        self._elements = 0
+
+    def add(self, kind: str, rows: Iterable[Any]) -> None:
+        """Count rows: encoded pairs of ``words`` or ``found``, embeddings ``[positions, d]`` of what is ``kept``."""
+        for part in in_parts(rows):
+            self.joined = self.joined + self._moments(kind, part)
+            self._elements += sum(row.numel() if kind == "kept" else 2 * row.concept.numel() for row in part)
+            # Ten matrices in float64 against rows in float32.
+            if 4 * self._elements > 8 * 10 * self.width**2:
+                self._rows = None
+            if self._rows is not None:
+                self._rows[kind] += part
+
+    def _moments(self, kind: str, part: Sequence[Any]) -> Joined:
+        nothing = Joined.nothing(self.width, self.device)
+        if kind == "kept":
+            return replace(nothing, preserved=Moments.preserving(torch.cat(list(part)).to(self.device)).preserved)
+        first, whole = pair_moments(list(part), self.rule, self.device)
+        # An attack's rows are what was sent: all of them count, in every epoch.
+        return replace(nothing, first=first, whole=whole) if kind == "words" else replace(nothing, found=whole)
+
+    def stored(self) -> dict[str, Any]:
+        """For a checkpoint: plain types and tensors on the CPU."""
+        if self._rows is None:
+            parts = {name: vars(getattr(self.joined, name)) for name in ERASED}
+            moments = {name: {key: value.cpu() for key, value in part.items()} for name, part in parts.items()}
+            return {"moments": moments, "preserved": self.joined.preserved.cpu()}
+        pairs = {
+            kind: [{**vars(pair), "concept": pair.concept.cpu(), "target": pair.target.cpu()} for pair in rows]
+            for kind, rows in self._rows.items()
+            if kind != "kept"
+        }
+        return {**pairs, "kept": [rows.cpu() for rows in self._rows["kept"]]}
+
+    def restore(self, stored: Mapping[str, Any]) -> JoinedSums:
+        """Take back what :meth:`stored` gave.
+
+        Raises:
+            ConfigurationError: if it is something else.
+        """
+        wrong = fault(stored, self.width)
+        if wrong:
+            raise ConfigurationError(f"ckpt_path: the checkpoint's {wrong}; give one that RECE wrote.")
+        if "moments" in stored:
+            parts = {name: Moments(**stored["moments"][name]).to(self.device) for name in ERASED}
+            self.joined = Joined(**parts, preserved=stored["preserved"].to(self.device))
+            self._rows = None
+            return self
+        for kind in KINDS:
+            self.add(kind, stored[kind] if kind == "kept" else (EncodedPair(**pair) for pair in stored[kind]))
+        return self
+
+
+def in_parts(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """At most :data:`TOGETHER` at a time."""
+    rest = iter(items)
+    while part := list(islice(rest, TOGETHER)):
+        yield part
+
+
+def fault(stored: Any, width: int) -> str | None:
+    """What is wrong with the joined rows of a checkpoint, whoever wrote it; ``None`` if nothing is."""
+    try:
+        if "moments" in stored:
+            names = [part.name for part in fields(Moments)]
+            matrices = [stored["moments"][part][name] for part in ERASED for name in names]
+            good = all(_is_sound(one, (width, width), torch.float64) for one in [*matrices, stored["preserved"]])
+            return None if good else "joined moments are none"
+        for pair in (EncodedPair(**pair) for kind in ("words", "found") for pair in stored[kind]):
+            count = len(pair.concept)
+            good = 0 <= pair.last < count and 0 <= pair.target_last < count and 0 < pair.weight < math.inf
+            if not good or not all(_is_sound(rows, (count, width)) for rows in (pair.concept, pair.target)):
+                return "joined rows hold what no prompt gives"
+        good = all(_is_sound(rows, (len(rows), width)) for rows in stored["kept"])
+        return None if good else "joined rows hold what no prompt gives"
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        return f"joined rows are damaged ({type(error).__name__}: {error})"
+
+
+def _is_sound(tensor: Any, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> bool:
+    return (
+        isinstance(tensor, Tensor)
+        and tuple(tensor.shape) == shape
+        and tensor.dtype == dtype
+        and tensor.layout == torch.strided
+        and tensor.device.type == "cpu"
+        and bool(tensor.isfinite().all())
+    )
+
+
+@torch.no_grad()
+def join(plan: RobustPlan | None, data: Any, module: RECE, rule: str) -> JoinedSums | None:
+    """What joins the concepts of ``data``; ``None`` where nothing does.
+
+    Words are mined as rank 0 finds them; every rank encodes all that joins, which is little.
+
+    Args:
+        plan: ``model.robust``.
+        data: a ConceptData.
+        module: whose text encoder and ``G`` say what is near.
+        rule: token selection of epoch 0.
+
+    Raises:
+        ConfigurationError: for data without concepts, a folder where nothing was found, an embedding of another model.
+    """
+    if plan is None or not plan.joins:
+        return None
+    if not isinstance(data, ConceptData):
+        raise ConfigurationError(f"{FIELD}: what joins is chosen by the concepts; give them in a ConceptData.")
+    found = read_found(plan.found, data) if plan.found else Found()
+    encoder, gram, weight = module.encoder, module.gram, plan.weight
+    mined = gathered(_mined(plan, data, encoder, gram))[0]
+    sums = JoinedSums(rule, gram.total.device, gram.width, _summary(plan, data, mined, found))
+    sums.add("words", _encoded(encoder, _further_pairs(plan, data, mined), weight))
+    sent = _sent(encoder, found.embeddings, weight)
+    sums.add("found", chain(_encoded(encoder, found.prompts, weight), sent))
+    neighbours = in_parts(mined.neighbours)
+    sums.add("kept", (rows for part in neighbours for rows in encoder.encode(part).embeddings))
+    return sums
+
+
+def _mined(plan: RobustPlan, data: ConceptData, encoder: PromptEncoder, gram: Gram) -> Mined:
+    """The words that the plan asks to look for; those that validation prompts say should stay are never among them."""
+    if not (plan.synonyms or plan.neighbours):
+        return Mined((), ())
+    return mine(
+        encoder,
+        gram,
+        [(concept.prompt, concept.target) for concept in data.concepts],
+        synonyms=plan.synonyms,
+        neighbours=plan.neighbours,
+        within=plan.within,
+        kept=[*data.preserved, *data.held_out],
+    )
+
+
+def _further_pairs(plan: RobustPlan, data: ConceptData, mined: Mined) -> Iterator[PromptPair]:
+    """Other words in the concept's own templates, and the concept in further ones; not what is erased anyway."""
+    words = mined.synonyms or [()] * len(data.concepts)
+    for concept, own in zip(data.concepts, words, strict=True):
+        known = {pair.prompt for pair in pairs_of(concept)}
+        others: list[Concept] = [replace(concept, prompt=word) for word in own]
+        others += [replace(concept, templates=tuple(plan.templates))] if plan.templates else []
+        yield from (pair for other in others for pair in pairs_of(other) if pair.prompt not in known)
+
+
+def _encoded(encoder: PromptEncoder, pairs: Iterable[PromptPair], weight: float) -> Iterator[EncodedPair]:
+    for part in in_parts(pairs):
+        prompts, targets = [pair.prompt for pair in part], [pair.target for pair in part]
+        yield from encode_pairs(encoder, prompts, targets, [weight * pair.weight for pair in part])
+
+
+def _sent(
+    encoder: PromptEncoder, embeddings: Iterable[tuple[Tensor, str, float]], weight: float
+) -> Iterator[EncodedPair]:
+    """Embeddings as they were sent to the model, with their encoded targets."""
+    for part in in_parts(embeddings):
+        targets = encoder.encode([target for _, target, _ in part])
+        for (sent, _, own), target, last in zip(part, targets.embeddings, targets.last_subject.tolist(), strict=True):
+            if sent.shape != target.shape or not bool(sent.isfinite().all()):
+                raise ConfigurationError(
+                    f"{FIELD}.found: an embedding has the shape {list(sent.shape)} or holds NaN; this model reads "
+                    f"{list(target.shape)}. Give what was found on it."
+                )
+            yield EncodedPair(sent.to(target), target, 0, last, weight * own)
+
+
+def _summary(plan: RobustPlan, data: ConceptData, mined: Mined, found: Found) -> dict[str, Any]:
+    """Of more than :data:`LISTED` the first ones."""
+    summary: dict[str, Any] = {}
+    if plan.synonyms:
+        named = zip((concept.prompt for concept in islice(data.concepts, LISTED)), mined.synonyms, strict=False)
+        summary["synonyms"] = {prompt: list(words) for prompt, words in named}
+    if plan.neighbours:
+        summary["neighbours"] = list(mined.neighbours[:LISTED])
+    if plan.found:
+        summary["found"] = len(found)
+    return summary

@@ -1,0 +1,283 @@
+"""Epoch 0 in the middle: what a run has counted so far, beside its checkpoints, and taken up after a stop."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.data import ConceptData
+from rece_lightning.devices.ranks import gathered, rank_and_world
+from rece_lightning.files import discard, write_atomically
+
+if TYPE_CHECKING:
+    from rece_lightning.gathering import PromptSums
+    from rece_lightning.module import RECE
+
+NAME = re.compile(r"partial-(\d{1,6})-of-(\d{1,6})\.safetensors")
+COST = 20
+"""Writing takes at most one part in so many of the time."""
+ROW_PARTS = ("pairs.concept", "pairs.target", "kept", "held_out")
+MOMENT_PARTS = (
+    *(f"{name}.{part}" for name in ("first", "whole") for part in ("erased", "cross", "target")),
+    "preserved",
+    "held_out_moments",
+)
+
+
+@dataclass(frozen=True)
+class Partial:
+    """A file with the sums of one process over some of the batches of epoch 0."""
+
+    file: Path
+    rank: int
+    world: int
+    """Of how many processes; 1 also where every process holds all prompts."""
+    batches: tuple[int, ...]
+    """Numbers of what is counted."""
+    has_moments: bool
+    run: Mapping[str, Any]
+    """What the run is: see :func:`identity`."""
+
+
+class PartialSums:
+    """Writes how far epoch 0 has come every so often, and takes it up.
+
+    Each process writes the sums of its own share, with the numbers of the batches that are in them. So a file that is
+    missing or damaged costs the encoding of its batches and nothing else, and sums of another number of processes are
+    added up.
+
+    Args:
+        place: folder of the checkpoints.
+        seconds: between two files; 0: after every batch.
+        module: whose prompts are encoded.
+        data: that they come from.
+    """
+
+    def __init__(self, place: Path, seconds: float, module: RECE, data: ConceptData) -> None:
+        self.place, self.seconds, self.module, self.data = place, seconds, module, data
+        self._found: list[Partial] = []
+        self._written = 0
+        self._due = time.monotonic() + seconds
+        self._run: dict[str, Any] | None = None
+
+    # Going on
+
+    def find(self, *, overwrite: bool = False) -> None:
+        """Look for what a stopped run left, before the module chooses anything.
+
+        Args:
+            overwrite: remove what another run left.
+
+        Raises:
+            ConfigurationError: on every rank, if it is of another run.
+        """
+        found, refused = list[Partial](), ""
+        if rank_and_world()[0] == 0:
+            found = partials(self.place)
+            refused = differing(found, self.module, self.data)
+            if refused and overwrite:
+                self.discard()
+                found, refused = [], ""
+        # Rank 0's list counts: the others cannot tell which files belong together.
+        self._found, refused = gathered((apart(found, self._share()[1]), refused))[0]
+        if refused:
+            raise ConfigurationError(refused)
+        if self._found:
+            self.data.take_chosen(self._found[0].run["concepts"])
+        self.module.keeps_choice = bool(self._found)
+
+    def take_up(self) -> None:
+        """Put the sums that were found into the module's, and say which batches need no encoding."""
+        if not self._found:
+            return
+        sums, (rank, world) = self.module.sums, self._share()
+        kept = {part.file for part in self._found}
+        if all(part.world == world for part in self._found):
+            for part in self._found:
+                if part.rank == rank:
+                    self._load(part, sums)
+        elif rank == 0:
+            for part in self._found:
+                # Rows alone are few, and would come in another order.
+                if part.has_moments:
+                    self._load(part, sums)
+            kept = {self.write(sums)}  # before its parts go
+        first = rank_and_world()[0] == 0
+        if first:
+            self.discard(but=kept)
+        everywhere = [number for numbers in gathered(list(sums.batches)) for number in numbers]
+        sums.before = frozenset(everywhere if sums.shared else sums.batches)
+        if first:
+            print(f"{self.place.parent}: epoch 0 goes on after {len(sums.before)} batches of prompts")
+        self._written = len(sums.batches)
+
+    def _load(self, part: Partial, sums: PromptSums) -> None:
+        try:
+            with safe_open(part.file, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
+                probe = str(file.metadata()["probe"])
+            wrong = fault(tensors, self.module.base.width)
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            wrong = str(error)
+        if wrong:
+            print(f"{part.file} is damaged ({wrong}); its prompts are encoded again.", file=sys.stderr)
+            return
+        module = self.module
+        sums.take(tensors, probe, module.placement.device_of("text_encoder", module.device))
+
+    # Writing
+
+    def write_when_due(self) -> None:
+        """Write what was counted since, where it is time."""
+        sums = self.module.sums
+        if len(sums.batches) == self._written or time.monotonic() < self._due:
+            return
+        if not sums.shared and rank_and_world()[0] > 0:
+            return  # every rank holds the same
+        self.write(sums)
+
+    def write(self, sums: PromptSums) -> Path:
+        """Write this process's sums, whole or not at all."""
+        started = time.monotonic()
+        if self._run is None:
+            self._run = identity(self.module, self.data)
+        rank, world = self._share()
+        probe = sums.probe["prompt"] if sums.probe is not None else ""
+        file = self.place / f"partial-{rank}-of-{world}.safetensors"
+        told = {"run": json.dumps(self._run), "probe": probe}
+        write_atomically(file, lambda path: save_file(sums.parts(), path, told))
+        self._written, ended = len(sums.batches), time.monotonic()
+        self._due = ended + (max(self.seconds, COST * (ended - started)) if self.seconds else 0)
+        return file
+
+    def discard(self, *, but: Collection[Path] = ()) -> None:
+        """Remove the files."""
+        for file in self.place.glob("partial-*-of-*.safetensors"):
+            if NAME.fullmatch(file.name) and file not in but:
+                discard(file)
+
+    def _share(self) -> tuple[int, int]:
+        """Whose sums a process's are, and of how many."""
+        return (0, 1) if self.module.hparams["technique"] == "tensor" else rank_and_world()
+
+
+def partials(place: Path) -> list[Partial]:
+    """The readable files of a folder; what they hold is looked at when it is needed."""
+    found = []
+    for file in sorted(place.glob("partial-*-of-*.safetensors")):
+        named = NAME.fullmatch(file.name)
+        if named is None:
+            continue
+        try:
+            with safe_open(file, framework="pt") as opened:
+                run, names = json.loads(opened.metadata()["run"]), set(opened.keys())
+                batches = tuple(opened.get_tensor("batches").tolist())
+            if not isinstance(run, dict) or not isinstance(run["concepts"], dict):
+                raise ValueError("it does not say of which run it is")
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+            print(f"{file} is damaged ({error}); its prompts are encoded again.", file=sys.stderr)
+            continue
+        found.append(Partial(file, int(named[1]), int(named[2]), batches, set(MOMENT_PARTS) <= names, run))
+    return found
+
+
+def apart(found: Sequence[Partial], world: int) -> list[Partial]:
+    """Files no two of which count the same batch.
+
+    A process that died while it put several files together leaves the sum beside its parts: what counts more goes
+    before, and of the same that of ``world`` processes.
+    """
+    chosen: list[Partial] = []
+    counted: set[int] = set()
+    for part in sorted(found, key=lambda part: (-len(part.batches), part.world != world, part.rank)):
+        if len(set(part.batches)) == len(part.batches) and counted.isdisjoint(part.batches):
+            chosen.append(part)
+            counted.update(part.batches)
+    return chosen
+
+
+def identity(module: RECE, data: ConceptData) -> dict[str, Any]:
+    """What decides the sums: base, prompts and how they are put into batches, and the settings of the run."""
+    held_out = "\0".join(data.held_out).encode("utf-8", "surrogatepass")
+    told = {
+        "settings": {key: module.hparams[key] for key in module.decisive},
+        "base": module.fingerprint,
+        "concepts": data.summary(),
+        "held out": hashlib.sha256(held_out).hexdigest(),
+        "batch size": data.batch_size,
+    }
+    return dict(json.loads(json.dumps(told)))
+
+
+NAMES = {
+    "settings": "settings of model",
+    "base": "model.pretrained",
+    "concepts": "data.concepts or data.preserve",
+    "held out": "data.validation",
+    "batch size": "data.batch_size",
+}
+
+
+def differing(found: Sequence[Partial], module: RECE, data: ConceptData) -> str:
+    """Why files cannot be taken up: what of their run differs, in words; empty where nothing does."""
+    if not found:
+        return ""
+    data.take_chosen(found[0].run["concepts"])
+    now = identity(module, data)
+    for part in found:
+        wrong = [name for key, name in NAMES.items() if now[key] != part.run.get(key)]
+        settings = part.run.get("settings")
+        if now["settings"] != settings and isinstance(settings, dict):
+            changed = [key for key, value in now["settings"].items() if value != settings.get(key)]
+            told = [f"model.{key}: {settings.get(key)!r} → {now['settings'][key]!r}" for key in changed]
+            wrong[0] = ", ".join(told) or wrong[0]
+        if wrong:
+            return (
+                f"{part.file} is of a run that was stopped in epoch 0 and differs in {'; '.join(wrong)}; take the "
+                "config.yaml of that run, choose another folder, or give --overwrite to begin anew."
+            )
+    return ""
+
+
+def fault(parts: Mapping[str, Tensor], width: int) -> str:
+    """What is wrong with tensors of a file, in words; empty for those that :meth:`PromptSums.parts` gives."""
+    for name in ("batches", "numbers"):
+        if parts[name].dtype != torch.int64 or parts[name].ndim != 1 or bool((parts[name] < 0).any()):
+            return f"{name} are no numbers"
+    if len(parts["numbers"]) != 5:
+        return "numbers are too few or too many"
+    moments = [name for name in MOMENT_PARTS if name in parts]
+    if moments and len(moments) != len(MOMENT_PARTS):
+        return "some moments are missing"
+    for name in moments:
+        if parts[name].shape != (width, width) or parts[name].dtype != torch.float64:
+            return f"{name} is {list(parts[name].shape)}, not {[width, width]}"
+    for name in (*moments, *ROW_PARTS, "probe"):
+        if name not in parts:
+            continue
+        if not parts[name].is_floating_point() or not parts[name].ndim or not bool(parts[name].isfinite().all()):
+            return f"{name} holds what is no number"
+        if name not in moments and (parts[name].shape[-1] != width or parts[name].ndim != 3 - (name == "probe")):
+            return f"{name} is {list(parts[name].shape)}"
+    if "pairs.concept" in parts:
+        names = ("concept", "target", "last", "target_last", "weight")
+        concept, target, last, target_last, weight = (parts[f"pairs.{name}"] for name in names)
+        count, positions = concept.shape[:2]
+        alike = target.shape == concept.shape and all(len(part) == count for part in (last, target_last, weight))
+        places = torch.stack([last, target_last]) if alike else torch.tensor([-1])
+        if not bool((places >= 0).all() and (places < positions).all() and (weight > 0).all()):
+            return "the pairs do not fit together"
+    return ""
