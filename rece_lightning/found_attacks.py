@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +32,8 @@ def read_found(folder: str, data: ConceptData) -> Found:
     """What attacks found on the concepts of ``data``, each once, from the files that ``RedTeam`` writes.
 
     A row belongs to a concept if it names its prompt, or what the evaluation's prompts say that the detector looks for.
-    Those of other concepts (controls) are left out.
+    Those of other concepts (controls) are left out. All that was found on a concept counts together as much as the
+    concept itself: however many attacks there were, they do not outweigh it.
 
     Raises:
         ConfigurationError: if there is no such file, or nothing in it is about a concept.
@@ -44,29 +46,35 @@ def read_found(folder: str, data: ConceptData) -> Found:
             "of `test --attacks`."
         )
     names, known = concepts_by_name(data), {pair.prompt.lower() for pair in data.pairs}
-    texts: dict[str, PromptPair] = {}
-    embeddings: list[tuple[Tensor, str, float]] = []
+    texts: dict[str, Concept] = {}
+    embeddings: list[tuple[Tensor, Concept]] = []
     others: set[str] = set()
     for row in read_table(f"{FIELD}.found", place / PROMPTS) if PROMPTS in there else []:
         concept = names.get(row.get("concept", "").lower())
         if concept is None:
             others.add(row.get("concept", ""))
         elif row["prompt"].lower() not in known:
-            texts.setdefault(row["prompt"], PromptPair(row["prompt"], concept.target, concept.weight))
+            texts.setdefault(row["prompt"], concept)
     for one in read_embeddings(place / EMBEDDINGS) if EMBEDDINGS in there else []:
         concept = names.get(one.concept.lower())
         if concept is None:
             others.add(one.concept)
         elif one.embedding is not None:
-            embeddings.append((one.embedding, concept.target, concept.weight))
-    found = Found(tuple(texts.values()), tuple(embeddings))
-    if not len(found):
+            embeddings.append((one.embedding, concept))
+    count = Counter(concept.prompt for concept in (*texts.values(), *(concept for _, concept in embeddings)))
+    if not count:
         about = f", but about {', '.join(sorted(others))}" if others else ""
         raise ConfigurationError(
             f"{FIELD}.found: {place} holds nothing new about what is erased{about}; give the folder of a run that "
             "attacked these concepts."
         )
-    return found
+    share = {
+        concept.prompt: concept.weight / count[concept.prompt] for concept in names.values() if count[concept.prompt]
+    }
+    return Found(
+        tuple(PromptPair(text, concept.target, share[concept.prompt]) for text, concept in texts.items()),
+        tuple((rows, concept.target, share[concept.prompt]) for rows, concept in embeddings),
+    )
 
 
 def concepts_by_name(data: ConceptData) -> dict[str, Concept]:

@@ -119,9 +119,10 @@ class RECE(LightningModule):
             ``synonyms`` (how many words for each concept, mined by the text encoder, are erased with it),
             ``neighbours`` (how many words near each concept are kept), ``within`` (where words stop meaning the
             concept, as a share of its way to the target; 0.25), ``found`` (a folder that ``RedTeam`` wrote into: what
-            it found is erased in every epoch), ``weight`` (of each of these beside the concept's own 1),
-            ``certificate`` (the loop stops once no embedding brings any concept back nearer than this share of its way
-            to the target), ``budget`` (β of the certificate; without it, embeddings of any norm).
+            it found is erased in every epoch, all of it on a concept together as much as the concept), ``weight`` (of
+            each of these beside the concept's own 1), ``certificate`` (the loop stops once no embedding brings any
+            concept back nearer than this share of its way to the target), ``budget`` (β of the certificate; without
+            it, embeddings of any norm).
         first_edit: scales of epoch 0 where they differ, such as ``{preserve_scale: 1.0, lamb: 0.5}``.
         tokens: positions that epoch 0 edits: ``aligned`` (from the last subject token on; published),
             ``last``, ``all``.

@@ -23,6 +23,10 @@ from rece_lightning.emoji.catalog import load_catalog
 NAMES = list(load_catalog().names)
 EPOCHS = 3
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "robust": (
+        {"robust": {"norms": [1.0], "synonyms": 2, "neighbours": 3, "within": 0.9}},
+        {"concepts": NAMES[:3], "preserve": [" ", *NAMES[5:9]], "batch_size": 1},
+    ),
     "few": ({}, {"concepts": NAMES[:3], "preserve": [" ", *NAMES[3:8]], "batch_size": 1}),
     # More than their moments take: rows are let go as they come.
     "many": (

@@ -21,6 +21,7 @@ from rece_lightning.core.certificate import certify
 from rece_lightning.core.editors import EDITORS
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.emoji.catalog import load_catalog
+from rece_lightning.found_attacks import read_found
 from rece_lightning.incremental import IncrementalErasure
 from rece_lightning.mining import mine
 from rece_lightning.transfer import transfer
@@ -374,6 +375,15 @@ def test_settings_that_make_no_sense_are_refused_before_any_model(robust: Any, s
 def test_the_technique_tensor_is_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"model\.technique replace"):
         RECE(technique="tensor", robust={"norms": [1.0]})
+
+
+def test_what_was_found_on_a_concept_counts_together_as_the_concept(attacked: Path) -> None:
+    data = ConceptData([{"prompt": "bomb", "weight": 3.0}, "axe"], preserve=KEPT)
+    found = read_found(str(attacked), data)
+    assert [pair.prompt for pair in found.prompts] == ["comic explosion firecracker"]
+    assert len(found.embeddings) == 1
+    assert [pair.weight for pair in found.prompts] == [1.5]
+    assert [weight for _, _, weight in found.embeddings] == [1.5]
 
 
 def test_a_folder_without_attacks_on_these_concepts_is_refused(tmp_path: Path, attacked: Path) -> None:

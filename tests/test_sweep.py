@@ -266,6 +266,7 @@ def test_the_front_is_measured_and_the_best_recommended(
         (("--grid", "model.lamb=1", "--measure", "-1"), ["--measure", "-1"]),
         (("--grid", "model.lamb=1", "--model.lambd", "3"), ["model.lambd", "did you mean"]),
         (("--grid", "model.lamb=1", "--erased-by", "hope"), ["--erased-by", "remaining"]),
+        (("--grid", "model.lamb=1", "--model.robust", "{norms: [1.0]}"), ["model.robust", "leave it out"]),
     ],
 )
 def test_mistakes(

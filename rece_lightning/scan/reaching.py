@@ -122,8 +122,7 @@ class Scan:
     def reaching(self, concept: int, within: float = WITHIN) -> list[tuple[str, float, float]]:
         """The words that meant a concept and still reach it, the nearest first: (word, before, after).
 
-        On the embedded world words that come near only through the edit, pieces of words above all, do not show the
-        concept; so both distances count.
+        Words that came near through the edit alone mean something else; :meth:`nearest` has them too.
         """
         rows = self.nearest(concept, len(self.words))
         return [row for row in rows if max(row[1:]) < within and row[0] not in self.concepts]

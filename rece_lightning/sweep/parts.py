@@ -58,7 +58,13 @@ class Parts:
     """The whole configuration with a setting in it, as YAML for ``fit``."""
 
     def base(self) -> dict[str, Any]:
-        """The configuration's own value of everything that can be varied."""
+        """The configuration's own value of everything that can be varied.
+
+        Raises:
+            ConfigurationError: for a robust loop, whose words and attacks the ranking without pictures would pass over.
+        """
+        if self.module.robust is not None:
+            raise ConfigurationError("model.robust: a sweep ranks the published loop; leave it out.")
         values = {f"model.{key}": self.module.hparams[key] for key in MODEL}
         return {**values, EPOCHS: self.epochs, TARGET: self.arguments["target"]}
 
