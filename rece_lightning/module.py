@@ -33,7 +33,6 @@ from rece_lightning.exports.erasure import Erasure
 from rece_lightning.gathering import PromptSums, too_long
 from rece_lightning.generation import PictureMaker
 from rece_lightning.invariants import invariant_rows, with_invariants
-from rece_lightning.joining import JoinedSums, join
 from rece_lightning.models.adapter import open_adapter
 from rece_lightning.models.base import BaseModel
 from rece_lightning.models.encoders import load_encoder
@@ -43,10 +42,11 @@ from rece_lightning.models.projections import KINDS, check_layers
 from rece_lightning.models.text import TOKEN_RULES, PromptEncoder
 from rece_lightning.preserving import choose_preserved
 from rece_lightning.prompts import EvaluationPrompt
-from rece_lightning.robust import read_robust
+from rece_lightning.robust.joining import JoinedSums, join
+from rece_lightning.robust.plan import read_robust
+from rece_lightning.robust.stopping import CERTIFICATE, smallest_certificate, stop_if_certified
 from rece_lightning.runs.resuming import check_map_fits, check_same_run, check_work_left, only_the_end_is_left
 from rece_lightning.runs.stored import restore_moments
-from rece_lightning.stopping import CERTIFICATE, smallest_certificate, stop_if_certified
 from rece_lightning.surviving import erase_survivors
 from rece_lightning.version import __version__
 

@@ -21,9 +21,9 @@ from rece_lightning.core.certificate import certify
 from rece_lightning.core.editors import EDITORS
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.emoji.catalog import load_catalog
-from rece_lightning.found_attacks import read_found
 from rece_lightning.incremental import IncrementalErasure
-from rece_lightning.mining import mine
+from rece_lightning.robust.found import read_found
+from rece_lightning.robust.mining import mine
 from rece_lightning.transfer import transfer
 from tests.command import run_command, write_config
 

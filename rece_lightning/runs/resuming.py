@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rece_lightning.core.errors import BaseModelError, ConfigurationError
+from rece_lightning.robust.stopping import is_certified
 from rece_lightning.runs.folder import run_folder
-from rece_lightning.stopping import is_certified
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer

@@ -12,7 +12,7 @@ from rece_lightning.attacks.store import EMBEDDINGS, PROMPTS, read_embeddings
 from rece_lightning.concepts import Concept, PromptPair
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.data import ConceptData
-from rece_lightning.robust import FIELD
+from rece_lightning.robust.plan import FIELD
 from rece_lightning.tables import read_table
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from rece_lightning.concepts import check_templates
 from rece_lightning.core.errors import ConfigurationError, check_count, check_number, nearest
 from rece_lightning.core.robust import Robust, check_positive
-from rece_lightning.mining import WITHIN
+from rece_lightning.robust.mining import WITHIN
 
 FIELD = "model.robust"
 SWITCHES = ("norms", "ridges", "templates", "synonyms", "neighbours", "found", "certificate")
@@ -37,7 +37,7 @@ class RobustPlan:
     neighbours: int = 0
     """Words near each concept that are kept beside ``data.preserve``."""
     within: float = WITHIN
-    """Where words stop meaning the concept; see :func:`rece_lightning.mining.mine`."""
+    """Where words stop meaning the concept; see :func:`rece_lightning.robust.mining.mine`."""
     found: str | None = None
     """Folder of adversarial prompts and embeddings that were found, such as another run's."""
     certificate: float | None = None

@@ -20,10 +20,10 @@ from rece_lightning.core.robust import Joined
 from rece_lightning.data import ConceptData
 from rece_lightning.devices.ranks import gathered
 from rece_lightning.evidence import EncodedPair, encode_pairs, pair_moments
-from rece_lightning.found_attacks import Found, read_found
-from rece_lightning.mining import Mined, mine
 from rece_lightning.models.text import PromptEncoder
-from rece_lightning.robust import FIELD, RobustPlan
+from rece_lightning.robust.found import Found, read_found
+from rece_lightning.robust.mining import Mined, mine
+from rece_lightning.robust.plan import FIELD, RobustPlan
 
 if TYPE_CHECKING:
     from rece_lightning.module import RECE
