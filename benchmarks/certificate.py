@@ -21,7 +21,6 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from benchmarks.certificate_page import TARGET, UNEDITED, write_page
@@ -124,6 +123,7 @@ class Bench:
     def __init__(self, sampling: Sampling, pictures: int) -> None:
         self.module, self.detector = RECE(pretrained="emoji"), EmojiDetector()
         self.sampling, self.pictures = sampling, pictures
+        self.stored = next(iter(self.module.base.read_projections(self.module.names[:1])))[1].dtype
 
     def maps(self, erasure: Erasure, wanted: Sequence[Edit]) -> Iterator[tuple[Edit, AnyMap]]:
         """The maps of some edits of one concept; what is encoded serves all of them."""
@@ -155,7 +155,7 @@ class Bench:
         rows = []
         for budget, point, seen in zip(budgets, points, hits, strict=True):
             limit = None if math.isinf(budget) else budget
-            found = certify(gram, maps, concept[None], wanted[None], limit, stored=torch.float16)
+            found = certify(gram, maps, concept[None], wanted[None], limit, stored=self.stored)
             left, ratio = max(point.residual, 0.0) * answer / size, point.ratio
             if edit.name == TARGET:
                 left, ratio = 1.0, float(wanted.norm() / concept.norm())

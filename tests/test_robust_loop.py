@@ -166,7 +166,7 @@ def test_neighbours_move_less(published: RECE) -> None:
 def test_mining_keeps_its_rule(published: RECE) -> None:
     encoder, gram = published.encoder, published.gram
     concepts = [("bomb", " "), ("axe", " "), ("water pistol", " ")]
-    found = mine(encoder, gram, concepts, synonyms=5, neighbours=8, kept=["gun", STAYS, "hammer"])
+    found = mine(encoder, gram, concepts, lambda: "", synonyms=5, neighbours=8, kept=["gun", STAYS, "hammer"])
     own = {item.name: set(item.synonyms) for item in load_catalog().objects}
     assert set(found.synonyms[0]) == own["bomb"]
     assert {"handgun", "revolver"} <= set(found.synonyms[2])
@@ -175,16 +175,16 @@ def test_mining_keeps_its_rule(published: RECE) -> None:
     assert not set(found.neighbours) & {*meant, "gun", STAYS, "hammer", "bomb", "axe"}
     assert len(found.neighbours) == len(set(found.neighbours)) <= 24
     # Fewer are the nearest of more, and what is left out as a synonym does not become a neighbour.
-    fewer = mine(encoder, gram, concepts, synonyms=1, neighbours=3, kept=["gun", STAYS, "hammer"])
+    fewer = mine(encoder, gram, concepts, lambda: "", synonyms=1, neighbours=3, kept=["gun", STAYS, "hammer"])
     assert [words[:1] for words in found.synonyms] == list(fewer.synonyms)
     assert set(fewer.neighbours) <= set(found.neighbours)
-    nothing = mine(encoder, gram, concepts, synonyms=5, within=1e-9)
+    nothing = mine(encoder, gram, concepts, lambda: "", synonyms=5, within=1e-9)
     assert nothing.synonyms == ((), (), ())
 
 
 def test_a_concept_that_reads_as_its_target_has_no_neighbours(published: RECE) -> None:
     with pytest.raises(ConfigurationError, match="read alike"):
-        mine(published.encoder, published.gram, [("bomb", "bomb")], synonyms=1)
+        mine(published.encoder, published.gram, [("bomb", "bomb")], lambda: "", synonyms=1)
 
 
 # Going on

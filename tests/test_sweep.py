@@ -267,6 +267,7 @@ def test_the_front_is_measured_and_the_best_recommended(
         (("--grid", "model.lamb=1", "--model.lambd", "3"), ["model.lambd", "did you mean"]),
         (("--grid", "model.lamb=1", "--erased-by", "hope"), ["--erased-by", "remaining"]),
         (("--grid", "model.lamb=1", "--model.robust", "{norms: [1.0]}"), ["model.robust", "leave it out"]),
+        (("--grid", "model.lamb=1", "--data.synonyms", "auto"), ["data.synonyms", "auto"]),
     ],
 )
 def test_mistakes(

@@ -14,7 +14,6 @@ from torch import Tensor
 from rece_lightning.concept_table import LISTED
 from rece_lightning.concepts import Concept, PromptPair, pairs_of
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.core.gram import Gram
 from rece_lightning.core.moments import Moments
 from rece_lightning.core.robust import Joined
 from rece_lightning.data import ConceptData
@@ -163,7 +162,7 @@ def join(plan: RobustPlan | None, data: Any, module: RECE, rule: str) -> JoinedS
         raise ConfigurationError(f"{FIELD}: what joins is chosen by the concepts; give them in a ConceptData.")
     found = read_found(plan.found, data) if plan.found else Found()
     encoder, gram, weight = module.encoder, module.gram, plan.weight
-    mined = gathered(_mined(plan, data, encoder, gram))[0]
+    mined = gathered(_mined(plan, data, module))[0]
     sums = JoinedSums(rule, gram.total.device, gram.width, _summary(plan, data, mined, found))
     sums.add("words", _encoded(encoder, _further_pairs(plan, data, mined), weight))
     sent = _sent(encoder, found.embeddings, weight)
@@ -173,14 +172,15 @@ def join(plan: RobustPlan | None, data: Any, module: RECE, rule: str) -> JoinedS
     return sums
 
 
-def _mined(plan: RobustPlan, data: ConceptData, encoder: PromptEncoder, gram: Gram) -> Mined:
+def _mined(plan: RobustPlan, data: ConceptData, module: RECE) -> Mined:
     """The words that the plan asks to look for; those that validation prompts say should stay are never among them."""
     if not (plan.synonyms or plan.neighbours):
         return Mined((), ())
     return mine(
-        encoder,
-        gram,
+        module.encoder,
+        module.gram,
         [(concept.prompt, concept.target) for concept in data.concepts],
+        lambda: module.fingerprint["text_encoder"],
         synonyms=plan.synonyms,
         neighbours=plan.neighbours,
         within=plan.within,

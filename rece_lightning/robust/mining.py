@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,13 +12,9 @@ from rece_lightning.core.embedding_map import EmbeddingMap
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.gram import Gram
 from rece_lightning.models.text import PromptEncoder
-from rece_lightning.scan.encoding import subject_rows
-from rece_lightning.scan.reaching import TEMPLATE, Reaching
+from rece_lightning.scan.encoding import subject_rows, vocabulary_rows
+from rece_lightning.scan.reaching import TEMPLATE, WITHIN, Reaching
 from rece_lightning.scan.words import vocabulary_words
-
-WITHIN = 0.25
-"""A word means a concept where it is nearer than this share of the way to the target: on the embedded world the
-keywords of an object lie below 0.2, and nothing else below 0.35."""
 
 TOGETHER = 64
 """Concepts whose distances are held together: a vocabulary has 49,000 words."""
@@ -38,6 +34,7 @@ def mine(
     encoder: PromptEncoder,
     gram: Gram,
     concepts: Sequence[tuple[str, str]],
+    fingerprint: Callable[[], str],
     *,
     synonyms: int = 0,
     neighbours: int = 0,
@@ -58,6 +55,7 @@ def mine(
         encoder: of the model.
         gram: ``G`` of the original projections.
         concepts: each with its target.
+        fingerprint: gives the hash of the text encoder's stored bytes, by which a large vocabulary's encoding is kept.
         synonyms: how many at most, for each concept.
         neighbours: how many, for each concept.
         within: where meaning ends.
@@ -67,8 +65,11 @@ def mine(
         ConfigurationError: if a concept reads as its target does.
     """
     taken = {text.strip().lower() for text in (*kept, *(concept for concept, _ in concepts))}
-    words = [word for word in vocabulary_words(encoder.tokenizer) if word.lower() not in taken]
-    rows = subject_rows(encoder, [TEMPLATE.format(word) for word in words])
+    listed = vocabulary_words(encoder.tokenizer)
+    # All of them, so that another list of concepts finds the same file.
+    encoded = vocabulary_rows(encoder, fingerprint, [TEMPLATE.format(word) for word in listed])
+    left = [place for place, word in enumerate(listed) if word.lower() not in taken]
+    words, rows = [listed[place] for place in left], encoded[left]
     distances = _Distances(encoder, gram, rows)
     near: list[tuple[str, ...]] = []
     meaning = torch.zeros(len(words), dtype=torch.bool)

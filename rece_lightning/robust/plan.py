@@ -10,7 +10,7 @@ from typing import Any
 from rece_lightning.concepts import check_templates
 from rece_lightning.core.errors import ConfigurationError, check_count, check_number, nearest
 from rece_lightning.core.robust import Robust, check_positive
-from rece_lightning.robust.mining import WITHIN
+from rece_lightning.scan.reaching import WITHIN
 
 FIELD = "model.robust"
 SWITCHES = ("norms", "ridges", "templates", "synonyms", "neighbours", "found", "certificate")

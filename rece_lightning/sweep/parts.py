@@ -61,10 +61,17 @@ class Parts:
         """The configuration's own value of everything that can be varied.
 
         Raises:
-            ConfigurationError: for a robust loop, whose words and attacks the ranking without pictures would pass over.
+            ConfigurationError: for a robust loop, or lists that a ``fit`` finds by itself: the ranking without pictures
+                would pass over them.
         """
         if self.module.robust is not None:
             raise ConfigurationError("model.robust: a sweep ranks the published loop; leave it out.")
+        for name, chosen in (("preserve", self.data.vocabulary), ("synonyms", self.data.synonyms)):
+            if chosen is not None:
+                raise ConfigurationError(
+                    f"data.{name}: 'auto' is chosen in a fit, under its own settings; give a sweep the list that a fit "
+                    "chose (it stands in its report)."
+                )
         values = {f"model.{key}": self.module.hparams[key] for key in MODEL}
         return {**values, EPOCHS: self.epochs, TARGET: self.arguments["target"]}
 
