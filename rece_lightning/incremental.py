@@ -12,7 +12,6 @@ from rece_lightning.concepts import ConceptsSetting, PromptPair, check_disjoint,
 from rece_lightning.core.embedding_map import AnyMap
 from rece_lightning.core.errors import ConfigurationError, nearest
 from rece_lightning.core.loop import RECELoop
-from rece_lightning.core.moments import Moments
 from rece_lightning.evidence import EncodedPair, encode_pairs, pair_moments
 from rece_lightning.gathering import PromptSums
 from rece_lightning.module import RECE
@@ -163,7 +162,7 @@ class IncrementalErasure:
         for start in range(0, len(rows), TOGETHER):
             of_rows = pair_moments(list(rows[start : start + TOGETHER]), sums.rule, sums.device)
             first, whole = (
-                total.erasing_also(times(sign, part)) for total, part in zip((first, whole), of_rows, strict=True)
+                total.erasing_also(part.times(sign)) for total, part in zip((first, whole), of_rows, strict=True)
             )
         changed = type(evidence)(first, whole, prompts=evidence.prompts + int(sign) * len(rows))
         return sums.holding(changed, self.module._held_out_moments())
@@ -191,8 +190,3 @@ class IncrementalErasure:
             module.history.append(module.measure(record))
         loop.maps = final
         return final
-
-
-def times(factor: float, moments: Moments) -> Moments:
-    """Moments of rows whose weights are multiplied."""
-    return Moments(factor * moments.erased, factor * moments.cross, factor * moments.target, moments.preserved)

@@ -18,7 +18,7 @@ from rece_lightning.core.edit import EditScales
 from rece_lightning.core.gram import Gram
 from rece_lightning.core.loop import Evidence, LoopSettings, RECELoop
 from rece_lightning.core.moments import Moments
-from rece_lightning.incremental import IncrementalErasure, times
+from rece_lightning.incremental import IncrementalErasure
 from rece_lightning.models.text import PromptEncoder
 from tests.ranks import NAMES
 
@@ -153,7 +153,7 @@ def test_subtracting_loses_no_more_than_stated(
     stay, back = Moments.of(rows(left), rows(left)), Moments.of(10**size * rows(gone), 10**size * rows(gone))
     gram = Gram.of([("a", rows(2 * width)), ("b", rows(2 * width))])
     options = LoopSettings(scales=EditScales(1.0, 0.1, 10**lamb))
-    found = (kept + stay).erasing_also(back).erasing_also(times(-1.0, back))
+    found = (kept + stay).erasing_also(back).erasing_also(back.times(-1.0))
     wanted = kept + stay
     n, eps = left + gone + width, torch.finfo(torch.float64).eps
     ratio = float((stay.erased.trace() + back.erased.trace()) / stay.erased.trace())

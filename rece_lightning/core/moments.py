@@ -84,15 +84,25 @@ class Moments:
 
         ``S' = D S Dᵀ + D Xᵀ Fᵀ + F X Dᵀ + F T Fᵀ`` and ``X' = X Dᵀ + T Fᵀ``; targets and kept rows stay.
         """
-        of_concept = derivation.of_concept
-        erased = of_concept @ self.erased @ of_concept.mT
-        cross = self.cross @ of_concept.mT
-        if derivation.of_target is not None:
-            of_target = derivation.of_target
-            mixed = of_concept @ self.cross.mT @ of_target.mT
-            erased = erased + mixed + mixed.mT + of_target @ self.target @ of_target.mT
-            cross = cross + self.target @ of_target.mT
-        return Moments(erased, cross, self.target, self.preserved)
+        of_concept, of_target = derivation.of_concept, derivation.of_target
+        found = self.mapped(of_concept)
+        if of_target is None:
+            return found
+        mixed = of_concept @ self.cross.mT @ of_target.mT
+        erased = found.erased + mixed + mixed.mT + of_target @ self.target @ of_target.mT
+        return Moments(erased, found.cross + self.target @ of_target.mT, self.target, self.preserved)
+
+    def mapped(self, matrix: Tensor) -> Moments:
+        """Moments of ``D c`` in place of every concept row ``c``; targets and kept rows stay.
+
+        Args:
+            matrix: ``D``, ``[d, d]``.
+        """
+        return Moments(matrix @ self.erased @ matrix.mT, self.cross @ matrix.mT, self.target, self.preserved)
+
+    def times(self, factor: float) -> Moments:
+        """Moments of erased rows whose weights are multiplied; what is kept counts as before."""
+        return Moments(factor * self.erased, factor * self.cross, factor * self.target, self.preserved)
 
     def erasing_also(self, other: Moments) -> Moments:
         """These moments with the erased rows of ``other`` added; what is kept is counted once."""

@@ -17,7 +17,7 @@ later epoch derives from them, because what they brought back depended on the mo
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -104,7 +104,7 @@ def widened(
         start = whole.erasing_also(joined.whole)
         erased = erased.erasing_also(joined.whole.derived(derivation))
     for matrix in derivations(settings, gram, maps, start.erased):
-        erased = erased.erasing_also(weighted(mapped(start, matrix), settings.weight))
+        erased = erased.erasing_also(start.mapped(matrix).times(settings.weight))
     return erased
 
 
@@ -133,19 +133,6 @@ def derivations(settings: Robust, gram: Gram, maps: AnyMap, erased: Tensor) -> I
 def regained(reach: Reach, multiplier: float) -> Tensor:
     """``(A + μI)⁻¹ B`` over the directions that the edited model answers with, ``[d, d]``; the pseudo-inverse at 0."""
     return (reach.axes / (reach.strengths + multiplier)) @ (reach.axes.mT @ reach.cross)
-
-
-def mapped(moments: Moments, matrix: Tensor) -> Moments:
-    """Moments of the rows ``D c``, paired with the same targets; nothing kept is among them."""
-    erased, cross = matrix @ moments.erased @ matrix.mT, moments.cross @ matrix.mT
-    return Moments(erased, cross, moments.target, torch.zeros_like(moments.preserved))
-
-
-def weighted(moments: Moments, weight: float) -> Moments:
-    """Moments of erased rows whose weights are multiplied."""
-    return replace(
-        moments, erased=weight * moments.erased, cross=weight * moments.cross, target=weight * moments.target
-    )
 
 
 def check_positive(field: str, values: Sequence[float]) -> None:
