@@ -12,11 +12,8 @@ the derived embedding of that budget. Interrupted, it goes on where it stopped. 
 from __future__ import annotations
 
 import argparse
-import csv
-import hashlib
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +21,10 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from benchmarks.certificate_page import TARGET, UNEDITED, write_page
-from benchmarks.results import UNET, be_quiet
+from benchmarks.recipes import command_of, digest, unet_digest
+from benchmarks.results import be_quiet
 from benchmarks.results_plan import ERASED, KINDS, Erasure, configuration, objects, styles
+from benchmarks.tables import of_plain_columns, read_measured, write_table
 from rece_lightning import RECE, ConceptData
 from rece_lightning.attacks.derived import derived_curve
 from rece_lightning.core.certificate import certify
@@ -34,11 +33,9 @@ from rece_lightning.core.embedding_map import AnyMap, EmbeddingMap
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.loop import LoopSettings, RECELoop
 from rece_lightning.core.projection import Projection
-from rece_lightning.files import write_atomically
 from rece_lightning.metrics import EmojiDetector
 from rece_lightning.models.pipelines import Sampling, generate
 from rece_lightning.preserving import encoded_sums
-from rece_lightning.tables import read_table
 from rece_lightning.verbs import fail
 
 HERE = Path(__file__).parent
@@ -97,24 +94,12 @@ def edits(kind: str, quick: bool) -> list[Edit]:
 
 def read_rows(path: Path) -> list[Row]:
     """What was measured."""
-    if not path.exists():
-        return []
-    kinds: dict[str, Any] = {"budget": float, "certificate": float, "residual": float, "norm_ratio": float}
-    kinds |= {"hits": int, "total": int}
-    rows = read_table("certificate.csv", path, "concept")
-    return [Row(**{one.name: kinds.get(one.name, str)(row[one.name]) for one in fields(Row)}) for row in rows]
+    return read_measured(path, of_plain_columns(Row))
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
     """The whole CSV, atomically."""
-
-    def write(temporary: Path) -> None:
-        with temporary.open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.DictWriter(stream, [one.name for one in fields(Row)], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(asdict(row) for row in rows)
-
-    write_atomically(path, write)
+    write_table(path, [one.name for one in fields(Row)], map(asdict, rows))
 
 
 class Bench:
@@ -176,8 +161,7 @@ def recipe_of(erasure: Erasure, edit: Edit, sampling: Sampling, pictures: int) -
     """Digest of all that decides a line."""
     what: dict[str, Any] = {"data": erasure.data, "asked": asked(erasure), "pictures": pictures, "as": str(sampling)}
     what |= {"settings": str(edit.settings), "epochs": edit.epochs, "edit": edit.name}
-    what["weights"] = hashlib.sha256(UNET.read_bytes()).hexdigest()
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
+    return digest({**what, "weights": unet_digest()})
 
 
 def measure(path: Path, quick: bool, pictures: int, steps: int, overwrite: bool) -> None:
@@ -223,17 +207,6 @@ def left(erasure: Erasure, edit: Edit, done: set[tuple[str, str, float]]) -> lis
     return [budget for budget in budgets_of(edit) if (erasure.name, edit.name, budget) not in done]
 
 
-def said(arguments: argparse.Namespace, defaults: Mapping[str, Any]) -> str:
-    """The command that made the page."""
-    asked_for = {name: value for name, value in vars(arguments).items() if name in ("pictures", "steps", "quick")}
-    flags = [
-        f"--{name}" if value is True else f"--{name} {value}"
-        for name, value in asked_for.items()
-        if value != defaults[name]
-    ]
-    return " ".join(["python -m benchmarks.certificate", *flags])
-
-
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.certificate", description=__doc__.splitlines()[0])
@@ -255,8 +228,7 @@ def main() -> None:
         rows = read_rows(path)
         if not rows:
             raise ConfigurationError(f"{path}: nothing was measured yet; leave --page out.")
-        defaults = {action.dest: action.default for action in parser._actions}
-        print(write_page(rows, arguments.output, said(arguments, defaults)))
+        print(write_page(rows, arguments.output, command_of(parser, arguments, ("quick", "pictures", "steps"))))
     except ConfigurationError as error:
         fail(str(error))
 

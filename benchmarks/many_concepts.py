@@ -10,7 +10,6 @@ Interrupted, it goes on where it stopped. About half an hour on one core.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,7 +32,8 @@ from benchmarks.many_concepts_plan import (
     recipe,
 )
 from benchmarks.many_concepts_table import Row, read_rows, write_rows
-from benchmarks.results import UNET, be_quiet
+from benchmarks.recipes import unet_digest
+from benchmarks.results import be_quiet
 from rece_lightning import RECE, ConceptData
 from rece_lightning.core.embedding_map import AnyMap, EmbeddingMap
 from rece_lightning.core.errors import ConfigurationError
@@ -75,7 +75,7 @@ class Bench:
         self.detector = EmojiDetector()
         self.gram = Gram.of(self.base.read_projections())
         self.pictures, self.on_batch = pictures, on_batch
-        self.weights = hashlib.sha256(UNET.read_bytes()).hexdigest()[:12]
+        self.weights = unet_digest()
 
     def chosen(self, task: Task) -> list[Method]:
         """The most promising of each part of the grid: harmonic mean of what is gone and what has not moved."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
+from benchmarks.recipes import digest
 from rece_lightning.concepts import PromptPair
 from rece_lightning.emoji.catalog import load_catalog
 from rece_lightning.models.pipelines import Sampling
@@ -142,7 +142,7 @@ def recipe(task: Task, method: Method, preserve: str, pictures: int | None) -> s
     shots = {role: [(asdict(row), seed) for row, seed in part] for role, part in task.limited(pictures).items()}
     made = {} if method.name == ORIGINAL else {"model": method.model, "epochs": method.epochs, **task.data(preserve)}
     what = {**made, "shots": shots, "sampling": str(SAMPLING)}
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
+    return digest(what)
 
 
 def cells(task: Task, chosen: Sequence[Method]) -> Iterator[tuple[Method, str]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -11,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.files import write_atomically
+from benchmarks.tables import read_measured, write_table
 from rece_lightning.metrics import Share, harmonic_mean
 from rece_lightning.reporting.balance import Counts, balance_draws, central_interval
 
@@ -93,15 +90,7 @@ def read_rows(path: Path) -> list[Row]:
     Raises:
         ConfigurationError: if the file is damaged.
     """
-    if not path.exists():
-        return []
-    try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            return [_row(line) for line in csv.DictReader(stream)]
-    except (OSError, UnicodeDecodeError, csv.Error, KeyError, AttributeError, TypeError, ValueError) as error:
-        raise ConfigurationError(
-            f"{path} is damaged ({type(error).__name__}: {error}); move it away, or give --overwrite."
-        ) from error
+    return read_measured(path, _row)
 
 
 def _row(line: dict[str, str]) -> Row:
@@ -121,14 +110,12 @@ def _row(line: dict[str, str]) -> Row:
 
 def write_rows(rows: Sequence[Row], path: Path) -> Path:
     """Write the table, atomically."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
-    writer.writeheader()
+    lines = []
     for row in rows:
         values = asdict(row)
         for name in LISTS:
             values[name] = BETWEEN.join(one if isinstance(one, str) else f"{one:.5g}" for one in values[name])
         for name in NUMBERS:
             values[name] = f"{values[name]:.6g}"
-        writer.writerow(values)
-    return write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8"))
+        lines.append(values)
+    return write_table(path, [field.name for field in fields(Row)], lines)

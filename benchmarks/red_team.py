@@ -12,8 +12,6 @@ twelve and four, ``--published`` the budgets of the papers, which take days.
 from __future__ import annotations
 
 import argparse
-import csv
-import hashlib
 import os
 import time
 from collections.abc import Sequence
@@ -23,20 +21,19 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from benchmarks.recipes import command_of, unet_digest
 from benchmarks.red_team_page import write_page
 from benchmarks.red_team_plan import Settings, erasures, goals, read_robust, victims
 from benchmarks.results_plan import Erasure
+from benchmarks.tables import write_table
 from rece_lightning.attacks import AdversarialPrompt, Attack, AttackStore, Victim
 from rece_lightning.attacks.ladder import LADDER
 from rece_lightning.attacks.outcome import NO_ATTACK, Measured, measure, measure_all
 from rece_lightning.core.errors import ReceError
-from rece_lightning.emoji.catalog import WEIGHTS
-from rece_lightning.files import write_atomically
 from rece_lightning.tables import read_table
 from rece_lightning.verbs import fail
 
 HERE = Path(__file__).parent
-UNET = WEIGHTS / "unet" / "diffusion_pytorch_model.safetensors"
 COLUMNS = (
     "state", "kind", "erased", "attack", "variant", "control", "has", "seed", "prompts", "broken", "clusters",
     "queries", "seconds", "recipe",
@@ -78,7 +75,7 @@ class Bench:
         self.settings, self.output = settings, output
         self.store = AttackStore(folder)
         self.rows: list[Row] = list(read_table("red_team.csv", output, "state")) if output.exists() else []
-        self.weights = hashlib.sha256(UNET.read_bytes()).hexdigest()[:12]
+        self.weights = unet_digest()
         self.wanted: set[str] = set()
         self._console, self._started, self._made = Console(stderr=True), time.monotonic(), 0
 
@@ -118,7 +115,7 @@ class Bench:
                 for one in found:
                     groups.setdefault((one.rung.variant, one.rung.control), []).append(one)
                 self.rows += [row_of(state, erasure, seed, recipe, own) for own in groups.values()]
-                write_rows(self.output, self.rows)
+                write_table(self.output, COLUMNS, self.rows)
                 self._made += 1
                 self._tell(
                     f"{erasure.name}, {state}, seed {seed}: {NO_ATTACK if attack is None else attack.name}", total
@@ -143,21 +140,11 @@ class Bench:
         )
 
 
-def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """The whole CSV, atomically."""
-
-    def write(temporary: Path) -> None:
-        with temporary.open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-
-    write_atomically(path, write)
-
-
 def parsed() -> tuple[argparse.Namespace, str]:
     """The arguments, and the command that they make."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.red_team", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--robust", type=Path, help="configuration whose model section is that of the robust state")
     parser.add_argument("--attacks", default=",".join(LADDER), help="names, separated by commas")
     parser.add_argument("--concepts", default="default", help="objects and styles, separated by commas; or all")
@@ -168,14 +155,8 @@ def parsed() -> tuple[argparse.Namespace, str]:
     parser.add_argument("--output", type=Path, default=HERE, help="folder of the table and the page")
     parser.add_argument("--folder", type=Path, help="of what the attacks find; below --output by default")
     arguments = parser.parse_args()
-    said = [
-        f"--{action.dest}" + ("" if value is True else f" {value}")
-        for action in parser._actions
-        if action.dest in vars(arguments)
-        and action.dest not in ("output", "folder")
-        and (value := getattr(arguments, action.dest)) != action.default
-    ]
-    return arguments, " ".join(["python -m benchmarks.red_team", *said])
+    names = ("robust", "attacks", "concepts", "seeds", "pictures", "steps", "published")
+    return arguments, command_of(parser, arguments, names)
 
 
 def main() -> None:

@@ -10,7 +10,6 @@ Interrupted, it goes on where it stopped. About a quarter of an hour on two idle
 from __future__ import annotations
 
 import argparse
-import hashlib
 import logging
 import warnings
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ from lightning.pytorch import Trainer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
+from benchmarks.recipes import unet_digest
 from benchmarks.results_page import write_page
 from benchmarks.results_plan import (
     HELD,
@@ -40,7 +40,6 @@ from benchmarks.results_table import Row, check_same, left, read_rows, recipes, 
 from rece_lightning import RECE, ConceptData
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.devices.placement import Placement
-from rece_lightning.emoji.catalog import WEIGHTS
 from rece_lightning.generation import PictureMaker
 from rece_lightning.metrics import (
     Clip,
@@ -58,7 +57,6 @@ from rece_lightning.prompts import EvaluationPrompt
 from rece_lightning.verbs import fail
 
 HERE = Path(__file__).parent
-UNET = WEIGHTS / "unet" / "diffusion_pytorch_model.safetensors"
 Shot = tuple[EvaluationPrompt, int]
 
 
@@ -157,7 +155,7 @@ def measure(path: Path, chosen: Sequence[Erasure], seeds: Sequence[int], overwri
     Raises:
         ConfigurationError: if the table is of other weights or settings.
     """
-    weights = hashlib.sha256(UNET.read_bytes()).hexdigest()[:12]
+    weights = unet_digest()
     work = [(erasure, state) for erasure in chosen for state in states(erasure.kind)]
     rows = [] if overwrite else read_rows(path)
     check_same(rows, weights, recipes(work, seeds), path)

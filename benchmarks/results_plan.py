@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import yaml
 
+from benchmarks.recipes import digest
 from rece_lightning.concepts import read_preserved
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.emoji.captions import describe
@@ -77,7 +76,7 @@ class Erasure:
         made = {"data": self.data, "model": state.model, "epochs": state.epochs} if state.model is not None else {}
         prompts = [asdict(row) for row in self.groups[group]]
         what = {**made, "prompts": prompts, "seeds": list(seeds), "reference": REFERENCE, "sampling": str(SAMPLING)}
-        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
+        return digest(what)
 
 
 Work = tuple[Erasure, State]

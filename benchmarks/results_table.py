@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from benchmarks.results_plan import Work
+from benchmarks.tables import read_measured, write_table
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.files import write_atomically
 
 BETWEEN = "|"
 Key = tuple[str, str, str, str]
@@ -56,15 +54,7 @@ def read_rows(path: Path) -> list[Row]:
     Raises:
         ConfigurationError: if the file is damaged.
     """
-    if not path.exists():
-        return []
-    try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            return [_row(line) for line in csv.DictReader(stream)]
-    except (OSError, UnicodeDecodeError, csv.Error, KeyError, AttributeError, TypeError, ValueError) as error:
-        raise ConfigurationError(
-            f"{path} is damaged ({type(error).__name__}: {error}); move it away, or give --overwrite."
-        ) from error
+    return read_measured(path, _row)
 
 
 def _row(line: dict[str, str]) -> Row:
@@ -83,17 +73,15 @@ def _row(line: dict[str, str]) -> Row:
 
 def write_rows(rows: Iterable[Row], path: Path) -> Path:
     """Write the table, atomically."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
-    writer.writeheader()
+    lines = []
     for row in rows:
         values = asdict(row)
         for name in LISTS:
             values[name] = BETWEEN.join(_text(part) for part in values[name])
         for name in ("fid", "kid"):
             values[name] = "" if values[name] is None else _text(values[name])
-        writer.writerow(values)
-    return write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8"))
+        lines.append(values)
+    return write_table(path, [field.name for field in fields(Row)], lines)
 
 
 def _text(value: float | str) -> str:

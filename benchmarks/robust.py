@@ -12,7 +12,6 @@ embedded world at a time. The CSV is written after every erasure; what stands in
 from __future__ import annotations
 
 import argparse
-import csv
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 from rich.progress import track
 
+from benchmarks.recipes import command_of, unet_digest
 from benchmarks.results import be_quiet
 from benchmarks.robust_page import write_page
 from benchmarks.robust_plan import (
@@ -36,14 +36,13 @@ from benchmarks.robust_plan import (
     synonyms_of,
 )
 from benchmarks.robust_plan import kept_objects as kept_of
+from benchmarks.tables import write_table
 from rece_lightning import RECE, ConceptData
 from rece_lightning.attacks import AttackStore, Derived, Victim, key_of, make_attacks, make_goal
 from rece_lightning.attacks.base import AdversarialPrompt
 from rece_lightning.attacks.outcome import Measured, measure, measure_all
 from rece_lightning.certifying import certify_module
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.emoji.catalog import WEIGHTS
-from rece_lightning.files import write_atomically
 from rece_lightning.metrics import EmojiDetector
 from rece_lightning.models.pipelines import Sampling
 from rece_lightning.tables import read_table
@@ -143,7 +142,7 @@ def measure_missing(path: Path, cases: Sequence[Case], arguments: argparse.Names
     Raises:
         ConfigurationError: if it is of other weights.
     """
-    weights = hashlib.sha256((WEIGHTS / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()).hexdigest()[:12]
+    weights = unet_digest()
     rows: list[dict[str, Any]] = []
     if path.exists() and not arguments.overwrite:
         rows = list(read_table("robust.csv", path, "weights"))
@@ -160,19 +159,7 @@ def measure_missing(path: Path, cases: Sequence[Case], arguments: argparse.Names
         same = dict(zip(COLUMNS[1:6], key, strict=True))
         rows = [row for row in rows if any(row[name] != same[name] for name in COLUMNS[2:6])]
         rows += [{"weights": weights, **same, **row} for row in bench.measure(case, concept)]
-        write_rows(path, rows)
-
-
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """The whole CSV, atomically."""
-
-    def write(temporary: Path) -> None:
-        with temporary.open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-
-    write_atomically(path, write)
+        write_table(path, COLUMNS, rows)
 
 
 def main() -> None:
@@ -192,19 +179,13 @@ def main() -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     be_quiet()
     path = arguments.output / "robust.csv"
-    defaults = {action.dest: action.default for action in parser._actions}
-    changed = [
-        f"--{name} {getattr(arguments, name)}"
-        for name in ("concepts", "parts", "attacks", "pictures", "steps")
-        if getattr(arguments, name) != defaults[name]
-    ]
     try:
         if not arguments.page:
             parts = {ABLATION: ablation, FRONTIER: frontier}
             cases = [case for part in arguments.parts.split(",") for case in parts[part]()]
             measure_missing(path, cases, arguments)
         rows = read_table("robust.csv", path, "weights")
-        command = " ".join(["python -m benchmarks.robust", *changed])
+        command = command_of(parser, arguments, ("concepts", "parts", "attacks", "pictures", "steps"))
         print(write_page(rows, arguments.output, command, f"{arguments.steps} steps, guidance 4"))
     except ConfigurationError as error:
         fail(str(error))

@@ -10,9 +10,7 @@ Interrupted, it goes on where it stopped. It needs two idle cores: each process 
 from __future__ import annotations
 
 import argparse
-import csv
 import hashlib
-import io
 import json
 import os
 import platform
@@ -27,6 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks.scaling_page import Timing, page
 from benchmarks.scaling_parts import PARTS, Sizes, measure_all
+from benchmarks.tables import read_measured, write_table
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.emoji.catalog import WEIGHTS
 from rece_lightning.files import write_atomically
@@ -59,32 +58,24 @@ def read(path: Path, wanted: str) -> list[Timing]:
     Raises:
         ConfigurationError: if it is damaged, or of other weights or sizes.
     """
-    if not path.exists():
-        return []
-    try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            lines = list(csv.DictReader(stream))
-        found = [
+    lines = read_measured(
+        path,
+        lambda line: (
+            line["recipe"],
             Timing(
                 line["part"], int(line["processes"]), int(line["repeat"]), int(line["units"]), float(line["seconds"])
-            )
-            for line in lines
-        ]
-        others = {line["recipe"] for line in lines} - {wanted}
-    except (OSError, UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError) as error:
-        raise ConfigurationError(f"{path} is damaged ({error}); move it away, or give --overwrite.") from error
+            ),
+        ),
+    )
+    others = {named for named, _ in lines} - {wanted}
     if others:
         raise ConfigurationError(f"{path} was timed with other weights or sizes; move it away, or give --overwrite.")
-    return found
+    return [timing for _, timing in lines]
 
 
 def write(path: Path, timings: Sequence[Timing], named: str) -> None:
     """The whole file, atomically."""
-    text = io.StringIO()
-    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    table.writeheader()
-    table.writerows({**asdict(one), "recipe": named} for one in timings)
-    write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8"))
+    write_table(path, COLUMNS, ({**asdict(one), "recipe": named} for one in timings))
 
 
 def missing(timings: Sequence[Timing], processes: int, repeats: int) -> list[tuple[str, int]]:

@@ -12,8 +12,6 @@ stopped. Some ten minutes on one core.
 from __future__ import annotations
 
 import argparse
-import csv
-import hashlib
 import json
 import random
 import tempfile
@@ -25,8 +23,10 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from benchmarks.results import UNET, be_quiet, edited
+from benchmarks.recipes import command_of, digest, unet_digest
+from benchmarks.results import be_quiet, edited
 from benchmarks.results_plan import UCE, Erasure, State, objects, states
+from benchmarks.tables import of_plain_columns, read_measured, write_table
 from rece_lightning import RECE
 from rece_lightning.core.embedding_map import EmbeddingMap
 from rece_lightning.core.errors import ConfigurationError
@@ -37,7 +37,6 @@ from rece_lightning.prompts import EvaluationPrompt
 from rece_lightning.scan import Scan, scan_module
 from rece_lightning.scan.encoding import subject_rows
 from rece_lightning.scan.reaching import TEMPLATE, WITHIN, Reaching, search_pairs
-from rece_lightning.tables import read_table
 from rece_lightning.verbs import fail
 
 HERE = Path(__file__).parent
@@ -79,24 +78,12 @@ class Listed:
 
 def read_rows(path: Path) -> list[Row]:
     """What was measured."""
-    if not path.exists():
-        return []
-    kinds: dict[str, Any] = {"before": float, "after": float}
-    kinds |= dict.fromkeys(("place", "synonym", "hits", "total"), int)
-    rows = read_table("scan.csv", path, "concept")
-    return [Row(**{one.name: kinds.get(one.name, str)(row[one.name]) for one in fields(Row)}) for row in rows]
+    return read_measured(path, of_plain_columns(Row))
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
     """The whole CSV, atomically."""
-
-    def write(temporary: Path) -> None:
-        with temporary.open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.DictWriter(stream, [one.name for one in fields(Row)], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(asdict(row) for row in rows)
-
-    write_atomically(path, write)
+    write_table(path, [one.name for one in fields(Row)], map(asdict, rows))
 
 
 class Bench:
@@ -203,8 +190,7 @@ def recipe_of(erasure: Erasure, state: State, arguments: argparse.Namespace) -> 
     """Digest of all that decides a concept's lines."""
     what: dict[str, Any] = {"data": erasure.data, "model": state.model, "template": TEMPLATE}
     what |= {name: getattr(arguments, name) for name in ("words", "pairs", "pictures", "steps")}
-    what["weights"] = hashlib.sha256(UNET.read_bytes()).hexdigest()
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
+    return digest({**what, "weights": unet_digest()})
 
 
 def page(rows: Sequence[Row], cost: dict[str, Any] | None, command: str) -> str:
@@ -301,15 +287,10 @@ def main() -> None:
         rows = read_rows(path)
         if not rows:
             raise ConfigurationError(f"{path}: nothing was measured yet; leave --page out.")
-        defaults = {action.dest: action.default for action in parser._actions}
-        asked = [
-            f"--{name} {getattr(arguments, name)}"
-            for name in ("objects", "words", "pairs", "pictures", "steps")
-            if getattr(arguments, name) != defaults[name]
-        ]
+        command = command_of(parser, arguments, ("objects", "words", "pairs", "pictures", "steps"))
         cost = path.with_suffix(".json")
         known = json.loads(cost.read_text()) if cost.exists() else None
-        text = page(rows, known, " ".join(["python -m benchmarks.scan", *asked]))
+        text = page(rows, known, command)
         write_atomically(arguments.output / "scan.md", lambda file: file.write_text(text, encoding="utf-8"))
         print(text)
     except ConfigurationError as error:
