@@ -272,6 +272,12 @@ class Evaluation(Callback):
     on_test_end = on_validation_end
 
 
+def measures_existing(trainer: Trainer) -> bool:
+    """Whether pictures that exist already (``--images``) are measured: then ``validate`` and ``test`` open no model."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    return any(isinstance(callback, Evaluation) and callback.images is not None for callback in callbacks)
+
+
 def rece_module(module: LightningModule, owner: str = "Evaluation") -> RECE:
     """The module as RECE.
 

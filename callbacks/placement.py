@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
-from rece_lightning.callbacks.evaluation import Evaluation
+from rece_lightning.callbacks.evaluation import Evaluation, measures_existing
 from rece_lightning.callbacks.red_team import RedTeam
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.devices.deciding import Decided, decide
@@ -40,7 +40,7 @@ class DevicePlacement(Callback):
         autoencoder: needed to generate alone.
         algebra: Gram, moments and map, in float64; an accelerator without float64 falls back to the CPU.
         release: let the text encoder go after epoch 0 and the pipeline at the end, unless an Evaluation
-            still needs them.
+            or RedTeam still needs them.
         offload: true: text encoder, U-Net and autoencoder wait in host memory, and are on their device only while
             they encode or generate; false: they stay there; left out: they wait where they do not fit otherwise.
         gram: devices that sum the projections' Gram, the layers in turn; that of the algebra unless given, with the
@@ -80,8 +80,7 @@ class DevicePlacement(Callback):
             # The module knows its model once it is set up, and the pictures' sampling when all callbacks are.
             module.place = lambda stage: self.place(trainer, module, stage)
             # Every prompt is encoded in epoch 0; pictures need the encoder again.
-            generates = any(isinstance(callback, Evaluation) for callback in trainer.callbacks)  # type: ignore[attr-defined]
-            module.keeps_encoder = generates or not self.placement.release
+            module.keeps_encoder = _generates(trainer, stage) or not self.placement.release
 
     def place(self, trainer: Trainer, module: RECE, stage: str) -> None:
         """Decide where the parts go, unless that was decided for an earlier verb."""
@@ -162,7 +161,7 @@ class DevicePlacement(Callback):
 
 def _generates(trainer: Trainer, stage: str) -> bool:
     """Whether a verb makes pictures."""
-    callbacks: Sequence[Any] = trainer.callbacks  # type: ignore[attr-defined]
     if stage != "fit":
-        return not any(isinstance(one, Evaluation) and one.images is not None for one in callbacks)
+        return not measures_existing(trainer)
+    callbacks: Sequence[Any] = trainer.callbacks  # type: ignore[attr-defined]
     return any(isinstance(one, Evaluation) or (isinstance(one, RedTeam) and one.fit) for one in callbacks)

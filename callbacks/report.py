@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
-from rece_lightning.callbacks.evaluation import Evaluation
+from rece_lightning.callbacks.evaluation import Evaluation, measures_existing
 from rece_lightning.callbacks.placement import DevicePlacement
 from rece_lightning.callbacks.red_team import SHEET, TABLE, RedTeam
 from rece_lightning.callbacks.showing import print_tables
@@ -81,8 +81,7 @@ class Report(Callback):
 
     def _measured(self, trainer: Trainer, module: LightningModule, verb: str) -> None:
         """A page of what was measured, where anything was."""
-        images = any(isinstance(one, Evaluation) and one.images is not None for one in trainer.callbacks)  # type: ignore[attr-defined]
-        if not isinstance(module, RECE) or not trainer.is_global_zero or images:
+        if not isinstance(module, RECE) or not trainer.is_global_zero or measures_existing(trainer):
             return
         if _comparison(trainer) is None and _ladder(trainer) is None:
             return

@@ -397,10 +397,12 @@ class RECE(LightningModule):
 
     def _choose_preserved(self, data: Any) -> None:
         """``data.synonyms: auto``, then ``data.preserve: auto``; a run that goes on keeps what it chose."""
-        keeps, self.keeps_choice = self.keeps_choice, False
-        if getattr(data, "synonyms", None) is not None and not keeps:
+        if self.keeps_choice:
+            self.keeps_choice = False
+            return
+        if getattr(data, "synonyms", None) is not None:
             erase_survivors(self, data)
-        if getattr(data, "vocabulary", None) is not None and not keeps:
+        if getattr(data, "vocabulary", None) is not None:
             rule = self.hparams["tokens"]
             data.choose(gathered(choose_preserved(data, self.encoder, self.gram, self.settings, rule))[0])
 

@@ -21,6 +21,8 @@ def fork(folder: Path, work: Callable[[], object]) -> int:
         os.dup2(out, 2)
         work()
         code = 0
+    except SystemExit as error:
+        code = int(error.code or 0)
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:

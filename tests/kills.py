@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 
 from rece_lightning.__main__ import main
 from tests.command import write_config
+from tests.forked import fork
 
 EPOCHS = 5
 RANDOM_KILLS = 20
@@ -45,28 +46,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def fork(folder: Path, work: Callable[[], object]) -> int:
-    """Start work in a process of its own, in a folder, with what it prints in ``printed.txt``."""
-    process = os.fork()
-    if process:
-        return process
-    code = 70
-    try:
-        os.chdir(folder)
-        out = os.open("printed.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(out, 1)
-        os.dup2(out, 2)
-        work()
-        code = 0
-    except SystemExit as error:
-        code = int(error.code or 0)
-    finally:
-        sys.stdout.flush()
-        os._exit(code)
-
-
 def fit(folder: Path, *arguments: str) -> Callable[[], object]:
-    return lambda: main(["fit", "--config", str(folder / "run.yaml"), *arguments])
+    """The work of a process that runs ``fit`` in a folder."""
+
+    def work() -> None:
+        os.chdir(folder)
+        main(["fit", "--config", str(folder / "run.yaml"), *arguments])
+
+    return work
 
 
 def finish(process: int) -> int:

@@ -18,6 +18,7 @@ from rece_lightning.core.embedding_map import EmbeddingMap
 from rece_lightning.core.moments import Moments
 from rece_lightning.emoji.catalog import load_catalog
 from rece_lightning.preserving import Vocabulary, drifts
+from tests.fits import fit_quietly
 
 NAMES = list(load_catalog().names)
 ERASED: list[str | ConceptMapping] = ["bomb", "axe"]
@@ -26,12 +27,7 @@ VOCABULARY, COUNT = [name for name in NAMES[:160] if name not in ERASED], 20
 
 def fit(data: ConceptData, resume: Path | None = None, epochs: int = 1) -> tuple[RECE, Trainer]:
     module = RECE("emoji", preserve_scale=1.0, lamb=1.0)
-    trainer = Trainer(
-        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False,
-    )  # fmt: skip
-    trainer.fit(module, data, ckpt_path=resume, weights_only=True)
-    return module, trainer
+    return module, fit_quietly(module, data, resume, epochs)
 
 
 def auto(**others: Any) -> ConceptData:

@@ -19,6 +19,7 @@ from rece_lightning.emoji.catalog import load_catalog
 from rece_lightning.scan import scan_module, vocabulary_words
 from rece_lightning.scan.encoding import SMALL
 from rece_lightning.scan.section import section_of, words_section
+from tests.fits import fit_quietly
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 KEPT = [" ", "dog", "rose", "pizza", "guitar", "key", "door", "tent", "train", "moon"]
@@ -32,12 +33,7 @@ def fit(
     data: ConceptData, resume: Path | None = None, epochs: int = 1, model: str = "emoji", **settings: Any
 ) -> tuple[RECE, Trainer]:
     module = RECE(model, **(settings or WEAK))
-    trainer = Trainer(
-        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False,
-    )  # fmt: skip
-    trainer.fit(module, data, ckpt_path=resume, weights_only=True)
-    return module, trainer
+    return module, fit_quietly(module, data, resume, epochs)
 
 
 def auto(**others: Any) -> ConceptData:

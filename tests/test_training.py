@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rece_lightning.emoji.training.loop import train
-from rece_lightning.emoji.training.muon import SIZE, Muon, by_gram, by_products, orthogonalized
+from rece_lightning.emoji.training.muon import SIZE, by_gram, by_products, muon_and_adamw, orthogonalized
 
 
 @pytest.mark.parametrize("shape", [(24, 24), (16, 96), (96, 16), (1, 7)])
@@ -35,10 +35,11 @@ def test_both_ways_to_the_orthogonal_step_agree() -> None:
 
 def test_muon_takes_matrices_and_adamw_the_rest() -> None:
     module = nn.Sequential(nn.Conv2d(4, 6, 3), nn.Conv2d(6, 6, 3))
-    optimizer = Muon(module, 0.1, weight_decay=0.0, outer=("0",))
+    optimizers = muon_and_adamw(module, 0.1, weight_decay=0.0, outer=("0",))
     before = [value.detach().clone() for value in module.parameters()]
     module(torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(2))).square().mean().backward()
-    optimizer.step()
+    for optimizer in optimizers:
+        optimizer.step()
     first, bias, second, _ = (value.detach() - old for value, old in zip(module.parameters(), before, strict=True))
     # AdamW's first step is the learning rate wherever there is a gradient.
     torch.testing.assert_close(first.abs(), torch.full_like(first, 0.1), rtol=1e-3, atol=0.0)
@@ -68,7 +69,7 @@ def test_a_training_that_was_stopped_ends_as_an_uninterrupted_one(tmp_path: Path
             seed=3,
             decay=0.9,
             every=2,
-            optimizer=Muon(module, 1e-2),
+            optimizers=muon_and_adamw(module, 1e-2),
         )
         return torch.cat([value.flatten() for value in module.parameters()]).detach()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -71,7 +71,7 @@ def train(
     weight_decay: float = 0.01,
     decay: float | None = None,
     every: int = 250,
-    optimizer: torch.optim.Optimizer | None = None,
+    optimizers: Sequence[torch.optim.Optimizer] | None = None,
 ) -> float:
     """Train ``module`` in place, resuming from ``folder/NAME.pt``.
 
@@ -87,16 +87,15 @@ def train(
         weight_decay: AdamW's.
         decay: of the moving average of the weights; none without it.
         every: steps between log lines; a checkpoint is written at every second one.
-        optimizer: of the module's parameters; AdamW unless given.
+        optimizers: of the module's parameters between them; AdamW unless given.
 
     Returns:
         The seconds spent in all, interrupted runs included.
     """
     path = folder / f"{name}.pt"
-    if optimizer is None:
-        optimizer = torch.optim.AdamW(
-            module.parameters(), lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99)
-        )
+    if optimizers is None:
+        parameters = module.parameters()
+        optimizers = [torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99))]
     average = Average(module, decay) if decay else None
     first, spent = 0, 0.0
     if path.exists():
@@ -104,7 +103,8 @@ def train(
         module.load_state_dict(state["module"])
         first, spent = state["step"], state["seconds"]
         if first < steps:
-            optimizer.load_state_dict(state["optimizer"])
+            for optimizer, stored in zip(optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(stored)
             if average:
                 average.values = {key: value.to(average.values[key]) for key, value in state["average"].items()}
             print(f"{name}: resumes at step {first}", flush=True)
@@ -112,14 +112,15 @@ def train(
     total, counted = 0.0, 0
     module.train()
     for step in range(first, steps):
-        for group in optimizer.param_groups:
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = learning_rate * cosine(step, steps)
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         loss = loss_of(step, generator)
-        optimizer.zero_grad(set_to_none=True)
+        module.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         if average:
             average.update(module, step)
         total, counted = total + float(loss.detach()), counted + 1
@@ -133,7 +134,7 @@ def train(
                 average.copy_to(module)
             state = {
                 "module": module.state_dict(),
-                "optimizer": optimizer.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in optimizers],
                 "average": average.values if average else {},
                 "step": step + 1,
                 "seconds": spent + time.monotonic() - started,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -57,32 +57,19 @@ def by_gram(small: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon on a module's inner matrices and convolutions, AdamW on biases, norms and what touches the pixels.
+    """Muon on matrices and convolutions.
 
     Args:
-        module: what is trained.
-        lr: of both parts.
-        weight_decay: of both, decoupled.
-        momentum: of Muon, Nesterov's.
-        outer: beginnings of parameter names that AdamW takes although they are matrices: first and last layers.
+        parameters: of two dimensions or more.
+        lr: of AdamW's size.
+        weight_decay: decoupled.
+        momentum: Nesterov's.
     """
 
     def __init__(
-        self,
-        module: nn.Module,
-        lr: float,
-        weight_decay: float = 0.01,
-        momentum: float = 0.95,
-        outer: tuple[str, ...] = ("conv_in", "conv_out"),
+        self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.01, momentum: float = 0.95
     ) -> None:
-        named = list(module.named_parameters())
-        inner = [value for name, value in named if value.ndim >= 2 and not name.startswith(outer)]
-        taken = {id(value) for value in inner}
-        rest = [value for _, value in named if id(value) not in taken]
-        super().__init__(
-            [{"params": inner, "orthogonal": True}, {"params": rest, "orthogonal": False}],
-            {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "betas": (0.9, 0.99), "eps": 1e-8},
-        )
+        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
@@ -93,27 +80,32 @@ class Muon(torch.optim.Optimizer):
             for value in group["params"]:
                 if value.grad is None:
                     continue
+                state = self.state[value]
+                if not state:
+                    state["average"] = torch.zeros_like(value.grad)
+                state["average"].mul_(group["momentum"]).add_(value.grad)
+                ahead = (value.grad + group["momentum"] * state["average"]).flatten(1)
+                move = SIZE * math.sqrt(max(ahead.shape)) * orthogonalized(ahead)
                 value.mul_(1 - group["lr"] * group["weight_decay"])
-                move = self._orthogonal if group["orthogonal"] else self._adam
-                value.add_(move(value, group), alpha=-group["lr"])
+                value.add_(move.view_as(value), alpha=-group["lr"])
 
-    def _orthogonal(self, value: Tensor, group: dict[str, Any]) -> Tensor:
-        state, gradient = self.state[value], value.grad
-        assert gradient is not None
-        if not state:
-            state["average"] = torch.zeros_like(gradient)
-        state["average"].mul_(group["momentum"]).add_(gradient)
-        ahead = (gradient + group["momentum"] * state["average"]).flatten(1)
-        return (SIZE * math.sqrt(max(ahead.shape)) * orthogonalized(ahead)).view_as(value)
 
-    def _adam(self, value: Tensor, group: dict[str, Any]) -> Tensor:
-        state, gradient = self.state[value], value.grad
-        assert gradient is not None
-        if not state:
-            state |= {"average": torch.zeros_like(gradient), "square": torch.zeros_like(gradient), "count": 0}
-        first, second = group["betas"]
-        state["count"] += 1
-        state["average"].lerp_(gradient, 1 - first)
-        state["square"].mul_(second).addcmul_(gradient, gradient, value=1 - second)
-        root = (state["square"] / (1 - second ** state["count"])).sqrt_().add_(group["eps"])
-        return state["average"] / (1 - first ** state["count"]) / root
+def muon_and_adamw(
+    module: nn.Module, lr: float, weight_decay: float = 0.01, outer: tuple[str, ...] = ("conv_in", "conv_out")
+) -> list[torch.optim.Optimizer]:
+    """Muon for a module's inner matrices and convolutions, AdamW for biases, norms and what touches the pixels.
+
+    Args:
+        module: what is trained.
+        lr: of both.
+        weight_decay: of both, decoupled.
+        outer: beginnings of parameter names that AdamW takes although they are matrices: first and last layers.
+    """
+    inner: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
+    for name, value in module.named_parameters():
+        (inner if value.ndim >= 2 and not name.startswith(outer) else rest).append(value)
+    return [
+        Muon(inner, lr, weight_decay),
+        torch.optim.AdamW(rest, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.99)),
+    ]

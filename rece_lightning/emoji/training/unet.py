@@ -17,9 +17,11 @@ from rece_lightning.emoji.pictures import Renderer
 from rece_lightning.emoji.training.autoencoder import LATENT_CHANNELS
 from rece_lightning.emoji.training.clip import WIDTH, tokenize
 from rece_lightning.emoji.training.loop import mixed_precision, multiplies_bfloat16, train
-from rece_lightning.emoji.training.muon import Muon
+from rece_lightning.emoji.training.muon import muon_and_adamw
 
 EMPTY_SHARE = 0.1  # of the captions, for classifier-free guidance
+LEARNING_RATE = 1e-3  # the highest
+STYLE_SHARE = 0.9  # of the captions: a style is learned last, long after objects and backgrounds
 
 
 def build_unet() -> UNet2DConditionModel:
@@ -107,7 +109,7 @@ def train_unet(
         texts = [
             ""
             if source.random() < EMPTY_SHARE
-            else random_caption(catalog, item, style, background, source, style_share=0.65).text
+            else random_caption(catalog, item, style, background, source, style_share=STYLE_SHARE).text
             for item, style, background in grid[rows].tolist()
         ]
         clean = latents[rows].float()
@@ -130,12 +132,12 @@ def train_unet(
         unet,
         loss_of,
         steps=steps,
-        learning_rate=1e-3,
+        learning_rate=LEARNING_RATE,
         folder=folder,
         seed=seed,
         decay=0.999,
         every=200,
-        optimizer=Muon(unet, 1e-3),
+        optimizers=muon_and_adamw(unet, LEARNING_RATE),
     )
     unet.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return unet, seconds
