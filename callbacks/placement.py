@@ -80,11 +80,11 @@ class DevicePlacement(Callback):
             # The module knows its model once it is set up, and the pictures' sampling when all callbacks are.
             module.place = lambda stage: self.place(trainer, module, stage)
             # Every prompt is encoded in epoch 0; pictures need the encoder again.
-            module.keeps_encoder = _generates(trainer, stage) or not self.placement.release
+            module.keeps_encoder = _generates(trainer, module, stage) or not self.placement.release
 
     def place(self, trainer: Trainer, module: RECE, stage: str) -> None:
         """Decide where the parts go, unless that was decided for an earlier verb."""
-        needed = frozenset(PLACED_PARTS if _generates(trainer, stage) else set(PLACED_PARTS) - set(GENERATING))
+        needed = frozenset(PLACED_PARTS if _generates(trainer, module, stage) else set(PLACED_PARTS) - set(GENERATING))
         home = trainer.strategy.root_device
         if self.decided is not None and needed <= self.decided.needed and self.decided.of == (module.base, home):
             return
@@ -159,9 +159,11 @@ class DevicePlacement(Callback):
         return Devices(rows, dict(plan.free), plan.peaks, self.peaks or peaks_in_megabytes(), list(placement.gram))
 
 
-def _generates(trainer: Trainer, stage: str) -> bool:
+def _generates(trainer: Trainer, module: RECE, stage: str) -> bool:
     """Whether a verb makes pictures."""
     if stage != "fit":
         return not measures_existing(trainer)
     callbacks: Sequence[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    if module.robust is not None and module.robust.attacks:
+        return True
     return any(isinstance(one, Evaluation) or (isinstance(one, RedTeam) and one.fit) for one in callbacks)

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from rece_lightning.attack_shares import Piece, measure_shared
-from rece_lightning.attacks import Attack, Goal, Victim, make_attacks, make_goal
+from rece_lightning.attack_shares import Piece, measure_shared, search_shared
+from rece_lightning.attacks import AdversarialPrompt, Attack, Goal, Victim, make_attacks, make_goal
 from rece_lightning.attacks.outcome import NO_ATTACK, Measured, Rung, together, write_rungs
 from rece_lightning.callbacks.evaluation import Evaluation, rece_module
 from rece_lightning.core.errors import ConfigurationError, check_choice, check_count, check_number
@@ -34,11 +34,13 @@ FORBIDDEN = ("nothing", "own", "synonyms")
 
 
 class RedTeam(Callback):
-    """Attack every concept, at the end of ``fit`` and in ``test``.
+    """Attack every concept, at the end of ``fit`` and in ``test``, and between epochs where the loop asks for it.
 
     What the attacks find lies in the run's folder (``adversarial_prompts.csv``, ``adversarial_embeddings.safetensors``)
     and is not searched again. Success is measured on the original and on the edited model with the same seeds:
     ``red_team.csv``, the ladder in the terminal, and ``images/sheet-red_team.webp`` with the pictures that got through.
+    ``model.robust.attacks`` names searches that are run before every epoch but the first; one that is also among
+    ``attacks`` has the same budget there.
 
     Args:
         attacks: names, or classes with their arguments; see :data:`rece_lightning.attacks.LADDER`.
@@ -106,9 +108,12 @@ class RedTeam(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find detector and concepts, and refuse what cannot be attacked before any work."""
-        if stage != "test" and not (stage == "fit" and self.fit):
+        module = rece_module(pl_module, "RedTeam") if stage in ("fit", "test") else None
+        asked = module.robust.attacks if module is not None and module.robust is not None and stage == "fit" else ()
+        if module is None or not (stage == "test" or self.fit or asked):
             return
-        rece_module(pl_module, "RedTeam")
+        if asked:
+            module.search = lambda names: self.search(trainer, module, names)
         evaluation = next((one for one in trainer.callbacks if isinstance(one, Evaluation)), None)  # type: ignore[attr-defined]
         if evaluation is not None:
             self.detector = self.detector or evaluation.detector
@@ -206,7 +211,7 @@ class RedTeam(Callback):
         of one process.
         """
         folder, work = run_folder(trainer), self._work()
-        with self._progress(visible=trainer.is_global_zero) as progress:
+        with module.pictures.at_work(), self._progress(visible=trainer.is_global_zero) as progress:
             total = len(share_of(work))
             bar = progress.add_task("red team", total=total)
             measured = measure_shared(
@@ -220,6 +225,25 @@ class RedTeam(Callback):
         self._log(trainer, len(module.history))
         if trainer.is_global_zero:
             Console().print(ladder_table(self.rungs, f"{self._protocol}; {self.sampling}"))
+
+    def search(self, trainer: Trainer, module: RECE, names: Sequence[str]) -> list[AdversarialPrompt]:
+        """Run attacks by name on the module as it is, without measuring; what they find is kept as that of the others.
+
+        Of several processes each takes its share, and has what all found.
+        """
+        own = {attack.name: attack for attack in self.attacks}
+        attacks = [own.get(name) or make_attacks([name])[0] for name in names]
+        work = [(attack, goal) for attack in attacks for goal in self.goals]
+        victim = self._victim(module)
+        with module.pictures.at_work(), self._progress(visible=trainer.is_global_zero) as progress:
+            total = len(share_of(work))
+            bar = progress.add_task("attacks in the loop", total=total)
+            found = search_shared(
+                victim, work, run_folder(trainer),
+                begins=lambda title, done: progress.update(bar, description=title, completed=done),
+            )  # fmt: skip
+            progress.update(bar, completed=total)
+        return found
 
     def _work(self) -> list[Piece]:
         """The concepts' own prompts, then attack after attack, its controls behind its concepts."""

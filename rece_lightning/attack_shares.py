@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rece_lightning.attacks import AdversarialPrompt, Attack, AttackStore, Goal, Victim, key_of
 from rece_lightning.attacks.outcome import NO_ATTACK, Measured, measure, measure_all
+from rece_lightning.attacks.store import on_cpu
 from rece_lightning.devices.ranks import gathered, rank_and_world, share_of
 from rece_lightning.reporting.sheets import small
 
@@ -55,6 +56,30 @@ def measure_shared(
     everything = [item for part in gathered(measured) for item in part]
     close_store(store, victim, work)
     return [one for _, one in sorted(everything, key=itemgetter(0))]
+
+
+def search_shared(
+    victim: Victim, work: Sequence[tuple[Attack, Goal]], folder: Path, *, begins: Callable[[str, int], None]
+) -> list[AdversarialPrompt]:
+    """Run pieces of work without measuring them, each on the process whose turn it is.
+
+    Args:
+        victim: on every process the same.
+        work: all of it, on every process.
+        folder: of what is found; see :class:`AttackStore`.
+        begins: is told of every piece of this process, and how many are done.
+
+    Returns:
+        What was found, in the order of the work, on every process.
+    """
+    store, found = open_store(folder), list[tuple[int, list[AdversarialPrompt]]]()
+    for done, (place, (attack, goal)) in enumerate(share_of(list(enumerate(work)))):
+        begins(f"{attack.name}: {goal.concept}", done)
+        found.append((place, [on_cpu(row) for row in store.run(attack, victim, goal)]))
+    victim.pictures.use(None)
+    everything = [item for part in gathered(found) for item in part]
+    close_store(store, victim, work)
+    return [row for _, rows in sorted(everything, key=itemgetter(0)) for row in rows]
 
 
 def open_store(folder: Path) -> AttackStore:

@@ -42,6 +42,7 @@ from rece_lightning.models.projections import KINDS, check_layers
 from rece_lightning.models.text import TOKEN_RULES, PromptEncoder
 from rece_lightning.preserving import choose_preserved
 from rece_lightning.prompts import EvaluationPrompt
+from rece_lightning.robust.attacking import Search, attack_and_join, check_search
 from rece_lightning.robust.joining import JoinedSums, join
 from rece_lightning.robust.plan import read_robust
 from rece_lightning.robust.stopping import CERTIFICATE, smallest_certificate, stop_if_certified
@@ -119,7 +120,9 @@ class RECE(LightningModule):
             ``synonyms`` (how many words for each concept, mined by the text encoder, are erased with it),
             ``neighbours`` (how many words near each concept are kept), ``within`` (where words stop meaning the
             concept, as a share of its way to the target; 0.25), ``found`` (a folder that ``RedTeam`` wrote into: what
-            it found is erased in every epoch, all of it on a concept together as much as the concept), ``weight`` (of
+            it found is erased in every epoch, all of it on a concept together as much as the concept), ``attacks``
+            (names of searches that ``RedTeam`` runs on the model before every epoch but the first; what they find is
+            erased as ``found`` is, from the first epoch on; the one switch that leaves the closed form), ``weight`` (of
             each of these beside the concept's own 1), ``certificate`` (the loop stops once no embedding brings any
             concept back nearer than this share of its way to the target), ``budget`` (β of the certificate; without
             it, embeddings of any norm).
@@ -225,7 +228,10 @@ class RECE(LightningModule):
         self._tools: dict[str, Any] = {}
         self._loop: RECELoop | None = None
         self._sums: PromptSums | None = None
-        self._joined: JoinedSums | None = None
+        self.joined: JoinedSums | None = None
+        """What joined the concepts of a robust loop so far."""
+        self.search: Search | None = None
+        """Runs attacks by name on the module as it is: ``RedTeam``'s."""
         self._summary: dict[str, Any] = {}
         self._restored: dict[str, Any] | None = None
 
@@ -253,7 +259,8 @@ class RECE(LightningModule):
     def encoder(self) -> PromptEncoder:
         """Tokenizer and text encoder, loaded at first use."""
         if "encoder" not in self._tools:
-            self._tools["encoder"] = self._new_encoder()
+            with torch.inference_mode(False):  # a fit may follow a validation, and go on with what that loaded
+                self._tools["encoder"] = self._new_encoder()
         return self._tools["encoder"]
 
     def _new_encoder(self) -> PromptEncoder:
@@ -266,14 +273,16 @@ class RECE(LightningModule):
     def pictures(self) -> PictureMaker:
         """What makes pictures of the original and the edited model, loaded at first use."""
         if "pictures" not in self._tools:
-            if self.hparams["adapter"] is None:
-                maker = PictureMaker.load(self.base, self.encoder, self.placement, self.device)
-            else:
-                # An adapter changes the encoder that it is fused into.
-                adapter = open_adapter(self.hparams["adapter"])
-                maker = PictureMaker.load(self.base, self._new_encoder(), self.placement, self.device, adapter)
-            self._tools["pictures"] = maker
+            with torch.inference_mode(False), torch.no_grad():
+                self._tools["pictures"] = self._new_pictures()
         return self._tools["pictures"]
+
+    def _new_pictures(self) -> PictureMaker:
+        if self.hparams["adapter"] is None:
+            return PictureMaker.load(self.base, self.encoder, self.placement, self.device)
+        # An adapter changes the encoder that it is fused into.
+        adapter = open_adapter(self.hparams["adapter"])
+        return PictureMaker.load(self.base, self._new_encoder(), self.placement, self.device, adapter)
 
     @property
     def gram(self) -> Gram:
@@ -310,8 +319,8 @@ class RECE(LightningModule):
 
     def holding(self, evidence: Evidence) -> Evidence:
         """The evidence with what joins it in a robust loop, and the rows that no edit may move, where there are any."""
-        if self._joined is not None:
-            evidence = replace(evidence, joined=self._joined.joined)
+        if self.joined is not None:
+            evidence = replace(evidence, joined=self.joined.joined)
         return with_invariants(evidence, self.invariants, self.gram.total.device)
 
     @property
@@ -387,7 +396,7 @@ class RECE(LightningModule):
                 self.place(stage)
         if stage == "fit" and self._restored is None:
             self._loop, self.first_maps, self.history, self._sums = None, None, [], None
-            self._joined = None
+            self.joined = None
             self.release("held_out_moments", "residual_unedited")
         data = getattr(trainer, "datamodule", None)
         if stage == "fit" and trainer is not None and trainer.ckpt_path is None and self._restored is None:
@@ -449,12 +458,22 @@ class RECE(LightningModule):
     def on_fit_start(self) -> None:
         """Choose what joins the concepts of a robust loop; a run that goes on has it, or lacks the end alone."""
         if self._restored is None:
-            self._joined = join(self.robust, getattr(self.trainer, "datamodule", None), self, self.hparams["tokens"])
-            if self._joined is not None:
-                self._summary = {**self._summary, "robust": self._joined.summary}
+            self.joined = join(self.robust, getattr(self.trainer, "datamodule", None), self, self.hparams["tokens"])
+            if self.joined is not None:
+                self._summary = {**self._summary, "robust": self.joined.summary}
+        check_search(self)
         if only_the_end_is_left(self.trainer, self):
             self.trainer.should_stop = True
             self.on_train_end()
+
+    def on_train_epoch_start(self) -> None:
+        """A robust loop that asks for attacks goes on with what they find on the model as it is."""
+        if self.current_epoch and self.robust is not None and self.robust.attacks:
+            again = attack_and_join(self)
+            if again is not None and self.joined is not None:
+                self._loop = again
+                self._agree(again)
+                self._summary = {**self._summary, "robust": self.joined.summary}
 
     def on_train_end(self) -> None:
         """Log how much of the model changed."""
@@ -606,18 +625,18 @@ class RECE(LightningModule):
 
     def _stored_evidence(self) -> dict[str, Any]:
         """See :func:`rece_lightning.runs.stored.store_evidence`."""
+        joined = {} if self.joined is None else {"joined": self.joined.stored()}
         if self._restored is not None and self._sums is None:
-            return self._restored["evidence"]  # resumed from moments: there are no rows
+            return {**self._restored["evidence"], **joined}  # resumed from moments: there are no rows
         evidence = self.loop.evidence
-        joined = {} if self._joined is None else {"joined": self._joined.stored()}
         return {**self.sums.stored(evidence, self._held_out_moments()), "prompts": evidence.prompts, **joined}
 
     def restore_evidence(self, stored: dict[str, Any]) -> None:
         """Take back what a checkpoint holds of the prompts: a loop that has run no epoch."""
         device = self.placement.device_of("algebra", self.device)
-        self._loop = self._sums = self._joined = None
+        self._loop = self._sums = self.joined = None
         if "joined" in stored:
-            self._joined = JoinedSums(self.hparams["tokens"], device, self.gram.width).restore(stored["joined"])
+            self.joined = JoinedSums(self.hparams["tokens"], device, self.gram.width).restore(stored["joined"])
         if "pairs" in stored:
             # All of them are here: there is nothing to sum over ranks.
             self._sums = self._no_prompts()
@@ -680,6 +699,8 @@ class RECE(LightningModule):
         self._summary = state["concepts"]
         self.history = list(state["history"])
         self.restore_evidence(state["evidence"])
+        if self.joined is not None:
+            self.joined.summary = dict(self._summary.get("robust", {}))
         loop = self.loop
         # The epochs replay in milliseconds: that rebuilds what an accumulating loop holds. The stored map
         # then takes its place, so that a resumed run goes on from the very bits that were saved.

@@ -1,4 +1,4 @@
-"""Attacks at the end of a ``fit``, by one process and by two, as a program.
+"""Attacks at the end of a ``fit``, by one process and by two, and between the epochs by two, as a program.
 
 python -m tests.ranks_red_team FOLDER
 """
@@ -61,11 +61,27 @@ def fit(folder: Path, devices: int) -> None:
     (folder / f"ran-{rank}.json").write_text(json.dumps({"ran": ran, "figures": figures}))
 
 
+def fit_attacked(folder: Path) -> None:
+    """A robust loop of two ranks that asks for attacks; each rank's map and what joined in ``joined-N.pt``."""
+    red_team = RedTeam(attacks=[Cce(steps=1, pictures=2)], detector=EmojiDetector(), fit=False, steps=2)
+    module = RECE("emoji", regular_scale=1e-3, robust={"attacks": ["cce"]})
+    trainer = Trainer(
+        max_epochs=2, accelerator="cpu", devices=2, strategy="closed_form", callbacks=[red_team],
+        logger=CSVLogger(folder, name="", version="run"), enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False,
+    )  # fmt: skip
+    trainer.fit(module, ConceptData(CONCEPTS, preserve=[" ", "dog"]))
+    assert module.joined is not None
+    told = {"map": module.maps.of_layer(0), "sums": module.joined.joined.found.erased, **module.joined.summary}
+    torch.save(told, folder / f"joined-{rank_and_world()[0]}.pt")
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     codes = [
         run_ranks(folder / str(ranks), ranks, lambda ranks=ranks: fit(folder / str(ranks), ranks)) for ranks in (1, 2)
     ]  # type: ignore[misc]
+    codes.append(run_ranks(folder / "loop", 2, lambda: fit_attacked(folder / "loop")))
     print("codes", json.dumps(codes))
 
 

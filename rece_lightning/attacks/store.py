@@ -73,7 +73,7 @@ class AttackStore:
 
     def add(self, key: str, found: Iterable[AdversarialPrompt]) -> None:
         """Keep results and write both files anew."""
-        self.fresh += [(key, _on_cpu(row)) for row in found]
+        self.fresh += [(key, on_cpu(row)) for row in found]
         self._write()
 
     def put_together(self, fresh: Iterable[Row]) -> None:
@@ -109,7 +109,7 @@ def _of_rank(name: str, rank: int | str) -> str:
     return name if rank == 0 else f"{stem}.rank-{rank}.{ending}"
 
 
-def _on_cpu(row: AdversarialPrompt) -> AdversarialPrompt:
+def on_cpu(row: AdversarialPrompt) -> AdversarialPrompt:
     """As it is read back: from the device of another process nobody could read it."""
     embedding, pooled = (None if one is None else one.detach().cpu() for one in (row.embedding, row.pooled))
     return replace(row, embedding=embedding, pooled=pooled)

@@ -1,8 +1,9 @@
-"""What attacks found on an earlier erasure of the same concepts, read from the files that ``RedTeam`` writes."""
+"""What attacks found on an erasure of the same concepts: in this run, or in the files that ``RedTeam`` writes."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.data import ConceptData
 from rece_lightning.robust.plan import FIELD
 from rece_lightning.tables import read_table
+
+FoundRow = tuple[str, str, Tensor | None]
+"""Whom it brings back, the text, and the embedding in its place."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +33,7 @@ class Found:
 
 
 def read_found(folder: str, data: ConceptData) -> Found:
-    """What attacks found on the concepts of ``data``, each once, from the files that ``RedTeam`` writes.
-
-    A row belongs to a concept if it names its prompt, or what the evaluation's prompts say that the detector looks for.
-    Those of other concepts (controls) are left out. All that was found on a concept counts together as much as the
-    concept itself: however many attacks there were, they do not outweigh it.
+    """What attacks found on the concepts of ``data``, from the files that ``RedTeam`` writes.
 
     Raises:
         ConfigurationError: if there is no such file, or nothing in it is about a concept.
@@ -45,29 +45,41 @@ def read_found(folder: str, data: ConceptData) -> Found:
             f"{FIELD}.found: {place} has neither {PROMPTS} nor {EMBEDDINGS}; give the folder of a run with RedTeam, or "
             "of `test --attacks`."
         )
-    names, known = concepts_by_name(data), {pair.prompt.lower() for pair in data.pairs}
-    texts: dict[str, Concept] = {}
-    embeddings: list[tuple[Tensor, Concept]] = []
-    others: set[str] = set()
+    rows: list[FoundRow] = []
     for row in read_table(f"{FIELD}.found", place / PROMPTS) if PROMPTS in there else []:
-        concept = names.get(row.get("concept", "").lower())
-        if concept is None:
-            others.add(row.get("concept", ""))
-        elif row["prompt"].lower() not in known:
-            texts.setdefault(row["prompt"], concept)
+        rows.append((row.get("concept", ""), row["prompt"], None))
     for one in read_embeddings(place / EMBEDDINGS) if EMBEDDINGS in there else []:
-        concept = names.get(one.concept.lower())
-        if concept is None:
-            others.add(one.concept)
-        elif one.embedding is not None:
-            embeddings.append((one.embedding, concept))
-    count = Counter(concept.prompt for concept in (*texts.values(), *(concept for _, concept in embeddings)))
-    if not count:
+        rows.append((one.concept, one.prompt, one.embedding))
+    found = found_on(rows, data)
+    if not len(found):
+        others = {concept for concept, _, _ in rows if concept.lower() not in concepts_by_name(data)}
         about = f", but about {', '.join(sorted(others))}" if others else ""
         raise ConfigurationError(
             f"{FIELD}.found: {place} holds nothing new about what is erased{about}; give the folder of a run that "
             "attacked these concepts."
         )
+    return found
+
+
+def found_on(rows: Iterable[FoundRow], data: ConceptData) -> Found:
+    """What is about the concepts of ``data``, each text once.
+
+    A row belongs to a concept if it names its prompt, or what the evaluation's prompts say that the detector looks for.
+    Those of other concepts (controls) are left out. All that was found on a concept counts together as much as the
+    concept itself: however many attacks there were, they do not outweigh it.
+    """
+    names, known = concepts_by_name(data), {pair.prompt.lower() for pair in data.pairs}
+    texts: dict[str, Concept] = {}
+    embeddings: list[tuple[Tensor, Concept]] = []
+    for name, prompt, embedding in rows:
+        concept = names.get(name.lower())
+        if concept is None:
+            continue
+        if embedding is not None:
+            embeddings.append((embedding, concept))
+        elif prompt.lower() not in known:
+            texts.setdefault(prompt, concept)
+    count = Counter(concept.prompt for concept in (*texts.values(), *(concept for _, concept in embeddings)))
     share = {
         concept.prompt: concept.weight / count[concept.prompt] for concept in names.values() if count[concept.prompt]
     }

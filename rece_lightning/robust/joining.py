@@ -31,6 +31,8 @@ TOGETHER = 64
 """Prompts that are encoded, and counted, together."""
 KINDS = ("words", "found", "kept")
 ERASED = ("first", "whole", "found")
+FOUND = "found"
+"""Of the summary: how many texts and embeddings of attacks joined."""
 Item = TypeVar("Item")
 
 
@@ -161,15 +163,30 @@ def join(plan: RobustPlan | None, data: Any, module: RECE, rule: str) -> JoinedS
     if not isinstance(data, ConceptData):
         raise ConfigurationError(f"{FIELD}: what joins is chosen by the concepts; give them in a ConceptData.")
     found = read_found(plan.found, data) if plan.found else Found()
-    encoder, gram, weight = module.encoder, module.gram, plan.weight
+    encoder, gram = module.encoder, module.gram
     mined = gathered(_mined(plan, data, module))[0]
     sums = JoinedSums(rule, gram.total.device, gram.width, _summary(plan, data, mined, found))
-    sums.add("words", _encoded(encoder, _further_pairs(plan, data, mined), weight))
-    sent = _sent(encoder, found.embeddings, weight)
-    sums.add("found", chain(_encoded(encoder, found.prompts, weight), sent))
+    sums.add("words", _encoded(encoder, _further_pairs(plan, data, mined), plan.weight))
+    add_found(sums, encoder, found, plan.weight)
     neighbours = in_parts(mined.neighbours)
     sums.add("kept", (rows for part in neighbours for rows in encoder.encode(part).embeddings))
     return sums
+
+
+def add_found(sums: JoinedSums, encoder: PromptEncoder, found: Found, weight: float) -> None:
+    """Count what attacks found, as it was sent.
+
+    Args:
+        sums: that it joins.
+        encoder: of prompts and targets.
+        found: by attacks.
+        weight: of it, beside the concept's own 1.
+
+    Raises:
+        ConfigurationError: for an embedding of another model.
+    """
+    sent = _sent(encoder, found.embeddings, weight)
+    sums.add("found", chain(_encoded(encoder, found.prompts, weight), sent))
 
 
 def _mined(plan: RobustPlan, data: ConceptData, module: RECE) -> Mined:
@@ -228,5 +245,5 @@ def _summary(plan: RobustPlan, data: ConceptData, mined: Mined, found: Found) ->
     if plan.neighbours:
         summary["neighbours"] = list(mined.neighbours[:LISTED])
     if plan.found:
-        summary["found"] = len(found)
+        summary[FOUND] = len(found)
     return summary

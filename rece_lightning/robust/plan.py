@@ -7,13 +7,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from rece_lightning.attacks.ladder import make_attacks
 from rece_lightning.concepts import check_templates
 from rece_lightning.core.errors import ConfigurationError, check_count, check_number, nearest
 from rece_lightning.core.robust import Robust, check_positive
 from rece_lightning.scan.reaching import WITHIN
 
 FIELD = "model.robust"
-SWITCHES = ("norms", "ridges", "templates", "synonyms", "neighbours", "found", "certificate")
+SWITCHES = ("norms", "ridges", "templates", "synonyms", "neighbours", "found", "attacks", "certificate")
 """Each does something on its own; the other keys say how."""
 KEYS = (*SWITCHES, "within", "weight", "budget")
 SINGULAR = ("projection",)
@@ -40,6 +41,8 @@ class RobustPlan:
     """Where words stop meaning the concept; see :func:`rece_lightning.robust.mining.mine`."""
     found: str | None = None
     """Folder of adversarial prompts and embeddings that were found, such as another run's."""
+    attacks: Sequence[str] = ()
+    """Searches that ``RedTeam`` runs before every epoch but the first; what they find joins as if it had been there."""
     certificate: float | None = None
     """The loop stops once no embedding brings any concept back nearer than this share of its way to its target."""
     budget: float | None = None
@@ -115,19 +118,30 @@ def _checked(asked: Mapping[str, Any]) -> dict[str, Any]:
         if key in plain:
             check_number(f"{FIELD}.{key}", plain[key], positive=True)
             plain[key] = float(plain[key])
+    if "attacks" in plain:
+        plain["attacks"] = _attacks(plain["attacks"])
     if "found" in plain:
         if not isinstance(plain["found"], (str, Path)) or not str(plain["found"]).strip():
             raise ConfigurationError(f"{FIELD}.found: {plain['found']!r}; give the folder of a run that was attacked.")
         plain["found"] = str(plain["found"])
     readers = {
         "within": ("synonyms", "neighbours"),
-        "weight": ("norms", "ridges", "templates", "synonyms", "found"),
+        "weight": ("norms", "ridges", "templates", "synonyms", "found", "attacks"),
         "budget": ("certificate",),
     }
     for key, others in readers.items():
         if key in plain and not any(other in plain for other in others):
             raise ConfigurationError(f"{FIELD}.{key}: only {' and '.join(others)} would read it; leave it out.")
     return plain
+
+
+def _attacks(names: Any) -> list[str]:
+    if not isinstance(names, Sequence) or isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise ConfigurationError(
+            f"{FIELD}.attacks: {names!r}; give a list of names such as [cce]. One with a budget of its own stands in "
+            "RedTeam.attacks and is named here."
+        )
+    return [attack.name for attack in make_attacks(names, f"{FIELD}.attacks")]
 
 
 def _numbers(field: str, value: Any) -> list[float]:
