@@ -182,12 +182,13 @@ def victims(settings: Settings, erasure: Erasure) -> Iterator[tuple[str, Victim]
         else:
             module, own = maps[state]
         weights = dict(module.edited_weights(own)) if own is not None else None
+        gram, met = (module.gram, None) if own is None else module.attacked(own)
         yield (
             state,
             Victim(
                 module.pictures,
-                gram=module.gram,
-                maps=own,
+                gram=gram,
+                maps=met,
                 weights=weights,
                 detector=EmojiDetector(),
                 sampling=settings.sampling,

@@ -41,6 +41,7 @@ from rece_lightning import RECE, ConceptData
 from rece_lightning.attacks import AttackStore, Derived, Victim, key_of, make_attacks, make_goal
 from rece_lightning.attacks.base import AdversarialPrompt
 from rece_lightning.attacks.outcome import Measured, measure, measure_all
+from rece_lightning.callbacks import RedTeam
 from rece_lightning.certifying import certify_module
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.metrics import EmojiDetector
@@ -49,7 +50,7 @@ from rece_lightning.tables import read_table
 from rece_lightning.verbs import fail
 
 HERE = Path(__file__).parent
-CHEAP = "paraphrase,ring-a-bell,mma"
+LOOKED_AT = "paraphrase,ring-a-bell,mma,cce"
 COLUMNS = ("weights", "recipe", "part", "editor", "label", "concept", "figure", "value", "clusters")
 
 
@@ -69,9 +70,13 @@ class Bench:
         if case.uses_found:
             robust["found"] = str(self.found(Case(case.part, case.editor, PUBLISHED, case.model, case.epochs), concept))
         module = RECE(pretrained="emoji", **case.model, robust=robust or None)
+        inside = (
+            [RedTeam(case.robust["attacks"], detector=EmojiDetector(), fit=False)] if "attacks" in case.robust else []
+        )
         trainer = Trainer(
             max_epochs=case.epochs, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
-            enable_progress_bar=False, enable_model_summary=False,
+            enable_progress_bar=False, enable_model_summary=False, callbacks=inside,
+            default_root_dir=self.found(case, concept) / "in_the_loop",
         )  # fmt: skip
         trainer.fit(module, ConceptData(**data_of(concept)))
         self._pictures = self._pictures or module.pictures
@@ -91,10 +96,11 @@ class Bench:
             "drift": module.history[-1]["preservation_drift"],
             "seconds": sum(row["edit_seconds"] for row in module.history) / len(module.history),
         }
+        gram, maps = module.attacked(module.maps)
         victim = Victim(
             self._pictures,
-            gram=module.gram,
-            maps=module.maps,
+            gram=gram,
+            maps=maps,
             weights=dict(module.edited_weights()),
             detector=EmojiDetector(),
             sampling=self.sampling,
@@ -170,7 +176,7 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help="write the page from what was measured")
     parser.add_argument("--concepts", default=",".join(CONCEPTS), help="objects, separated by commas")
     parser.add_argument("--parts", default=f"{ABLATION},{FRONTIER}")
-    parser.add_argument("--attacks", default=CHEAP, help="on prompts, for the ablation")
+    parser.add_argument("--attacks", default=LOOKED_AT, help="beside the derived embedding, for the ablation")
     parser.add_argument("--pictures", type=int, default=5, help="of each prompt or embedding")
     parser.add_argument("--steps", type=int, default=12, help="of the sampler")
     parser.add_argument("--output", type=Path, default=HERE, help="folder of robust.csv, robust.md and robust.png")

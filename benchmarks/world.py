@@ -143,7 +143,8 @@ def main() -> None:
         "|---|---|---|---|",
         *(f"| {part} | {row['steps']} | {row['seconds']} | {row['device']} |" for part, row in cost.items()),
         "",
-        "Training cost: wall-clock seconds of two shared CPU cores, as `make world` counted them.",
+        "Training cost: wall-clock seconds of two shared CPU cores, as `make world` counted them. U-Net: "
+        f"{cost['unet']['history']}.",
         "",
         "![64 samples](world.png)",
         "",

@@ -16,6 +16,7 @@ from rece_lightning.attack_shares import Piece, measure_shared, search_shared
 from rece_lightning.attacks import AdversarialPrompt, Attack, Goal, Victim, make_attacks, make_goal
 from rece_lightning.attacks.outcome import NO_ATTACK, Measured, Rung, together, write_rungs
 from rece_lightning.callbacks.evaluation import Evaluation, rece_module
+from rece_lightning.core.embedding_map import AnyMap
 from rece_lightning.core.errors import ConfigurationError, check_choice, check_count, check_number
 from rece_lightning.devices.ranks import share_of
 from rece_lightning.emoji.catalog import load_catalog
@@ -255,14 +256,16 @@ class RedTeam(Callback):
         ]
 
     def _victim(self, module: RECE) -> Victim:
+        maps: AnyMap | None
         try:
             maps = module.maps
         except ConfigurationError:
             maps = None  # nothing was edited: the original model is under attack
+        gram, met = (module.gram, None) if maps is None else module.attacked(maps)
         return Victim(
             module.pictures,
-            gram=module.gram,
-            maps=maps,
+            gram=gram,
+            maps=met,
             weights=dict(module.edited_weights(maps)) if maps is not None else None,
             detector=self.detector,
             sampling=self.sampling,

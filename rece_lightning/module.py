@@ -22,6 +22,7 @@ from rece_lightning.core.gram import Gram
 from rece_lightning.core.loop import EpochRecord, Evidence, LoopSettings, RECELoop
 from rece_lightning.core.null_space import NullSpace, check_augmented_rank
 from rece_lightning.core.projection import Projection, check_rank
+from rece_lightning.core.untouched import beside
 from rece_lightning.data import PromptBatch
 from rece_lightning.devices.placement import Placement
 from rece_lightning.devices.ranks import agreed, gathered, rank_and_world
@@ -288,13 +289,30 @@ class RECE(LightningModule):
     def gram(self) -> Gram:
         """``G`` of the original projections, computed at first use."""
         if "gram" not in self._tools:
-            self._tools["gram"] = Gram.of(
-                self.base.read_projections(self.names),
-                keep_layers=self.hparams["technique"] == "tensor",
-                device=self.placement.device_of("algebra", self.device),
-                shards=self.placement.gram,
-            )
+            self._tools["gram"] = self._gram_of(self.names, keep_layers=self.hparams["technique"] == "tensor")
         return self._tools["gram"]
+
+    def _gram_of(self, names: list[str], *, keep_layers: bool = False) -> Gram:
+        device = self.placement.device_of("algebra", self.device)
+        projections = self.base.read_projections(names)
+        return Gram.of(projections, keep_layers=keep_layers, device=device, shards=self.placement.gram)
+
+    def attacked(self, maps: AnyMap) -> tuple[Gram, AnyMap]:
+        """``G`` and ``M`` of all that a prompt embedding meets: with projections that no edit touches, where some are.
+
+        Args:
+            maps: of the edited ones.
+        """
+        if "untouched" not in self._tools:
+            edited = set(self.names)
+            rest = [
+                name
+                for name, shape in self.base.projections.items()
+                if name not in edited and shape[1] == self.gram.width
+            ]
+            self._tools["untouched"] = self._gram_of(rest) if rest else None
+        untouched = self._tools["untouched"]
+        return (self.gram, maps) if untouched is None else beside(self.gram, maps, untouched)
 
     @property
     def maps(self) -> AnyMap:

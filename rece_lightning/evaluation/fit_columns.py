@@ -87,5 +87,5 @@ class FitColumns:
 
 def _derivation(module: RECE, maps: AnyMap) -> Derivation:
     """The attacker's derivation: its ridge is a setting of the measurement, not the defender's λ."""
-    ridge = module.hparams["attacker_scale"] or ATTACKER_SHARE * module.gram.scale
-    return derive(module.gram, maps, ridge)
+    gram, maps = module.attacked(maps)
+    return derive(gram, maps, module.hparams["attacker_scale"] or ATTACKER_SHARE * gram.scale)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from rece_lightning import RECE, ConceptData
 from rece_lightning.attacks import Derived, Victim, derived_curve, make_goal
 from rece_lightning.core.derive import derive
 from rece_lightning.core.embedding_map import EmbeddingMap
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.gram import Gram
+from tests.fits import fit_quietly
 
 RATIOS = (0.1, 0.5, 0.9)
 
@@ -90,3 +92,18 @@ def test_without_the_map_it_is_refused(original: Victim) -> None:
 def test_senseless_ratios_are_refused(ratios: list[float]) -> None:
     with pytest.raises(ConfigurationError, match="ratios"):
         Derived(ratios=ratios)
+
+
+def test_an_embedding_that_no_projection_was_edited_for_meets_them_all() -> None:
+    """With edited values alone the attacker's system holds the keys too, and is stronger for it."""
+    module = RECE("emoji", projections="v", editor="projection")
+    fit_quietly(module, ConceptData(["bomb"], preserve=[" ", "dog", "rose"]))
+    keys = [name for name in module.base.projections if name.endswith("to_k.weight")]
+    gram, maps = module.attacked(module.maps)
+    own = Gram.of(module.base.read_projections(keys)).total
+    torch.testing.assert_close(gram.total, module.gram.total + own, rtol=1e-12, atol=1e-12)
+    assert torch.equal(maps.of_layer(0), module.maps.of_layer(0))
+    assert torch.equal(maps.of_layer(1), torch.eye(gram.width, dtype=torch.float64))
+    whole = RECE("emoji")
+    fit_quietly(whole, ConceptData(["bomb"], preserve=[" ", "dog", "rose"]))
+    assert whole.attacked(whole.maps) == (whole.gram, whole.maps)

@@ -1,7 +1,7 @@
 """Train the embedded world: ``python -m rece_lightning.emoji.training`` (``make world``).
 
-Seeded and resumable: an interrupted training goes on from ``world-training/``. On two cores it takes about
-two hours; on a GPU (``--device cuda``) raise ``--scale`` to train longer. ``--warm-start --unet-steps N`` trains the
+Seeded and resumable: an interrupted training goes on from ``world-training/``. On two cores it takes
+two to six hours; on a GPU (``--device cuda``) raise ``--scale`` to train longer. ``--warm-start --unet-steps N`` trains the
 shipped U-Net on where ``world-training/`` is gone.
 """
 
@@ -24,7 +24,7 @@ from rece_lightning.emoji.training.pipeline import save_clip, save_pipeline
 from rece_lightning.emoji.training.tokenizer import train_tokenizer
 from rece_lightning.emoji.training.unet import train_unet
 
-STEPS = {"clip": 3300, "autoencoder": 4500, "detector": 1500, "unet": 4400}
+STEPS = {"clip": 3300, "autoencoder": 4500, "detector": 1500, "unet": 12600}
 
 
 def main() -> None:
