@@ -5,8 +5,9 @@
     python -m benchmarks.robust --concepts bomb --pictures 1 --parts ablation --output FOLDER      # to try it
 
 The ablation: the editors ``uce`` and ``projection`` with each switch of ``model.robust`` alone and all together. The
-frontier: kept objects against the derived embedding's success, for every editor over its settings. One object of the
-embedded world at a time. The CSV is written after every erasure; what stands in it is not measured again.
+choices: what else can be chosen with the editor ``projection``, one thing at a time. The frontier: kept objects against
+the derived embedding's success, for every editor over its settings. One object of the embedded world at a time. The CSV
+is written after every erasure; what stands in it is not measured again.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ from benchmarks.results import be_quiet
 from benchmarks.robust_page import write_page
 from benchmarks.robust_plan import (
     ABLATION,
+    CHOICES,
     CONCEPTS,
     FRONTIER,
     PUBLISHED,
     RATIOS,
     Case,
     ablation,
+    choices,
     data_of,
     frontier,
     synonyms_of,
@@ -38,7 +41,7 @@ from benchmarks.robust_plan import (
 from benchmarks.robust_plan import kept_objects as kept_of
 from benchmarks.tables import write_table
 from rece_lightning import RECE, ConceptData
-from rece_lightning.attacks import AttackStore, Derived, Victim, key_of, make_attacks, make_goal
+from rece_lightning.attacks import Attack, AttackStore, Derived, Victim, key_of, make_attacks, make_goal
 from rece_lightning.attacks.base import AdversarialPrompt
 from rece_lightning.attacks.outcome import Measured, measure, measure_all
 from rece_lightning.callbacks import RedTeam
@@ -78,9 +81,14 @@ class Bench:
             enable_progress_bar=False, enable_model_summary=False, callbacks=inside,
             default_root_dir=self.found(case, concept) / "in_the_loop",
         )  # fmt: skip
-        trainer.fit(module, ConceptData(**data_of(concept)))
+        trainer.fit(module, ConceptData(**data_of(case, concept)))
         self._pictures = self._pictures or module.pictures
         return module
+
+    def looked_at(self, case: Case) -> list[Attack]:
+        """The attacks beside the derived embedding; without a gradient outside the ablation."""
+        chosen = {FRONTIER: [], CHOICES: [one for one in self.attacks if not one.looks_at_weights]}
+        return chosen.get(case.part, self.attacks)
 
     def found(self, case: Case, concept: str) -> Path:
         """Where what breaks a case lies."""
@@ -107,14 +115,14 @@ class Bench:
         )
         rows = [{"figure": name, "value": value, "clusters": ""} for name, value in figures.items()]
         named = {"erased": [(concept, concept)], "kept": [(name, name) for name in kept_of(concept)]}
-        if case.part == ABLATION:
+        if case.part != FRONTIER:
             named["synonyms"] = [(word, concept) for word in synonyms_of(concept)]
         for name, prompts in named.items():
             plain = [AdversarialPrompt(name, shown, 0, prompt) for prompt, shown in prompts]
             rows += [_row(name, measure(victim, plain, self.seeds, has="", original=False))] if plain else []
         goal = make_goal(concept, synonyms=synonyms_of(concept))
         own, shared = AttackStore(self.found(case, concept)), AttackStore(self.folder / "any_model")
-        for attack in [Derived(RATIOS), *(self.attacks if case.part == ABLATION else ())]:
+        for attack in [Derived(RATIOS), *self.looked_at(case)]:
             # What does not look at the weights finds the same on every erasure.
             prompts = (own if attack.looks_at_weights else shared).run(attack, victim, goal)
             key = key_of(attack, victim, goal)
@@ -137,8 +145,8 @@ def _row(figure: str, measured: Measured) -> dict[str, Any]:
 
 def recipe(case: Case, concept: str, arguments: argparse.Namespace) -> str:
     """Digest of what decides a case's figures beside the model."""
-    made = [case.model, case.epochs, case.robust, case.uses_found, data_of(concept), RATIOS]
-    asked = [arguments.pictures, arguments.steps, arguments.attacks if case.part == ABLATION else ""]
+    made = [case.model, case.epochs, case.robust, case.uses_found, data_of(case, concept), RATIOS]
+    asked = [arguments.pictures, arguments.steps, "" if case.part == FRONTIER else arguments.attacks]
     return hashlib.sha256(repr([made, asked]).encode()).hexdigest()[:12]
 
 
@@ -175,7 +183,7 @@ def main() -> None:
     )
     parser.add_argument("--page", action="store_true", help="write the page from what was measured")
     parser.add_argument("--concepts", default=",".join(CONCEPTS), help="objects, separated by commas")
-    parser.add_argument("--parts", default=f"{ABLATION},{FRONTIER}")
+    parser.add_argument("--parts", default=f"{ABLATION},{CHOICES},{FRONTIER}")
     parser.add_argument("--attacks", default=LOOKED_AT, help="beside the derived embedding, for the ablation")
     parser.add_argument("--pictures", type=int, default=5, help="of each prompt or embedding")
     parser.add_argument("--steps", type=int, default=12, help="of the sampler")
@@ -187,7 +195,7 @@ def main() -> None:
     path = arguments.output / "robust.csv"
     try:
         if not arguments.page:
-            parts = {ABLATION: ablation, FRONTIER: frontier}
+            parts = {ABLATION: ablation, CHOICES: choices, FRONTIER: frontier}
             cases = [case for part in arguments.parts.split(",") for case in parts[part]()]
             measure_missing(path, cases, arguments)
         rows = read_table("robust.csv", path, "weights")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from benchmarks.robust_plan import ABLATION, BASES, FRONTIER, RATIOS
+from benchmarks.robust_plan import ABLATION, BASES, CHOICES, FRONTIER, RATIOS
 from rece_lightning.files import write_atomically
 from rece_lightning.metrics import EmojiDetector, Share
 
@@ -67,6 +67,21 @@ def ablation_table(rows: Rows) -> list[str]:
     return lines
 
 
+def choices_table(rows: Rows) -> list[str]:
+    """A row a choice, the one that the others differ from first."""
+    lines = [
+        "| differs | erased | synonyms | kept | derived, any norm | strongest prompt attack | certificate | drift |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for (_, label), own in grouped(rows, CHOICES).items():
+        prompts = sorted({row["figure"] for row in own if row["clusters"]} - {*DERIVED, *PLAIN})
+        name, prompt = strongest(own, prompts) if prompts else ("", Share(0, 0))
+        cells = [label, *(str(share(own, figure)) for figure in PLAIN), str(strongest(own, DERIVED)[1])]
+        cells += [f"{prompt} `{name}`" if prompts else "–"]
+        lines.append(f"| {' | '.join(cells)} | {mean(own, 'certificate'):.3f} | {mean(own, 'drift'):.3f} |")
+    return lines
+
+
 def frontier_table(rows: Rows) -> list[str]:
     """A row a setting."""
     lines = [
@@ -84,7 +99,7 @@ def draw(rows: Rows, path: Path) -> None:
     """Kept objects against the derived embedding's success: up and to the left is better."""
     figure = Figure(figsize=(9, 6))
     axes = figure.add_subplot()
-    found = {**grouped(rows, FRONTIER), **grouped(rows, ABLATION)}
+    found = {**grouped(rows, FRONTIER), **grouped(rows, CHOICES), **grouped(rows, ABLATION)}
     kinds = dict.fromkeys((own[0]["part"], editor) for (editor, _), own in found.items())
     for part, editor in kinds:
         points = [
@@ -92,7 +107,7 @@ def draw(rows: Rows, path: Path) -> None:
             for (name, label), own in found.items()
             if name == editor and own[0]["part"] == part
         ]
-        marker = "o" if part == FRONTIER else "s"
+        marker = {FRONTIER: "o", CHOICES: "^"}.get(part, "s")
         axes.scatter([x for x, _, _ in points], [y for _, y, _ in points], marker=marker, label=f"{editor}, {part}")
         for x, y, label in points:
             axes.annotate(label, (x, y), fontsize=5, xytext=(3, 3), textcoords="offset points")
@@ -132,6 +147,13 @@ def write_page(rows: Rows, folder: Path, command: str, sampling: str) -> str:
             "inversion before every epoch but the first, in the loop itself; the seconds are those of the closed form. "
             "`cce` in a column: 40 steps from the derived embedding, measured without its control, which stands in "
             "[red_team.md](red_team.md).",
+            "",
+        ]
+    if grouped(rows, CHOICES):
+        lines += ["## Choices with the editor `projection`", "", *choices_table(rows), ""]
+        lines += [
+            "The first row is what the others differ from. The certificate is about the projections that are edited; "
+            "the derived embedding meets the others too.",
             "",
         ]
     if grouped(rows, FRONTIER):

@@ -1,8 +1,8 @@
 """Train the embedded world: ``python -m rece_lightning.emoji.training`` (``make world``).
 
-Seeded and resumable: an interrupted training goes on from ``world-training/``. On two cores it takes
-two to six hours; on a GPU (``--device cuda``) raise ``--scale`` to train longer. ``--warm-start --unet-steps N`` trains the
-shipped U-Net on where ``world-training/`` is gone.
+Seeded and resumable: an interrupted training goes on from ``world-training/``. On two cores it takes two to six hours;
+on a GPU (``--device cuda``) raise ``--scale`` to train longer. ``--warm-start --unet-steps N`` trains the shipped U-Net
+on where ``world-training/`` is gone.
 """
 
 from __future__ import annotations
