@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import chain, islice
@@ -23,6 +22,7 @@ from rece_lightning.models.text import PromptEncoder
 from rece_lightning.robust.found import Found, read_found
 from rece_lightning.robust.mining import Mined, mine
 from rece_lightning.robust.plan import FIELD, RobustPlan
+from rece_lightning.runs.checkpoint_form import matrix_fault, pairs_fault
 
 if TYPE_CHECKING:
     from rece_lightning.module import RECE
@@ -95,7 +95,7 @@ class JoinedSums:
         """
         wrong = fault(stored, self.width)
         if wrong:
-            raise ConfigurationError(f"ckpt_path: the checkpoint's {wrong}; give one that RECE wrote.")
+            raise ConfigurationError(f"ckpt_path: in the checkpoint {wrong}; give one that RECE wrote.")
         if "moments" in stored:
             parts = {name: Moments(**stored["moments"][name]).to(self.device) for name in ERASED}
             self.joined = Joined(**parts, preserved=stored["preserved"].to(self.device))
@@ -115,32 +115,18 @@ def in_parts(items: Iterable[Item]) -> Iterator[list[Item]]:
 
 def fault(stored: Any, width: int) -> str | None:
     """What is wrong with the joined rows of a checkpoint, whoever wrote it; ``None`` if nothing is."""
+    where, square = "rece.evidence.joined", (width, width)
     try:
         if "moments" in stored:
             names = [part.name for part in fields(Moments)]
             matrices = [stored["moments"][part][name] for part in ERASED for name in names]
-            good = all(_is_sound(one, (width, width), torch.float64) for one in [*matrices, stored["preserved"]])
-            return None if good else "joined moments are none"
-        for pair in (EncodedPair(**pair) for kind in ("words", "found") for pair in stored[kind]):
-            count = len(pair.concept)
-            good = 0 <= pair.last < count and 0 <= pair.target_last < count and 0 < pair.weight < math.inf
-            if not good or not all(_is_sound(rows, (count, width)) for rows in (pair.concept, pair.target)):
-                return "joined rows hold what no prompt gives"
-        good = all(_is_sound(rows, (len(rows), width)) for rows in stored["kept"])
-        return None if good else "joined rows hold what no prompt gives"
+            found = (matrix_fault(where, one, square, torch.float64) for one in [*matrices, stored["preserved"]])
+            return next((wrong for wrong in found if wrong), None)
+        wrong = pairs_fault(where, [*stored["words"], *stored["found"]], width)
+        rows = (matrix_fault(where, kept, (len(kept), width)) for kept in stored["kept"])
+        return wrong or next((one for one in rows if one), None)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        return f"joined rows are damaged ({type(error).__name__}: {error})"
-
-
-def _is_sound(tensor: Any, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> bool:
-    return (
-        isinstance(tensor, Tensor)
-        and tuple(tensor.shape) == shape
-        and tensor.dtype == dtype
-        and tensor.layout == torch.strided
-        and tensor.device.type == "cpu"
-        and bool(tensor.isfinite().all())
-    )
+        return f"{where} is damaged ({type(error).__name__}: {error})"
 
 
 @torch.no_grad()

@@ -58,7 +58,7 @@ def _state(state: Mapping[str, Any]) -> str | None:
     width = matrix.shape[-1]
     if not 0 < width <= LARGEST_WIDTH:
         return f"rece.map is {width} wide"
-    wrong = _matrix("rece.map", matrix, matrix.shape, torch.float64) or _entries("rece.", state, STATE)
+    wrong = matrix_fault("rece.map", matrix, matrix.shape, torch.float64) or _entries("rece.", state, STATE)
     if wrong:
         return wrong
     # Every epoch is run again: a number alone would say nothing of how long that takes.
@@ -71,39 +71,33 @@ def _state(state: Mapping[str, Any]) -> str | None:
     if not isinstance(probe["prompt"], str):
         return "rece.probe.prompt is no text"
     if "invariants" in state:
-        wrong = _matrix("rece.invariants", state["invariants"], (len(state["invariants"]), width))
+        wrong = matrix_fault("rece.invariants", state["invariants"], (len(state["invariants"]), width))
         if wrong:
             return wrong
     rows = len(probe["embedding"])
-    return _matrix("rece.probe", probe["embedding"], (rows, width)) or _evidence(state["evidence"], width)
+    return matrix_fault("rece.probe", probe["embedding"], (rows, width)) or _evidence(state["evidence"], width)
 
 
 def _evidence(stored: Mapping[str, Any], width: int) -> str | None:
     if "pairs" in stored:
-        for pair in stored["pairs"]:
-            read = EncodedPair(**pair)
-            count = len(read.concept)
-            if not (0 <= read.last < count and 0 <= read.target_last < count and 0 < read.weight < float("inf")):
-                return "a position or a weight in rece.evidence.pairs cannot be"
-            for tensor in (read.concept, read.target):
-                wrong = _matrix("rece.evidence.pairs", tensor, (count, width))
-                if wrong:
-                    return wrong
+        wrong = pairs_fault("rece.evidence.pairs", stored["pairs"], width)
+        if wrong:
+            return wrong
         kept: Sequence[Tensor] = [*stored["kept"], *stored["held_out"]]
-        found = (_matrix("rece.evidence.kept", rows, (len(rows), width)) for rows in kept)
+        found = (matrix_fault("rece.evidence.kept", rows, (len(rows), width)) for rows in kept)
         return next((wrong for wrong in found if wrong), None if stored["pairs"] else "rece.evidence erases nothing")
     square = (width, width)
-    wrong = _matrix("rece.evidence.held_out_moments", stored["held_out_moments"], square, torch.float64)
+    wrong = matrix_fault("rece.evidence.held_out_moments", stored["held_out_moments"], square, torch.float64)
     for part in ("first", "whole"):
         for name in MOMENTS:
-            wrong = wrong or _matrix(f"rece.evidence.{part}.{name}", stored[part][name], square, torch.float64)
+            wrong = wrong or matrix_fault(f"rece.evidence.{part}.{name}", stored[part][name], square, torch.float64)
     for part in ("first_rows", "whole_rows"):
         if part in stored:
             rows = RowPairs(**stored[part])
             shape = (len(rows.weights), width)
-            wrong = wrong or _matrix(f"rece.evidence.{part}.weights", rows.weights, shape[:1])
-            wrong = wrong or _matrix(f"rece.evidence.{part}.concept", rows.concept, shape)
-            wrong = wrong or _matrix(f"rece.evidence.{part}.target", rows.target, shape)
+            wrong = wrong or matrix_fault(f"rece.evidence.{part}.weights", rows.weights, shape[:1])
+            wrong = wrong or matrix_fault(f"rece.evidence.{part}.concept", rows.concept, shape)
+            wrong = wrong or matrix_fault(f"rece.evidence.{part}.target", rows.target, shape)
     return wrong
 
 
@@ -120,7 +114,35 @@ def _others(content: Mapping[str, Any]) -> str | None:
     return _entries("hyper_parameters.", content["hyper_parameters"], SETTINGS)
 
 
-def _matrix(where: str, tensor: Any, shape: Sequence[int], dtype: torch.dtype | None = None) -> str | None:
+def pairs_fault(where: str, pairs: Sequence[Mapping[str, Any]], width: int) -> str | None:
+    """What is wrong with stored encoded pairs, in words; ``None`` if nothing is.
+
+    Args:
+        where: the pairs stand, for the words.
+        pairs: fields of :class:`EncodedPair` each.
+        width: of the embeddings.
+    """
+    for pair in pairs:
+        read = EncodedPair(**pair)
+        count = len(read.concept)
+        if not (0 <= read.last < count and 0 <= read.target_last < count and 0 < read.weight < float("inf")):
+            return f"a position or a weight in {where} cannot be"
+        for tensor in (read.concept, read.target):
+            wrong = matrix_fault(where, tensor, (count, width))
+            if wrong:
+                return wrong
+    return None
+
+
+def matrix_fault(where: str, tensor: Any, shape: Sequence[int], dtype: torch.dtype | None = None) -> str | None:
+    """What is wrong with a stored tensor of finite numbers, in words; ``None`` if nothing is.
+
+    Args:
+        where: it stands, for the words.
+        tensor: whatever stands there.
+        shape: that it should have.
+        dtype: float32 or float64 unless given.
+    """
     if not isinstance(tensor, Tensor) or tuple(tensor.shape) != tuple(shape):
         found = list(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
         return f"{where} is {found}, not {list(shape)}"
