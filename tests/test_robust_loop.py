@@ -251,12 +251,12 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     for broken in (whole * float("nan"), whole[:, :3], "text"):
         joined["kept"][0] = broken
         torch.save(content, tmp_path / "broken.ckpt")
-        with pytest.raises(ConfigurationError, match="rece.evidence.joined"):
+        with pytest.raises(ConfigurationError, match=r"rece\.evidence\.joined"):
             RECE.load_from_checkpoint(tmp_path / "broken.ckpt")
     joined["kept"][0] = whole
     joined["words"][0]["weight"] = -1.0
     torch.save(content, tmp_path / "broken.ckpt")
-    with pytest.raises(ConfigurationError, match="rece.evidence.joined"):
+    with pytest.raises(ConfigurationError, match=r"rece\.evidence\.joined"):
         RECE.load_from_checkpoint(tmp_path / "broken.ckpt")
 
 
