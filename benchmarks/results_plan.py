@@ -31,7 +31,8 @@ NOUNS = 12
 ERASED_BACKGROUNDS = ("red", "green", "blue")
 ORIGINAL, UCE, PUBLISHED = "original", "UCE", "RECE, published settings"
 UCE_RECOMMENDED, RECOMMENDED = "UCE, recommended scales", "RECE, recommended settings"
-STATES = (ORIGINAL, UCE, PUBLISHED, UCE_RECOMMENDED, RECOMMENDED)
+PROJECTION = "projection of values"
+STATES = (ORIGINAL, UCE, PUBLISHED, UCE_RECOMMENDED, RECOMMENDED, PROJECTION)
 ERASED, SYNONYMS, HELD = "erased", "synonyms", "kept"
 # What is erased → the recommended configuration, the one with the paper's settings, the protocol.
 KINDS = {
@@ -113,7 +114,10 @@ def states(kind: str) -> list[State]:
         if all(state.model != alone for state in found):
             found.append(State(uce, alone, 1))
         found.append(State(rece, model, epochs))
-    return found
+    # The editor of the robust configuration without its switches, which look at the words of one vocabulary.
+    model = configuration("emoji_robust.yaml")["model"]
+    model = {key: value for key, value in model.items() if key not in ("pretrained", "robust", "regular_scale")}
+    return [*found, State(PROJECTION, model, 1)]
 
 
 def erasures() -> list[Erasure]:

@@ -14,7 +14,7 @@ from benchmarks.results_figures import (
     pairs,
     share,
 )
-from benchmarks.results_plan import HELD, KINDS, ORIGINAL, PUBLISHED, RECOMMENDED, UCE, UCE_RECOMMENDED
+from benchmarks.results_plan import HELD, KINDS, ORIGINAL, PROJECTION, PUBLISHED, RECOMMENDED, UCE, UCE_RECOMMENDED
 from benchmarks.results_table import Row
 from rece_lightning.metrics import Mean, PairedTest
 from rece_lightning.metrics.bootstrap import FEWEST_PROMPTS
@@ -51,7 +51,7 @@ def removal_sentence(rows: Sequence[Row], kind: str, uce: str, rece: str) -> str
         return f"{kind}: {OPEN}; UCE leaves nothing: 0 of {after.total} pictures show an erased concept after either."
     test = detection_test(found)
     return (
-        f"{kind}: {removal_verdict(test)}; erased concepts are seen in {after} of the pictures after RECE, in {before} "
+        f"{kind}: {removal_verdict(test)}; erased concepts are seen in {after} of the pictures after it, in {before} "
         f"after UCE: {points(detection_change(found))}, {p(test)}."
     )
 
@@ -64,7 +64,7 @@ def harm_sentence(rows: Sequence[Row], kind: str, uce: str, rece: str) -> str:
     change = detection_change(found)
     before, after = (share(pair[side] for pair in found) for side in (0, 1))
     return (
-        f"{kind}: {harm_verdict(change)}; kept concepts are seen in {after} of the pictures after RECE, in {before} of "
+        f"{kind}: {harm_verdict(change)}; kept concepts are seen in {after} of the pictures after it, in {before} of "
         f"the original model's: {points(change)}. {beside_uce(pairs(rows, kind, uce, rece, (HELD,)))}"
     ).strip()
 
@@ -98,7 +98,7 @@ def p(test: PairedTest) -> str:
 def claims(rows: Sequence[Row]) -> list[str]:
     """Lines of the page: both claims for each setting of RECE, kind by kind, under a summary."""
     lines: list[str] = []
-    for rece, own in ((PUBLISHED, UCE), (RECOMMENDED, UCE_RECOMMENDED)):
+    for rece, own in ((PUBLISHED, UCE), (RECOMMENDED, UCE_RECOMMENDED), (PROJECTION, UCE)):
         kinds = [kind for kind in KINDS if of(rows, kind, rece, (HELD,))]
         if not kinds:
             continue
@@ -106,8 +106,9 @@ def claims(rows: Sequence[Row]) -> list[str]:
         uce = {kind: own if of(rows, kind, own, (HELD,)) else UCE for kind in kinds}
         removed = {k: removal_verdict(detection_test(pairs(rows, k, uce[k], rece, UNWANTED))) for k in kinds}
         harmed = {k: harm_verdict(detection_change(pairs(rows, k, ORIGINAL, rece, (HELD,)))) for k in kinds}
+        same = "" if rece == PROJECTION else " with the same scales"
         lines += [
-            f"**{rece}.** That it removes more than UCE with the same scales is {summary(removed)}. "
+            f"**{rece}.** That it removes more than UCE{same} is {summary(removed)}. "
             f"That it harms little else is {summary(harmed)}.",
             "",
             "Removes more than UCE:",
