@@ -111,23 +111,24 @@ class Bench:
         )
         values = dict(vars(row))
         maps: AnyMap = EmbeddingMap.identity(self.gram.width)
+        gram = self.gram
         if method.epochs:
             try:
                 module, values["seconds"] = self._erased(task, method, preserve)
             except ConfigurationError as error:
                 return Row(**{**values, "error": " ".join(str(error).split())})
-            maps = module.maps
+            maps, gram = module.maps, module.gram
             self.maker.use(module.edited_weights())
         else:
             self.maker.use(None)
             values["moments"] = self._moments(task)
         rows = self.encoder.encode(task.kept).embeddings
         assert isinstance(maps, EmbeddingMap)
-        moved = dict(zip(task.kept, drifts(self.gram, maps, rows).tolist(), strict=True))
+        moved = dict(zip(task.kept, drifts(gram, maps, rows).tolist(), strict=True))
         shots = task.limited(self.pictures)
         kept = [shot.prompt for shot, _ in shots["kept"]]
         values |= {
-            "remaining": remaining_answer(self.gram, maps, self._evidence(task)),
+            "remaining": remaining_answer(gram, maps, self._evidence(task)),
             "drift": sum(moved.values()) / len(moved),
             "worst": tuple(sorted(moved, key=lambda name: -moved[name])[:WORST]) if method.epochs else (),
             "kept_names": tuple(kept),

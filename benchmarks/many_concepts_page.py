@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from benchmarks.many_concepts_plan import ALL, AUTO, AUTO_SHARE, CHOSEN, ORIGINAL, SAMPLING, methods
+from benchmarks.many_concepts_plan import ALL, AUTO, AUTO_SHARE, CHOSEN, ORIGINAL, SAMPLING, methods, of_values
 from benchmarks.many_concepts_table import MOMENTS, Row
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.files import write_atomically
@@ -16,6 +16,7 @@ from rece_lightning.metrics import Share
 NONE = "–"
 PUBLISHED = {"RECE": (38.2, 11.0), "UCE": (34.6, 2.1), "SPEED": (89.6, 5.0)}
 """Harmonic mean in % and seconds, 100 celebrities of Stable Diffusion 1.4, as SPEED's authors measured them."""
+VALUES = [method.name for method in of_values()]
 
 
 def write_page(rows: Sequence[Row], folder: Path) -> Path:
@@ -97,6 +98,10 @@ def section(rows: Sequence[Row], count: int) -> list[str]:
     chosen = [row for row in rows if row.method in CHOSEN]
     if chosen:
         lines += ["", "Chosen without a picture:", "", *(f"- {row.method}: {row.settings}" for row in chosen)]
+    values = [row for row in rows if row.method in VALUES]
+    if values:
+        lines += ["", "Of values alone, whose drift is about these:", ""]
+        lines += [f"- {row.method}: {row.settings}" for row in values]
     return [*lines, ""]
 
 
@@ -162,7 +167,7 @@ def thirds(row: Row) -> tuple[Share, Share]:
 def plot(rows: Sequence[Row]) -> Figure:
     """Harmonic mean over the number of concepts, with intervals, for both preserve lists; kept against erased."""
     figure = Figure(figsize=(15, 4.6))
-    names = [*(method.name for method in methods()), *CHOSEN]
+    names = [*(method.name for method in methods()), *VALUES, *CHOSEN]
     axes = [figure.add_subplot(1, 3, place) for place in (1, 2, 3)]
     for place, preserve in enumerate((ALL, AUTO)):
         for index, name in enumerate(names):
@@ -173,7 +178,7 @@ def plot(rows: Sequence[Row]) -> Figure:
                 high = [max(0.0, row.interval[1] - row.harmonic) for row in own]
                 # Shifted a little, so that intervals do not cover each other.
                 counted = [row.count * 1.03 ** (index - len(names) / 2) for row in own]
-                style = "--" if name in CHOSEN else "-"
+                style = "--" if name in CHOSEN else ":" if name in VALUES else "-"
                 axes[place].errorbar(
                     counted, [row.harmonic for row in own], [low, high], marker="o", ls=style, label=name, capsize=2
                 )

@@ -56,6 +56,18 @@ def methods() -> list[Method]:
     ]
 
 
+def of_values() -> list[Method]:
+    """Edits that leave the keys alone: those that trade best where one concept is erased, and SPEED's own objective."""
+    scales, loop = {"projections": "v", "preserve_scale": 1.0}, {"regular_scale": 1e-3}
+    return [
+        Method("UCE of values", scales, 1),
+        Method("RECE of values", {**scales, **loop}, 4),
+        Method("RECE of values, accumulated", {**scales, **loop, "accumulate": True}, 4),
+        Method("projection of values", {"editor": "projection", "projections": "v", "erased_rank": 0.9}, 1),
+        Method("SPEED", {"editor": "null_space", "projections": "v", "preserve_scale": 0.0}, 1),
+    ]
+
+
 CHOSEN = ("UCE, chosen", "RECE, chosen", "null space, chosen")
 """The most promising of each part of the grid, found anew for every count."""
 
@@ -151,5 +163,5 @@ def cells(task: Task, chosen: Sequence[Method]) -> Iterator[tuple[Method, str]]:
     for preserve in (ALL, AUTO):
         for method in methods():
             yield method, preserve
-    for method in chosen:
+    for method in (*of_values(), *chosen):
         yield method, ALL
