@@ -6,23 +6,23 @@ The embedded world loses the bomb, then is fine-tuned twice from there, on the s
 the world's own, with all its captions, a fifth of them bombs. Once alone, once with the callback. How often a
 detector sees the bomb (for kept objects: the object that was asked for), with 95 % intervals, after 60 steps of 16:
 
-=================  ============  ==============  ================  ============
-U-Net              its names     its synonyms    the empty prompt  kept objects
-=================  ============  ==============  ================  ============
-original           94 % (80–98)  100 % (86–100)  0 % (0–11)       81 % (65–91)
-erased              0 % (0–11)    0 % (0–14)     0 % (0–11)        78 % (61–89)
-fine-tuned alone   84 % (68–93)  88 % (69–96)    0 % (0–11)        59 % (42–74)
-with the callback   0 % (0–11)    0 % (0–14)     3 % (1–16)        78 % (61–89)
-=================  ============  ==============  ================  ============
+=================  ==============  ==============  ================  ============
+U-Net              its names       its synonyms    the empty prompt  kept objects
+=================  ==============  ==============  ================  ============
+original            97 % (84–99)   100 % (86–100)  0 % (0–11)        97 % (84–99)
+erased               0 % (0–11)      0 % (0–14)    0 % (0–11)        97 % (84–99)
+fine-tuned alone   100 % (89–100)  100 % (86–100)  0 % (0–11)        94 % (80–98)
+with the callback    6 % (2–20)     12 % (4–31)    6 % (2–20)        81 % (65–91)
+=================  ==============  ==============  ================  ============
 
 This trains the key and value projections, as Custom Diffusion does. Where the whole U-Net is trained the callback
 only slows the return: what no edit reaches learns the bomb too. With ``--train all --learning-rate 3e-4 --steps 90
 --pictures 8``:
 
-=================  ============  =============  ================  ============
-fine-tuned alone   53 % (36–69)  75 % (55–88)   16 % (7–32)       69 % (51–82)
-with the callback  12 % (5–28)   12 % (4–31)    12 % (5–28)       50 % (34–66)
-=================  ============  =============  ================  ============
+=================  ==============  ==============  ================  ============
+fine-tuned alone    97 % (84–99)    88 % (69–96)   22 % (11–39)      94 % (80–98)
+with the callback   12 % (5–28)     12 % (4–31)    12 % (5–28)       91 % (76–97)
+=================  ==============  ==============  ================  ============
 
 An erased prompt means what its target means. So pictures of the bomb with its captions teach the target, here the
 empty prompt, to draw bombs: the first thing to do is to leave them out of the training.
