@@ -8,7 +8,6 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from rece_lightning.concepts import PromptPair
 from rece_lightning.core.derive import derive
@@ -19,12 +18,13 @@ from rece_lightning.core.diagnostics import (
     regeneration_residual,
     trace_product,
 )
-from rece_lightning.core.embedding_map import AnyMap, EmbeddingMap, LayerMaps
+from rece_lightning.core.embedding_map import AnyMap, EmbeddingMap
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.gram import Gram
 from rece_lightning.core.loop import Evidence, LoopSettings, RECELoop
 from rece_lightning.core.moments import Moments
 from rece_lightning.core.remaining import remaining_answer
+from rece_lightning.core.untouched import beside
 from rece_lightning.evidence import EncodedPair, encode_pairs, gather_evidence
 from rece_lightning.invariants import invariant_rows, with_invariants
 from rece_lightning.module import RECE
@@ -56,19 +56,12 @@ class Part:
     names: tuple[str, ...]
     gram: Gram
     """Of those that are edited."""
-    rest: Tensor
-    """Of the others, ``[d, d]``."""
+    rest: Gram | None
+    """Of the others, where there are any."""
 
     def whole(self, maps: AnyMap) -> tuple[Gram, AnyMap]:
-        """``G`` of the whole model with its maps: the projections that stay are one layer more, its map ``I``."""
-        if not bool(self.rest.any()):
-            return self.gram, maps
-        own = maps.matrix[None] if isinstance(maps, EmbeddingMap) else maps.matrices
-        grams = self.gram.total[None] if isinstance(maps, EmbeddingMap) else self.gram.layers
-        assert grams is not None
-        eye = torch.eye(self.gram.width, dtype=own.dtype, device=own.device)
-        gram = Gram(self.gram.total + self.rest, torch.cat([grams, self.rest[None]]))
-        return gram, LayerMaps(torch.cat([own, eye[None]]))
+        """``G`` of the whole model with its maps."""
+        return (self.gram, maps) if self.rest is None else beside(self.gram, maps, self.rest)
 
 
 class Ranking:
@@ -140,9 +133,7 @@ class Ranking:
             names = base.select(model["projections"], model["layers"])
             gram = Gram.of(base.read_projections(names), keep_layers=tensor, device=self.device)
             others = [name for name in base.projections if name not in set(names)]
-            rest = torch.zeros_like(gram.total)
-            if others:
-                rest = Gram.of(base.read_projections(others), device=self.device).total
+            rest = Gram.of(base.read_projections(others), device=self.device) if others else None
             self._parts[key] = Part(tuple(names), gram, rest)
         return self._parts[key]
 
