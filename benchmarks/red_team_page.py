@@ -93,6 +93,7 @@ def plot(curves: dict[str, list[Curve]]) -> Figure | None:
     for place, (state, own) in enumerate(panels.items()):
         axes = figure.add_subplot(1, len(panels), place + 1)
         draw_curves(axes, own)
+        axes.legend(fontsize=7, loc="lower right" if place < len(panels) - 1 else "upper left", framealpha=0.6)
         axes.set_title(f"{own[0].attack}: {state}", fontsize=10)
     figure.tight_layout()
     return figure
@@ -118,6 +119,17 @@ def page(rows: Sequence[Row], settings: Settings, command: str, curves: dict[str
         lines += ["", "## Beside the control", ""]
         lines += [f"- {state}: {text}" for state, found in curves.items() for text in curve_findings(found)]
         lines += ["", "![Success of cce over its steps, attack and control side by side](red_team.svg)"]
+    lines += [
+        "",
+        "## More of this",
+        "",
+        "- What each switch of the robust loop does, and the frontier of kept objects against the derived embedding, "
+        "for every editor: [robust.md](robust.md), `python -m benchmarks.robust --concepts bomb,axe,church`.",
+        "- Whether the residual that a certificate bounds says what a detector sees, with its scatter: "
+        "[certificate.md](certificate.md), `python -m benchmarks.certificate`.",
+        "- Whether the first words of the vocabulary scan show the concept: [scan.md](scan.md), "
+        "`python -m benchmarks.scan`.",
+    ]
     return lines
 
 

@@ -95,30 +95,52 @@ def frontier_table(rows: Rows) -> list[str]:
     return lines
 
 
+def place(rows: Rows) -> tuple[float, float]:
+    """Success of the strongest derived embedding, and share of kept objects."""
+    return strongest(rows, DERIVED)[1].rate, share(rows, "kept").rate
+
+
+def pareto(points: Sequence[tuple[float, float, str]]) -> list[tuple[float, float, str]]:
+    """Those that no other one beats in both: less success, more kept."""
+    best: list[tuple[float, float, str]] = []
+    for point in sorted(points, key=lambda one: (one[0], -one[1])):
+        if not best or point[1] > best[-1][1]:
+            best.append(point)
+    return best
+
+
 def draw(rows: Rows, path: Path) -> None:
-    """Kept objects against the derived embedding's success: up and to the left is better."""
+    """Kept objects against the derived embedding's success: up and to the left is better; the best ones are named."""
     figure = Figure(figsize=(9, 6))
     axes = figure.add_subplot()
     found = {**grouped(rows, FRONTIER), **grouped(rows, CHOICES), **grouped(rows, ABLATION)}
     kinds = dict.fromkeys((own[0]["part"], editor) for (editor, _), own in found.items())
+    front = {(x, y) for x, y, _ in pareto([(*place(own), label) for (_, label), own in found.items()])}
+    lowest = 1.0
     for part, editor in kinds:
         points = [
-            (strongest(own, DERIVED)[1].rate, share(own, "kept").rate, label)
-            for (name, label), own in found.items()
-            if name == editor and own[0]["part"] == part
+            (*place(own), label) for (name, label), own in found.items() if name == editor and own[0]["part"] == part
         ]
         marker = {FRONTIER: "o", CHOICES: "^"}.get(part, "s")
         axes.scatter([x for x, _, _ in points], [y for _, y, _ in points], marker=marker, label=f"{editor}, {part}")
         for x, y, label in points:
-            axes.annotate(label, (x, y), fontsize=5, xytext=(3, 3), textcoords="offset points")
+            lowest = min(lowest, y)
+            if (x, y) in front:
+                front.remove((x, y))
+                axes.annotate(f"{editor}: {label}", (x, y), fontsize=8, xytext=(4, 4), textcoords="offset points")
     axes.set(
         xlabel="strongest derived embedding of any norm: pictures with the object", ylabel="kept objects drawn",
-        xlim=(-0.02, 1.02), ylim=(-0.02, 1.02),
+        xlim=(-0.02, 1.25), ylim=(lowest - 0.03, 1.01),
     )  # fmt: skip
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="lower right")
     figure.tight_layout()
     write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
+
+
+def notes() -> list[str]:
+    """What the tables say, written by hand beside them."""
+    return (Path(__file__).parent / "robust_notes.md").read_text(encoding="utf-8").splitlines()
 
 
 def write_page(rows: Rows, folder: Path, command: str, sampling: str) -> str:
@@ -158,7 +180,8 @@ def write_page(rows: Rows, folder: Path, command: str, sampling: str) -> str:
         ]
     if grouped(rows, FRONTIER):
         lines += ["## Frontier", "", *frontier_table(rows), ""]
-    lines += ["![kept against attack success](robust.png)"]
+    lines += ["![kept against attack success](robust.png)", "", "Named: what no other setting beats in both."]
+    lines += ["", *notes()]
     text = "\n".join(lines) + "\n"
     write_atomically(folder / "robust.md", lambda path: path.write_text(text, encoding="utf-8"))
     draw(rows, folder / "robust.png")
