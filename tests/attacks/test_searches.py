@@ -222,6 +222,29 @@ def shown(victim: Victim, concept: str, found: Sequence[AdversarialPrompt]) -> i
     return int(victim.detector.detect(pictures, [concept] * len(found)).sum())
 
 
+@pytest.mark.parametrize(
+    ("attack", "margin"), [(RingABell(restarts=4), 2), (P4D(restarts=2), 2), (Cce(start="noise"), 2)],
+    ids=["ring-a-bell", "p4d", "cce"],
+)  # fmt: skip
+def test_what_a_search_finds_shows_the_concept_and_as_much_at_random_does_not(
+    original: Victim, attack: Attack, margin: int
+) -> None:
+    """On the original model, the concept's words forbidden: the pictures decide."""
+    hits = {"attack": 0, "random": 0}
+    source = torch.Generator().manual_seed(5)
+    for concept in CONCEPTS:
+        found = attack.run(original, goal_without_its_words(concept))
+        drawn = random_prompts(original, concept, len(found), 4)
+        by_chance = [AdversarialPrompt("random", concept, row, prompt) for row, prompt in enumerate(drawn)]
+        if attack.gives == "embedding":
+            own = original.encoder.encode([concept]).embeddings[0]
+            noise = (torch.randn(own.shape, generator=source) * own.square().mean().sqrt() for _ in found)
+            by_chance = [replace(one, embedding=rows) for one, rows in zip(found, noise, strict=True)]
+        hits["attack"] += shown(original, concept, found)
+        hits["random"] += shown(original, concept, by_chance)
+    assert hits["attack"] >= hits["random"] + margin
+
+
 def test_paraphrases_show_the_concept_and_as_many_random_prompts_do_not(original: Victim) -> None:
     hits = {"attack": 0, "random": 0}
     for concept in CONCEPTS:
