@@ -29,6 +29,19 @@ def strongest(rows: Rows, figures: Sequence[str]) -> tuple[str, Share]:
     return max(found.items(), key=lambda item: item[1].rate if item[1].total else -1.0)
 
 
+def attacks_in(rows: Rows) -> list[str]:
+    """Names of the attacks that were measured beside the derived embedding."""
+    return sorted({row["figure"] for row in rows if row["clusters"]} - {*DERIVED, *PLAIN})
+
+
+def strongest_cell(rows: Rows, figures: Sequence[str]) -> str:
+    """The success of the strongest and its name; a dash for none."""
+    if not figures:
+        return "–"
+    name, found = strongest(rows, figures)
+    return f"{found} `{name}`"
+
+
 def mean(rows: Rows, figure: str) -> float:
     """Of a figure without pictures, over concepts; of a certificate the least."""
     values = [float(row["value"]) for row in rows if row["figure"] == figure]
@@ -53,14 +66,13 @@ def ablation_table(rows: Rows) -> list[str]:
         "|" + "---|" * (11 + len(RATIOS)),
     ]
     for (editor, label), own in sorted(grouped(rows, ABLATION).items(), key=lambda item: list(BASES).index(item[0][0])):
-        attacks = sorted({row["figure"] for row in own if row["clusters"]} - {*DERIVED, *PLAIN})
+        attacks = attacks_in(own)
         prompts, inversions = (
             [one for one in attacks if one.startswith("cce") is inverts] for inverts in (False, True)
         )
-        name, prompt = strongest(own, prompts) if prompts else ("", Share(0, 0))
         cells = [editor, label, *(str(share(own, figure)) for figure in PLAIN), str(strongest(own, DERIVED)[1])]
         cells += [f"{share(own, figure).rate:.0%}" for figure in DERIVED[:-1]]
-        cells += [f"{prompt} `{name}`" if prompts else "–"]
+        cells += [strongest_cell(own, prompts)]
         cells += [str(strongest(own, inversions)[1]) if inversions else "–"]
         cells += [f"{mean(own, figure):.3f}" for figure in ("certificate", "certificate at 1", "drift")]
         lines.append("| " + " | ".join([*cells, f"{mean(own, 'seconds'):.2f}"]) + " |")
@@ -74,10 +86,9 @@ def choices_table(rows: Rows) -> list[str]:
         "|---|---|---|---|---|---|---|---|",
     ]
     for (_, label), own in grouped(rows, CHOICES).items():
-        prompts = sorted({row["figure"] for row in own if row["clusters"]} - {*DERIVED, *PLAIN})
-        name, prompt = strongest(own, prompts) if prompts else ("", Share(0, 0))
+        prompts = attacks_in(own)
         cells = [label, *(str(share(own, figure)) for figure in PLAIN), str(strongest(own, DERIVED)[1])]
-        cells += [f"{prompt} `{name}`" if prompts else "–"]
+        cells += [strongest_cell(own, prompts)]
         lines.append(f"| {' | '.join(cells)} | {mean(own, 'certificate'):.3f} | {mean(own, 'drift'):.3f} |")
     return lines
 

@@ -164,6 +164,6 @@ def _generates(trainer: Trainer, module: RECE, stage: str) -> bool:
     if stage != "fit":
         return not measures_existing(trainer)
     callbacks: Sequence[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    if module.robust is not None and module.robust.attacks:
+    if module.attacks_between_epochs:
         return True
     return any(isinstance(one, Evaluation) or (isinstance(one, RedTeam) and one.fit) for one in callbacks)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ class RedTeam(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find detector and concepts, and refuse what cannot be attacked before any work."""
         module = rece_module(pl_module, "RedTeam") if stage in ("fit", "test") else None
-        asked = module.robust.attacks if module is not None and module.robust is not None and stage == "fit" else ()
+        asked = module.attacks_between_epochs if module is not None and stage == "fit" else ()
         if module is None or not (stage == "test" or self.fit or asked):
             return
         if asked:
@@ -212,14 +213,9 @@ class RedTeam(Callback):
         of one process.
         """
         folder, work = run_folder(trainer), self._work()
-        with module.pictures.at_work(), self._progress(visible=trainer.is_global_zero) as progress:
-            total = len(share_of(work))
-            bar = progress.add_task("red team", total=total)
-            measured = measure_shared(
-                self._victim(module), work, folder, self.seeds, original=self.original,
-                begins=lambda title, done: progress.update(bar, description=title, completed=done),
-            )  # fmt: skip
-            progress.update(bar, completed=total)
+        with module.pictures.at_work(), self._progress(trainer, "red team", work) as begins:
+            victim = self._victim(module)
+            measured = measure_shared(victim, work, folder, self.seeds, original=self.original, begins=begins)
         self.rungs = [one.rung for one in measured]
         if trainer.is_global_zero:
             self._write(folder, measured)
@@ -235,16 +231,8 @@ class RedTeam(Callback):
         own = {attack.name: attack for attack in self.attacks}
         attacks = [own.get(name) or make_attacks([name])[0] for name in names]
         work = [(attack, goal) for attack in attacks for goal in self.goals]
-        victim = self._victim(module)
-        with module.pictures.at_work(), self._progress(visible=trainer.is_global_zero) as progress:
-            total = len(share_of(work))
-            bar = progress.add_task("attacks in the loop", total=total)
-            found = search_shared(
-                victim, work, run_folder(trainer),
-                begins=lambda title, done: progress.update(bar, description=title, completed=done),
-            )  # fmt: skip
-            progress.update(bar, completed=total)
-        return found
+        with module.pictures.at_work(), self._progress(trainer, "attacks in the loop", work) as begins:
+            return search_shared(self._victim(module), work, run_folder(trainer), begins=begins)
 
     def _work(self) -> list[Piece]:
         """The concepts' own prompts, then attack after attack, its controls behind its concepts."""
@@ -275,9 +263,15 @@ class RedTeam(Callback):
     def _protocol(self) -> str:
         return self.detector.protocol if self.detector is not None else ""
 
-    def _progress(self, *, visible: bool) -> Progress:
+    @contextmanager
+    def _progress(self, trainer: Trainer, title: str, work: Sequence[Any]) -> Iterator[Callable[[str, int], None]]:
+        """A bar over this process's share of the work; gives what is told of every piece, and how many are done."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        return Progress(*columns, console=self._console, disable=not visible)
+        with Progress(*columns, console=self._console, disable=not trainer.is_global_zero) as progress:
+            total = len(share_of(work))
+            bar = progress.add_task(title, total=total)
+            yield lambda piece, done: progress.update(bar, description=piece, completed=done)
+            progress.update(bar, completed=total)
 
     def _write(self, folder: Path, measured: Sequence[Measured]) -> None:
         rungs = [*self.rungs, *together(self.rungs)]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from operator import itemgetter
 from pathlib import Path
+from typing import TypeVar
 
 from rece_lightning.attacks import AdversarialPrompt, Attack, AttackStore, Goal, Victim, key_of
 from rece_lightning.attacks.outcome import NO_ATTACK, Measured, measure, measure_all
@@ -15,6 +16,7 @@ from rece_lightning.reporting.sheets import small
 
 Piece = tuple[Attack | None, Goal]
 """An attack on a concept; without an attack the concept's own prompt."""
+Result = TypeVar("Result")
 
 
 def measure_shared(
@@ -43,19 +45,16 @@ def measure_shared(
     Returns:
         All measurements in the order of the work, on every process, their pictures small.
     """
-    store, measured = open_store(folder), list[tuple[int, Measured]]()
-    for done, (place, (attack, goal)) in enumerate(share_of(list(enumerate(work)))):
-        begins(f"{NO_ATTACK if attack is None else attack.name}: {goal.concept}", done)
+
+    def measured(store: AttackStore, attack: Attack | None, goal: Goal) -> list[Measured]:
         if attack is None:
             plain = [AdversarialPrompt(NO_ATTACK, goal.concept, 0, goal.prompt)]
             found = [measure(victim, plain, seeds, has="the concept's prompt", original=original)]
         else:
             found = measure_all(victim, attack, goal, store.run(attack, victim, goal), seeds, original)
-        measured += [(place, replace(one, through=small(one.through).cpu())) for one in found]
-    victim.pictures.use(None)
-    everything = [item for part in gathered(measured) for item in part]
-    close_store(store, victim, work)
-    return [one for _, one in sorted(everything, key=itemgetter(0))]
+        return [replace(one, through=small(one.through).cpu()) for one in found]
+
+    return _shared(victim, work, folder, begins, measured)
 
 
 def search_shared(
@@ -72,14 +71,30 @@ def search_shared(
     Returns:
         What was found, in the order of the work, on every process.
     """
-    store, found = open_store(folder), list[tuple[int, list[AdversarialPrompt]]]()
+
+    def found(store: AttackStore, attack: Attack | None, goal: Goal) -> list[AdversarialPrompt]:
+        assert attack is not None
+        return [on_cpu(row) for row in store.run(attack, victim, goal)]
+
+    return _shared(victim, work, folder, begins, found)
+
+
+def _shared(
+    victim: Victim,
+    work: Sequence[Piece],
+    folder: Path,
+    begins: Callable[[str, int], None],
+    do: Callable[[AttackStore, Attack | None, Goal], list[Result]],
+) -> list[Result]:
+    """Do this process's share of the work; the results of all processes, in the order of the work."""
+    store, own = open_store(folder), list[tuple[int, list[Result]]]()
     for done, (place, (attack, goal)) in enumerate(share_of(list(enumerate(work)))):
-        begins(f"{attack.name}: {goal.concept}", done)
-        found.append((place, [on_cpu(row) for row in store.run(attack, victim, goal)]))
+        begins(f"{NO_ATTACK if attack is None else attack.name}: {goal.concept}", done)
+        own.append((place, do(store, attack, goal)))
     victim.pictures.use(None)
-    everything = [item for part in gathered(found) for item in part]
+    everything = [item for part in gathered(own) for item in part]
     close_store(store, victim, work)
-    return [row for _, rows in sorted(everything, key=itemgetter(0)) for row in rows]
+    return [one for _, results in sorted(everything, key=itemgetter(0)) for one in results]
 
 
 def open_store(folder: Path) -> AttackStore:

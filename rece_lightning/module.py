@@ -252,6 +252,11 @@ class RECE(LightningModule):
         return DECISIVE + own + (() if self.robust is None else ("robust",))
 
     @property
+    def attacks_between_epochs(self) -> Sequence[str]:
+        """Names of the searches that a robust loop asks for; none without one."""
+        return () if self.robust is None else self.robust.attacks
+
+    @property
     def names(self) -> list[str]:
         """Parameter names of the projections that are edited."""
         return self.base.select(self.hparams["projections"], self.hparams["layers"])
@@ -486,7 +491,7 @@ class RECE(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """A robust loop that asks for attacks goes on with what they find on the model as it is."""
-        if self.current_epoch and self.robust is not None and self.robust.attacks:
+        if self.current_epoch and self.attacks_between_epochs:
             again = attack_and_join(self)
             if again is not None and self.joined is not None:
                 self._loop = again

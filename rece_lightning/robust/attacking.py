@@ -27,11 +27,11 @@ def check_search(module: RECE) -> None:
     Raises:
         ConfigurationError: without a RedTeam among the callbacks, or without concepts to attack.
     """
-    if module.robust is None or not module.robust.attacks:
+    if not module.attacks_between_epochs:
         return
     if module.search is None:
         raise ConfigurationError(
-            f"{FIELD}.attacks: {list(module.robust.attacks)!r}, but no callback runs them; add RedTeam to "
+            f"{FIELD}.attacks: {list(module.attacks_between_epochs)!r}, but no callback runs them; add RedTeam to "
             "trainer.callbacks."
         )
     if not isinstance(getattr(module.trainer, "datamodule", None), ConceptData):
@@ -51,7 +51,7 @@ def attack_and_join(module: RECE) -> RECELoop | None:
     Returns:
         A loop as far as the module's own; ``None`` where nothing new was found.
     """
-    plan, loop, encoder = module.robust, module.loop, module.encoder
+    plan, loop = module.robust, module.loop
     assert plan is not None
     assert module.search is not None
     names = [name for name in plan.attacks if loop.epoch == 1 or LADDER[name].looks_at_weights]
@@ -61,7 +61,7 @@ def attack_and_join(module: RECE) -> RECELoop | None:
         return None
     if module.joined is None:
         module.joined = JoinedSums(module.hparams["tokens"], module.gram.total.device, module.gram.width)
-    add_found(module.joined, encoder, found, plan.weight)
+    add_found(module.joined, module.encoder, found, plan.weight)
     module.joined.summary[FOUND] = module.joined.summary.get(FOUND, 0) + len(found)
     again = RECELoop(module.gram, replace(loop.evidence, joined=module.joined.joined), module.settings)
     again.run(loop.epoch)

@@ -122,8 +122,8 @@ def fault(stored: Any, width: int) -> str | None:
             matrices = [stored["moments"][part][name] for part in ERASED for name in names]
             found = (matrix_fault(where, one, square, torch.float64) for one in [*matrices, stored["preserved"]])
             return next((wrong for wrong in found if wrong), None)
-        wrong = pairs_fault(where, [*stored["words"], *stored["found"]], width)
-        rows = (matrix_fault(where, kept, (len(kept), width)) for kept in stored["kept"])
+        wrong = pairs_fault(where, [*stored["words"], *stored["found"]], width, torch.float32)
+        rows = (matrix_fault(where, kept, (len(kept), width), torch.float32) for kept in stored["kept"])
         return wrong or next((one for one in rows if one), None)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         return f"{where} is damaged ({type(error).__name__}: {error})"

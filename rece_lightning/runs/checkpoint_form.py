@@ -114,13 +114,16 @@ def _others(content: Mapping[str, Any]) -> str | None:
     return _entries("hyper_parameters.", content["hyper_parameters"], SETTINGS)
 
 
-def pairs_fault(where: str, pairs: Sequence[Mapping[str, Any]], width: int) -> str | None:
+def pairs_fault(
+    where: str, pairs: Sequence[Mapping[str, Any]], width: int, dtype: torch.dtype | None = None
+) -> str | None:
     """What is wrong with stored encoded pairs, in words; ``None`` if nothing is.
 
     Args:
         where: the pairs stand, for the words.
         pairs: fields of :class:`EncodedPair` each.
         width: of the embeddings.
+        dtype: float32 or float64 unless given.
     """
     for pair in pairs:
         read = EncodedPair(**pair)
@@ -128,7 +131,7 @@ def pairs_fault(where: str, pairs: Sequence[Mapping[str, Any]], width: int) -> s
         if not (0 <= read.last < count and 0 <= read.target_last < count and 0 < read.weight < float("inf")):
             return f"a position or a weight in {where} cannot be"
         for tensor in (read.concept, read.target):
-            wrong = matrix_fault(where, tensor, (count, width))
+            wrong = matrix_fault(where, tensor, (count, width), dtype)
             if wrong:
                 return wrong
     return None
