@@ -27,16 +27,16 @@ from benchmarks.results_plan import ERASED, KINDS, Erasure, configuration, objec
 from benchmarks.tables import of_plain_columns, read_measured, write_table
 from rece_lightning import RECE, ConceptData
 from rece_lightning.attacks.derived import derived_curve
+from rece_lightning.cli.verbs import fail
 from rece_lightning.core.certificate import certify
-from rece_lightning.core.edit import EditScales
+from rece_lightning.core.editors.projection import Projection
+from rece_lightning.core.editors.uce import EditScales
 from rece_lightning.core.embedding_map import AnyMap, EmbeddingMap
+from rece_lightning.core.eraser import LoopSettings, RECELoop
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.core.loop import LoopSettings, RECELoop
-from rece_lightning.core.projection import Projection
 from rece_lightning.metrics import EmojiDetector
-from rece_lightning.models.pipelines import Sampling, generate
-from rece_lightning.preserving import encoded_sums
-from rece_lightning.verbs import fail
+from rece_lightning.models.sampling import Sampling, generate
+from rece_lightning.vocabulary.preserve import encoded_sums
 
 HERE = Path(__file__).parent
 BUDGETS = (0.5, 1.0, math.inf)

@@ -24,15 +24,15 @@ from torch import Tensor
 
 from benchmarks.full_size import write_checkpoint
 from benchmarks.speed import child, machine, seconds
+from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.devices.placement import Placement
 from rece_lightning.emoji.captions import describe
 from rece_lightning.emoji.catalog import load_catalog
+from rece_lightning.evaluation.generation import PictureMaker
 from rece_lightning.files import write_atomically
-from rece_lightning.generation import PictureMaker
 from rece_lightning.models.encoders import load_encoder
 from rece_lightning.models.find import find_base
-from rece_lightning.models.pipelines import Sampling
-from rece_lightning.prompts import EvaluationPrompt
+from rece_lightning.models.sampling import Sampling
 
 HERE = Path(__file__).parent
 REPEATS = 9

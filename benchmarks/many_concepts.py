@@ -35,24 +35,23 @@ from benchmarks.many_concepts_table import Row, read_rows, write_rows
 from benchmarks.recipes import unet_digest
 from benchmarks.results import be_quiet
 from rece_lightning import RECE, ConceptData
+from rece_lightning.cli.verbs import fail
+from rece_lightning.core.diagnostics import remaining_answer
+from rece_lightning.core.editors.null_space import NullSpace, null_space
 from rece_lightning.core.embedding_map import AnyMap, EmbeddingMap
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.gram import Gram
 from rece_lightning.core.moments import Moments
-from rece_lightning.core.null_space import NullSpace, null_space
-from rece_lightning.core.remaining import remaining_answer
 from rece_lightning.devices.placement import Placement
-from rece_lightning.evidence import encode_pairs, gather_evidence
-from rece_lightning.generation import PictureMaker
-from rece_lightning.invariants import invariant_rows
+from rece_lightning.erasure.encoding import encode_pairs, gather_evidence, invariant_rows
+from rece_lightning.evaluation.generation import PictureMaker
 from rece_lightning.metrics import EmojiDetector, harmonic_mean
 from rece_lightning.models.encoders import load_encoder
 from rece_lightning.models.find import find_base
-from rece_lightning.preserving import drifts
 from rece_lightning.sweep.grid import EPOCHS, MODEL, Setting
 from rece_lightning.sweep.grid import TARGET as TARGET_KEY
 from rece_lightning.sweep.ranking import Figures, Ranking
-from rece_lightning.verbs import fail
+from rece_lightning.vocabulary.preserve import drifts
 
 HERE = Path(__file__).parent
 ENERGY = 0.99

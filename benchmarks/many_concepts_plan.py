@@ -10,10 +10,10 @@ from functools import cached_property
 from typing import Any
 
 from benchmarks.recipes import digest
-from rece_lightning.concepts import PromptPair
+from rece_lightning.data.concepts import PromptPair
+from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.emoji.catalog import load_catalog
-from rece_lightning.models.pipelines import Sampling
-from rece_lightning.prompts import EvaluationPrompt
+from rece_lightning.models.sampling import Sampling
 
 COUNTS = (1, 10, 50, 100)
 SAMPLING = Sampling(steps=12, guidance_scale=4.0, batch_size=64)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.tables import read_measured, write_table
+from rece_lightning.evaluation.results.balance import Counts, balance_draws, central_interval
 from rece_lightning.metrics import Share, harmonic_mean
-from rece_lightning.reporting.balance import Counts, balance_draws, central_interval
 
 BETWEEN = "|"
 FEWEST = 6

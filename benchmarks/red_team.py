@@ -29,9 +29,9 @@ from benchmarks.tables import write_table
 from rece_lightning.attacks import AdversarialPrompt, Attack, AttackStore, Victim
 from rece_lightning.attacks.ladder import LADDER
 from rece_lightning.attacks.outcome import NO_ATTACK, Measured, measure, measure_all
+from rece_lightning.cli.verbs import fail
 from rece_lightning.core.errors import ReceError
-from rece_lightning.tables import read_table
-from rece_lightning.verbs import fail
+from rece_lightning.data.tables import read_table
 
 HERE = Path(__file__).parent
 COLUMNS = (

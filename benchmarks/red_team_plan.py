@@ -19,7 +19,7 @@ from rece_lightning.core.embedding_map import AnyMap
 from rece_lightning.core.errors import ConfigurationError, nearest
 from rece_lightning.emoji.catalog import load_catalog
 from rece_lightning.metrics import EmojiDetector
-from rece_lightning.models.pipelines import Sampling
+from rece_lightning.models.sampling import Sampling
 
 ORIGINAL, UCE, PLAIN, ROBUST = "original", "UCE", "RECE", "robust RECE"
 STATES = (ORIGINAL, UCE, PLAIN, ROBUST)

@@ -38,9 +38,11 @@ from benchmarks.results_plan import (
 )
 from benchmarks.results_table import Row, check_same, left, read_rows, recipes, write_rows
 from rece_lightning import RECE, ConceptData
+from rece_lightning.cli.verbs import fail
 from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.devices.placement import Placement
-from rece_lightning.generation import PictureMaker
+from rece_lightning.evaluation.generation import PictureMaker
 from rece_lightning.metrics import (
     Clip,
     ClipScore,
@@ -53,8 +55,6 @@ from rece_lightning.metrics import (
 )
 from rece_lightning.models.encoders import load_encoder
 from rece_lightning.models.find import find_base
-from rece_lightning.prompts import EvaluationPrompt
-from rece_lightning.verbs import fail
 
 HERE = Path(__file__).parent
 Shot = tuple[EvaluationPrompt, int]

@@ -9,14 +9,14 @@ from typing import Any
 import yaml
 
 from benchmarks.recipes import digest
-from rece_lightning.concepts import read_preserved
+from rece_lightning.cli.protocols import load_protocol
+from rece_lightning.cli.verbs import PACKAGE
 from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.data.concepts import read_preserved
+from rece_lightning.data.prompts import EvaluationPrompt, read_prompts
 from rece_lightning.emoji.captions import describe
 from rece_lightning.emoji.catalog import load_catalog
-from rece_lightning.models.pipelines import Sampling
-from rece_lightning.prompts import EvaluationPrompt, read_prompts
-from rece_lightning.protocols import load_protocol
-from rece_lightning.verbs import PACKAGE
+from rece_lightning.models.sampling import Sampling
 
 SAMPLING = Sampling(steps=12, guidance_scale=4.0, batch_size=64)
 SEEDS = tuple(range(5))

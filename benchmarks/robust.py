@@ -45,12 +45,12 @@ from rece_lightning.attacks import Attack, AttackStore, Derived, Victim, key_of,
 from rece_lightning.attacks.base import AdversarialPrompt
 from rece_lightning.attacks.outcome import Measured, measure, measure_all
 from rece_lightning.callbacks import RedTeam
-from rece_lightning.certifying import certify_module
+from rece_lightning.cli.verbs import fail
 from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.data.tables import read_table
+from rece_lightning.erasure.certificates import certify_module
 from rece_lightning.metrics import EmojiDetector
-from rece_lightning.models.pipelines import Sampling
-from rece_lightning.tables import read_table
-from rece_lightning.verbs import fail
+from rece_lightning.models.sampling import Sampling
 
 HERE = Path(__file__).parent
 LOOKED_AT = "paraphrase,ring-a-bell,mma,cce"

@@ -7,9 +7,9 @@ from typing import Any
 
 import yaml
 
-from rece_lightning.core.editors import EDITORS
+from rece_lightning.cli.verbs import PACKAGE
+from rece_lightning.core.editors.base import EDITORS
 from rece_lightning.emoji.catalog import load_catalog
-from rece_lightning.verbs import PACKAGE
 
 SHIPPED, HALF, EVERYTHING = "shipped list", "every other one of it", "all other objects"
 CONCEPTS = ("bomb", "dagger", "axe", "water pistol", "kitchen knife", "church")

@@ -26,11 +26,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks.scaling_page import Timing, page
 from benchmarks.scaling_parts import PARTS, Sizes, measure_all
 from benchmarks.tables import read_measured, write_table
+from rece_lightning.cli.verbs import fail
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.emoji.catalog import WEIGHTS
 from rece_lightning.files import write_atomically
 from rece_lightning.models.find import find_base
-from rece_lightning.verbs import fail
 
 HERE = Path(__file__).parent
 PROCESSES = (1, 2)

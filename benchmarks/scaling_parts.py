@@ -22,21 +22,21 @@ from rece_lightning import ConceptData
 from rece_lightning.attacks import Mma, Victim, make_goal
 from rece_lightning.attacks.outcome import measure
 from rece_lightning.core.embedding_map import EmbeddingMap
+from rece_lightning.core.eraser import LoopSettings, RECELoop
 from rece_lightning.core.gram import Gram
-from rece_lightning.core.loop import LoopSettings, RECELoop
 from rece_lightning.core.moments import Moments
-from rece_lightning.data import EvaluationBatches, PromptBatch
+from rece_lightning.data.batches import EvaluationBatches, PromptBatch
+from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.devices.placement import Placement
-from rece_lightning.devices.ranks import rank_and_world, share_of, summed
+from rece_lightning.distributed import rank_and_world, share_of, summed
 from rece_lightning.emoji.catalog import load_catalog
-from rece_lightning.evidence import EncodedPair, encode_pairs, pair_moments
-from rece_lightning.gathering import PromptSums
-from rece_lightning.generation import PictureMaker
+from rece_lightning.erasure.encoding import EncodedPair, encode_pairs, pair_moments
+from rece_lightning.erasure.statistics import PromptSums
+from rece_lightning.evaluation.generation import PictureMaker
 from rece_lightning.metrics import EmojiDetector
 from rece_lightning.models.encoders import load_encoder
 from rece_lightning.models.find import find_base
-from rece_lightning.models.pipelines import Sampling
-from rece_lightning.prompts import EvaluationPrompt
+from rece_lightning.models.sampling import Sampling
 
 BATCH = 64
 """Prompts that are encoded together."""

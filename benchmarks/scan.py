@@ -28,16 +28,16 @@ from benchmarks.results import be_quiet, edited
 from benchmarks.results_plan import UCE, Erasure, State, objects, states
 from benchmarks.tables import of_plain_columns, read_measured, write_table
 from rece_lightning import RECE
+from rece_lightning.cli.verbs import fail
 from rece_lightning.core.embedding_map import EmbeddingMap
 from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.files import write_atomically
 from rece_lightning.metrics import EmojiDetector, Share
-from rece_lightning.models.pipelines import Sampling
-from rece_lightning.prompts import EvaluationPrompt
-from rece_lightning.scan import Scan, scan_module
-from rece_lightning.scan.encoding import subject_rows
-from rece_lightning.scan.reaching import TEMPLATE, WITHIN, Reaching, search_pairs
-from rece_lightning.verbs import fail
+from rece_lightning.models.sampling import Sampling
+from rece_lightning.vocabulary import Scan, scan_module
+from rece_lightning.vocabulary.rows import subject_rows
+from rece_lightning.vocabulary.scan import TEMPLATE, WITHIN, Reaching, search_pairs
 
 HERE = Path(__file__).parent
 BEFORE, AFTER = "before the edit", "after UCE's edit"

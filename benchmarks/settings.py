@@ -19,22 +19,22 @@ from matplotlib.figure import Figure
 from rich.progress import track
 
 from rece_lightning.core import diagnostics
-from rece_lightning.core.derive import Derivation, derive
-from rece_lightning.core.edit import EditScales
+from rece_lightning.core.derivation import Derivation, derive
+from rece_lightning.core.editors.uce import EditScales
 from rece_lightning.core.embedding_map import AnyMap
+from rece_lightning.core.eraser import LoopSettings, RECELoop
 from rece_lightning.core.gram import Gram
-from rece_lightning.core.loop import LoopSettings, RECELoop
 from rece_lightning.core.moments import Moments
+from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.devices.placement import Placement
 from rece_lightning.emoji.captions import describe, with_article
 from rece_lightning.emoji.catalog import load_catalog
-from rece_lightning.evidence import encode_pairs, gather_evidence
-from rece_lightning.generation import PictureMaker
+from rece_lightning.erasure.encoding import encode_pairs, gather_evidence
+from rece_lightning.evaluation.generation import PictureMaker
 from rece_lightning.metrics import EmojiDetector, Share
 from rece_lightning.models.encoders import load_encoder
 from rece_lightning.models.find import find_base
-from rece_lightning.models.pipelines import Sampling
-from rece_lightning.prompts import EvaluationPrompt
+from rece_lightning.models.sampling import Sampling
 
 HERE = Path(__file__).parent
 SAMPLING = Sampling(steps=12, guidance_scale=4.0, batch_size=50)

@@ -23,9 +23,9 @@ from torch import Tensor
 from benchmarks.full_size import projection_shapes, random_projections, write_checkpoint
 from benchmarks.layerwise import best_layerwise, published_order
 from rece_lightning.core.embedding_map import apply_to_weight
+from rece_lightning.core.eraser import Evidence, LoopSettings, RECELoop
 from rece_lightning.core.gram import Gram
-from rece_lightning.core.loop import Evidence, LoopSettings, RECELoop
-from rece_lightning.evidence import EncodedPair, gather_evidence
+from rece_lightning.erasure.encoding import EncodedPair, gather_evidence
 
 HERE = Path(__file__).parent
 POSITIONS = 77

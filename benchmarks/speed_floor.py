@@ -14,16 +14,16 @@ import yaml
 from torch.utils.tensorboard import SummaryWriter  # noqa: F401
 from transformers import CLIPTextModel  # noqa: F401
 
-import rece_lightning.cli
-from rece_lightning.concepts import prompt_pairs, read_concepts, read_preserved
+import rece_lightning.cli.lightning
+from rece_lightning.cli.verbs import PACKAGE
+from rece_lightning.data.concepts import prompt_pairs, read_concepts, read_preserved
 from rece_lightning.models.encoders import load_encoder
 from rece_lightning.models.find import find_base
-from rece_lightning.verbs import PACKAGE
 
 
 def main(folder: str | None) -> None:
     """Load and encode what the configuration ``nudity`` names."""
-    rece_lightning.cli.quiet()
+    rece_lightning.cli.lightning.quiet()
     if folder is None:
         return
     data = yaml.safe_load((Path(PACKAGE) / "configs" / "nudity.yaml").read_text(encoding="utf-8"))["data"]

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from rich.progress import track
 
+from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.devices.placement import Placement
 from rece_lightning.emoji.captions import describe, with_article
 from rece_lightning.emoji.catalog import load_catalog
@@ -24,12 +25,11 @@ from rece_lightning.emoji.clip import load_clip
 from rece_lightning.emoji.detector import load_detector
 from rece_lightning.emoji.training.clip import zero_shot_accuracy
 from rece_lightning.emoji.training.detector import detector_accuracy
-from rece_lightning.generation import PictureMaker
+from rece_lightning.evaluation.generation import PictureMaker
 from rece_lightning.metrics import EmojiDetector, Share
 from rece_lightning.models.encoders import load_encoder
 from rece_lightning.models.find import find_base
-from rece_lightning.models.pipelines import Sampling
-from rece_lightning.prompts import EvaluationPrompt
+from rece_lightning.models.sampling import Sampling
 
 HERE = Path(__file__).parent
 SAMPLING = Sampling(steps=12, guidance_scale=4.0, batch_size=50)

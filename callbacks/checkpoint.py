@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from rece_lightning.callbacks.export import Export
 from rece_lightning.core.errors import ConfigurationError, check_number, nearest
-from rece_lightning.data import ConceptData
+from rece_lightning.data.datamodule import ConceptData
 from rece_lightning.files import check_writable, discard, refuse_existing, write_atomically
 from rece_lightning.module import RECE
 from rece_lightning.runs.checkpoints import LAST, epochs_named, read_checkpoint

@@ -9,11 +9,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 
-from rece_lightning.closed_form import ErasurePlan, algebra_device, modes_kept, text_projections
-from rece_lightning.concepts import ConceptMapping
+from rece_lightning.core.eraser import Evidence
 from rece_lightning.core.errors import ConfigurationError, check_count
-from rece_lightning.core.loop import Evidence
+from rece_lightning.data.concepts import ConceptMapping
 from rece_lightning.devices.sharded import refuse_sharded
+from rece_lightning.erasure.config import ErasurePlan, algebra_device, modes_kept, text_projections
 from rece_lightning.models.pipelines import put_weights
 from rece_lightning.models.text import PromptEncoder
 

@@ -11,19 +11,15 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from torchmetrics import Metric
 
-from rece_lightning.callbacks.showing import log_figures, print_outcome, progress_bar
+from rece_lightning.callbacks.terminal import log_figures, print_outcome, progress_bar
 from rece_lightning.core.embedding_map import AnyMap
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.evaluation.asked import AskedPrompts
+from rece_lightning.evaluation.columns import FitColumns, MeasuredColumns, unmeasured
 from rece_lightning.evaluation.drawing import original_of
-from rece_lightning.evaluation.fit_columns import FitColumns
-from rece_lightning.evaluation.measured_columns import MeasuredColumns, unmeasured
+from rece_lightning.evaluation.folders import References
+from rece_lightning.evaluation.prompts import AskedPrompts
 from rece_lightning.evaluation.quality import Quality, check_metrics
-from rece_lightning.evaluation.references import References
-from rece_lightning.metrics import ConceptDetector
-from rece_lightning.models.pipelines import Sampling
-from rece_lightning.module import RECE
-from rece_lightning.reporting.comparison import (
+from rece_lightning.evaluation.results.comparison import (
     FIRST,
     FIRST_DERIVED,
     LAST,
@@ -31,7 +27,10 @@ from rece_lightning.reporting.comparison import (
     ORIGINAL,
     Comparison,
 )
-from rece_lightning.reporting.outcome import COUNTS, column_figures, write_outcome
+from rece_lightning.evaluation.results.outcome import COUNTS, column_figures, write_outcome
+from rece_lightning.metrics import ConceptDetector
+from rece_lightning.models.sampling import Sampling
+from rece_lightning.module import RECE
 from rece_lightning.runs.checkpoints import stored_map
 from rece_lightning.runs.folder import run_folder
 from rece_lightning.runs.resuming import only_the_end_is_left
@@ -61,13 +60,13 @@ class Evaluation(Callback):
             ``data.concepts``, preserved otherwise; ``preserved``: all of them are.
         images: folder of pictures to measure in place of the model's (``--images FOLDER``); no model is opened.
         prompts: CSV that says what each of them was made for (``--prompts FILE``); see
-            :class:`rece_lightning.evaluation.existing.ExistingPictures`.
+            :class:`rece_lightning.evaluation.folders.ExistingPictures`.
         metrics: what is measured beside the detections, into ``quality.csv``: ``PerceptualDistance`` and
             ``ArtistScore`` on erased (synonyms included) and on kept prompts apart, ``ClipScore``, ``FrechetDistance``
             and ``KernelDistance`` on kept ones. Pictures are compared with the original model's of the same prompts and
             seeds, which ``validate`` and ``test`` make too where a metric asks for them.
         references: folder of pictures to compare with in place of the original model's; see
-            :class:`rece_lightning.evaluation.references.References`.
+            :class:`rece_lightning.evaluation.folders.References`.
     """
 
     def __init__(

@@ -11,17 +11,18 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from rich.console import Console
 
-from rece_lightning.background import Background
 from rece_lightning.callbacks.evaluation import Evaluation
 from rece_lightning.core.errors import ConfigurationError, check_count
-from rece_lightning.data import ConceptData, EvaluationBatches
-from rece_lightning.devices.ranks import gathered
-from rece_lightning.models.pipelines import Sampling
+from rece_lightning.data.batches import EvaluationBatches
+from rece_lightning.data.datamodule import ConceptData
+from rece_lightning.data.prompts import one_each
+from rece_lightning.distributed import gathered
+from rece_lightning.evaluation.background import Background
+from rece_lightning.evaluation.png import save_pixels, to_pixels
+from rece_lightning.evaluation.predictions import PictureFolder, is_stopped, plan_in, plan_of, state_of
+from rece_lightning.models.sampling import Sampling
 from rece_lightning.module import RECE
-from rece_lightning.png import save_pixels, to_pixels
-from rece_lightning.prompts import one_each
 from rece_lightning.runs.folder import run_folder
-from rece_lightning.runs.picture_folder import PictureFolder, is_stopped, plan_in, plan_of, state_of
 
 FOLDER = "pictures"
 

@@ -13,10 +13,9 @@ from rich.console import Console
 from rece_lightning.callbacks.evaluation import Evaluation, measures_existing
 from rece_lightning.callbacks.red_team import RedTeam
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.devices.deciding import Decided, decide
 from rece_lightning.devices.memory import begin_peaks, peaks_in_megabytes
-from rece_lightning.devices.placement import PLACED_PARTS, Placement
-from rece_lightning.devices.ranks import gathered
+from rece_lightning.devices.placement import PLACED_PARTS, Decided, Placement, decide
+from rece_lightning.distributed import gathered
 from rece_lightning.module import RECE
 from rece_lightning.reporting.devices import Devices, PartRow, as_markdown
 

@@ -13,19 +13,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from rece_lightning.attack_shares import Piece, measure_shared, search_shared
 from rece_lightning.attacks import AdversarialPrompt, Attack, Goal, Victim, make_attacks, make_goal
 from rece_lightning.attacks.outcome import NO_ATTACK, Measured, Rung, together, write_rungs
+from rece_lightning.attacks.shares import Piece, measure_shared, search_shared
 from rece_lightning.callbacks.evaluation import Evaluation, rece_module
 from rece_lightning.core.embedding_map import AnyMap
 from rece_lightning.core.errors import ConfigurationError, check_choice, check_count, check_number
-from rece_lightning.devices.ranks import share_of
+from rece_lightning.distributed import share_of
 from rece_lightning.emoji.catalog import load_catalog
+from rece_lightning.evaluation.results.sheets import save_sheet, sheet_path
 from rece_lightning.files import discard
 from rece_lightning.metrics import ConceptDetector, EmojiDetector
-from rece_lightning.models.pipelines import Sampling
+from rece_lightning.models.sampling import Sampling
 from rece_lightning.module import RECE
-from rece_lightning.reporting.sheets import save_sheet, sheet_path
 from rece_lightning.runs.folder import run_folder
 from rece_lightning.runs.resuming import only_the_end_is_left
 

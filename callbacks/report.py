@@ -11,24 +11,24 @@ from typing import Any
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from rece_lightning.scan.section import words_section
 from rich.console import Console
 
 from rece_lightning.callbacks.evaluation import Evaluation, measures_existing
 from rece_lightning.callbacks.placement import DevicePlacement
 from rece_lightning.callbacks.red_team import SHEET, TABLE, RedTeam
-from rece_lightning.callbacks.showing import print_tables
+from rece_lightning.callbacks.terminal import print_tables
+from rece_lightning.evaluation.results.comparison import Comparison
+from rece_lightning.evaluation.results.outcome import final_figures, grid_path
+from rece_lightning.evaluation.results.sheets import sheet_path
 from rece_lightning.exports.cost import Cost, export_costs
 from rece_lightning.files import discard, write_atomically
 from rece_lightning.module import RECE
-from rece_lightning.reporting.comparison import Comparison
 from rece_lightning.reporting.devices import Devices
 from rece_lightning.reporting.ladder import read_ladder
 from rece_lightning.reporting.ladder_section import LadderSection, ladder_section
-from rece_lightning.reporting.outcome import final_figures, grid_path
 from rece_lightning.reporting.page import render_page
-from rece_lightning.reporting.sheets import sheet_path
 from rece_lightning.runs.folder import run_folder
-from rece_lightning.scan.section import words_section
 
 PAGE = "report.html"
 

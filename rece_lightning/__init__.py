@@ -12,18 +12,18 @@ from rece_lightning.version import __version__
 
 if TYPE_CHECKING:
     from rece_lightning.core.errors import BaseModelError, ConfigurationError, ReceError
-    from rece_lightning.data import ConceptData
+    from rece_lightning.data.datamodule import ConceptData
+    from rece_lightning.erasure.live import erase
     from rece_lightning.exports.map import EmbeddingMap
-    from rece_lightning.live import erase
-    from rece_lightning.loading import load_pipeline
+    from rece_lightning.models.loading import load_pipeline
     from rece_lightning.module import RECE
 
 _HOMES = {
     "RECE": "rece_lightning.module",
-    "ConceptData": "rece_lightning.data",
+    "ConceptData": "rece_lightning.data.datamodule",
     "EmbeddingMap": "rece_lightning.exports.map",
-    "erase": "rece_lightning.live",
-    "load_pipeline": "rece_lightning.loading",
+    "erase": "rece_lightning.erasure.live",
+    "load_pipeline": "rece_lightning.models.loading",
     "ReceError": "rece_lightning.core.errors",
     "ConfigurationError": "rece_lightning.core.errors",
     "BaseModelError": "rece_lightning.core.errors",

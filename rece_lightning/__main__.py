@@ -6,7 +6,7 @@ import difflib
 import os
 import sys
 
-from rece_lightning.verbs import PACKAGE, TOOLS, VERBS, fail, is_statement, overview
+from rece_lightning.cli.verbs import PACKAGE, TOOLS, VERBS, fail, is_statement, overview
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -35,11 +35,11 @@ def main(arguments: list[str] | None = None) -> None:
     # What a checkpoint answers without a picture needs no trainer either.
     statement = is_statement(argv)
     if argv[0] in TOOLS or statement:
-        from rece_lightning import tools
+        from rece_lightning.cli import tools
 
         tools.main(["statements", *argv] if statement else argv)
         return
-    from rece_lightning.cli import run
+    from rece_lightning.cli.lightning import run
 
     run(argv)
 

@@ -13,44 +13,43 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from rece_lightning.core import diagnostics
-from rece_lightning.core.derive import REGULARIZERS, SURROGATE_ITEMS
-from rece_lightning.core.edit import TECHNIQUES, EditScales
-from rece_lightning.core.editors import EDITORS, check_editor
-from rece_lightning.core.embedding_map import AnyMap, EmbeddingMap, LayerMaps
+from rece_lightning.core.derivation import REGULARIZERS, SURROGATE_ITEMS
+from rece_lightning.core.editors.base import EDITORS, check_editor
+from rece_lightning.core.editors.null_space import NullSpace, check_augmented_rank
+from rece_lightning.core.editors.projection import Projection, check_rank
+from rece_lightning.core.editors.uce import TECHNIQUES, EditScales
+from rece_lightning.core.embedding_map import AnyMap, EmbeddingMap, LayerMaps, beside
+from rece_lightning.core.eraser import EpochRecord, Evidence, LoopSettings, RECELoop
 from rece_lightning.core.errors import ConfigurationError, check_choice, check_number, nearest
 from rece_lightning.core.gram import Gram
-from rece_lightning.core.loop import EpochRecord, Evidence, LoopSettings, RECELoop
-from rece_lightning.core.null_space import NullSpace, check_augmented_rank
-from rece_lightning.core.projection import Projection, check_rank
-from rece_lightning.core.untouched import beside
-from rece_lightning.data import PromptBatch
+from rece_lightning.data.batches import PromptBatch
+from rece_lightning.data.prompts import EvaluationPrompt
+from rece_lightning.devices.offload import WaitingEncoder
 from rece_lightning.devices.placement import Placement
-from rece_lightning.devices.ranks import agreed, gathered, rank_and_world
-from rece_lightning.devices.trainer_rules import check_trainer
-from rece_lightning.devices.waiting import WaitingEncoder
+from rece_lightning.devices.strategy import check_trainer
+from rece_lightning.distributed import agreed, gathered, rank_and_world
 from rece_lightning.epoch_figures import epoch_figures
-from rece_lightning.evidence import EncodedPair, encode_pairs
-from rece_lightning.exports.erasure import Erasure
-from rece_lightning.gathering import PromptSums, too_long
-from rece_lightning.generation import PictureMaker
-from rece_lightning.invariants import invariant_rows, with_invariants
+from rece_lightning.robust.attacking import Search, attack_and_join, check_search
+from rece_lightning.erasure.encoding import EncodedPair, encode_pairs, invariant_rows, with_invariants
+from rece_lightning.erasure.erasure import Erasure
+from rece_lightning.erasure.robust import read_robust
+from rece_lightning.erasure.statistics import PromptSums, too_long
+from rece_lightning.robust.stopping import CERTIFICATE, smallest_certificate, stop_if_certified
+from rece_lightning.evaluation.generation import PictureMaker
 from rece_lightning.models.adapter import open_adapter
 from rece_lightning.models.base import BaseModel
 from rece_lightning.models.encoders import load_encoder
 from rece_lightning.models.find import find_base
-from rece_lightning.models.pipelines import Sampling, load_pipeline, put_weights
+from rece_lightning.models.pipelines import load_pipeline, put_weights
 from rece_lightning.models.projections import KINDS, check_layers
+from rece_lightning.models.sampling import Sampling
 from rece_lightning.models.text import TOKEN_RULES, PromptEncoder
-from rece_lightning.preserving import choose_preserved
-from rece_lightning.prompts import EvaluationPrompt
-from rece_lightning.robust.attacking import Search, attack_and_join, check_search
-from rece_lightning.robust.joining import JoinedSums, join
-from rece_lightning.robust.plan import read_robust
-from rece_lightning.robust.stopping import CERTIFICATE, smallest_certificate, stop_if_certified
 from rece_lightning.runs.resuming import check_map_fits, check_same_run, check_work_left, only_the_end_is_left
 from rece_lightning.runs.stored import restore_moments
-from rece_lightning.surviving import erase_survivors
 from rece_lightning.version import __version__
+from rece_lightning.vocabulary.expand import JoinedSums, join
+from rece_lightning.vocabulary.preserve import choose_preserved
+from rece_lightning.vocabulary.synonyms import erase_survivors
 
 # What decides the result: a checkpoint goes on under these settings alone.
 DECISIVE = (

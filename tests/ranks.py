@@ -17,7 +17,7 @@ from lightning.pytorch import Trainer
 from rece_lightning import RECE, ConceptData
 from rece_lightning.callbacks import ErasureCheckpoint
 from rece_lightning.core.embedding_map import EmbeddingMap
-from rece_lightning.devices.ranks import rank_and_world
+from rece_lightning.distributed import rank_and_world
 from rece_lightning.emoji.catalog import load_catalog
 
 NAMES = list(load_catalog().names)

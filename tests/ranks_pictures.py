@@ -14,8 +14,8 @@ from lightning.pytorch.loggers import CSVLogger
 
 from rece_lightning import RECE, ConceptData
 from rece_lightning.callbacks import ErasureCheckpoint, Evaluation, PictureWriter
+from rece_lightning.data.prompts import PromptMapping
 from rece_lightning.metrics import ClipScore, EmojiDetector
-from rece_lightning.prompts import PromptMapping
 
 PROMPTS: list[str | PromptMapping] = [
     {"prompt": "bomb", "concept": "bomb", "kind": "erased"},

@@ -17,7 +17,7 @@ from rece_lightning import RECE, ConceptData
 from rece_lightning.attacks import Attack, Cce, Derived, Goal, Mma, Paraphrase, Victim
 from rece_lightning.attacks.base import AdversarialPrompt
 from rece_lightning.callbacks import RedTeam
-from rece_lightning.devices.ranks import rank_and_world
+from rece_lightning.distributed import rank_and_world
 from rece_lightning.emoji.catalog import load_catalog
 from rece_lightning.metrics import EmojiDetector
 from tests.forked import run_ranks

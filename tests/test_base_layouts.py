@@ -18,7 +18,8 @@ from rece_lightning.core.errors import BaseModelError
 from rece_lightning.models.base import BaseModel
 from rece_lightning.models.encoders import load_encoder
 from rece_lightning.models.find import find_base
-from rece_lightning.models.pipelines import Request, Sampling, generate, load_pipeline
+from rece_lightning.models.pipelines import load_pipeline
+from rece_lightning.models.sampling import Request, Sampling, generate
 from tests.models import make_checkpoint
 from tests.models_original import KINDS, make_folder, make_original
 

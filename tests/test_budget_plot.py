@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from rece_lightning.reporting.budget_plot import budget_finding, budget_points, budget_svg
+from rece_lightning.reporting.plots import budget_finding, budget_points, budget_svg
 
 
 def figures(scale: float) -> dict[str, float]:

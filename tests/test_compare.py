@@ -14,17 +14,17 @@ import torch
 import yaml
 from PIL import Image
 
+from rece_lightning.data.prompts import EvaluationPrompt
+from rece_lightning.evaluation.results.balance import balance_draws, central_interval
+from rece_lightning.evaluation.results.comparison import FIRST, ORIGINAL, Column, Comparison
+from rece_lightning.evaluation.results.counts import Count, counts_of, read_counts, write_counts
+from rece_lightning.evaluation.results.figures import QualityLine, write_quality
+from rece_lightning.evaluation.results.sheets import read_tiles, save_sheet, sheet_path
+from rece_lightning.evaluation.results.states import Shot, State, best_balance, best_share
 from rece_lightning.metrics import EmojiDetector, Figure, Share
-from rece_lightning.prompts import EvaluationPrompt
-from rece_lightning.reporting.balance import balance_draws, central_interval
-from rece_lightning.reporting.comparison import FIRST, ORIGINAL, Column, Comparison
 from rece_lightning.reporting.confusion import concept_rows
-from rece_lightning.reporting.counts import Count, counts_of, read_counts, write_counts
 from rece_lightning.reporting.page import reproducing_commands
-from rece_lightning.reporting.quality import QualityLine, write_quality
-from rece_lightning.reporting.sheets import read_tiles, save_sheet, sheet_path
 from rece_lightning.reporting.side_by_side import states_table
-from rece_lightning.reporting.states import Shot, State, best_balance, best_share
 from rece_lightning.runs.comparing import compared_states
 from rece_lightning.runs.results import Results
 from tests.command import run_command, write_config

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from rece_lightning.data.prompts import EvaluationPrompt
+from rece_lightning.evaluation.results.comparison import FIRST, ORIGINAL, Column, Comparison
 from rece_lightning.metrics import Share
-from rece_lightning.prompts import EvaluationPrompt
-from rece_lightning.reporting.comparison import FIRST, ORIGINAL, Column, Comparison
 
 
 def comparison() -> Comparison:

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 from rece_lightning import RECE
 from rece_lightning.__main__ import main
-from rece_lightning.verbs import PACKAGE, VERBS, shipped_configs
+from rece_lightning.cli.verbs import PACKAGE, VERBS, shipped_configs
 from tests.command import Outcome, run_command, write_config
 from tests.models import make_checkpoint
 

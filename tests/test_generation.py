@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 
+from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.devices.placement import Placement
-from rece_lightning.generation import ENCODED_TOGETHER, KEPT_EMBEDDINGS, PictureMaker
+from rece_lightning.evaluation.generation import ENCODED_TOGETHER, KEPT_EMBEDDINGS, PictureMaker
 from rece_lightning.models.encoders import load_encoder
 from rece_lightning.models.find import find_base
-from rece_lightning.models.pipelines import Sampling
+from rece_lightning.models.sampling import Sampling
 from rece_lightning.models.text import Encoded, PromptEncoder
-from rece_lightning.prompts import EvaluationPrompt
 
 
 class Counting(PromptEncoder):

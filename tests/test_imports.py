@@ -68,7 +68,7 @@ def imports(name: str, file: Path) -> Iterator[str]:
 
 
 def room(name: str, known: Mapping[str, Path]) -> str:
-    """``core`` for ``rece_lightning.core.edit.edit``; the empty string for the package itself."""
+    """``core`` for ``rece_lightning.core.editors.uce.edit``; the empty string for the package itself."""
     parts = name.split(".")
     if len(parts) == 1 or not any(module.split(".")[1:2] == parts[1:2] for module in known):
         return ""
@@ -129,27 +129,27 @@ def test_every_room_of_the_core_is_seen() -> None:
         ("rece_lightning/attacks/one.py", "from rece_lightning.metrics import share", False),
         ("rece_lightning/exports/lora.py", "from rece_lightning.module import RECE", True),
         ("rece_lightning/exports/lora.py", "from rece_lightning.reporting import page", True),
-        ("rece_lightning/exports/lora.py", "def late():\n    from rece_lightning.tools import main", True),
+        ("rece_lightning/exports/lora.py", "def late():\n    from rece_lightning.cli.tools import main", True),
         ("rece_lightning/exports/lora.py", "from rece_lightning.files import save_tensors", False),
-        ("rece_lightning/reporting/page.py", "from rece_lightning.data import ConceptData", True),
+        ("rece_lightning/reporting/page.py", "from rece_lightning.data.datamodule import ConceptData", True),
         ("rece_lightning/reporting/page.py", "from rece_lightning.exports import cost", False),
         ("rece_lightning/models/base.py", "from rece_lightning.exports import export", True),
         ("rece_lightning/core/edit.py", "from rece_lightning.files import save_tensors", True),
-        ("rece_lightning/tools/sweep.py", "from rece_lightning.cli import main", False),
+        ("rece_lightning/tools/sweep.py", "from rece_lightning.cli.lightning import main", False),
         ("rece_lightning/tools/sweep.py", "from rece_lightning.exports import export", False),
-        ("rece_lightning/transfer.py", "from rece_lightning.tools import main", True),
-        ("callbacks/report.py", "from rece_lightning.tools import main", True),
+        ("rece_lightning/transfer.py", "from rece_lightning.cli.tools import main", True),
+        ("callbacks/report.py", "from rece_lightning.cli.tools import main", True),
         ("rece_lightning/module.py", "from rece_lightning import callbacks", True),
         ("rece_lightning/module.py", "import callbacks.report", True),
         ("rece_lightning/module.py", "import importlib\nimportlib.import_module('rece_lightning.callbacks')", True),
-        ("rece_lightning/module.py", "from rece_lightning.cli import main", True),
-        ("rece_lightning/module.py", "from rece_lightning.data import ConceptData", False),
+        ("rece_lightning/module.py", "from rece_lightning.cli.lightning import main", True),
+        ("rece_lightning/module.py", "from rece_lightning.data.datamodule import ConceptData", False),
         ("rece_lightning/__init__.py", "from rece_lightning.callbacks.report import Report", True),
         ("rece_lightning/__init__.py", "from rece_lightning.module import RECE", False),
-        ("callbacks/report.py", "from rece_lightning.cli import main", True),
+        ("callbacks/report.py", "from rece_lightning.cli.lightning import main", True),
         ("callbacks/report.py", "from rece_lightning import RECE\nfrom rece_lightning.callbacks.other import x", False),
         ("rece_lightning/cli.py", "from rece_lightning.callbacks import report", False),
-        ("rece_lightning/__main__.py", "from rece_lightning.cli import main", False),
+        ("rece_lightning/__main__.py", "from rece_lightning.cli.lightning import main", False),
     ],
 )
 @pytest.mark.parametrize("linked", [True, False])

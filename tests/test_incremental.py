@@ -14,11 +14,11 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from rece_lightning import RECE, ConceptData, ConfigurationError
-from rece_lightning.core.edit import EditScales
+from rece_lightning.core.editors.uce import EditScales
+from rece_lightning.core.eraser import Evidence, LoopSettings, RECELoop
 from rece_lightning.core.gram import Gram
-from rece_lightning.core.loop import Evidence, LoopSettings, RECELoop
 from rece_lightning.core.moments import Moments
-from rece_lightning.incremental import IncrementalErasure
+from rece_lightning.erasure.incremental import IncrementalErasure
 from rece_lightning.models.text import PromptEncoder
 from tests.ranks import NAMES
 

@@ -16,15 +16,14 @@ from hypothesis import strategies as st
 from lightning.pytorch import Trainer
 
 from rece_lightning import RECE, ConceptData, ConfigurationError
-from rece_lightning.concept_table import LISTED
-from rece_lightning.concepts import ConceptMapping
 from rece_lightning.core.moments import Moments
-from rece_lightning.evidence import PROMPTS_AN_UPDATE, EncodedPair, encode_pairs, gather_evidence
-from rece_lightning.gathering import PromptSums
+from rece_lightning.data.concept_table import LISTED, Repeats
+from rece_lightning.data.concepts import ConceptMapping
+from rece_lightning.erasure.encoding import PROMPTS_AN_UPDATE, EncodedPair, encode_pairs, gather_evidence
+from rece_lightning.erasure.statistics import PromptSums
 from rece_lightning.models.encoders import load_encoder
 from rece_lightning.models.find import find_base
 from rece_lightning.models.text import PromptEncoder, aligned_rows
-from rece_lightning.repeats import Repeats
 
 ROWS = 1500
 

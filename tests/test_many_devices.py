@@ -20,12 +20,11 @@ from lightning.pytorch.strategies import FSDPStrategy
 from PIL import Image
 
 from rece_lightning import RECE, ConceptData, ConfigurationError
-from rece_lightning.cli import strategy_for
-from rece_lightning.core.loop import RECELoop
-from rece_lightning.data import EvaluationBatches
-from rece_lightning.devices.strategy import ClosedFormStrategy
-from rece_lightning.devices.trainer_rules import check_strategy, check_trainer
-from rece_lightning.prompts import EvaluationPrompt
+from rece_lightning.cli.lightning import strategy_for
+from rece_lightning.core.eraser import RECELoop
+from rece_lightning.data.batches import EvaluationBatches
+from rece_lightning.data.prompts import EvaluationPrompt
+from rece_lightning.devices.strategy import ClosedFormStrategy, check_strategy, check_trainer
 from tests.command import write_config
 from tests.ranks import CASES, EPOCHS, fit, matrix_of
 
@@ -242,7 +241,7 @@ def test_batches_of_all_ranks_are_those_of_one(monkeypatch: pytest.MonkeyPatch, 
     prompts = [EvaluationPrompt(f"prompt {number}", "", "erased") for number in range(count)]
     shares = []
     for rank in range(world):
-        monkeypatch.setattr("rece_lightning.data.rank_and_world", lambda rank=rank: (rank, world))
+        monkeypatch.setattr("rece_lightning.data.datamodule.rank_and_world", lambda rank=rank: (rank, world))
         loader = EvaluationBatches(prompts, 3)
         batches = list(loader)
         assert len(batches) == len(loader)

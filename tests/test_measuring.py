@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rece_lightning.core.errors import BaseModelError, ConfigurationError
-from rece_lightning.evaluation.existing import ExistingPictures
+from rece_lightning.evaluation.folders import ExistingPictures
 from rece_lightning.models.adapter import open_adapter
 from rece_lightning.models.find import find_base
 from rece_lightning.models.original import sgm_names

@@ -11,13 +11,13 @@ from lightning.pytorch import Trainer
 from safetensors.torch import load_file
 
 from rece_lightning import RECE, ConceptData, ConfigurationError, EmbeddingMap
-from rece_lightning.certifying import certify_module
+from rece_lightning.erasure.certificates import certify_module
+from rece_lightning.erasure.encoding import with_invariants
+from rece_lightning.erasure.transfer import transfer
 from rece_lightning.exports import export
-from rece_lightning.invariants import with_invariants
 from rece_lightning.module import DECISIVE
 from rece_lightning.sweep.grid import EPOCHS, MODEL, TARGET, Setting, Values, parse_grid, settings_of
 from rece_lightning.sweep.ranking import Figures, Ranking
-from rece_lightning.transfer import transfer
 from tests.command import run_command, write_config
 from tests.models import make_checkpoint
 

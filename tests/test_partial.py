@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 
 from rece_lightning import RECE, ConfigurationError
 from rece_lightning.callbacks import ErasureCheckpoint
-from rece_lightning.core.loop import Evidence
-from rece_lightning.evidence import EncodedPair
-from rece_lightning.gathering import PromptSums
+from rece_lightning.core.eraser import Evidence
+from rece_lightning.erasure.encoding import EncodedPair
+from rece_lightning.erasure.statistics import PromptSums
 from rece_lightning.runs.partial import Partial, apart, fault, partials
 from tests.command import run_command, write_config
 from tests.partials import KILLED, OF_TWO, SIZE, fit

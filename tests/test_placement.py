@@ -15,21 +15,20 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
-import rece_lightning.generation
+import rece_lightning.evaluation.generation
 from rece_lightning import RECE, ConceptData
 from rece_lightning.callbacks import DevicePlacement, Report
 from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.devices import memory
-from rece_lightning.devices.deciding import decide
-from rece_lightning.devices.placement import PLACED_PARTS, Placement
-from rece_lightning.devices.waiting import Waiting, WaitingEncoder, _away
-from rece_lightning.generation import PictureMaker
+from rece_lightning.devices.offload import Waiting, WaitingEncoder, _away
+from rece_lightning.devices.placement import PLACED_PARTS, Placement, decide
+from rece_lightning.evaluation.generation import PictureMaker
 from rece_lightning.models.base import BaseModel
 from rece_lightning.models.encoders import load_encoder
 from rece_lightning.models.find import find_base
-from rece_lightning.models.pipelines import Sampling, prompt_arguments
+from rece_lightning.models.sampling import Sampling, prompt_arguments
 from rece_lightning.models.text import PromptEncoder
-from rece_lightning.prompts import EvaluationPrompt
 from tests.models import make_checkpoint
 
 NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here: not run")
@@ -125,7 +124,7 @@ def test_epoch_0_moves_the_encoder_once_and_leaves_the_algebra_its_memory(
         moves.append(device)
         return real(module, torch.device("cpu"))  # what it encodes is needed
 
-    monkeypatch.setattr("rece_lightning.devices.waiting._away", counted)
+    monkeypatch.setattr("rece_lightning.devices.offload._away", counted)
     module = RECE()
     module.placement = Placement(waiting=frozenset({"text_encoder"}))
     inside = []
@@ -158,7 +157,7 @@ def test_unet_and_autoencoder_are_on_their_device_only_while_pictures_are_made(
         seen.append((pipeline.unet.device, pipeline.vae.device, pipeline.text_encoder.device.type))
         return torch.zeros(len(requests), 3, 1, 1)
 
-    monkeypatch.setattr(rece_lightning.generation, "generate", generate)
+    monkeypatch.setattr(rece_lightning.evaluation.generation, "generate", generate)
     maker.make([EvaluationPrompt("a bomb", "bomb")], [0], Sampling())
     assert seen == [(META, META, "cpu")]
     assert (unet.device.type, vae.device.type) == ("cpu", "cpu")
@@ -284,7 +283,7 @@ def two_cards(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     def look(devices: Iterator[str], *, processes: int = 1) -> Mapping[str, int]:
         return {device: free[device] for device in devices}
 
-    monkeypatch.setattr("rece_lightning.devices.deciding.free_memory", look)
+    monkeypatch.setattr("rece_lightning.devices.placement.free_memory", look)
     return free
 
 
@@ -398,7 +397,7 @@ def test_one_plan_serves_the_verbs_that_it_covers(tmp_path: Path) -> None:
 def test_where_nothing_has_room_a_warning_says_so_and_the_run_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("rece_lightning.devices.deciding.free_memory", lambda devices, processes: {"cpu": 10**5})
+    monkeypatch.setattr("rece_lightning.devices.placement.free_memory", lambda devices, processes: {"cpu": 10**5})
     module, placement = RECE(pretrained=str(make_checkpoint(tmp_path / "model"))), DevicePlacement()
     trainer(tmp_path, placement).fit(module, ConceptData(concepts=["bomb"], preserve=["dog"]))
     assert "Warning: text encoder: nothing has room for it: it needs" in capsys.readouterr().err

@@ -20,14 +20,14 @@ from lightning.pytorch import Trainer
 from PIL import Image
 
 from rece_lightning import RECE, ConceptData, ConfigurationError
-from rece_lightning.background import Background
 from rece_lightning.callbacks import PictureWriter
+from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.devices.placement import Placement
-from rece_lightning.generation import PictureMaker
+from rece_lightning.evaluation.background import Background
+from rece_lightning.evaluation.generation import PictureMaker
 from rece_lightning.models.encoders import load_encoder
 from rece_lightning.models.find import find_base
-from rece_lightning.models.pipelines import Sampling
-from rece_lightning.prompts import EvaluationPrompt
+from rece_lightning.models.sampling import Sampling
 from tests.command import Outcome, run_command, write_config
 
 REPOSITORY = Path(__file__).parent.parent

@@ -12,12 +12,12 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from rece_lightning import RECE, ConceptData, ConfigurationError
-from rece_lightning.concepts import ConceptMapping
 from rece_lightning.core.diagnostics import preservation_drift
 from rece_lightning.core.embedding_map import EmbeddingMap
 from rece_lightning.core.moments import Moments
+from rece_lightning.data.concepts import ConceptMapping
 from rece_lightning.emoji.catalog import load_catalog
-from rece_lightning.preserving import Vocabulary, drifts
+from rece_lightning.vocabulary.preserve import Vocabulary, drifts
 from tests.fits import fit_quietly
 
 NAMES = list(load_catalog().names)
@@ -73,7 +73,7 @@ def test_the_furthest_are_found_in_any_batches(monkeypatch: pytest.MonkeyPatch) 
     module, _ = fit(ConceptData(ERASED))
     order = all_drifts(module, VOCABULARY).argsort(descending=True).tolist()
     for size, room in ((7, 0), (64, 1 << 30)):
-        monkeypatch.setattr("rece_lightning.preserving.ROOM", room)
+        monkeypatch.setattr("rece_lightning.vocabulary.preserve.ROOM", room)
         vocabulary = Vocabulary(module.encoder, VOCABULARY, size)
         for without in ([], [VOCABULARY[order[0]]]):
             assert isinstance(module.maps, EmbeddingMap)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rece_lightning import ConceptData, ConfigurationError
-from rece_lightning.prompts import EvaluationPrompt, read_prompts
+from rece_lightning.data.prompts import EvaluationPrompt, read_prompts
 
 
 @pytest.mark.parametrize(

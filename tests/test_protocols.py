@@ -14,11 +14,11 @@ import yaml
 
 from rece_lightning import ConfigurationError
 from rece_lightning.callbacks import Evaluation
-from rece_lightning.evaluation.asked import understood
+from rece_lightning.cli.protocols import FOLDER, expand_flags, load_protocol, shipped_protocols
+from rece_lightning.data.prompts import EvaluationPrompt, kinds_of_concepts, read_prompts
+from rece_lightning.evaluation.prompts import understood
+from rece_lightning.evaluation.results.figures import read_quality
 from rece_lightning.metrics import ConceptDetector, EmojiDetector
-from rece_lightning.prompts import EvaluationPrompt, kinds_of_concepts, read_prompts
-from rece_lightning.protocols import FOLDER, expand_flags, load_protocol, shipped_protocols
-from rece_lightning.reporting.quality import read_quality
 from tests.command import Outcome, run_command, write_config
 
 EMOJI = {

@@ -19,10 +19,10 @@ from rece_lightning import RECE, ConceptData
 from rece_lightning.callbacks import Evaluation
 from rece_lightning.emoji.clip import load_clip
 from rece_lightning.emoji.detector import load_detector
+from rece_lightning.evaluation.png import save_pixels, to_pixels
+from rece_lightning.evaluation.results.figures import QualityLine, read_quality
 from rece_lightning.models.find import find_base
 from rece_lightning.models.pipelines import load_pipeline
-from rece_lightning.png import save_pixels, to_pixels
-from rece_lightning.reporting.quality import QualityLine, read_quality
 from tests.command import Outcome, run_command, write_config
 
 ROWS: list[Any] = [

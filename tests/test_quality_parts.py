@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from rece_lightning import ConfigurationError
+from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.evaluation import collecting
-from rece_lightning.evaluation.collecting import ColumnParts
+from rece_lightning.evaluation.columns import ColumnParts
 from rece_lightning.evaluation.quality import Quality
+from rece_lightning.evaluation.results.comparison import Comparison
+from rece_lightning.evaluation.results.figures import QualityLine, quality_rows, read_quality, write_quality
+from rece_lightning.evaluation.results.grid import PICTURES_A_CELL, cell
+from rece_lightning.evaluation.results.sheets import MOST
 from rece_lightning.metrics import ArtistScore, Figure, PerceptualDistance, PictureBatch, PictureDistance
 from rece_lightning.metrics.figure import KEPT, SETS
-from rece_lightning.prompts import EvaluationPrompt
-from rece_lightning.reporting.comparison import Comparison
-from rece_lightning.reporting.grid import PICTURES_A_CELL, cell
-from rece_lightning.reporting.quality import QualityLine, quality_rows, read_quality, write_quality
-from rece_lightning.reporting.sheets import MOST
 
 
 class Brightness(PictureDistance):

@@ -12,13 +12,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from rece_lightning.evaluation.collecting import ColumnParts
+from rece_lightning.data.prompts import EvaluationPrompt
+from rece_lightning.evaluation.columns import ColumnParts
 from rece_lightning.evaluation.drawing import own_share
+from rece_lightning.evaluation.folders import References
 from rece_lightning.evaluation.quality import Quality
-from rece_lightning.evaluation.references import References
+from rece_lightning.evaluation.results.comparison import Comparison
 from rece_lightning.metrics import ArtistScore, FrechetDistance, KernelDistance, PerceptualDistance, PictureDistance
-from rece_lightning.prompts import EvaluationPrompt
-from rece_lightning.reporting.comparison import Comparison
 
 NAMES = [("bomb", "erased"), ("axe", "erased"), ("fox", "preserved"), ("key", "preserved"), ("dog", "preserved")]
 SEEDS, BATCH = 3, 4
@@ -112,7 +112,7 @@ def run(rank: int, port: int, folder: str) -> None:
 
 
 def test_two_processes_give_the_columns_and_figures_of_one(tmp_path: Path) -> None:
-    from rece_lightning.png import save_pixels, to_pixels
+    from rece_lightning.evaluation.png import save_pixels, to_pixels
 
     for number, picture in enumerate(pictures([(row, 0) for row in range(7)], 3)):
         save_pixels(to_pixels(picture), tmp_path / f"{number}.png", {})

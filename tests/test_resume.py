@@ -416,7 +416,7 @@ def test_two_runs_never_share_a_folder(fit: Fit, monkeypatch: pytest.MonkeyPatch
         return folder
 
     monkeypatch.setattr(run_folder, "next_version", late)
-    monkeypatch.setattr("rece_lightning.runs.start.next_version", late)
+    monkeypatch.setattr("rece_lightning.cli.start.next_version", late)
     fit(trainer={"max_epochs": 1})
     assert (RUN / "config.yaml").read_text() == "of another run"
     assert {path.name for path in RUN.iterdir()} == {"config.yaml"}

@@ -16,15 +16,15 @@ from safetensors.torch import load_file
 from rece_lightning import RECE, ConceptData
 from rece_lightning.attacks import AdversarialPrompt, AttackStore
 from rece_lightning.callbacks import ErasureCheckpoint, Export
-from rece_lightning.certifying import certify_module
 from rece_lightning.core.certificate import certify
-from rece_lightning.core.editors import EDITORS
+from rece_lightning.core.editors.base import EDITORS
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.emoji.catalog import load_catalog
-from rece_lightning.incremental import IncrementalErasure
-from rece_lightning.robust.found import read_found
-from rece_lightning.robust.mining import mine
-from rece_lightning.transfer import transfer
+from rece_lightning.erasure.certificates import certify_module
+from rece_lightning.erasure.incremental import IncrementalErasure
+from rece_lightning.erasure.transfer import transfer
+from rece_lightning.vocabulary.expand import read_found
+from rece_lightning.vocabulary.neighbours import mine
 from tests.command import run_command, write_config
 
 CONCEPTS = ["bomb", "axe"]

@@ -12,10 +12,10 @@ from lightning.pytorch import Trainer
 from safetensors.torch import load_file, save_file
 
 from rece_lightning import RECE, ConceptData
-from rece_lightning.certifying import certify_module
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.scan import scan_module, vocabulary_words
-from rece_lightning.scan.encoding import cached_rows, subject_rows
+from rece_lightning.erasure.certificates import certify_module
+from rece_lightning.vocabulary import scan_module, vocabulary_words
+from rece_lightning.vocabulary.rows import cached_rows, subject_rows
 from tests.command import run_command
 
 KEPT = [" ", "dog", "rose", "pizza", "guitar", "key", "door", "tent"]

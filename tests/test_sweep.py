@@ -21,8 +21,7 @@ from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.gram import Gram
 from rece_lightning.core.moments import Moments
 from rece_lightning.module import DECISIVE
-from rece_lightning.sweep.choice import Choice
-from rece_lightning.sweep.front import pareto_front
+from rece_lightning.sweep.choice import Choice, pareto_front
 from rece_lightning.sweep.grid import EPOCHS, TARGET, Setting, Values, parse_grid, settings_of
 from rece_lightning.sweep.ranking import Figures, Ranking
 from tests.command import Outcome, run_command, write_config

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from rece_lightning.scan.section import section_of, words_section
 from torch import Tensor
 
 from rece_lightning import RECE, ConceptData, ConfigurationError
-from rece_lightning.concept_table import ConceptTable
+from rece_lightning.data.concept_table import ConceptTable
 from rece_lightning.emoji.catalog import load_catalog
-from rece_lightning.scan import scan_module, vocabulary_words
-from rece_lightning.scan.encoding import SMALL
-from rece_lightning.scan.section import section_of, words_section
+from rece_lightning.vocabulary import scan_module, vocabulary_words
+from rece_lightning.vocabulary.rows import SMALL
 from tests.fits import fit_quietly
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -176,7 +176,9 @@ def test_a_run_goes_on_with_what_it_chose(tmp_path: Path, monkeypatch: pytest.Mo
     whole, _ = fit(auto(), epochs=3)
     data = auto()
     with monkeypatch.context() as patch:
-        patch.setattr("rece_lightning.surviving.choose_synonyms", lambda *_: [])  # what is chosen now does not count
+        patch.setattr(
+            "rece_lightning.vocabulary.synonyms.choose_synonyms", lambda *_: []
+        )  # what is chosen now does not count
         resumed, _ = fit(data, tmp_path / "two.ckpt", epochs=3)
     assert data.added
     assert torch.equal(resumed.maps.of_layer(0), whole.maps.of_layer(0))
@@ -203,7 +205,7 @@ TWO = """
 import sys, torch
 from lightning.pytorch import Trainer
 from rece_lightning import RECE, ConceptData
-from rece_lightning.devices.ranks import rank_and_world
+from rece_lightning.distributed import rank_and_world
 torch.set_num_threads(1)
 module = RECE(sys.argv[1], lamb=1e6)
 data = ConceptData(["water pistol", "snake"], preserve=[" ", "dog"], synonyms="auto", synonyms_reach=0.9,

@@ -12,6 +12,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from transformers import CLIPTokenizer
 
+from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.devices.placement import Placement
 from rece_lightning.emoji.captions import vocabulary
 from rece_lightning.emoji.catalog import FOLDER, WEIGHTS, load_catalog
@@ -21,12 +22,11 @@ from rece_lightning.emoji.pictures import Renderer, load_sprites, random_indices
 from rece_lightning.emoji.training.clip import zero_shot_accuracy
 from rece_lightning.emoji.training.detector import detector_accuracy
 from rece_lightning.emoji.training.tokenizer import train_tokenizer
-from rece_lightning.generation import PictureMaker
+from rece_lightning.evaluation.generation import PictureMaker
 from rece_lightning.metrics import EmojiDetector
 from rece_lightning.models.encoders import load_encoder
 from rece_lightning.models.find import find_base
-from rece_lightning.models.pipelines import Sampling
-from rece_lightning.prompts import EvaluationPrompt
+from rece_lightning.models.sampling import Sampling
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from torch import Tensor
 from rece_lightning.attacks.base import AdversarialPrompt, Attack, Budget, Goal
 from rece_lightning.attacks.victim import Victim
 from rece_lightning.core.budget import Reach
-from rece_lightning.core.derive import derive
+from rece_lightning.core.derivation import derive
 from rece_lightning.core.embedding_map import AnyMap
 from rece_lightning.core.errors import ConfigurationError, check_number
 from rece_lightning.core.gram import Gram

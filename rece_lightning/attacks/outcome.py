@@ -16,7 +16,7 @@ from rece_lightning.attacks.victim import Victim
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.files import write_atomically
 from rece_lightning.metrics.intervals import Share
-from rece_lightning.models.pipelines import Request
+from rece_lightning.models.sampling import Request
 
 NO_ATTACK = "no attack"
 """The ladder's lowest rung: the concept's own prompt."""

@@ -13,7 +13,7 @@ from rece_lightning.attacks.victim import Victim
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.emoji.catalog import load_catalog
 from rece_lightning.emoji.pictures import Renderer
-from rece_lightning.models.pipelines import Request
+from rece_lightning.models.sampling import Request
 
 
 @runtime_checkable

@@ -14,7 +14,7 @@ from torch import Tensor
 from rece_lightning.core.embedding_map import AnyMap, EmbeddingMap
 from rece_lightning.core.gram import Gram
 from rece_lightning.metrics.detection import ConceptDetector
-from rece_lightning.models.pipelines import Request, Sampling, generate
+from rece_lightning.models.sampling import Request, Sampling, generate
 from rece_lightning.models.text import PromptEncoder
 
 

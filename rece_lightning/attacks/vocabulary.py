@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.models.whole_words import whole_words
+from rece_lightning.models.vocabulary import whole_words
 
 
 class Vocabulary:

@@ -1,20 +1,30 @@
 """The mathematics of RECE in the space of text embeddings. Imports torch alone."""
 
-from rece_lightning.core.derive import Derivation, derive
-from rece_lightning.core.edit import EditScales, edit, edit_tensor
-from rece_lightning.core.embedding_map import EmbeddingMap, LayerMaps, apply_to_weight
+from rece_lightning.core.derivation import Derivation, DerivationMap
+from rece_lightning.core.editors import UCE, Editor, EditProblem, NullSpace, Projection, TensorUCE
+from rece_lightning.core.embedding_map import EmbeddingMap, LayerMaps
+from rece_lightning.core.eraser import Eraser, Evidence
 from rece_lightning.core.gram import Gram
-from rece_lightning.core.moments import Moments
+from rece_lightning.core.method import Method
+from rece_lightning.core.moments import Moments, RowPairs
+from rece_lightning.core.robust import Robust
 
 __all__ = [
+    "UCE",
     "Derivation",
-    "EditScales",
+    "DerivationMap",
+    "EditProblem",
+    "Editor",
     "EmbeddingMap",
+    "Eraser",
+    "Evidence",
     "Gram",
     "LayerMaps",
+    "Method",
     "Moments",
-    "apply_to_weight",
-    "derive",
-    "edit",
-    "edit_tensor",
+    "NullSpace",
+    "Projection",
+    "Robust",
+    "RowPairs",
+    "TensorUCE",
 ]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rece_lightning.core.edit import EditScales, normal_equations
+from rece_lightning.core.editors.uce import UCE, normal_equations
 from rece_lightning.core.embedding_map import AnyMap, EmbeddingMap
 from rece_lightning.core.errors import ConfigurationError, check_number
 from rece_lightning.core.gram import Gram
@@ -28,7 +28,7 @@ def trace_product(left: Tensor, right: Tensor) -> float:
     return float((left * right.mT).sum())
 
 
-def objective(present_gram: Tensor, step: Tensor, moments: Moments, scales: EditScales) -> float:
+def objective(present_gram: Tensor, step: Tensor, moments: Moments, scales: UCE) -> float:
     """UCE's objective at ``W E`` summed over layers, for ``step`` E and ``present_gram`` ``Σ WᵀW``."""
     eye = torch.eye(len(step), dtype=step.dtype, device=step.device)
     change = step - eye
@@ -41,13 +41,13 @@ def objective(present_gram: Tensor, step: Tensor, moments: Moments, scales: Edit
     return float(scales.erase_scale * erased + kept)
 
 
-def objective_unedited(present_gram: Tensor, moments: Moments, scales: EditScales) -> float:
+def objective_unedited(present_gram: Tensor, moments: Moments, scales: UCE) -> float:
     """UCE's objective at ``E = I``: what is kept has not moved."""
     difference = moments.erased - moments.cross - moments.cross.mT + moments.target
     return scales.erase_scale * trace_product(present_gram, difference)
 
 
-def objective_gradient(step: Tensor, moments: Moments, scales: EditScales) -> float:
+def objective_gradient(step: Tensor, moments: Moments, scales: UCE) -> float:
     """Relative size of the objective's gradient at ``W E``: ``‖E A − B‖/‖B‖``, 0 at the minimiser."""
     system, right = normal_equations(moments, scales)
     return float(torch.linalg.norm(step @ system - right) / torch.linalg.norm(right))
@@ -80,7 +80,7 @@ def regeneration_residual(gram: Gram, maps: AnyMap, erased: Tensor, attacker_sca
     except ConfigurationError as error:
         warnings.warn(
             f"No regeneration residual: {error} Some directions of the edited model are so much stronger than others "
-            "that float64 cannot tell what an attacker regains (map_condition); a larger model.lamb (λ₂) keeps the "
+            "that float64 cannot tell what an attacker regains (map_condition); a larger lamb (λ₂) keeps the "
             "edit smaller, a larger model.attacker_scale asks less of the figure.",
             stacklevel=2,
         )
@@ -135,9 +135,30 @@ def map_figures(maps: AnyMap) -> MapFigures:
     return MapFigures(float(changes.square().sum(dim=1).mean().sqrt()), rank, condition)
 
 
-def edit_objectives(
-    gram: Gram, before: AnyMap, step: AnyMap, moments: Moments, scales: EditScales
-) -> tuple[float, float]:
+def edit_objectives(gram: Gram, before: AnyMap, step: AnyMap, moments: Moments, scales: UCE) -> tuple[float, float]:
     """The objective before and after an edit, summed over layers that share one map."""
     present = before.edited_gram(gram)
     return objective_unedited(present, moments, scales), objective(present, step.of_layer(0), moments, scales)
+
+
+def remaining_answer(gram: Gram, maps: AnyMap, moments: Moments) -> float:
+    """Share of the way from the target back to the concept that the edited model answers with.
+
+    ``Σ⟨W M c − W c*, W c − W c*⟩ / Σ‖W c − W c*‖²`` over concept rows ``c`` with target rows ``c*`` and layers: the
+    component of the answer along the difference that was to be erased. The regeneration residual asks for the best
+    embedding; this asks for the concept's own.
+
+    Args:
+        gram: ``G``.
+        maps: ``M``.
+        moments: of the concepts and their targets.
+
+    Returns:
+        1 for the unedited model, 0 for a concept mapped wholly onto its target, negative beyond it. 0 where concept and
+        target are answered alike: there is nothing to erase.
+    """
+    cross = maps.cross_gram(gram)
+    difference = moments.erased - moments.cross - moments.cross.mT + moments.target
+    size = trace_product(gram.total, difference)
+    kept = trace_product(cross, moments.erased - moments.cross)
+    return (kept - trace_product(gram.total, moments.cross - moments.target)) / size if size > 0 else 0.0

@@ -94,6 +94,13 @@ class EmbeddingMap:
         return left[:, :rank] * values[:rank], right[:rank]
 
 
+def narrow(left: Tensor, right: Tensor) -> EmbeddingMap:
+    """``I + L R`` for ``L [d, r]`` and ``R [r, d]``, which knows its factors where they are narrow."""
+    matrix = left @ right
+    matrix.diagonal().add_(1.0)
+    return EmbeddingMap(matrix, (left, right) if NARROW * len(right) <= len(matrix) else None)
+
+
 @dataclass(frozen=True)
 class LayerMaps:
     """One map a layer, as the technique ``tensor`` needs. What wants one shared map refuses it."""
@@ -145,8 +152,39 @@ class LayerMaps:
 AnyMap = EmbeddingMap | LayerMaps
 
 
+def stored(maps: AnyMap) -> Tensor:
+    """``M``, ``[d, d]`` or ``[L, d, d]``."""
+    return maps.matrix if isinstance(maps, EmbeddingMap) else maps.matrices
+
+
+def map_of(matrix: Tensor) -> AnyMap:
+    """The map that :func:`stored` gave."""
+    return EmbeddingMap(matrix) if matrix.ndim == 2 else LayerMaps(matrix)
+
+
 def layers_of(gram: Gram) -> Tensor:
     """The Gram matrices a layer, ``[L, d, d]``."""
     if gram.layers is None:
         raise ValueError("this needs the Gram matrix of every layer: Gram.of(..., keep_layers=True)")
     return gram.layers
+
+
+def beside(gram: Gram, maps: AnyMap, untouched: Gram) -> tuple[Gram, LayerMaps]:
+    """The edited projections and the untouched ones as one model.
+
+    Args:
+        gram: ``G`` of the edited ones before their edit, with its layers where there is a map a layer.
+        maps: ``M``.
+        untouched: ``G`` of the others.
+
+    Returns:
+        ``G`` of all, with a part for each map and one more, and the maps of these parts; the last is the identity.
+    """
+    eye = EmbeddingMap.identity(gram.width, gram.total.device).matrix[None]
+    if isinstance(maps, LayerMaps):
+        parts, matrices = layers_of(gram), maps.matrices
+    else:
+        parts, matrices = gram.total[None], maps.matrix[None]
+    outputs = None if gram.outputs is None or untouched.outputs is None else gram.outputs + untouched.outputs
+    whole = Gram(gram.total + untouched.total, torch.cat([parts, untouched.total[None]]), outputs)
+    return whole, LayerMaps(torch.cat([matrices, eye]))

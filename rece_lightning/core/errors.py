@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class ReceError(Exception):
@@ -54,3 +54,14 @@ def check_number(field: str, value: float, *, positive: bool = False) -> None:
     if not valid:
         bound = "greater than 0" if positive else "0 or greater"
         raise ConfigurationError(f"{field}: {value!r} makes no sense here; give a finite number {bound}.")
+
+
+def check_templates(field: str, templates: Sequence[str]) -> None:
+    """Every template must hold ``{}`` exactly once."""
+    if isinstance(templates, str) or not isinstance(templates, Sequence):
+        raise ConfigurationError(f"{field}: {templates!r} is no list; give one such as ['{{}}', 'painting by {{}}'].")
+    if not templates:
+        raise ConfigurationError(f"{field}: empty list; '{{}}' stands for the prompt itself.")
+    for template in templates:
+        if not isinstance(template, str) or template.count("{}") != 1:
+            raise ConfigurationError(f"{field}: {template!r} must hold '{{}}' once, as in 'painting by {{}}'.")

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from rece_lightning.core.derivation import DerivationMap
+
 if TYPE_CHECKING:
-    from rece_lightning.core.derive import Derivation
+    from rece_lightning.core.derivation import DerivationMap
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Moments:
             self.preserved + other.preserved,
         )
 
-    def derived(self, derivation: Derivation) -> Moments:
+    def derived(self, derivation: DerivationMap) -> Moments:
         """Moments of the derived embeddings ``c' = D c + F c*``, paired with the same targets.
 
         ``S' = D S Dᵀ + D Xᵀ Fᵀ + F X Dᵀ + F T Fᵀ`` and ``X' = X Dᵀ + T Fᵀ``; targets and kept rows stay.
@@ -116,3 +118,36 @@ class Moments:
     def to(self, device: torch.device | str) -> Moments:
         """The same moments on another device."""
         return Moments(self.erased.to(device), self.cross.to(device), self.target.to(device), self.preserved.to(device))
+
+
+@dataclass(frozen=True)
+class RowPairs:
+    """Erased rows, what they become, and their weights, where they are fewer than the width.
+
+    They add up as :class:`Moments` do and stand for the same edit: a prompt has 77 rows at width 768, and the rows make
+    every product of an epoch ``n × d`` instead of ``d × d``. The answers agree to rounding.
+    """
+
+    concept: Tensor
+    """``c``, ``[n, d]``, float64."""
+    target: Tensor
+    """``c*``, ``[n, d]``, float64."""
+    weights: Tensor
+    """``w``, ``[n]``, float64."""
+
+    def moments(self, preserved: Tensor) -> Moments:
+        """Their moments, beside those of what is kept."""
+        own = Moments.of(self.concept, self.target, self.weights)
+        return Moments(own.erased, own.cross, own.target, preserved)
+
+    def derived(self, derivation: DerivationMap) -> RowPairs:
+        """The derived rows, paired with the same targets."""
+        return RowPairs(derivation.apply(self.concept, self.target), self.target, self.weights)
+
+    def erasing_also(self, other: RowPairs) -> RowPairs:
+        """These rows and those of ``other``."""
+        return RowPairs(
+            torch.cat([self.concept, other.concept]),
+            torch.cat([self.target, other.target]),
+            torch.cat([self.weights, other.weights]),
+        )

@@ -17,35 +17,85 @@ later epoch derives from them, because what they brought back depended on the mo
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rece_lightning.core.budget import Reach
-from rece_lightning.core.derive import Derivation, derive
+from rece_lightning.core.derivation import Derivation, DerivationMap
 from rece_lightning.core.embedding_map import AnyMap
-from rece_lightning.core.errors import ConfigurationError, check_number
+from rece_lightning.core.errors import ConfigurationError, check_count, check_number, check_templates
 from rece_lightning.core.gram import Gram
-from rece_lightning.core.moments import Moments
-from rece_lightning.core.row_pairs import RowPairs
+from rece_lightning.core.moments import Moments, RowPairs
+
+WITHIN = 0.25
+"""Where words stop meaning a concept, as a share of its way to its target."""
 
 
 @dataclass(frozen=True)
 class Robust:
-    """Which further embeddings every epoch after the first derives, and how much each counts."""
+    """Switches of the robust loop, each off unless it is named.
+
+    Args:
+        norms: β > 0 of further derived embeddings with ``‖c'‖ ≤ β‖c‖``. Several that do not bind are one embedding,
+            which counts once.
+        ridges: λ > 0 of further ones, in the units of ``derivation.scale``.
+        weight: of each that joins, beside the concept's own 1.
+        templates: prompts that every concept is put into: further rows to erase and to derive towards.
+        synonyms: words for each concept, mined by the text encoder, that are erased and derived from with it.
+        neighbours: words near each concept that are preserved beside ``data.preserve``.
+        within: where words stop meaning the concept, as a share of its way to the target.
+        found: folder that ``RedTeam`` wrote into: what it found is erased in every epoch, all of it on a concept
+            together as much as the concept.
+
+    Raises:
+        ConfigurationError: for a value that makes no sense, or that nothing reads.
+    """
 
     norms: tuple[float, ...] = ()
-    """β > 0 of embeddings with ``‖c'‖ ≤ β‖c‖``. Several that do not bind are one embedding, which counts once."""
     ridges: tuple[float, ...] = ()
-    """λ > 0, in the units of ``model.regular_scale``."""
     weight: float = 1.0
-    """Of each, beside 1 of the loop's own derived embedding."""
+    templates: tuple[str, ...] = ()
+    synonyms: int = 0
+    neighbours: int = 0
+    within: float = WITHIN
+    found: str | None = None
 
     def __post_init__(self) -> None:
-        for name, values in (("norms", self.norms), ("ridges", self.ridges)):
-            check_positive(name, values)
-        check_number("weight", self.weight, positive=True)
+        for name in ("norms", "ridges"):
+            values = getattr(self, name)
+            if isinstance(values, (str, int, float)):
+                raise ConfigurationError(f"robust.{name}: {values!r}; give a list of numbers such as [0.5, 1, 2].")
+            check_positive(f"robust.{name}", values)
+            object.__setattr__(self, name, tuple(float(value) for value in values))
+        if self.templates:
+            check_templates("robust.templates", self.templates)
+            object.__setattr__(self, "templates", tuple(self.templates))
+        for name in ("synonyms", "neighbours"):
+            if getattr(self, name) != 0:
+                check_count(f"robust.{name}", getattr(self, name))
+        for name in ("weight", "within"):
+            check_number(f"robust.{name}", getattr(self, name), positive=True)
+            object.__setattr__(self, name, float(getattr(self, name)))
+        if self.found is not None and not str(self.found).strip():
+            raise ConfigurationError(f"robust.found: {self.found!r}; give the folder of a run that was attacked.")
+        if self.within != WITHIN and not (self.synonyms or self.neighbours):
+            raise ConfigurationError("robust.within: only synonyms and neighbours would read it; leave it out.")
+        if not (self.norms or self.ridges or self.joins):
+            switches = [one.name for one in fields(self) if one.name not in ("weight", "within")]
+            raise ConfigurationError(f"robust: it switches nothing on; name one of {', '.join(switches)}.")
+
+    @property
+    def joins(self) -> bool:
+        """Whether rows join what is erased or preserved."""
+        return bool(self.templates or self.synonyms or self.neighbours or self.found)
+
+    def plain(self) -> dict[str, Any]:
+        """What differs from the defaults, in plain types."""
+        plain = {one.name: getattr(self, one.name) for one in fields(self) if getattr(self, one.name) != one.default}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()}
 
 
 @dataclass(frozen=True)
@@ -59,7 +109,7 @@ class Joined:
     found: Moments
     """Of attacks: erased as they are, in every epoch."""
     preserved: Tensor
-    """``P`` of neighbours that must stay, ``[d, d]``, beside that of what is kept anyway."""
+    """``P`` of neighbours that must stay, ``[d, d]``, beside that of what is preserved anyway."""
 
     @classmethod
     def nothing(cls, width: int, device: torch.device | str = "cpu") -> Joined:
@@ -80,10 +130,10 @@ def widened(
     part: Moments | RowPairs,
     whole: Moments,
     joined: Joined | None,
-    settings: Robust,
+    settings: Robust | None,
     gram: Gram,
     maps: AnyMap,
-    derivation: Derivation | None,
+    derivation: DerivationMap | None,
 ) -> Moments:
     """What an epoch erases: the published loop's part, and what joins it, but for attacks that were found.
 
@@ -91,7 +141,7 @@ def widened(
         part: of the published loop: the concepts' own embeddings in epoch 0, later the derived ones.
         whole: moments of the concepts' own embeddings at all positions.
         joined: what joins; nothing without it.
-        settings: of the loop.
+        settings: of the loop; ``None`` where only attacks join it.
         gram: ``G`` of the original projections.
         maps: ``M`` before the epoch.
         derivation: the loop's own; ``None`` in epoch 0, which derives nothing.
@@ -103,6 +153,8 @@ def widened(
     if joined is not None:
         start = whole.erasing_also(joined.whole)
         erased = erased.erasing_also(joined.whole.derived(derivation))
+    if settings is None:
+        return erased
     for matrix in derivations(settings, gram, maps, start.erased):
         erased = erased.erasing_also(start.mapped(matrix).times(settings.weight))
     return erased
@@ -127,7 +179,7 @@ def derivations(settings: Robust, gram: Gram, maps: AnyMap, erased: Tensor) -> I
                 yield regained(reach, multiplier)
             free = multiplier == 0
     for ridge in settings.ridges:
-        yield derive(gram, maps, ridge).of_concept
+        yield Derivation(ridge)(gram, maps).of_concept
 
 
 def regained(reach: Reach, multiplier: float) -> Tensor:

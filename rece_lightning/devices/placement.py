@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.devices.memory import free_memory
+from rece_lightning.devices.plan import HOST, Plan, plan
+from rece_lightning.devices.sizes import needs_of, shard_need
+from rece_lightning.models.base import BaseModel
 
 PLACED_PARTS = ("text_encoder", "unet", "autoencoder", "algebra")
 
@@ -76,3 +81,79 @@ def check_device(field: str, value: str) -> None:
             f"DevicePlacement.{field}: {value!r}, but torch sees {count} CUDA device{'s' * (count > 1)}; give auto, "
             f"cpu or cuda:{count - 1}."
         )
+
+
+@dataclass(frozen=True)
+class Decided:
+    """A plan, and the placement that carries it out."""
+
+    plan: Plan
+    placement: Placement
+    of: tuple[BaseModel, torch.device]
+    """The model, and the trainer's device."""
+    needed: frozenset[str]
+    """Parts that were planned for."""
+
+
+def decide(
+    asked: Placement,
+    base: BaseModel,
+    names: Sequence[str],
+    *,
+    home: torch.device,
+    needed: Collection[str],
+    batch_size: int,
+    apart: int | None = None,
+    offload: bool | None = None,
+    processes: int = 1,
+) -> Decided:
+    """Look up what the parts need and what is free, and plan.
+
+    Args:
+        asked: devices that somebody chose.
+        base: the model.
+        names: of the projections that are edited.
+        home: the trainer's device.
+        needed: parts that the run will load; the others are left to the trainer's device.
+        batch_size: pictures that are made together.
+        apart: number of erased prompts where the algebra keeps matrices for every layer and prompt.
+        offload: whether parts wait in host memory; as there is room unless given.
+        processes: on this machine. With several each has a device of its own, and leaves those of the others alone.
+    """
+    sizes = needs_of(base, names, batch_size=batch_size, apart=apart)
+    needs = [need for part, need in sizes.items() if part in needed]
+    given = {part: full_name(torch.device(device)) for part, device in asked.given.items()}
+    if home.type == "mps":
+        given.setdefault("algebra", HOST)  # it has no float64
+    own, chosen = full_name(home), [full_name(torch.device(device)) for device in asked.gram]
+    devices = dict.fromkeys([own, *given.values(), *chosen, HOST])
+
+    def planned() -> Plan:
+        free = free_memory(sorted(devices, key=lambda name: (name != own, name == HOST, name)), processes=processes)
+        return plan(needs, free, given=given, offload=offload)
+
+    found = planned()
+    if home.type == "cuda" and processes == 1 and any(row.crowded_out_of(own) for row in found.rows):
+        devices |= dict.fromkeys(f"cuda:{index}" for index in range(torch.cuda.device_count()))
+        found = planned()
+    where = {part: given.get(part, own) for part in PLACED_PARTS} | {row.part: row.device for row in found.rows}
+    shards = chosen or _with_room(found, where["algebra"], shard_need(base, names))
+    waiting = frozenset(row.part for row in found.rows if row.waits)
+    placement = Placement(**where, release=asked.release, waiting=waiting, gram=tuple(shards))  # type: ignore[arg-type]
+    return Decided(found, placement, (base, home), frozenset(needed))
+
+
+def full_name(device: torch.device) -> str:
+    """``cuda:0`` for ``cuda``."""
+    if device.type == "cuda" and device.index is None:
+        return f"cuda:{torch.cuda.current_device()}"
+    return str(device)
+
+
+def _with_room(found: Plan, algebra: str, need: int) -> list[str]:
+    """Accelerators that can sum a share of the Gram; none where the algebra's own device is the only one."""
+    if algebra == HOST:
+        return []
+    left: Mapping[str, int] = {device: free - found.peaks[device] for device, free in found.free.items()}
+    others = [device for device, size in left.items() if device not in (HOST, algebra) and size >= need]
+    return [algebra, *others] if others else []

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from rece_lightning.core.derive import Derivation
-from rece_lightning.devices.ranks import gathered, rank_and_world
-from rece_lightning.generation import PictureMaker
-from rece_lightning.models.pipelines import Sampling
+from rece_lightning.core.derivation import Derivation
+from rece_lightning.data.prompts import EvaluationPrompt
+from rece_lightning.distributed import gathered, rank_and_world
+from rece_lightning.evaluation.generation import PictureMaker
+from rece_lightning.models.sampling import Sampling
 from rece_lightning.module import RECE
-from rece_lightning.prompts import EvaluationPrompt
 
 Shot = tuple[int, int]
 """Row of the prompt, and seed."""

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.devices.ranks import gathered
-from rece_lightning.evaluation.references import References
+from rece_lightning.distributed import gathered
+from rece_lightning.evaluation.folders import References
+from rece_lightning.evaluation.results.comparison import Comparison
+from rece_lightning.evaluation.results.figures import QualityLine
 from rece_lightning.metrics import KernelDistance, PictureBatch, PictureMetric
 from rece_lightning.metrics.figure import ERASED, KEPT, NOTHING, SETS
-from rece_lightning.reporting.comparison import Comparison
-from rece_lightning.reporting.quality import QualityLine
 
 SEEDS_APART = 10
 """Sets of seeds that a distance between sets is measured on one by one; of more seeds several make a set."""

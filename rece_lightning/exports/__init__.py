@@ -8,18 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rece_lightning.core.errors import ConfigurationError, nearest
-from rece_lightning.exports.adapters import adapter_rank
-from rece_lightning.exports.card import render_card
+from rece_lightning.erasure.erasure import Erasure
+from rece_lightning.exports.card import read_measured, render_card
 from rece_lightning.exports.delta import write_delta
-from rece_lightning.exports.erasure import Erasure
 from rece_lightning.exports.folders import CARD, check_folder, write_folder
-from rece_lightning.exports.kohya import write_kohya
-from rece_lightning.exports.lora import write_lora
+from rece_lightning.exports.lora import adapter_rank, write_kohya, write_lora
 from rece_lightning.exports.map import check_map, write_map
-from rece_lightning.exports.measured import read_measured
-from rece_lightning.exports.metadata import file_metadata
 from rece_lightning.exports.pipeline import write_pipeline
-from rece_lightning.exports.record import ExportRecord, Loss, size_of
+from rece_lightning.exports.record import ExportRecord, Loss, file_metadata, size_of
 from rece_lightning.files import write_atomically
 
 LORA_FILE = "pytorch_lora_weights.safetensors"

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.low_rank import error_curve, low_rank_of
-from rece_lightning.exports.adapters import adapter_rank
-from rece_lightning.exports.erasure import Erasure
+from rece_lightning.erasure.erasure import Erasure
+from rece_lightning.exports.lora import adapter_rank
 from rece_lightning.exports.map import check_map
 from rece_lightning.exports.pipeline import WEIGHTS, loaded_files
 from rece_lightning.models.base import BaseModel

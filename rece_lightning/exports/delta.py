@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rece_lightning.exports.erasure import Erasure
+from rece_lightning.erasure.erasure import Erasure
 from rece_lightning.exports.record import Loss
 from rece_lightning.files import save_tensors
 

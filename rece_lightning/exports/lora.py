@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from rece_lightning.exports.adapters import make_adapters
-from rece_lightning.exports.erasure import Erasure
+import torch
+from torch import Tensor
+
+from rece_lightning.core.low_rank import LowRank, low_rank_of, sufficient_rank
+from rece_lightning.erasure.erasure import Erasure
 from rece_lightning.exports.record import Loss
 from rece_lightning.files import save_tensors
+from rece_lightning.models.base import BaseModel
+from rece_lightning.models.original import sgm_names
 
 
 def write_lora(erasure: Erasure, path: Path, metadata: dict[str, str], rank: int | None = None) -> Loss:
@@ -28,3 +37,118 @@ def write_lora(erasure: Erasure, path: Path, metadata: dict[str, str], rank: int
         tensors[f"unet.{adapter.name}.lora_B.weight"] = adapter.up
     save_tensors(tensors, path, {**metadata, "rece.rank": str(loss.rank), "rece.error": f"{loss.change:.3g}"})
     return loss
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One layer of a LoRA: ``W + up @ down`` is the edited weight."""
+
+    name: str
+    """Diffusers name of the layer, without ``.weight``."""
+    down: Tensor
+    """``[r, d]``, float32."""
+    up: Tensor
+    """``[o, r]``, float32."""
+
+
+def adapter_rank(parts: list[LowRank], rank: int | None) -> int:
+    """The rank that is written: the full one, ``rank`` where that is less, and 1 for an edit that changed nothing."""
+    full = max(1, sufficient_rank(parts))
+    return full if rank is None else min(rank, full)
+
+
+def make_adapters(erasure: Erasure, rank: int | None) -> tuple[list[Adapter], Loss]:
+    """The adapters of all edited layers, all of one rank, and what was lost, measured on the rounded factors.
+
+    One rank for all: readers that find different ranks have scaled some layers by the wrong alpha.
+
+    Args:
+        erasure: to write.
+        rank: R; without it the smallest one at which the truncation is below float32's rounding.
+    """
+    parts = low_rank_of(erasure.maps, erasure.gram)
+    chosen = adapter_rank(parts, rank)
+    factors = [tuple(factor.cpu() for factor in part.factors(chosen)) for part in parts]
+    adapters, lost, changed, total = [], 0.0, 0.0, 0.0
+    for layer, (name, weight) in enumerate(_wide(erasure)):
+        up, down = factors[layer if len(factors) > 1 else 0]
+        adapter = Adapter(name.removesuffix(".weight"), down.float(), (weight @ up).float())
+        matrix = erasure.maps.of_layer(layer).cpu()
+        change = weight @ (matrix - torch.eye(len(matrix), dtype=matrix.dtype))
+        lost += float((adapter.up.double() @ adapter.down.double() - change).square().sum())
+        changed += float(change.square().sum())
+        total += float((weight + change).square().sum())
+        adapters.append(adapter)
+    return adapters, Loss(_ratio(lost, changed), _ratio(lost, total), chosen)
+
+
+def _wide(erasure: Erasure) -> Iterator[tuple[str, Tensor]]:
+    for name, weight in erasure.original():
+        yield name, weight.cpu().double()
+
+
+def _ratio(part: float, whole: float) -> float:
+    return math.sqrt(part / whole) if whole else 0.0
+
+
+def write_kohya(erasure: Erasure, path: Path, metadata: dict[str, str], rank: int | None = None) -> Loss:
+    """Write ``lora_unet_<layer>.lora_down.weight``, ``.lora_up.weight`` and ``.alpha``, which is the rank.
+
+    Layers of SD 1 and 2 carry their diffusers names with underscores; those of SDXL the names of the original
+    layout, as sd-scripts trains and writes them.
+
+    Args:
+        erasure: to write.
+        path: of the file.
+        metadata: of the file.
+        rank: R; without it the full one.
+    """
+    adapters, loss = make_adapters(erasure, rank)
+    names = kohya_names(erasure.base, [adapter.name for adapter in adapters])
+    tensors = {}
+    for adapter in adapters:
+        name = names[adapter.name]
+        tensors[f"{name}.lora_down.weight"] = adapter.down
+        tensors[f"{name}.lora_up.weight"] = adapter.up
+        tensors[f"{name}.alpha"] = torch.tensor(float(loss.rank or 0))
+    said = {**metadata, **kohya_metadata(erasure.base, path.stem, loss.rank or 0), "rece.error": f"{loss.change:.3g}"}
+    save_tensors(tensors, path, said)
+    return loss
+
+
+def kohya_names(base: BaseModel, layers: Iterable[str]) -> dict[str, str]:
+    """Diffusers name of a layer → its name in a kohya file.
+
+    Raises:
+        BaseModelError: if SDXL's original layout has no place for one.
+    """
+    if base.family != "sdxl":
+        return {layer: "lora_unet_" + layer.replace(".", "_") for layer in layers}
+    # Of the whole model, whatever was edited: its blocks are numbered through.
+    names = sgm_names(base.unet.shapes())
+    return {layer: "lora_unet_" + names[f"{layer}.weight"] for layer in layers}
+
+
+def kohya_metadata(base: BaseModel, name: str, rank: int) -> dict[str, str]:
+    """The keys by which WebUIs tell what a LoRA fits; only what is true of a file that nobody trained."""
+    version = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}[base.family]
+    if base.family == "sd2" and _predicts_velocity(base):
+        version += "_v"
+    return {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(rank),
+        "ss_network_alpha": str(float(rank)),
+        "ss_base_model_version": version,
+        "ss_v2": str(base.family == "sd2"),
+        "ss_sd_model_name": Path(base.name).name,
+        "ss_output_name": name,
+        "ss_training_comment": "concept erasure in closed form by rece-lightning; not trained",
+    }
+
+
+def _predicts_velocity(base: BaseModel) -> bool:
+    file = base.configurations / "scheduler" / "scheduler_config.json"
+    try:
+        return json.loads(file.read_text(encoding="utf-8")).get("prediction_type") == "v_prediction"
+    except (OSError, ValueError):
+        return False

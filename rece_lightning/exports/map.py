@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rece_lightning.core import embedding_map
 from rece_lightning.core.errors import BaseModelError, ConfigurationError
-from rece_lightning.exports.erasure import Erasure
+from rece_lightning.erasure.erasure import Erasure
 from rece_lightning.exports.record import Loss
 from rece_lightning.files import save_tensors
 from rece_lightning.models.part_configs import LARGEST_WIDTH

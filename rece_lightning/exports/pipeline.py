@@ -11,9 +11,9 @@ from typing import Any
 from safetensors.torch import save_file
 
 from rece_lightning.core.errors import BaseModelError
-from rece_lightning.exports.erasure import Erasure
-from rece_lightning.exports.patch import copy_with_metadata, replace_tensors
+from rece_lightning.erasure.erasure import Erasure
 from rece_lightning.exports.record import Loss
+from rece_lightning.exports.safetensors import copy_with_metadata, replace_tensors
 from rece_lightning.models.weights import SafetensorsWeights
 
 # One format is loaded, the first of these that is there.

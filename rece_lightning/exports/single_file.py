@@ -8,8 +8,8 @@ from pathlib import Path
 from torch import Tensor
 
 from rece_lightning.core.errors import BaseModelError
-from rece_lightning.exports.erasure import Erasure
-from rece_lightning.exports.tensor_stream import stream_tensors
+from rece_lightning.erasure.erasure import Erasure
+from rece_lightning.exports.safetensors import stream_tensors
 from rece_lightning.models.base import BaseModel
 from rece_lightning.models.folder import STEMS, part_weights
 from rece_lightning.models.original import PARTS, projections_in, to_original, unet_names

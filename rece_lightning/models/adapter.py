@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rece_lightning.core.errors import BaseModelError, ConfigurationError
-from rece_lightning.models.layer_names import layers_of, plain_layer
-from rece_lightning.models.lora_file import ALPHA, PEFT_FILE, Factors, factors_of
+from rece_lightning.models.lora_file import ALPHA, PEFT_FILE, Factors, factors_of, layers_of, plain_layer
 from rece_lightning.models.pickled import PickledWeights
 from rece_lightning.models.weights import SafetensorsWeights, Weights, all_finite, check_floats
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
+from torch import nn
 
 from rece_lightning.core.errors import BaseModelError
+from rece_lightning.models.original.unet import PREFIX, unet_names
 from rece_lightning.models.weights import Weights
 
 PEFT_FILE = "adapter_model"
@@ -103,3 +105,38 @@ def scale_of(layer: str, rank: int, said: Mapping[str, Any]) -> float:
     if alpha is None:
         return 1.0
     return float(alpha) / (math.sqrt(rank) if said.get("use_rslora") else rank)
+
+
+TEXT_PREFIXES = (("text_encoder.", "lora_te_", "lora_te1_"), ("text_encoder_2.", "lora_te2_"))
+
+
+def plain_layer(layer: str) -> str:
+    """A layer's name without what PEFT puts before it, and as newer diffusers writes it."""
+    plain = layer.removeprefix("base_model.model.").replace(".processor.", ".")
+    return re.sub(r"\.to_out$", ".to_out.0", plain) if plain != layer else plain
+
+
+def layers_of(unet: nn.Module, text_encoders: Sequence[nn.Module], family: str) -> dict[str, nn.Parameter]:
+    """Every name that a LoRA may give to a layer → the layer's weight."""
+    places: dict[str, nn.Parameter] = {}
+    matrices = {
+        name.removesuffix(".weight"): value for name, value in unet.named_parameters()
+        if name.endswith(".weight") and value.ndim > 1
+    }  # fmt: skip
+    for name, value in matrices.items():
+        places[name] = places[f"unet.{name}"] = places[f"lora_unet_{name.replace('.', '_')}"] = value
+    if family == "sdxl":
+        for name, original in unet_names([name for name, _ in unet.named_parameters()]).items():
+            layer = name.removesuffix(".weight")
+            if layer in matrices:
+                inner = original.removeprefix(PREFIX).removesuffix(".weight").replace(".", "_")
+                places[f"lora_unet_{inner}"] = matrices[layer]
+    for encoder, (dotted, *joined) in zip(text_encoders, TEXT_PREFIXES, strict=False):
+        for name, value in encoder.named_parameters():
+            if name.endswith(".weight") and value.ndim > 1:
+                # Transformers changed whether names begin with this.
+                inner = name.removesuffix(".weight").removeprefix("text_model.")
+                for full in (inner, f"text_model.{inner}"):
+                    places[dotted + full] = value
+                    places |= {prefix + full.replace(".", "_"): value for prefix in joined}
+    return places

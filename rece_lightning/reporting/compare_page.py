@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rece_lightning.reporting.environment import render
+from rece_lightning.evaluation.results.states import State, best_balance
 from rece_lightning.reporting.plots import tradeoff_svg
 from rece_lightning.reporting.side_by_side import findings, gallery, methods, shots_to_show, states_table
-from rece_lightning.reporting.states import State, best_balance
+from rece_lightning.reporting.templates import render
 
 
 def compare_page(states: Sequence[State], *, protocol: str, notes: Sequence[str], command: str) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from rece_lightning.evaluation.results.comparison import ORIGINAL, Comparison
 from rece_lightning.metrics.intervals import Share
-from rece_lightning.reporting.comparison import ORIGINAL, Comparison
 
 MOST = 4
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rece_lightning.evaluation.results.sheets import read_tiles
 from rece_lightning.reporting.ladder import Ladder, LadderRow, ladder_concepts, ladder_findings, tiles_to_show
 from rece_lightning.reporting.ladder_plot import curve_findings, curves_of, curves_svg, ladder_svg
-from rece_lightning.reporting.sheets import read_tiles
 
 PICTURES = 8
 """Of an attack that are shown."""

@@ -8,16 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rece_lightning.evaluation.results.comparison import FIRST, ORIGINAL, Comparison
+from rece_lightning.evaluation.results.figures import quality_rows
 from rece_lightning.exports.cost import Cost
-from rece_lightning.reporting.budget_plot import budget_svg
-from rece_lightning.reporting.comparison import FIRST, ORIGINAL, Comparison
 from rece_lightning.reporting.confusion import concept_rows
 from rece_lightning.reporting.devices import Devices
-from rece_lightning.reporting.environment import render
 from rece_lightning.reporting.ladder_section import LadderSection
-from rece_lightning.reporting.plots import epochs_svg
-from rece_lightning.reporting.quality import quality_rows
+from rece_lightning.reporting.plots import budget_svg, epochs_svg
 from rece_lightning.reporting.table import comparison_rows
+from rece_lightning.reporting.templates import render
 from rece_lightning.reporting.words import WordsSection
 
 FIGURES = {

@@ -6,7 +6,16 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rece_lightning.reporting.states import ROLES, UNWANTED, Best, Shot, State, best_balance, best_share, compare
+from rece_lightning.evaluation.results.states import (
+    ROLES,
+    UNWANTED,
+    Best,
+    Shot,
+    State,
+    best_balance,
+    best_share,
+    compare,
+)
 
 ROWS_A_ROLE = 4
 SHORT = {"erased": "erased", "synonym": "synonym", "kept": "kept"}

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rece_lightning.reporting.environment import render
+from rece_lightning.evaluation.results.states import State, best_balance
 from rece_lightning.reporting.plots import front_svg, tradeoff_svg
 from rece_lightning.reporting.side_by_side import gallery, methods, shots_to_show, states_table
-from rece_lightning.reporting.states import State, best_balance
+from rece_lightning.reporting.templates import render
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from rece_lightning.reporting.comparison import ORIGINAL, Comparison
+from rece_lightning.evaluation.results.comparison import ORIGINAL, Comparison
 
 
 def comparison_rows(comparison: Comparison) -> list[tuple[str, str, str]]:

@@ -7,12 +7,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rece_lightning.attacks import LADDER, AdversarialPrompt
+from rece_lightning.core.eraser import RECELoop
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.core.loop import RECELoop
-from rece_lightning.data import ConceptData
-from rece_lightning.robust.found import found_on
-from rece_lightning.robust.joining import FOUND, JoinedSums, add_found
-from rece_lightning.robust.plan import FIELD
+from rece_lightning.data.datamodule import ConceptData
+from rece_lightning.erasure.robust import FIELD
+from rece_lightning.vocabulary.expand import FOUND, JoinedSums, add_found, found_on
 
 if TYPE_CHECKING:
     from rece_lightning.module import RECE

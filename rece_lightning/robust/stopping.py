@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rece_lightning.certifying import certify_module
-from rece_lightning.devices.ranks import gathered
+from rece_lightning.distributed import gathered
+from rece_lightning.erasure.certificates import certify_module
 
 if TYPE_CHECKING:
     from rece_lightning.module import RECE

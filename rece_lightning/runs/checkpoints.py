@@ -12,8 +12,8 @@ import torch
 
 from rece_lightning.core.embedding_map import AnyMap, EmbeddingMap, LayerMaps
 from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.erasure.state import fault
 from rece_lightning.models.pickled import check_archive
-from rece_lightning.runs.checkpoint_form import fault
 from rece_lightning.runs.folder import CHECKPOINTS, is_fit, versions
 
 LAST = "last.ckpt"

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.reporting.comparison import FIRST, FIRST_DERIVED, LAST, LAST_DERIVED, ORIGINAL, edit_name
-from rece_lightning.reporting.states import Shot, State
+from rece_lightning.evaluation.results.comparison import FIRST, FIRST_DERIVED, LAST, LAST_DERIVED, ORIGINAL, edit_name
+from rece_lightning.evaluation.results.states import Shot, State
 from rece_lightning.runs.results import PROTOCOL, Results, in_short
 
 # Settings that epoch 0 does not look at.

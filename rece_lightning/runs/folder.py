@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.distributed import gathered
 from rece_lightning.files import discard_temporaries, sync_folder, temporary_name, write_atomically
 
 CONFIG = "config.yaml"
@@ -90,3 +93,20 @@ def is_fit(folder: Path) -> bool:
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
         return False
     return isinstance(config, dict) and not any(key in config for key in NOT_OF_FIT)
+
+
+class SameFolder(Callback):
+    """As soon as the processes know each other, rank 0 names the run's folder.
+
+    Args:
+        take: what a process that did not open the folder does with it.
+    """
+
+    def __init__(self, take: Callable[[Trainer, Path], None]) -> None:
+        self._take = take
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Before any other callback asks where to write."""
+        folder = gathered(str(run_folder(trainer)))[0]
+        if not trainer.is_global_zero:
+            self._take(trainer, Path(folder))

@@ -18,12 +18,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.data import ConceptData
-from rece_lightning.devices.ranks import gathered, rank_and_world
+from rece_lightning.data.datamodule import ConceptData
+from rece_lightning.distributed import gathered, rank_and_world
 from rece_lightning.files import discard, write_atomically
 
 if TYPE_CHECKING:
-    from rece_lightning.gathering import PromptSums
+    from rece_lightning.erasure.statistics import PromptSums
     from rece_lightning.module import RECE
 
 NAME = re.compile(r"partial-(\d{1,6})-of-(\d{1,6})\.safetensors")

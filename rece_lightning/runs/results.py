@@ -13,13 +13,13 @@ from typing import Any
 import yaml
 
 from rece_lightning.core.errors import ConfigurationError, nearest
-from rece_lightning.reporting.comparison import FIRST, LAST, ORIGINAL
-from rece_lightning.reporting.counts import Count, by_column, read_counts
-from rece_lightning.reporting.quality import FILE as QUALITY
-from rece_lightning.reporting.quality import QualityLine, read_quality
-from rece_lightning.reporting.sheets import read_tiles, sheet_path
+from rece_lightning.evaluation.results.comparison import FIRST, LAST, ORIGINAL
+from rece_lightning.evaluation.results.counts import Count, by_column, read_counts
+from rece_lightning.evaluation.results.figures import FILE as QUALITY
+from rece_lightning.evaluation.results.figures import QualityLine, read_quality
+from rece_lightning.evaluation.results.sheets import read_tiles, sheet_path
+from rece_lightning.evaluation.results.states import Shot, State
 from rece_lightning.reporting.side_by_side import FIGURES
-from rece_lightning.reporting.states import Shot, State
 from rece_lightning.runs.folder import CONFIG
 
 COUNTS = "evaluation.csv"

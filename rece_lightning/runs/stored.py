@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rece_lightning.core.loop import Evidence
-from rece_lightning.core.moments import Moments
-from rece_lightning.core.row_pairs import RowPairs
-from rece_lightning.evidence import EncodedPair
+from rece_lightning.core.eraser import Evidence
+from rece_lightning.core.moments import Moments, RowPairs
+from rece_lightning.erasure.encoding import EncodedPair
 
 ROWS = ("first_rows", "whole_rows")
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.reporting.words import HurtWord, ReachingWord, WordsSection
-from rece_lightning.scan.encoding import SMALL
-from rece_lightning.scan.reaching import TEMPLATE, WITHIN, Scan, scan_module
+from rece_lightning.vocabulary.rows import SMALL
+from rece_lightning.vocabulary.scan import TEMPLATE, WITHIN, Scan, scan_module
 
 if TYPE_CHECKING:
     from rece_lightning.module import RECE

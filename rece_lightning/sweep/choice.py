@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rece_lightning.metrics import harmonic_mean
-from rece_lightning.sweep.front import pareto_front, spread
 from rece_lightning.sweep.grid import Setting
 from rece_lightning.sweep.ranking import Figures
 
@@ -66,3 +65,35 @@ class Choice:
 def point(figures: Figures, erased_by: str) -> tuple[float, float]:
     """(erased-side figure, drift); an answer beyond the target is not better than one at it."""
     return max(0.0, getattr(figures, erased_by)), figures.drift
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the points that no other is at least as low as in both, and lower in one; by the first figure.
+
+    Of equal points the first counts. Points with a NaN are on no front.
+
+    Example:
+        >>> pareto_front([(0.1, 3.0), (0.5, 1.0), (0.5, 2.0), (0.9, 1.0), (0.1, 3.0)])
+        [0, 1]
+    """
+    usable = [index for index, (first, second) in enumerate(points) if first == first and second == second]
+    front, lowest = [], float("inf")
+    for index in sorted(usable, key=lambda index: (points[index], index)):
+        if points[index][1] < lowest:
+            front.append(index)
+            lowest = points[index][1]
+    return front
+
+
+def spread(count: int, wanted: int) -> list[int]:
+    """Places of ``wanted`` of ``count`` things in a row, as even as can be, both ends included.
+
+    Example:
+        >>> spread(9, 3), spread(2, 5), spread(5, 1)
+        ([0, 4, 8], [0, 1], [2])
+    """
+    if wanted >= count:
+        return list(range(count))
+    if wanted == 1:
+        return [count // 2]
+    return [round(place * (count - 1) / (wanted - 1)) for place in range(wanted)] if wanted else []

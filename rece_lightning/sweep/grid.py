@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser
 
+from rece_lightning.cli.explain import explain
 from rece_lightning.core.errors import ConfigurationError, nearest
-from rece_lightning.explain import explain
 from rece_lightning.module import DECISIVE, OF_EDITOR, RECE
 
 EPOCHS, TARGET = "trainer.max_epochs", "data.target"

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from rece_lightning.data.prompts import EvaluationPrompt
+from rece_lightning.evaluation.results.comparison import Column
+from rece_lightning.evaluation.results.counts import Count, by_column, counts_of, read_counts, write_counts
+from rece_lightning.evaluation.results.sheets import save_sheet, sheet_path
 from rece_lightning.metrics import names_seen
 from rece_lightning.module import RECE
-from rece_lightning.prompts import EvaluationPrompt
-from rece_lightning.reporting.comparison import Column
-from rece_lightning.reporting.counts import Count, by_column, counts_of, read_counts, write_counts
-from rece_lightning.reporting.sheets import save_sheet, sheet_path
 from rece_lightning.sweep.grid import Setting
 from rece_lightning.sweep.parts import Measure
 from rece_lightning.sweep.ranking import Ranking

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.evaluation.results.comparison import ORIGINAL
+from rece_lightning.evaluation.results.counts import Count
+from rece_lightning.evaluation.results.sheets import read_tiles, sheet_path
+from rece_lightning.evaluation.results.states import UNWANTED, State, best_balance
 from rece_lightning.files import write_atomically
-from rece_lightning.reporting.comparison import ORIGINAL
-from rece_lightning.reporting.counts import Count
-from rece_lightning.reporting.sheets import read_tiles, sheet_path
 from rece_lightning.reporting.side_by_side import shots_to_show
-from rece_lightning.reporting.states import UNWANTED, State, best_balance
 from rece_lightning.reporting.sweep_page import FrontRow, sweep_page
 from rece_lightning.sweep.choice import (
     ERASED_BY,
@@ -26,12 +26,11 @@ from rece_lightning.sweep.choice import (
     Choice,
     point,
 )
-from rece_lightning.sweep.folder import PAGE, RECOMMENDED
 from rece_lightning.sweep.grid import Setting, in_words
 from rece_lightning.sweep.measuring import Measuring, column_of
 from rece_lightning.sweep.parts import Parts
 from rece_lightning.sweep.ranking import Figures
-from rece_lightning.sweep.table import SweepTable
+from rece_lightning.sweep.table import PAGE, RECOMMENDED, SweepTable
 
 
 class Outcome:

@@ -8,13 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rece_lightning.concepts import PromptPair
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.data import ConceptData
+from rece_lightning.data.concepts import PromptPair
+from rece_lightning.data.datamodule import ConceptData
+from rece_lightning.evaluation.results.comparison import Comparison
 from rece_lightning.metrics import ConceptDetector
-from rece_lightning.models.pipelines import Sampling
+from rece_lightning.models.sampling import Sampling
 from rece_lightning.module import RECE
-from rece_lightning.reporting.comparison import Comparison
 from rece_lightning.sweep.grid import EPOCHS, MODEL, TARGET, Setting
 
 

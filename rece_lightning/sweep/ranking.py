@@ -9,24 +9,22 @@ from typing import Any
 
 import torch
 
-from rece_lightning.concepts import PromptPair
-from rece_lightning.core.derive import derive
+from rece_lightning.core.derivation import derive
 from rece_lightning.core.diagnostics import (
     ATTACKER_SHARE,
     mapped_residual,
     preservation_drift,
     regeneration_residual,
+    remaining_answer,
     trace_product,
 )
-from rece_lightning.core.embedding_map import AnyMap, EmbeddingMap
+from rece_lightning.core.embedding_map import AnyMap, EmbeddingMap, beside
+from rece_lightning.core.eraser import Evidence, LoopSettings, RECELoop
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.gram import Gram
-from rece_lightning.core.loop import Evidence, LoopSettings, RECELoop
 from rece_lightning.core.moments import Moments
-from rece_lightning.core.remaining import remaining_answer
-from rece_lightning.core.untouched import beside
-from rece_lightning.evidence import EncodedPair, encode_pairs, gather_evidence
-from rece_lightning.invariants import invariant_rows, with_invariants
+from rece_lightning.data.concepts import PromptPair
+from rece_lightning.erasure.encoding import EncodedPair, encode_pairs, gather_evidence, invariant_rows, with_invariants
 from rece_lightning.module import RECE
 from rece_lightning.sweep.grid import EPOCHS, TARGET, Setting
 
@@ -36,7 +34,7 @@ class Figures:
     """Of one setting, all over the whole model: projections that the setting leaves alone count as they are."""
 
     remaining: float
-    """Of the concept under its own words; see :func:`rece_lightning.core.remaining.remaining_answer`."""
+    """Of the concept under its own words; see :func:`rece_lightning.core.diagnostics.remaining_answer`."""
     regained: float
     """By the attacker's embedding: 1 as from the unedited model, 0 as from a concept mapped onto its target."""
     drift: float

@@ -9,15 +9,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.reporting.comparison import ORIGINAL
+from rece_lightning.evaluation.results.comparison import ORIGINAL
 from rece_lightning.sweep.choice import Choice
-from rece_lightning.sweep.folder import TABLE, open_folder
 from rece_lightning.sweep.grid import TARGET, Setting
 from rece_lightning.sweep.measuring import Measuring, column_of
 from rece_lightning.sweep.outcome import Outcome
 from rece_lightning.sweep.parts import Parts
 from rece_lightning.sweep.ranking import Figures, Ranking
-from rece_lightning.sweep.table import SweepTable
+from rece_lightning.sweep.table import TABLE, SweepTable, open_folder
 
 
 def run_sweep(

@@ -12,12 +12,12 @@ from rece_lightning.core.embedding_map import EmbeddingMap
 from rece_lightning.core.gram import Gram
 from rece_lightning.devices.placement import Placement
 from rece_lightning.emoji.catalog import load_catalog
-from rece_lightning.generation import PictureMaker
+from rece_lightning.evaluation.generation import PictureMaker
 from rece_lightning.metrics import EmojiDetector
 from rece_lightning.models.base import BaseModel
 from rece_lightning.models.encoders import load_encoder
 from rece_lightning.models.find import find_base
-from rece_lightning.models.pipelines import Sampling
+from rece_lightning.models.sampling import Sampling
 from rece_lightning.models.text import PromptEncoder
 
 

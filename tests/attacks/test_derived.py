@@ -7,7 +7,7 @@ import torch
 
 from rece_lightning import RECE, ConceptData
 from rece_lightning.attacks import Derived, Victim, derived_curve, make_goal
-from rece_lightning.core.derive import derive
+from rece_lightning.core.derivation import derive
 from rece_lightning.core.embedding_map import EmbeddingMap
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.gram import Gram

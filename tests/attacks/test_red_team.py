@@ -13,14 +13,14 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 
 from rece_lightning import RECE, ConceptData
-from rece_lightning.attack_flags import expand_attack_flags
 from rece_lightning.attacks import LADDER, AdversarialPrompt, Cce, Derived, Mma, make_attacks
 from rece_lightning.attacks.outcome import Rung, spent_queries, together
 from rece_lightning.attacks.store import EMBEDDINGS, PROMPTS
 from rece_lightning.callbacks import Evaluation, RedTeam
+from rece_lightning.cli.flags import expand_attack_flags
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.metrics import EmojiDetector, Share
-from rece_lightning.models.pipelines import Sampling
+from rece_lightning.models.sampling import Sampling
 
 SAMPLING: dict[str, Any] = {"steps": 2, "guidance_scale": 4.0, "pictures_per_prompt": 1}
 

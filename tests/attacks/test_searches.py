@@ -31,7 +31,7 @@ from rece_lightning.attacks.tokens import Template, TokenEncoder
 from rece_lightning.attacks.vocabulary import Vocabulary
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.emoji.catalog import load_catalog
-from rece_lightning.generation import PictureMaker
+from rece_lightning.evaluation.generation import PictureMaker
 from tests.attacks.conftest import goal_without_its_words
 
 CONCEPTS = ("bomb", "axe", "church")

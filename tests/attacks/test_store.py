@@ -10,7 +10,7 @@ import torch
 from rece_lightning.attacks import AttackStore, Derived, Mma, Paraphrase, Victim, key_of, make_goal, read_embeddings
 from rece_lightning.attacks.store import EMBEDDINGS, PROMPTS
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.prompts import read_prompts
+from rece_lightning.data.prompts import read_prompts
 
 
 def small(restarts: int = 2, seed: int = 0) -> Mma:

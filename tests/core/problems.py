@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rece_lightning.core import EditScales, EmbeddingMap, Gram, LayerMaps, Moments, apply_to_weight
-from rece_lightning.core.loop import Evidence, LoopSettings, RECELoop
+from rece_lightning.core.eraser import Evidence, LoopSettings, RECELoop
 from tests.plain import PlainPair
 
 ROWS = ("independent", "repeated", "common")

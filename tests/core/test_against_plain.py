@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rece_lightning.core import EditScales, EmbeddingMap, LayerMaps, derive, edit, edit_tensor
-from rece_lightning.core.loop import LoopSettings, RECELoop
+from rece_lightning.core.eraser import LoopSettings, RECELoop
 from tests.core.problems import (
     Problem,
     core_maps,

@@ -14,9 +14,9 @@ from torch import Tensor
 from rece_lightning.core import EmbeddingMap, Gram
 from rece_lightning.core.budget import BUDGETS, Reach, residual_figures, secular_root
 from rece_lightning.core.diagnostics import regeneration_residual
+from rece_lightning.core.editors.projection import Projection
 from rece_lightning.core.embedding_map import AnyMap
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.core.projection import Projection
 from tests.core.problems import Problem, core_maps, core_weights, erasure_problems, random_problem
 from tests.core.test_projection_editor import projected_map
 

@@ -23,8 +23,8 @@ from rece_lightning.core.diagnostics import (
     regeneration_residual,
     trace_product,
 )
+from rece_lightning.core.eraser import LoopSettings, RECELoop
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.core.loop import LoopSettings, RECELoop
 from tests.core.problems import (
     Problem,
     core_maps,

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rece_lightning.core import EditScales, EmbeddingMap, Moments
-from rece_lightning.core.edit import edit
-from rece_lightning.core.editors import check_editor
+from rece_lightning.core.editors.base import check_editor
+from rece_lightning.core.editors.null_space import NullSpace, edit_in_null_space, null_space, orthogonal_part
+from rece_lightning.core.editors.uce import edit
+from rece_lightning.core.eraser import LoopSettings, RECELoop
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.core.loop import LoopSettings, RECELoop
-from rece_lightning.core.null_space import NullSpace, edit_in_null_space, null_space, orthogonal_part
-from rece_lightning.core.row_pairs import RowPairs
+from rece_lightning.core.moments import RowPairs
 from tests.core.problems import Problem, core_weights, random_problem, relative
 from tests.plain import plain_derive
 

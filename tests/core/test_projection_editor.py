@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rece_lightning.core import EditScales, EmbeddingMap, Gram, Moments
-from rece_lightning.core.edit import edit
+from rece_lightning.core.editors.projection import GramRoot, Projection, leading_directions, project
+from rece_lightning.core.editors.uce import edit
+from rece_lightning.core.eraser import LoopSettings, RECELoop
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.core.loop import LoopSettings, RECELoop
-from rece_lightning.core.projection import GramRoot, Projection, leading_directions, project
-from rece_lightning.core.row_pairs import RowPairs
+from rece_lightning.core.moments import RowPairs
 from tests.core.problems import Problem, erasure_problems, random_problem, relative
 
 

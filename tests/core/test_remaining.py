@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from rece_lightning.core.diagnostics import remaining_answer
 from rece_lightning.core.embedding_map import EmbeddingMap, LayerMaps
 from rece_lightning.core.gram import Gram
 from rece_lightning.core.moments import Moments
-from rece_lightning.core.remaining import remaining_answer
 
 
 def random(*shape: int, seed: int) -> torch.Tensor:

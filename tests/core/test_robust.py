@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rece_lightning.core import EmbeddingMap, Moments
-from rece_lightning.core.derive import derive
-from rece_lightning.core.editors import EDITORS, SCALED
+from rece_lightning.core.derivation import derive
+from rece_lightning.core.editors.base import EDITORS, SCALED
+from rece_lightning.core.editors.projection import Projection
+from rece_lightning.core.eraser import Evidence, LoopSettings, RECELoop
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.core.loop import Evidence, LoopSettings, RECELoop
-from rece_lightning.core.projection import Projection
+from rece_lightning.core.moments import RowPairs
 from rece_lightning.core.robust import Joined, Robust, derivations
-from rece_lightning.core.row_pairs import RowPairs
 from tests.core.problems import Problem, erasure_problems, random_problem, relative
 
 NORMS = st.lists(st.sampled_from([0.2, 0.5, 1.0, 2.0]), min_size=0, max_size=3, unique=True)

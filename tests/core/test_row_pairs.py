@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rece_lightning.core import EmbeddingMap, Gram, Moments, edit
-from rece_lightning.core.derive import derive
-from rece_lightning.core.edit import EditScales
+from rece_lightning.core.derivation import derive
+from rece_lightning.core.editors.uce import EditScales
+from rece_lightning.core.eraser import Evidence, LoopSettings, RECELoop
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.core.loop import Evidence, LoopSettings, RECELoop
-from rece_lightning.core.row_pairs import RowPairs
+from rece_lightning.core.moments import RowPairs
 from tests.core.problems import relative
 
 WIDTH = 24

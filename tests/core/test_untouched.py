@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from rece_lightning.core.budget import Reach
-from rece_lightning.core.derive import derive
-from rece_lightning.core.embedding_map import EmbeddingMap, LayerMaps
+from rece_lightning.core.derivation import derive
+from rece_lightning.core.embedding_map import EmbeddingMap, LayerMaps, beside
 from rece_lightning.core.gram import Gram
-from rece_lightning.core.untouched import beside
 
 WIDTH = 6
 

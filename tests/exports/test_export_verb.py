@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from rece_lightning import RECE, ConceptData
 from rece_lightning.callbacks import ErasureCheckpoint
+from rece_lightning.cli.checkpoint import load_erasure
 from rece_lightning.exports import FORMATS
-from rece_lightning.tools.finished import load_erasure
 from tests.command import run_command
 
 

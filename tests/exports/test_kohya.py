@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from rece_lightning.exports import Erasure, export
-from rece_lightning.exports.kohya import kohya_metadata, kohya_names
+from rece_lightning.exports.lora import kohya_metadata, kohya_names
 from tests.exports.erasures import distance, effective_weights, noise_of, pipeline_of
 
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from rece_lightning.core.embedding_map import EmbeddingMap
 from rece_lightning.core.errors import BaseModelError
 from rece_lightning.core.gram import Gram
-from rece_lightning.exports.erasure import Erasure
+from rece_lightning.erasure.erasure import Erasure
+from rece_lightning.exports.safetensors import stream_tensors
 from rece_lightning.exports.single_file import write_single_file
-from rece_lightning.exports.tensor_stream import stream_tensors
 from rece_lightning.models.base import BaseModel
 from rece_lightning.models.find import find_base
 from rece_lightning.models.layouts import LAYOUTS, config_folder

@@ -1,0 +1,1 @@
+"""The command ``rece``: LightningCLI, the verbs that need no trainer, flags and messages."""

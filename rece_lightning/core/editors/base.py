@@ -1,0 +1,175 @@
+"""What an editor is: what is erased and preserved, and the model as it is, in; a map out."""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from rece_lightning.core.embedding_map import AnyMap
+from rece_lightning.core.errors import ConfigurationError, nearest
+from rece_lightning.core.gram import Gram
+from rece_lightning.core.moments import Moments, RowPairs
+
+OURS = "rece_lightning.core.editors"
+
+
+@dataclass(frozen=True)
+class EditProblem:
+    """One edit to make: what is erased, what is preserved, and the model as earlier edits left it."""
+
+    erased: Moments | RowPairs
+    """Concept rows with the target rows that they are mapped to: their moments, or the rows where there are few."""
+    preserved: Tensor
+    """``P = Σ c cᵀ`` of what is preserved, ``[d, d]``, float64."""
+    gram: Gram
+    """``G`` of the original projections; with its layers for an editor that is ``per_layer``."""
+    before: AnyMap
+    """``M`` so far. The edit ``E`` is of the model as it is now, which becomes ``W_0 M E``."""
+    concepts: int = 1
+    """How many prompts are erased."""
+    invariants: Tensor | None = None
+    """Rows ``[m, d]`` that every picture reads whatever its prompt; only for an editor that asks for them."""
+    prompts: tuple[Moments, ...] = ()
+    """Moments a prompt; only for an editor that is ``per_layer``."""
+
+    @cached_property
+    def moments(self) -> Moments:
+        """All four moments: of what is erased, its targets, and what is preserved, which counts once."""
+        if isinstance(self.erased, RowPairs):
+            return self.erased.moments(self.preserved)
+        return replace(self.erased, preserved=self.preserved)
+
+
+class Editor(ABC):
+    """A closed-form edit: a frozen dataclass whose fields are its settings and whose call is its formula.
+
+    An editor is a pure function of the :class:`EditProblem`: it keeps nothing between calls. What stays the same in
+    every epoch and takes long to find can be found once, in :meth:`fitted`.
+
+    Example:
+        >>> import torch
+        >>> from dataclasses import dataclass
+        >>> from rece_lightning.core import EmbeddingMap
+        >>> @dataclass(frozen=True)
+        ... class Forget(Editor):
+        ...     strength: float = 1.0
+        ...     def __call__(self, problem):
+        ...         moments, eye = problem.moments, torch.eye(problem.gram.width, dtype=torch.float64)
+        ...         share = moments.erased @ torch.linalg.inv(moments.erased + moments.preserved + eye)
+        ...         return EmbeddingMap(eye - self.strength * share)
+        >>> Forget(0.5).plain()["init_args"]
+        {'strength': 0.5}
+    """
+
+    singular: ClassVar[bool] = False
+    """Whether its maps take something out of every embedding's reach, so that a certificate needs no budget."""
+    per_layer: ClassVar[bool] = False
+    """Whether it gives one map a layer, :class:`LayerMaps`; it is then handed every prompt's own moments."""
+    needs_invariants: ClassVar[bool] = False
+    """Whether it holds the rows of the empty prompt exactly."""
+
+    @abstractmethod
+    def __call__(self, problem: EditProblem) -> AnyMap:
+        """The edit ``E`` of the model as it is now.
+
+        Raises:
+            ConfigurationError: if a system is singular under these settings.
+        """
+
+    def fitted(self, problem: EditProblem) -> Callable[[EditProblem], AnyMap]:
+        """The same edit with what no epoch changes found once: ``G``, what is preserved, the invariants.
+
+        Args:
+            problem: of the first epoch.
+        """
+        return self
+
+    def plain(self) -> dict[str, Any]:
+        """Class path and arguments in plain types: what a configuration, a checkpoint and a file's metadata say.
+
+        Raises:
+            ConfigurationError: if the class is no dataclass: nobody could say what it was set to.
+        """
+        kind = type(self)
+        if not is_dataclass(kind):
+            raise ConfigurationError(f"{kind.__name__}: an editor must be a dataclass; write @dataclass(frozen=True).")
+        home = kind.__module__
+        path = kind.__qualname__ if home.startswith(f"{OURS}.") else f"{home}.{kind.__qualname__}"
+        return {
+            "class_path": path,
+            "init_args": {one.name: _plain(one.type, getattr(self, one.name)) for one in fields(self)},
+        }
+
+
+def _plain(annotation: Any, value: Any) -> Any:
+    """A setting as every file has it: a whole number where a number is wanted reads as one."""
+    if isinstance(value, int) and not isinstance(value, bool) and annotation in ("float", float):
+        return float(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def editor_of(plain: Mapping[str, Any], where: str, *, trusted: bool = False) -> Editor:
+    """The editor that :meth:`Editor.plain` described.
+
+    Args:
+        plain: ``class_path`` and ``init_args``.
+        where: it was said, for messages.
+        trusted: import the class path; otherwise it is only looked up among the classes that are imported already, so
+            that a file from a stranger imports nothing.
+
+    Raises:
+        ConfigurationError: if there is no such editor, or it does not take these arguments.
+    """
+    path, arguments = plain.get("class_path"), plain.get("init_args") or {}
+    if not isinstance(path, str) or not isinstance(arguments, Mapping):
+        raise ConfigurationError(f"{where}: {dict(plain)!r} is no editor; give class_path and init_args.")
+    kind = _editor_class(path, where, trusted)
+    try:
+        return kind(**arguments)
+    except TypeError as error:
+        known = [one.name for one in fields(kind)] if is_dataclass(kind) else []
+        unknown = [key for key in arguments if key not in known]
+        if unknown:
+            raise ConfigurationError(
+                f"{where}.{unknown[0]}: no setting of {kind.__name__}; {nearest(unknown[0], known)}."
+            ) from error
+        raise ConfigurationError(f"{where}: {kind.__name__}: {error}.") from error
+
+
+def _editor_class(path: str, where: str, trusted: bool) -> type[Editor]:
+    known = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in _subclasses(Editor)}
+    ours = {kind.__qualname__: kind for name, kind in known.items() if name.startswith(f"{OURS}.")}
+    if path in ours or path.removeprefix(f"{OURS}.") in ours:
+        return ours[path.removeprefix(f"{OURS}.")]
+    if path in known:
+        return known[path]
+    short = [kind for kind in known.values() if kind.__qualname__ == path]
+    if len(short) == 1:
+        return short[0]
+    home, _, name = path.rpartition(".")
+    if not home:
+        raise ConfigurationError(f"{where}: unknown editor {path!r}; {nearest(path, ours)}, or a class path.")
+    if not trusted:
+        raise ConfigurationError(
+            f"{where}: the editor {path} is not imported, and a file imports nothing; import its package first, or "
+            "name it with --editor."
+        )
+    try:
+        kind = getattr(importlib.import_module(home), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(f"{where}: there is no class {path!r} ({error}).") from error
+    if not isinstance(kind, type) or not issubclass(kind, Editor):
+        raise ConfigurationError(f"{where}: {path} is no subclass of {OURS}.Editor.")
+    return kind
+
+
+def _subclasses(kind: type[Editor]) -> Iterator[type[Editor]]:
+    for one in kind.__subclasses__():
+        yield one
+        yield from _subclasses(one)

@@ -1,0 +1,1 @@
+"""What is asked: concepts, prompts, tables, and the datamodule that gives them."""

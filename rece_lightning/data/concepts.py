@@ -1,0 +1,161 @@
+"""What the user asked to erase and to keep → prompt pairs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rece_lightning.core.errors import ConfigurationError, check_number, check_templates, nearest
+from rece_lightning.data.tables import number_in, read_rows
+
+CONCEPT_FIELDS = ("prompt", "target", "weight", "templates")
+# Where any value was allowed, the parser would read the template "{}" in quotes as an empty mapping.
+ConceptMapping = dict[str, str | int | float | list[str] | None]
+ConceptsSetting = str | Sequence[str | Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A concept to erase, as the user gave it."""
+
+    prompt: str
+    target: str
+    weight: float = 1.0
+    templates: tuple[str, ...] = ("{}",)
+
+
+@dataclass(frozen=True)
+class PromptPair:
+    """One prompt to erase with its target, template filled in."""
+
+    prompt: str
+    target: str
+    weight: float
+
+
+def read_concepts(setting: ConceptsSetting, target: str, templates: Sequence[str]) -> list[Concept]:
+    """All concepts of the setting ``data.concepts``; see :class:`rece_lightning.data.concept_table.ConceptTable`."""
+    from rece_lightning.data.concept_table import ConceptTable
+
+    return list(ConceptTable(setting, target, templates))
+
+
+def concepts_in(setting: ConceptsSetting, target: str, templates: Sequence[str]) -> Iterator[tuple[int, Concept]]:
+    """Place and concept of the setting ``data.concepts``: prompts, mappings, or the path of a CSV, one at a time.
+
+    The place is a line of the file, an index of the list.
+
+    Raises:
+        ConfigurationError: if there is none, one is blank, or a field is unknown or makes no sense.
+    """
+    field = "data.concepts"
+    check_templates("data.templates", templates)
+    if isinstance(setting, str) and setting.lower().endswith(".csv"):
+        for line, row in read_rows(field, setting):
+            yield (
+                line,
+                _concept(f"{field}: {setting}, line {line}", _entry_of_row(field, row), target, tuple(templates)),
+            )
+        return
+    entries: Sequence[str | Mapping[str, Any]] = []
+    if isinstance(setting, str):
+        if "/" in setting and Path(setting).expanduser().exists():
+            raise ConfigurationError(f"{field}: {setting!r} is no CSV; give prompts, or a file that ends in .csv.")
+        # From the command line null and [] arrive as text.
+        entries = [] if setting.strip() in ("null", "[]") else [setting]
+    elif isinstance(setting, Sequence):
+        entries = setting
+    if not entries:
+        raise ConfigurationError(f"{field}: {setting!r} names nothing to erase; list at least one prompt.")
+    for index, entry in enumerate(entries):
+        yield index, _concept(f"{field}[{index}]", entry, target, tuple(templates))
+
+
+def place_named(field: str, setting: object, place: int) -> str:
+    """A place in words: ``line 3 of concepts.csv``, or ``data.concepts[2]``."""
+    return f"line {place} of {setting}" if isinstance(setting, str) else f"{field}[{place}]"
+
+
+def _entry_of_row(field: str, row: Mapping[str, str]) -> dict[str, Any]:
+    """A CSV row as a mapping; cells left empty take the default."""
+    entry: dict[str, Any] = {key: value for key, value in row.items() if key in CONCEPT_FIELDS and value}
+    if "weight" in entry:
+        entry["weight"] = number_in(f"{field}: weight", entry["weight"], f"prompt {row['prompt']!r}")
+    if "templates" in entry:
+        entry["templates"] = [part.strip() for part in entry["templates"].split("|")]
+    return entry
+
+
+def _concept(where: str, entry: str | Mapping[str, Any], target: str, templates: tuple[str, ...]) -> Concept:
+    if not isinstance(entry, (str, Mapping)):
+        raise ConfigurationError(f"{where}: {entry!r}; give a prompt in quotes, or a mapping such as {{prompt: bomb}}.")
+    values: dict[str, Any] = {"prompt": entry} if isinstance(entry, str) else dict(entry)
+    for key in values:
+        if key not in CONCEPT_FIELDS:
+            raise ConfigurationError(f"{where}: unknown key {key!r}; {nearest(str(key), CONCEPT_FIELDS)}.")
+    prompt = values.get("prompt")
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise ConfigurationError(f"{where}: blank prompt {prompt!r}; name what is to be erased.")
+    weight = values.get("weight", 1.0)
+    check_number(f"{where}: weight", weight, positive=True)
+    own = values.get("templates", templates)
+    own = (own,) if isinstance(own, str) else own
+    check_templates(f"{where}: templates", own)
+    anchor = values.get("target", target)
+    if not isinstance(anchor, str):
+        raise ConfigurationError(f"{where}: target {anchor!r} is no text; give a prompt, ' ' for the empty one.")
+    return Concept(prompt.strip(), anchor, float(weight), tuple(own))
+
+
+def read_preserved(setting: str | Sequence[str]) -> list[str]:
+    """Prompts of the setting ``data.preserve``: a list, or the path of a CSV with a column ``prompt``."""
+    return list(preserved_places(setting))
+
+
+def preserved_places(setting: str | Sequence[str], field: str = "data.preserve") -> dict[str, int]:
+    """The same, each once with its place: a line of the file, or an index of the list."""
+    found: dict[str, int] = {}
+    if isinstance(setting, str):
+        if not setting.lower().endswith(".csv"):
+            raise ConfigurationError(f"{field}: {setting!r}; give a list of prompts or the path of a CSV.")
+        for line, row in read_rows(field, setting):
+            found.setdefault(row["prompt"], line)
+        return found
+    if not isinstance(setting, Sequence):
+        raise ConfigurationError(f"{field}: {setting!r}; give a list of prompts, [] for none.")
+    for index, prompt in enumerate(setting):
+        # " " and "" stand for the empty prompt, which is a thing to keep.
+        if not isinstance(prompt, str):
+            raise ConfigurationError(f"{field}[{index}]: {prompt!r} is no text; put quotes around it.")
+        found.setdefault(prompt, index)
+    return found
+
+
+def prompt_pairs(concepts: Iterable[Concept]) -> list[PromptPair]:
+    """Fill the templates in: one pair for each concept and template."""
+    return [pair for concept in concepts for pair in pairs_of(concept)]
+
+
+def pairs_of(concept: Concept) -> Iterator[PromptPair]:
+    """One pair for each template of a concept."""
+    for template in concept.templates:
+        # An empty target stays empty: "painting by  " would be a prompt of its own.
+        target = template.format(concept.target) if concept.target.strip() else concept.target
+        yield PromptPair(template.format(concept.prompt), target, concept.weight)
+
+
+def check_disjoint(pairs: Iterable[PromptPair], concepts: Iterable[Concept], preserved: Sequence[str]) -> None:
+    """Refuse a prompt that is erased and kept at once."""
+    kept = {prompt.strip().lower(): prompt for prompt in preserved if prompt.strip()}
+    if not kept:
+        return
+    prompts = itertools.chain((concept.prompt for concept in concepts), (pair.prompt for pair in pairs))
+    for prompt in prompts:
+        both = kept.get(prompt.strip().lower())
+        if both is not None:
+            raise ConfigurationError(
+                f"data.preserve: {both!r} is also erased (data.concepts); take it out of one of the two."
+            )

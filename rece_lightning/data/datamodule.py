@@ -1,0 +1,231 @@
+"""ConceptData: what to erase and to keep, as a LightningDataModule."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from rece_lightning.core.errors import ConfigurationError, check_count
+from rece_lightning.data.batches import EvaluationBatches, PromptBatch, PromptBatches, loader
+from rece_lightning.data.concept_table import LISTED, ConceptTable, PromptPairs, check_kept, described
+from rece_lightning.data.concepts import Concept, ConceptMapping, PromptPair, preserved_places, prompt_pairs
+from rece_lightning.data.prompts import PromptMapping, read_prompts
+from rece_lightning.data.synonyms import COUNT, Synonym, Words, check_not_kept, joined, read_synonyms, words_of
+from rece_lightning.vocabulary.scan import WITHIN
+
+
+class ConceptData(LightningDataModule):
+    """What is erased, what it becomes, and what is kept.
+
+    Args:
+        concepts: prompts, mappings ``{prompt, target, weight, templates}``, or the path of a CSV with those
+            columns.
+        target: what every concept becomes unless it says otherwise; ``" "`` is the empty prompt.
+        preserve: prompts whose keys and values are held, each counted once, or the path of a CSV with a
+            column ``prompt``; ``auto`` keeps the empty prompt and those of ``preserve_vocabulary`` that UCE's edit of
+            these concepts would harm most (largest drift of their keys and values), found without a picture.
+        preserve_vocabulary: of ``auto``: prompts that should stay, or the path of a CSV with a column ``prompt``; what
+            holds the words of an erased prompt is left out. Synonyms of what is erased do not belong in it: they would
+            be kept.
+        preserve_count: of ``auto``: how many.
+        templates: filled with concept and target alike, such as ``"painting by {}"``.
+        validation: prompts that ``fit`` and ``validate`` generate pictures for: a list, or the path of a CSV
+            with ``prompt``, ``seed``, ``guidance_scale``, ``concept``, ``kind`` (``erased`` or
+            ``preserved``), or with the columns of I2P's or RECE's files.
+        test: the same for ``test``; the validation prompts unless given.
+        predict: the same for ``predict``.
+        batch_size: prompts that are encoded together.
+        synonyms: other words for what is erased, which are erased with it, to its target and with its weight: a list
+            where there is one concept, or a mapping from concepts to lists. ``auto`` finds them without a picture: the
+            words that mean the concept to the text encoder and still reach it once UCE's edit took the concept itself
+            (``gun``, where ``pistol`` was erased). Words of preserved prompts, of targets and of
+            ``preserve_vocabulary`` are never taken. See :func:`rece_lightning.vocabulary.synonyms.choose_synonyms`.
+        synonyms_vocabulary: of ``auto``: words to choose from, or the path of a CSV with a column ``prompt``; all
+            words of the tokenizer unless given.
+        synonyms_count: of ``auto``: how many a concept gets at most.
+        synonyms_reach: of ``auto``: how near a word must be, before that edit and after it, as a share of the
+            concept's own way to its target.
+
+    Raises:
+        ConfigurationError: for every mistake that can be seen without a model.
+    """
+
+    def __init__(
+        self,
+        concepts: str | list[str | ConceptMapping],
+        target: str = " ",
+        preserve: str | list[str] = [" "],  # noqa: B006  never changed; jsonargparse shows it in --help
+        templates: list[str] = ["{}"],  # noqa: B006
+        validation: str | list[str | PromptMapping] | None = None,
+        test: str | list[str | PromptMapping] | None = None,
+        predict: str | list[str | PromptMapping] | None = None,
+        batch_size: int = 64,
+        preserve_vocabulary: str | list[str] | None = None,
+        preserve_count: int = 40,
+        synonyms: str | list[str] | dict[str, list[str]] | None = None,
+        synonyms_vocabulary: str | list[str] | None = None,
+        synonyms_count: int = COUNT,
+        synonyms_reach: float = WITHIN,
+    ) -> None:
+        super().__init__()
+        check_count("data.batch_size", batch_size)
+        self.batch_size = batch_size
+        table = ConceptTable(concepts, target, templates)
+        short = table.pairs <= LISTED
+        self.concepts: list[Concept] | ConceptTable = list(table) if short else table
+        self.pairs: list[PromptPair] | PromptPairs = prompt_pairs(self.concepts) if short else PromptPairs(table)
+        """What is erased, template filled in. Of a long table nothing is kept: iterating reads it again."""
+        self.vocabulary = read_vocabulary(preserve, preserve_vocabulary, preserve_count)
+        """To choose from where ``preserve`` is ``auto``; otherwise ``None``."""
+        self.preserve_count = preserve_count
+        self.chosen: list[str] | None = None
+        """Of the vocabulary, once it was looked through."""
+        kept = preserved_places([" "] if preserve == "auto" else preserve)
+        self.preserved = list(kept)
+        check_kept(table, self.preserved, preserve, list(kept.values()))
+        self.asked = list(self.concepts) if short else None
+        """The concepts without synonyms; ``None`` where they are too many to be held."""
+        self.added: list[Synonym] = []
+        """Synonyms that are erased with them."""
+        given = synonyms, synonyms_vocabulary, synonyms_count, synonyms_reach
+        self.synonyms, words = read_synonyms(*given, self.asked)
+        """What ``synonyms: auto`` asks for; otherwise ``None``."""
+        self.add_synonyms(words)
+        self.validation = read_prompts("data.validation", validation)
+        self.test = read_prompts("data.test", test) or self.validation
+        self.predict = read_prompts("data.predict", predict)
+        self.left: Callable[[], EvaluationBatches] | None = None
+        """Says what ``predict`` still has to make, where somebody knows what is there; all of it otherwise."""
+
+    @property
+    def held_out(self) -> list[str]:
+        """Validation prompts that should stay and are in nobody's list: the measure of drift."""
+        listed = {prompt.strip().lower() for prompt in self.preserved}
+        kept = [row.prompt for row in self.validation if row.kind == "preserved"]
+        return [prompt for prompt in dict.fromkeys(kept) if prompt.strip().lower() not in listed]
+
+    def summary(self) -> dict[str, Any]:
+        """Plain description of what is asked, kept with checkpoints and in ``edited.safetensors``."""
+        summary = described(self.pairs, self.preserved)
+        if self.added or self.synonyms is not None:
+            summary["synonyms"] = [synonym.plain() for synonym in self.added]
+        if self.synonyms is not None:
+            summary["synonyms_auto"] = self.synonyms.asked()
+        return summary if self.vocabulary is None else {**summary, "preserve_auto": self._asked()}
+
+    # What ``synonyms`` adds
+
+    def add_synonyms(self, words: Words) -> None:
+        """Erase these words too, each as the concept that it means; what was added before is taken back.
+
+        Raises:
+            ConfigurationError: for a word that is kept.
+        """
+        if self.asked is None:
+            return
+        self.added = joined(words, self.asked, automatic=self.synonyms is not None)
+        check_not_kept(self.added, self.preserved)
+        self.concepts = [*self.asked, *(synonym.concept for synonym in self.added)]
+        self.pairs = prompt_pairs(self.concepts)
+
+    def not_synonyms(self) -> set[str]:
+        """Words that ``synonyms: auto`` must not take, in lower case: what is kept, targets, and what is erased."""
+        asked = self.asked or []
+        texts = [*self.preserved, *(self.vocabulary or ()), *(concept.target for concept in asked)]
+        return {word for text in texts for word in text.lower().split()} | {one.prompt.lower() for one in asked}
+
+    # What ``preserve: auto`` keeps
+
+    def _asked(self) -> dict[str, Any]:
+        words = "\0".join(self.vocabulary or ()).encode("utf-8", "surrogatepass")
+        return {"count": self.preserve_count, "vocabulary": hashlib.sha256(words).hexdigest()}
+
+    def vocabulary_left(self) -> list[str]:
+        """The vocabulary without what holds all words of an erased prompt in a row."""
+        erased = {f" {pair.prompt.strip().lower()} " for pair in self.pairs}
+        erased |= {f" {concept.prompt.lower()} " for concept in self.concepts}
+        longest = max(len(prompt.split()) for prompt in erased)
+
+        def runs(words: list[str]) -> Iterator[str]:
+            for length in range(1, longest + 1):
+                for first in range(len(words) - length + 1):
+                    yield f" {' '.join(words[first : first + length])} "
+
+        return [word for word in self.vocabulary or () if erased.isdisjoint(runs(word.lower().split()))]
+
+    def choose(self, words: Sequence[str]) -> None:
+        """Keep these words of the vocabulary."""
+        self.chosen = list(words)
+        self.preserved = [" ", *self.chosen]
+
+    def take_chosen(self, concepts: Mapping[str, Any]) -> None:
+        """Keep, and erase, what a checkpoint of the same concepts and vocabularies says was chosen."""
+        if self.synonyms is not None and concepts.get("synonyms_auto") == self.synonyms.asked():
+            self.add_synonyms(words_of(concepts))
+        if self.vocabulary is not None and concepts.get("preserve_auto") == self._asked():
+            self.choose([prompt for prompt in concepts["preserved"] if prompt.strip()])
+
+    def batches(self) -> Iterator[PromptBatch]:
+        """Everything to encode, in the order in which it is counted."""
+        pairs, number = iter(self.pairs), itertools.count()
+        while part := list(itertools.islice(pairs, self.batch_size)):
+            prompts, targets = tuple(pair.prompt for pair in part), tuple(pair.target for pair in part)
+            yield PromptBatch(prompts, targets, tuple(pair.weight for pair in part), "erased", next(number))
+        for kind, others in (("preserved", self.preserved), ("held_out", self.held_out)):
+            for first in range(0, len(others), self.batch_size):
+                names = tuple(others[first : first + self.batch_size])
+                yield PromptBatch(names, ("",) * len(names), (1.0,) * len(names), kind, next(number))
+
+    def train_dataloader(self) -> DataLoader[PromptBatch]:
+        """Batches of prompts; epoch 0 encodes each once, later epochs take nothing from them."""
+        count = sum(-(-len(part) // self.batch_size) for part in (self.pairs, self.preserved, self.held_out))
+        return loader(PromptBatches(self.batches, count, self._was_read))
+
+    def _was_read(self) -> bool:
+        return self.trainer is not None and self.trainer.current_epoch > 0
+
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+        """Prompts to generate for. In ``fit`` the Evaluation callback asks for them when it is time."""
+        if self.trainer is not None and self.trainer.state.fn == "fit":
+            return []
+        return loader(EvaluationBatches(self.validation, self.batch_size))
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Prompts of ``data.test``."""
+        return loader(EvaluationBatches(self.test, self.batch_size))
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """Prompts of ``data.predict``."""
+        if not self.predict:
+            raise ConfigurationError("data.predict: no prompts; give a CSV with a column 'prompt'.")
+        whole = EvaluationBatches(self.predict, self.batch_size)
+        return loader(whole if self.left is None else self.left())
+
+    def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
+        """Batches hold text; there is nothing to move."""
+        return batch
+
+
+def read_vocabulary(preserve: Any, vocabulary: str | Sequence[str] | None, count: Any) -> list[str] | None:
+    """Words to choose from where ``data.preserve`` is ``auto``; ``None`` otherwise.
+
+    Raises:
+        ConfigurationError: for ``auto`` without a vocabulary, a vocabulary without ``auto``, and too few words.
+    """
+    field = "data.preserve_vocabulary"
+    if preserve != "auto":
+        if vocabulary is not None:
+            raise ConfigurationError(f"{field}: {vocabulary!r}: it is for data.preserve: auto; leave it out.")
+        return None
+    if vocabulary is None:
+        raise ConfigurationError(f"{field}: data.preserve: auto chooses from it; give a list of prompts or a CSV.")
+    check_count("data.preserve_count", count)
+    words = [word for word in preserved_places(vocabulary, field) if word.strip()]
+    if not words:
+        raise ConfigurationError(f"{field}: {vocabulary!r} names nothing to keep; give prompts that should stay.")
+    return words

@@ -1,0 +1,145 @@
+"""Prompt files: what to generate pictures for, with seeds and what they should or should not show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rece_lightning.core.errors import ConfigurationError, check_choice, check_number, nearest
+from rece_lightning.data.tables import number_in, read_table
+
+KINDS = ("erased", "preserved")
+# Our column name → the names that other projects' files use for it (I2P; RECE).
+COLUMNS = {
+    "prompt": ("prompt",),
+    "seed": ("seed", "evaluation_seed", "sd_seed"),
+    "guidance_scale": ("guidance_scale", "evaluation_guidance", "sd_guidance_scale"),
+    "concept": ("concept", "artist", "class"),
+    "kind": ("kind",),
+}
+# Where any value was allowed, the parser would read a prompt such as "5" in quotes as a number.
+PromptMapping = dict[str, str | int | float | None]
+PromptsSetting = str | Sequence[str | Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class EvaluationPrompt:
+    """A prompt to generate for."""
+
+    prompt: str
+    concept: str
+    """What the detector looks for; the prompt itself unless given."""
+    kind: str = "erased"
+    """``erased``: it should not show the concept; ``preserved``: it should."""
+    seed: int | None = None
+    """Of its only picture; ``None`` leaves the seeds to the evaluation."""
+    guidance_scale: float | None = None
+
+
+def read_prompts(field: str, setting: PromptsSetting | None) -> list[EvaluationPrompt]:
+    """Prompts of ``data.validation``, ``data.test`` or ``data.predict``.
+
+    Args:
+        field: the setting's name, for messages.
+        setting: the path of a CSV (ours, I2P's or RECE's columns), or a list of prompts or mappings.
+
+    Raises:
+        ConfigurationError: if a row cannot be understood.
+    """
+    if setting is None:
+        return []
+    rows: Sequence[str | Mapping[str, Any]] = read_table(field, setting) if isinstance(setting, str) else setting
+    if not isinstance(rows, Sequence):
+        raise ConfigurationError(f"{field}: {setting!r}; give a list of prompts or the path of a CSV.")
+    return [_prompt(field, index, row, strict=not isinstance(setting, str)) for index, row in enumerate(rows)]
+
+
+def one_each(prompts: Sequence[EvaluationPrompt], seeds: Sequence[int]) -> list[EvaluationPrompt]:
+    """A row a picture: every prompt with its own seed, or with each of ``seeds``."""
+    return [
+        replace(row, seed=seed)
+        for row in prompts
+        for seed in (seeds if row.seed is None else (row.seed,))
+    ]  # fmt: skip
+
+
+def kinds_of_concepts(field: str, prompts: Sequence[EvaluationPrompt], erased: Sequence[str]) -> list[EvaluationPrompt]:
+    """Prompts whose kind follows from what is erased: ``erased`` where their concept is, ``preserved`` otherwise.
+
+    A concept is erased if it is the prompt of an erased one. For an erased prompt that is no row's concept (a style is
+    erased in context: "a dog in twemoji style"), it is erased if all its words stand in that prompt in their order, or
+    the other way round ("Van Gogh", "Vincent van Gogh").
+
+    Args:
+        field: the setting, for the message.
+        prompts: of a protocol.
+        erased: prompts of the erased concepts.
+
+    Raises:
+        ConfigurationError: if no row's concept is erased.
+    """
+    concepts = {row.concept.strip().lower() for row in prompts}
+    gone: set[str] = set()
+    for prompt in (prompt.strip().lower() for prompt in erased):
+        near = {concept for concept in concepts if _within(concept, prompt) or _within(prompt, concept)}
+        gone |= {prompt} if prompt in concepts else near
+    if not gone:
+        raise ConfigurationError(
+            f"{field}: no prompt is about what data.concepts erases ({', '.join(list(erased)[:5])}); its concepts are "
+            f"{', '.join(sorted(concepts)[:8])}{', …' if len(concepts) > 8 else ''}. Erase one of these, or choose "
+            "another protocol."
+        )
+    kinds = {True: "erased", False: "preserved"}
+    return [replace(row, kind=kinds[row.concept.strip().lower() in gone]) for row in prompts]
+
+
+def _within(part: str, whole: str) -> bool:
+    return f" {part} " in f" {whole} "
+
+
+def _prompt(field: str, index: int, row: str | Mapping[str, Any], *, strict: bool) -> EvaluationPrompt:
+    where = f"{field}[{index}]"
+    values = {"prompt": row} if isinstance(row, str) else row
+    if not isinstance(values, Mapping):
+        raise ConfigurationError(f"{where}: {row!r}; give a prompt in quotes, or a mapping such as {{prompt: bomb}}.")
+    if strict:
+        known = {name for names in COLUMNS.values() for name in names}
+        for key in values:
+            if key not in known:
+                raise ConfigurationError(f"{where}: unknown key {key!r}; {nearest(str(key), known)}.")
+    found: dict[str, Any] = {}
+    for ours, names in COLUMNS.items():
+        for name in names:
+            if values.get(name) not in (None, ""):
+                found[ours] = values[name]
+                break
+    prompt = found.get("prompt")
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise ConfigurationError(f"{where}: blank prompt {prompt!r}; give the text to generate for.")
+    kind = str(found.get("kind", "erased"))
+    check_choice(f"{where}: kind", kind, KINDS)
+    return EvaluationPrompt(
+        prompt=prompt,
+        concept=str(found.get("concept", prompt)),
+        kind=kind,
+        seed=_seed(f"{where}: seed", found.get("seed"), prompt),
+        guidance_scale=_guidance(f"{where}: guidance_scale", found.get("guidance_scale"), prompt),
+    )
+
+
+def _seed(field: str, value: Any, prompt: str) -> int | None:
+    if value is None:
+        return None
+    number = number_in(field, str(value), prompt)
+    if not (0 <= number < 2**53 and number.is_integer()):
+        raise ConfigurationError(f"{field}: {value!r} ({prompt}); give a whole number of 0 or more.")
+    return int(number)
+
+
+def _guidance(field: str, value: Any, prompt: str) -> float | None:
+    if value is None:
+        return None
+    number = number_in(field, str(value), prompt)
+    check_number(field, number)
+    return number

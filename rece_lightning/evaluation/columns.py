@@ -1,0 +1,244 @@
+"""A column of a comparison, batch by batch: what was detected in every picture, and small pictures of a few."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rece_lightning.core.derivation import Derivation, derive
+from rece_lightning.core.diagnostics import ATTACKER_SHARE
+from rece_lightning.core.embedding_map import AnyMap
+from rece_lightning.data.prompts import EvaluationPrompt
+from rece_lightning.distributed import gathered
+from rece_lightning.evaluation.drawing import Derived, Shot, draw, own_share, shots_of
+from rece_lightning.evaluation.quality import Quality
+from rece_lightning.evaluation.results.comparison import LAST, ORIGINAL, TITLES, Column, Comparison
+from rece_lightning.evaluation.results.grid import PICTURES_A_CELL, rows_to_show
+from rece_lightning.evaluation.results.sheets import MOST, small
+from rece_lightning.metrics import ConceptDetector, names_seen
+from rece_lightning.module import RECE
+
+
+class ColumnParts:
+    """Takes pictures as they are made and lets them go: memory does not grow with their number.
+
+    Kept are the small pictures that the sheet (its first :data:`MOST`) and the grid show.
+
+    Args:
+        comparison: with the prompts.
+        detector: that looks at every picture; none without it.
+        shots: that will come at most, prompt by prompt; in whatever order they come, this is the column's.
+    """
+
+    def __init__(self, comparison: Comparison, detector: ConceptDetector | None, shots: Sequence[Shot]) -> None:
+        self._comparison, self._detector = comparison, detector
+        ordered = sorted(shots, key=lambda shot: shot[0])
+        self._order = {shot: place for place, shot in reversed(list(enumerate(ordered)))}
+        shown = set(rows_to_show(comparison))
+        of_grid = [(row, [shot for shot in ordered if shot[0] == row][:PICTURES_A_CELL]) for row in shown]
+        self._wanted = {*ordered[:MOST], *(shot for _, first in of_grid for shot in first)}
+        self._shots: list[Shot] = []
+        self._hits: list[bool] = []
+        self._shown: list[str] = []
+        self._tiles: dict[int, Tensor] = {}
+
+    def add(self, pictures: Tensor, shots: Sequence[Shot]) -> None:
+        """Take pictures ``[n, 3, h, w]`` in [0, 1] of some shots."""
+        for index, shot in enumerate(shots):
+            if shot in self._wanted:
+                self._tiles[len(self._shots) + index] = small(pictures[index : index + 1])[0]
+        if self._detector is not None:
+            concepts = [self._comparison.prompts[row].concept for row, _ in shots]
+            self._hits += self._detector.detect(pictures, concepts).tolist()
+            self._shown += names_seen(self._detector, pictures, concepts) or []
+        self._shots += shots
+
+    def column(self, key: str, title: str, norm_ratio: float | None = None) -> Column | None:
+        """All of it, of every process; ``None`` where no picture came. Every process must call it."""
+        self._gather()
+        order = sorted(range(len(self._shots)), key=lambda index: self._order[self._shots[index]])
+        if not order:
+            return None
+        kept = [place for place, index in enumerate(order) if index in self._tiles]
+        hits = [self._hits[index] for index in order] if self._detector is not None else None
+        return Column(
+            key=key,
+            title=title,
+            rows=tuple(self._shots[index][0] for index in order),
+            seeds=tuple(self._shots[index][1] for index in order),
+            pictures=torch.stack([self._tiles[order[place]] for place in kept]),
+            hits=None if hits is None else torch.tensor(hits, dtype=torch.bool),
+            norm_ratio=norm_ratio,
+            # A detector names what it sees in every picture, or in none.
+            shown=tuple(self._shown[index] for index in order) if self._shown else None,
+            places=tuple(kept),
+        )
+
+    def _gather(self) -> None:
+        """Put the parts of all processes together."""
+        parts = gathered((self._shots, self._hits, self._shown, self._tiles))
+        self._tiles, first = {}, 0
+        for shots, _, _, tiles in parts:
+            self._tiles |= {first + index: tile for index, tile in tiles.items()}
+            first += len(shots)
+        self._shots = [shot for shots, _, _, _ in parts for shot in shots]
+        self._hits = [hit for _, hits, _, _ in parts for hit in hits]
+        self._shown = [name for _, _, names, _ in parts for name in names]
+
+
+class FitColumns:
+    """Draws and measures columns; of the original's pictures it keeps what the metrics compare others with.
+
+    Args:
+        comparison: that the columns go into.
+        detector: that looks at every picture; none without it.
+        quality: the metrics.
+    """
+
+    def __init__(self, comparison: Comparison, detector: ConceptDetector | None, quality: Quality) -> None:
+        self.comparison, self.detector, self.quality = comparison, detector, quality
+        self._original: dict[Shot, list[Tensor | None]] = {}
+
+    def shots(self, module: RECE, *, attacked: bool) -> list[Shot]:
+        """This process's, of a column; derived embeddings are given for erased concepts alone."""
+        prompts = self.comparison.prompts
+        shots = own_share(shots_of(prompts, module.seeds), module.sampling.batch_size)
+        return [shot for shot in shots if not attacked or prompts[shot[0]].kind == "erased"]
+
+    def add(
+        self,
+        module: RECE,
+        key: str,
+        title: str,
+        maps: AnyMap | None,
+        on_batch: Callable[[int], None],
+        *,
+        attacked: bool,
+    ) -> None:
+        """Draw a column, measure it, put it into the comparison.
+
+        Args:
+            module: with the pipeline.
+            key: of the column.
+            title: of the column.
+            maps: of the model state; ``None`` is the original.
+            on_batch: called with the number of pictures after every batch.
+            attacked: give the embeddings that were derived to bring the concepts back.
+        """
+        shots = self.shots(module, attacked=attacked)
+        parts = ColumnParts(self.comparison, self.detector, shots_of(self.comparison.prompts, module.seeds))
+        measured = self.quality.column(key, compared=key != ORIGINAL or self.quality.paired)
+        derived = Derived(_derivation(module, maps)) if attacked and maps is not None else None
+
+        def take(pictures: Tensor, batch: list[Shot]) -> None:
+            measured.add(pictures, batch, self._kept(key, pictures, batch))
+            parts.add(pictures, batch)
+            on_batch(len(batch))
+
+        module.pictures.use(module.edited_weights(maps) if maps is not None else None)
+        draw(module.pictures, self.comparison.prompts, shots, module.sampling, take, derived)
+        column = parts.column(key, title, derived.norm_ratio() if derived else None)
+        if column is not None:
+            self.comparison.columns[key] = column
+        self.comparison.quality = [line for line in self.comparison.quality if line.column != key] + measured.lines()
+
+    def _kept(self, key: str, pictures: Tensor, batch: list[Shot]) -> list[Tensor | None] | None:
+        """What a batch is compared with: the folder's pictures, or the original's, which is compared with nothing."""
+        if self.quality.paired:
+            return self.quality.references_of(batch)
+        if key == ORIGINAL:
+            whole = self.quality.kept_of(pictures)
+            for index, shot in enumerate(batch):
+                self._original[shot] = [None if kept is None else kept[index].clone() for kept in whole]
+            return None
+        return self.quality.stacked([self._original[shot] for shot in batch])
+
+
+def _derivation(module: RECE, maps: AnyMap) -> Derivation:
+    """The attacker's derivation: its ridge is a setting of the measurement, not the defender's λ."""
+    gram, maps = module.attacked(maps)
+    return derive(gram, maps, module.hparams["attacker_scale"] or ATTACKER_SHARE * gram.scale)
+
+
+Maker = Callable[[Sequence[EvaluationPrompt], Sequence[int]], Tensor]
+"""Draws prompts with their seeds, ``[n, 3, h, w]`` in [0, 1]."""
+
+
+class MeasuredColumns:
+    """Takes what a module's ``validation_step`` gives, measures it and lets it go.
+
+    Args:
+        comparison: that the columns go into.
+        detector: that looks at every picture; none without it.
+        quality: the metrics.
+        shots: that will come, at most.
+        original: draws with the original model; where it is given, the original is a column too.
+    """
+
+    def __init__(
+        self,
+        comparison: Comparison,
+        detector: ConceptDetector | None,
+        quality: Quality,
+        shots: Sequence[Shot],
+        original: Maker | None,
+    ) -> None:
+        self.comparison, self.quality = comparison, quality
+        keys = [LAST] if original is None else [ORIGINAL, LAST]
+        self._make_original = original
+        self._parts = {key: ColumnParts(comparison, detector, shots) for key in keys}
+        compared = {ORIGINAL: quality.paired, LAST: quality.paired or original is not None}
+        self._measured = {key: quality.column(key, compared=compared[key]) for key in keys}
+        # Of rows that are alike the first.
+        self._rows = {(name_of(comparison.prompts[row]), seed): row for row, seed in reversed(shots)}
+
+    def take(self, made: Mapping[str, Any]) -> None:
+        """Take a batch: ``prompts`` (mappings), ``seeds``, ``pictures`` ``[n, 3, h, w]`` in [0, 1]."""
+        if not len(made["prompts"]):  # one process of several may have nothing to do
+            return
+        prompts = [EvaluationPrompt(**row) for row in made["prompts"]]
+        seeds = [int(seed) for seed in made["seeds"]]
+        shots = [(self._rows[name_of(prompt), seed], seed) for prompt, seed in zip(prompts, seeds, strict=True)]
+        kept = self.quality.references_of(shots)
+        if self._make_original is not None:
+            pictures = self._make_original(prompts, seeds)
+            self._add(ORIGINAL, pictures, shots, kept)
+            kept = kept or self.quality.kept_of(pictures)
+        self._add(LAST, made["pictures"], shots, kept)
+
+    def _add(self, key: str, pictures: Tensor, shots: list[Shot], kept: Sequence[Tensor | None] | None) -> None:
+        self._measured[key].add(pictures, shots, kept)
+        self._parts[key].add(pictures, shots)
+
+    def finish(self, title: str) -> None:
+        """Put the columns into the comparison, in place of what it holds. Every process must call it.
+
+        Args:
+            title: of the model's column.
+        """
+        titles = {**TITLES, LAST: title}
+        columns = [parts.column(key, titles[key]) for key, parts in self._parts.items()]
+        self.comparison.columns = {column.key: column for column in columns if column is not None}
+        self.comparison.quality = [line for measured in self._measured.values() for line in measured.lines()]
+
+
+def name_of(prompt: EvaluationPrompt) -> tuple[str, str, str]:
+    """What tells a prompt's rows from those of others."""
+    return prompt.prompt, prompt.concept, prompt.kind
+
+
+def unmeasured(names: Sequence[str], *, existing: bool) -> str:
+    """Why some metrics have nothing to compare with, and what to give.
+
+    Args:
+        names: of the metrics.
+        existing: whether pictures that exist are measured; otherwise a model without an edit is.
+    """
+    why = "--images opens no model" if existing else "nothing was edited, so the model is the original itself"
+    return (
+        f"Evaluation.metrics: not measured: {', '.join(names)}: there are no pictures of the original model ({why}). "
+        "Give references: FOLDER, what `rece predict` made with the original of the same prompts and seeds."
+    )

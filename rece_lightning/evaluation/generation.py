@@ -1,0 +1,151 @@
+"""Pictures of a model whose projections can be exchanged: original, edited, edited again."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rece_lightning.data.prompts import EvaluationPrompt
+from rece_lightning.devices.offload import Waiting, WaitingEncoder, across_devices
+from rece_lightning.devices.placement import Placement
+from rece_lightning.models.adapter import Adapter
+from rece_lightning.models.base import BaseModel
+from rece_lightning.models.pipelines import load_pipeline, put_weights
+from rece_lightning.models.sampling import Request, Sampling, generate
+from rece_lightning.models.text import PromptEncoder
+from rece_lightning.models.weights import ModuleWeights
+
+ENCODED_TOGETHER = 64
+KEPT_EMBEDDINGS = 256
+"""Prompts whose embeddings stay for the next call: columns of a comparison share theirs, and a prompt file may be
+longer than memory (SDXL's take 630 kB each)."""
+
+
+class PictureMaker:
+    """A pipeline that is loaded once; its projections are exchanged between columns of a comparison."""
+
+    def __init__(
+        self, pipeline: Any, encoder: PromptEncoder, original: dict[str, Tensor], waiting: Sequence[Waiting] = ()
+    ) -> None:
+        self.pipeline = pipeline
+        self._waiting = waiting
+        self.encoder = encoder
+        self._original = original
+        self._embedded: OrderedDict[str, Request] = OrderedDict()
+
+    @classmethod
+    def load(
+        cls,
+        base: BaseModel,
+        encoder: PromptEncoder,
+        placement: Placement,
+        default: torch.device,
+        adapter: Adapter | None = None,
+    ) -> PictureMaker:
+        """Load the pipeline and put its parts where the placement says.
+
+        Args:
+            base: whose pipeline it is.
+            encoder: of the prompts; an adapter is fused into it too.
+            placement: of the parts.
+            default: device of the parts that the placement leaves to the trainer.
+            adapter: that belongs to the original model here.
+
+        Raises:
+            BaseModelError: if the pipeline cannot be loaded, or the adapter does not fit it.
+        """
+        pipeline = load_pipeline(base)
+        original = dict(base.read_projections())
+        if adapter is not None:
+            adapter.fuse(pipeline.unet, [text_encoder for _, text_encoder in encoder.towers], base.family)
+            fused = ModuleWeights(pipeline.unet).read(base.projections)
+            original = {name: weight.clone() for name, weight in fused}
+        # One text encoder, not two: the maker's own is the pipeline's.
+        for name, (_, text_encoder) in zip(("text_encoder", "text_encoder_2"), encoder.towers, strict=False):
+            setattr(pipeline, name, text_encoder)
+        waiting, devices = [], []
+        for part, module in (("unet", pipeline.unet), ("autoencoder", pipeline.vae)):
+            device = placement.device_of(part, default)
+            devices.append(device)
+            if placement.waits(part):
+                waiting.append(Waiting(device, module))
+            else:
+                module.to(device)
+        if len(set(devices)) > 1:
+            across_devices(pipeline)
+        return cls(pipeline, encoder, original, waiting)
+
+    @contextmanager
+    def at_work(self, *, encoding: bool = True) -> Iterator[None]:
+        """Within the block nothing waits in host memory: for who works with the pipeline itself."""
+        with ExitStack() as stack:
+            for one in self._waiting:
+                stack.enter_context(one.at_work())
+            if encoding and isinstance(self.encoder, WaitingEncoder):
+                stack.enter_context(self.encoder.waiting.at_work())
+            yield
+
+    def use(self, weights: Iterable[tuple[str, Tensor]] | None) -> None:
+        """Put edited projections in; ``None`` puts the original ones back."""
+        put_weights(self.pipeline.unet, self._original)
+        if weights is not None:
+            put_weights(self.pipeline.unet, dict(weights))
+
+    def embed(self, prompts: Sequence[str]) -> list[Request]:
+        """Embeddings of prompts, each encoded once, as requests with the seed 0."""
+        found = {prompt: self._embedded[prompt] for prompt in prompts if prompt in self._embedded}
+        missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in found]
+        for first in range(0, len(missing), ENCODED_TOGETHER):
+            part = missing[first : first + ENCODED_TOGETHER]
+            encoded = self.encoder.encode(part)
+            for row, prompt in enumerate(part):
+                # A view would keep the whole batch.
+                pooled = None if encoded.pooled is None else encoded.pooled[row].clone()
+                found[prompt] = Request(encoded.embeddings[row].clone(), seed=0, pooled=pooled)
+        for prompt, request in found.items():
+            self._embedded[prompt] = request
+            self._embedded.move_to_end(prompt)
+        while len(self._embedded) > KEPT_EMBEDDINGS:
+            self._embedded.popitem(last=False)
+        return [found[prompt] for prompt in prompts]
+
+    @torch.no_grad()
+    def make(
+        self,
+        prompts: Sequence[EvaluationPrompt],
+        seeds: Sequence[int],
+        sampling: Sampling,
+        *,
+        derive: Callable[[Tensor], Tensor] | None = None,
+        on_batch: Callable[[int], None] | None = None,
+    ) -> Tensor:
+        """One picture for each prompt with its seed.
+
+        Args:
+            prompts: what to draw.
+            seeds: of the initial noise.
+            sampling: steps, guidance, batch size.
+            derive: maps every prompt embedding ``[positions, d]``, to attack with derived embeddings.
+            on_batch: called with the number of pictures after every batch.
+
+        Returns:
+            ``[n, 3, h, w]`` in [0, 1].
+        """
+        *own, empty = self.embed([*(row.prompt for row in prompts), ""])
+        requests = [
+            replace(
+                embedded,
+                embedding=embedded.embedding if derive is None else derive(embedded.embedding),
+                seed=seed,
+                guidance_scale=row.guidance_scale,
+            )
+            for embedded, seed, row in zip(own, seeds, prompts, strict=True)
+        ]
+        with self.at_work(encoding=False):
+            return generate(self.pipeline, requests, empty, sampling, on_batch)

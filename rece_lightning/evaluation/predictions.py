@@ -1,0 +1,160 @@
+"""The folder that ``predict`` fills: ``settings.json`` from the start, one PNG a picture, ``index.csv`` at the end."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rece_lightning.core.embedding_map import EmbeddingMap
+from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.data.prompts import EvaluationPrompt
+from rece_lightning.evaluation.folders import INDEX
+from rece_lightning.evaluation.png import metadata_of
+from rece_lightning.files import check_writable, discard_temporaries, write_atomically
+from rece_lightning.models.adapter import open_adapter
+from rece_lightning.models.sampling import Sampling
+from rece_lightning.module import RECE
+from rece_lightning.version import __version__
+
+SETTINGS = "settings.json"
+
+
+class PictureFolder:
+    """Pictures by their number among prompts and seeds, each with what it is in its metadata.
+
+    Args:
+        place: of the folder.
+        rows: a prompt a picture, with its seed.
+        sampling: of the pictures.
+        plan: what decides them; see :func:`plan_of`.
+    """
+
+    def __init__(
+        self, place: Path, rows: Sequence[EvaluationPrompt], sampling: Sampling, plan: Mapping[str, Any]
+    ) -> None:
+        self.place, self.rows, self._sampling, self._plan = place, list(rows), sampling, dict(plan)
+        self._known = {key: _text(value) for key, value in plan["settings"].items() if key != "fingerprint"}
+
+    def prepare(self) -> None:
+        """Make the folder, with the plan in it.
+
+        Raises:
+            ConfigurationError: if it holds pictures of other settings, or cannot be written.
+        """
+        place = self.place
+        check_writable("PictureWriter.folder", place)
+        found = _read_json(place / SETTINGS) if (place / SETTINGS).is_file() else None
+        if found is None and any(place.glob("*.png")):
+            raise ConfigurationError(f"PictureWriter: {place} holds other pictures; choose another folder.")
+        if found is not None and found != self._plan:
+            raise ConfigurationError(
+                f"PictureWriter: {place} holds pictures of other prompts or settings (see {SETTINGS} there); "
+                "choose another folder, or move them away."
+            )
+        discard_temporaries(place)
+        content = json.dumps(self._plan, indent=1, ensure_ascii=False)
+        write_atomically(place / SETTINGS, lambda path: path.write_text(content, encoding="utf-8"))
+
+    def left(self) -> list[int]:
+        """Numbers of the pictures that are still to be made, those of one guidance next to each other."""
+        left = [number for number, row in enumerate(self.rows) if metadata_of(self.file(number)) != self.metadata(row)]
+        return sorted(left, key=lambda number: (_guidance(self.rows[number], self._sampling), number))
+
+    def missing(self) -> int:
+        """How many pictures are not there."""
+        return sum(not self.file(number).is_file() for number in range(len(self.rows)))
+
+    def file(self, number: int) -> Path:
+        """Of a picture."""
+        return self.place / _name(number)
+
+    def metadata(self, row: EvaluationPrompt) -> dict[str, str]:
+        """What a picture says of itself."""
+        guidance = f"{_guidance(row, self._sampling):g}"
+        return {"prompt": row.prompt, "seed": str(row.seed), "guidance_scale": guidance, **self._known}
+
+    def write_index(self) -> None:
+        """Say that all pictures are there, and what each is."""
+        text = io.StringIO()
+        table = csv.writer(text)
+        table.writerow(["file", "prompt", "concept", "kind", "seed", "guidance_scale"])
+        for number, row in enumerate(self.rows):
+            guidance = f"{_guidance(row, self._sampling):g}"
+            table.writerow([_name(number), row.prompt, row.concept, row.kind, row.seed, guidance])
+        write_atomically(self.place / INDEX, lambda path: path.write_text(text.getvalue(), "utf-8", newline=""))
+
+
+def plan_of(
+    module: RECE, rows: Sequence[EvaluationPrompt], sampling: Sampling, state: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """What decides pictures: settings in plain words, and a hash of the rows.
+
+    Args:
+        module: that makes them.
+        rows: a prompt a picture, with its seed.
+        sampling: steps, guidance, scheduler.
+        state: ``rece`` of the checkpoint; ``None`` where nothing was edited.
+    """
+    adapter = module.hparams["adapter"]
+    asked = [[row.prompt, row.seed, _guidance(row, sampling)] for row in rows]
+    return {
+        "settings": {
+            "base": module.base.name,
+            "fingerprint": module.fingerprint,
+            "adapter": "" if adapter is None else open_adapter(adapter).digest()[:16],
+            "concepts": [] if state is None else [pair["prompt"] for pair in state["concepts"]["erased"]],
+            "erasure": "" if state is None else _hash(state["map"].cpu().contiguous().numpy().tobytes()),
+            "steps": sampling.steps,
+            "scheduler": sampling.scheduler or "",
+            "version": __version__,
+        },
+        "pictures": len(rows),
+        "prompts": _hash(json.dumps(asked).encode()),
+    }
+
+
+def is_stopped(place: Path) -> bool:
+    """Whether a folder was begun and not finished."""
+    return (place / SETTINGS).is_file() and not (place / INDEX).exists()
+
+
+def plan_in(place: Path) -> Any:
+    """The plan that a folder was begun with; ``None`` where there is none."""
+    return _read_json(place / SETTINGS)
+
+
+def state_of(module: RECE) -> dict[str, Any] | None:
+    """What a checkpoint would say of a module; ``None`` where nothing was edited."""
+    if not module.history:
+        return None
+    maps = module.maps
+    matrix = maps.matrix if isinstance(maps, EmbeddingMap) else maps.matrices
+    return {"map": matrix, "concepts": module.description()["concepts"]}
+
+
+def _guidance(row: EvaluationPrompt, sampling: Sampling) -> float:
+    return sampling.guidance_scale if row.guidance_scale is None else row.guidance_scale
+
+
+def _name(number: int) -> str:
+    return f"{number:05d}.png"
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,1 @@
+"""What was measured in pictures: counts, states, tables of figures, sheets and grids."""

@@ -1,0 +1,179 @@
+"""What an evaluation found: prompts, columns of pictures, detections."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from rece_lightning.data.prompts import EvaluationPrompt
+from rece_lightning.evaluation.results.figures import QualityLine
+from rece_lightning.metrics import PairedTest, Share, paired_test
+
+ORIGINAL, FIRST, FIRST_DERIVED, LAST, LAST_DERIVED = "original", "uce", "uce_derived", "rece", "rece_derived"
+TITLES = {
+    ORIGINAL: "original",
+    FIRST: "UCE (epoch 0)",
+    FIRST_DERIVED: "UCE, given the derived embedding",
+    LAST: "RECE (last epoch)",
+    LAST_DERIVED: "RECE, given the derived embedding",
+}
+
+
+def edit_name(editor: str) -> str:
+    """What the edit of epoch 0 is called in tables: ``UCE``, or the editor's own name."""
+    return "UCE" if editor == "uce" else editor
+
+
+@dataclass(frozen=True)
+class Column:
+    """One model state (and attack): its pictures and what was detected in them."""
+
+    key: str
+    title: str
+    rows: tuple[int, ...]
+    """Index of the prompt of every picture."""
+    seeds: tuple[int, ...]
+    pictures: Tensor
+    """Of the sheet and the grid, ``[k, 3, h, w]``: floats in [0, 1], or bytes."""
+    hits: Tensor | None = None
+    """``[n]`` bool: the prompt's concept was detected. ``None`` without a detector."""
+    norm_ratio: float | None = None
+    """``‖c'‖/‖c‖`` of the embeddings that were given, where they were derived."""
+    shown: tuple[str, ...] | None = None
+    """What the detector sees in every picture instead; ``None`` where it cannot say."""
+    places: tuple[int, ...] | None = None
+    """Place in the column of each of ``pictures``, rising; ``None``: all were kept."""
+
+    def pictures_of(self, row: int, most: int) -> Tensor:
+        """The first pictures of a prompt, as many as were kept and at most ``most``."""
+        places = range(len(self.rows)) if self.places is None else self.places
+        return self.pictures[[index for index, place in enumerate(places) if self.rows[place] == row][:most]]
+
+    @property
+    def first_pictures(self) -> Tensor:
+        """The pictures of the column's first lines, without gaps."""
+        if self.places is None:
+            return self.pictures
+        return self.pictures[: sum(index == place for index, place in enumerate(self.places))]
+
+
+@dataclass
+class Comparison:
+    """All columns over the same prompts and seeds."""
+
+    prompts: tuple[EvaluationPrompt, ...]
+    own: frozenset[str] = frozenset()
+    """Prompts that were erased by their own words; other rows of the same concepts are synonyms."""
+    protocol: str = ""
+    sampling: str = ""
+    columns: dict[str, Column] = field(default_factory=dict)
+    quality: list[QualityLine] = field(default_factory=list)
+    """What ``Evaluation.metrics`` measured."""
+    notes: list[str] = field(default_factory=list)
+    """What could not be measured, and why."""
+    editor: str = "uce"
+    """``model.editor``: what epoch 0 is called by."""
+
+    @property
+    def first_edit(self) -> str:
+        """Name of the edit of epoch 0."""
+        return edit_name(self.editor)
+
+    def title_of(self, key: str) -> str:
+        """Title of a column of a ``fit``."""
+        title = TITLES.get(key) or f"RECE, epoch {key.removeprefix('epoch_')}"
+        return title.replace(edit_name("uce"), self.first_edit)
+
+    def prompt_of(self, row: int) -> tuple[str, str]:
+        """What tells prompts apart: text and concept. A file may hold one several times, with other seeds."""
+        return self.prompts[row].prompt, self.prompts[row].concept
+
+    def role(self, row: int) -> str:
+        """``erased``, ``synonym`` or ``kept``."""
+        prompt = self.prompts[row]
+        if prompt.kind == "preserved":
+            return "kept"
+        # Only a concept that was itself erased as a prompt can have synonyms; a style's prompts just use it.
+        return "synonym" if prompt.concept in self.own and prompt.prompt not in self.own else "erased"
+
+    def share(self, key: str, roles: Sequence[str], concept: str | None = None) -> Share:
+        """Detections of a column over the prompts in some roles."""
+        column = self.columns.get(key)
+        if column is None or column.hits is None:
+            return Share(0, 0)
+        chosen = [
+            index
+            for index, row in enumerate(column.rows)
+            if self.role(row) in roles and (concept is None or self.prompts[row].concept == concept)
+        ]
+        prompts = [self.prompt_of(column.rows[index]) for index in chosen]
+        return Share.of([bool(column.hits[index]) for index in chosen], prompts)
+
+    def compare(self, first: str, second: str, roles: Sequence[str]) -> PairedTest:
+        """The paired test of two columns on the same prompts and seeds."""
+        flags: list[dict[tuple[int, int], bool]] = []
+        for column in (self.columns[first], self.columns[second]):
+            assert column.hits is not None
+            found = zip(column.rows, column.seeds, column.hits.tolist(), strict=True)
+            flags.append({(row, seed): hit for row, seed, hit in found if self.role(row) in roles})
+        shared = sorted(flags[0].keys() & flags[1].keys())
+        before, after = ([found[shot] for shot in shared] for found in flags)
+        return paired_test(before, after, [self.prompt_of(row) for row, _ in shared])
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """Column → its title."""
+        return {key: column.title for key, column in self.columns.items()}
+
+    def erased_concepts(self) -> list[str]:
+        """Concepts of erased prompts, in their order."""
+        return list(dict.fromkeys(row.concept for row in self.prompts if row.kind == "erased"))
+
+    @property
+    def last(self) -> str:
+        """Key of the final state's column."""
+        return LAST if LAST in self.columns else FIRST
+
+    def verdict(self) -> list[str]:
+        """What the figures say in plain sentences, whether it flatters or not."""
+        says = []
+        own = ("erased", "synonym")
+        before, last = (self.share(key, own) for key in (ORIGINAL, LAST))
+        if not before.total:
+            return ["No detector was given: look at the pictures."]
+        if not last.total:
+            says.append(self._change(f"{self.first_edit} alone", (ORIGINAL, FIRST), own, "erased concepts"))
+        else:
+            says.append(self._change(f"{self.first_edit} (epoch 0)", (ORIGINAL, FIRST), own, "erased concepts"))
+            says.append(self._change("RECE's epochs after it", (FIRST, LAST), own, "erased concepts"))
+            if self.share(FIRST_DERIVED, own).total:
+                says.append(self._attack(self.first_edit, FIRST_DERIVED, FIRST, own))
+        final = self.columns.get(LAST_DERIVED) or self.columns.get(FIRST_DERIVED)
+        if final is not None:
+            says.append(self._attack("RECE" if last.total else self.first_edit, final.key, self.last, own))
+        if self.share(ORIGINAL, ("kept",)).total:
+            says.append(self._change("The whole erasure", (ORIGINAL, self.last), ("kept",), "kept concepts"))
+        if last.total:
+            helped = self.share(FIRST_DERIVED, own).hits - self.share(LAST_DERIVED, own).hits
+            total = self.share(LAST_DERIVED, own).total
+            if total and abs(helped) / total < 0.1:
+                says.append("Against the derived embedding RECE's epochs make next to no difference here.")
+            elif total and helped < 0:
+                says.append(f"Against the derived embedding the last epoch is worse than {self.first_edit} here.")
+        return says
+
+    def _change(self, what: str, columns: tuple[str, str], roles: Sequence[str], of: str) -> str:
+        before, after = (self.share(key, roles) for key in columns)
+        if before == after:
+            return f"{what}: no difference, {of} detected in {after} of the pictures before and after."
+        test = self.compare(*columns, roles)
+        note = "" if test.clear else "this may be chance: "
+        return f"{what}: {of} detected in {before} of the pictures before, {after} after; {note}{test}."
+
+    def _attack(self, name: str, attacked: str, plain: str, roles: Sequence[str]) -> str:
+        given, own = self.share(attacked, roles), self.share(plain, roles)
+        back = given.rate > own.rate and self.compare(plain, attacked, roles).clear
+        outcome = "brings the concepts back" if back else "does not bring the concepts back beyond chance"
+        return f"The derived embedding {outcome} from {name}'s edit: {given} (own prompts: {own})."

@@ -1,0 +1,131 @@
+"""States of models as they were measured: what stands side by side in a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from rece_lightning.evaluation.results.balance import Counts, balance_draws, central_interval, differs
+from rece_lightning.evaluation.results.figures import QualityLine
+from rece_lightning.metrics import PairedTest, Share, harmonic_mean, paired_test
+
+UNWANTED = ("erased", "synonym")
+ROLES = {"erased": "erased, own words", "synonym": "their synonyms", "kept": "kept"}
+
+
+class Shot(NamedTuple):
+    """What was drawn: the same in every state that is compared."""
+
+    prompt: str
+    concept: str
+    role: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class State:
+    """A method with its settings, or the unedited model."""
+
+    name: str
+    hits: Mapping[Shot, bool | None]
+    """Whether the shot's concept was detected; ``None`` without a detector."""
+    note: str = ""
+    """What sets it apart from the others."""
+    edited: bool = True
+    attacked: Mapping[Shot, bool | None] = field(default_factory=dict)
+    """The same, given the derived embedding."""
+    shown: Mapping[Shot, str] = field(default_factory=dict)
+    """What the detector saw instead."""
+    tiles: Mapping[Shot, str] = field(default_factory=dict)
+    """Small pictures as ``data:`` addresses."""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """What was measured without pictures."""
+    quality: Sequence[QualityLine] = ()
+    """What metrics measured beside the detections."""
+
+    def flags(self, roles: Collection[str], *, attacked: bool = False) -> dict[Shot, bool]:
+        """Detections of shots in some roles."""
+        source = self.attacked if attacked else self.hits
+        return {shot: hit for shot, hit in source.items() if shot.role in roles and hit is not None}
+
+    def share(self, roles: Collection[str], *, attacked: bool = False) -> Share:
+        """The same counted."""
+        flags = self.flags(roles, attacked=attacked)
+        return Share.of(flags.values(), [(shot.prompt, shot.concept) for shot in flags])
+
+    def by_prompt(self, roles: Collection[str]) -> Counts:
+        """Hits and pictures of every prompt, ``[prompts, 2]``."""
+        counts: dict[tuple[str, str], list[int]] = {}
+        for shot, hit in sorted(self.flags(roles).items()):
+            count = counts.setdefault((shot.prompt, shot.concept), [0, 0])
+            count[0] += hit
+            count[1] += 1
+        return np.array(list(counts.values()), dtype=float).reshape(-1, 2)
+
+    @property
+    def balance(self) -> float:
+        """Harmonic mean of (1 − erased and synonyms detected) and kept detected."""
+        return harmonic_mean(self.share(UNWANTED).rate, self.share(("kept",)).rate)
+
+    @cached_property
+    def draws(self) -> Counts:
+        """Of the harmonic mean, over resampled prompts."""
+        return balance_draws(self.by_prompt(UNWANTED), self.by_prompt(("kept",)))
+
+    @property
+    def balance_text(self) -> str:
+        """With its interval."""
+        if self.balance != self.balance:
+            return "–"
+        low, high = central_interval(self.draws)
+        return f"{self.balance:.2f} ({low:.2f}–{high:.2f})"
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best edited state by one figure, and whether that is more than chance."""
+
+    place: int
+    clear: bool
+
+
+def best_share(states: Sequence[State], roles: Collection[str], *, high: bool, attacked: bool = False) -> Best | None:
+    """The state with the lowest or highest share; clear where it differs from the next by more than chance."""
+    rates = {
+        place: share.rate
+        for place, state in enumerate(states)
+        if state.edited and (share := state.share(roles, attacked=attacked)).total
+    }
+    if not rates:
+        return None
+    order = sorted(rates, key=lambda place: (-rates[place] if high else rates[place], place))
+    if len(order) == 1:
+        return Best(order[0], clear=False)
+    test = compare(states[order[0]], states[order[1]], roles, attacked=attacked)
+    return Best(order[0], test.clear)
+
+
+def compare(first: State, second: State, roles: Collection[str], *, attacked: bool = False) -> PairedTest:
+    """The paired test of two states on the shots that both have."""
+    flags = [state.flags(roles, attacked=attacked) for state in (first, second)]
+    shots = sorted(flags[0].keys() & flags[1].keys())
+    prompts = [(shot.prompt, shot.concept) for shot in shots]
+    return paired_test([flags[0][shot] for shot in shots], [flags[1][shot] for shot in shots], prompts)
+
+
+def best_balance(states: Sequence[State]) -> Best | None:
+    """The state with the highest harmonic mean; equal ones by the smaller change of the weights."""
+    usable = [place for place, state in enumerate(states) if state.edited and state.balance == state.balance]
+    if not usable:
+        return None
+
+    def key(place: int) -> tuple[float, float, int]:
+        return -states[place].balance, states[place].figures.get("weight_change", 0.0), place
+
+    order = sorted(usable, key=key)
+    clear = len(order) > 1 and differs(states[order[0]].draws, states[order[1]].draws)
+    return Best(order[0], clear)

@@ -1,0 +1,31 @@
+"""The tokens of a tokenizer that are words of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def whole_words(tokenizer: Any) -> dict[int, str]:
+    """Tokens whose text alone is read back as that one token, in the order of their ids.
+
+    So special tokens, and pieces that begin or continue a word without being one, are left out: no prompt holds them on
+    their own.
+
+    Args:
+        tokenizer: CLIP's, or another whose tokens decode to text.
+    """
+    ids = sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
+    texts = [str(tokenizer.decode([number])).strip() for number in ids]
+    read = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return {number: text for number, text, back in zip(ids, texts, read, strict=True) if list(back) == [number]}
+
+
+def vocabulary_words(tokenizer: Any) -> list[str]:
+    """Every word that the tokenizer takes as one token, in the order of the tokens.
+
+    Numbers, signs, and single letters are left out.
+
+    Args:
+        tokenizer: CLIP's, or another whose tokens decode to text.
+    """
+    return [word for word in whole_words(tokenizer).values() if len(word) > 1 and word.isalpha()]

@@ -1,0 +1,109 @@
+"""Which other words mean an erased concept to the text encoder, and which lie near it and must stay. No picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rece_lightning.core.embedding_map import EmbeddingMap
+from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.core.gram import Gram
+from rece_lightning.models.text import PromptEncoder
+from rece_lightning.models.vocabulary import vocabulary_words
+from rece_lightning.vocabulary.rows import subject_rows, vocabulary_rows
+from rece_lightning.vocabulary.scan import TEMPLATE, WITHIN, Reaching
+
+TOGETHER = 64
+"""Concepts whose distances are held together: a vocabulary has 49,000 words."""
+
+
+@dataclass(frozen=True)
+class Mined:
+    """Words that were found for some concepts."""
+
+    synonyms: tuple[tuple[str, ...], ...]
+    """Of every concept, the nearest first."""
+    neighbours: tuple[str, ...]
+    """That must stay, of all concepts together, each once."""
+
+
+def mine(
+    encoder: PromptEncoder,
+    gram: Gram,
+    concepts: Sequence[tuple[str, str]],
+    fingerprint: Callable[[], str],
+    *,
+    synonyms: int = 0,
+    neighbours: int = 0,
+    within: float = WITHIN,
+    kept: Collection[str] = (),
+) -> Mined:
+    """Look through the words of the tokenizer's vocabulary.
+
+    The distance of a word from a concept is that of their keys and values on the unedited model,
+    ``Σ_l ‖W_l w − W_l c‖²`` at the last token of the word and at the end of the text, in the scan's template and over
+    the concept's own distance from its target: 0 is the concept, 1 is as far as the target.
+
+    The rule. A word that is kept, or that is a concept itself, is neither. Of the others, those nearer than ``within``
+    to a concept mean it: the nearest are its synonyms, further ones are neither erased nor kept. All words beyond
+    ``within`` of every concept may be neighbours: of each concept the nearest.
+
+    Args:
+        encoder: of the model.
+        gram: ``G`` of the original projections.
+        concepts: each with its target.
+        fingerprint: gives the hash of the text encoder's stored bytes, by which a large vocabulary's encoding is kept.
+        synonyms: how many at most, for each concept.
+        neighbours: how many, for each concept.
+        within: where meaning ends.
+        kept: prompts that stay anyway.
+
+    Raises:
+        ConfigurationError: if a concept reads as its target does.
+    """
+    taken = {text.strip().lower() for text in (*kept, *(concept for concept, _ in concepts))}
+    listed = vocabulary_words(encoder.tokenizer)
+    # All of them, so that another list of concepts finds the same file.
+    encoded = vocabulary_rows(encoder, fingerprint, [TEMPLATE.format(word) for word in listed])
+    left = [place for place, word in enumerate(listed) if word.lower() not in taken]
+    words, rows = [listed[place] for place in left], encoded[left]
+    distances = _Distances(encoder, gram, rows)
+    near: list[tuple[str, ...]] = []
+    meaning = torch.zeros(len(words), dtype=torch.bool)
+    for distance in distances.each(concepts):
+        means = distance < within
+        meaning |= means
+        order = distance.argsort(stable=True)[: int(means.sum())]
+        near.append(tuple(words[place] for place in order[:synonyms].tolist()))
+    found: dict[str, None] = {}
+    # Once more: which words mean another concept is known now, and all distances at once may not fit the memory.
+    for distance in distances.each(concepts) if neighbours else ():
+        order = distance.masked_fill(meaning, torch.inf).argsort(stable=True)[: int((~meaning).sum())]
+        found |= dict.fromkeys(words[place] for place in order[:neighbours].tolist())
+    return Mined(tuple(near), tuple(found))
+
+
+class _Distances:
+    """Of all words from some concepts."""
+
+    def __init__(self, encoder: PromptEncoder, gram: Gram, rows: Tensor) -> None:
+        self.encoder, self.gram, self.rows = encoder, gram, rows
+        self.unedited = EmbeddingMap.identity(gram.width, gram.total.device)
+
+    def each(self, concepts: Sequence[tuple[str, str]]) -> Iterator[Tensor]:
+        """``[words]`` for each concept."""
+        for first in range(0, len(concepts), TOGETHER):
+            yield from self._of(concepts[first : first + TOGETHER])
+
+    def _of(self, concepts: Sequence[tuple[str, str]]) -> Tensor:
+        own = subject_rows(self.encoder, [TEMPLATE.format(text) for pair in concepts for text in pair])
+        for (concept, target), rows in zip(concepts, own.view(-1, 2, *own.shape[1:]), strict=True):
+            if torch.equal(rows[0], rows[1]):
+                raise ConfigurationError(
+                    f"model.robust: {concept!r} and its target {target!r} read alike, so no word is near or far; give "
+                    "another target."
+                )
+        return Reaching.of(self.gram, self.unedited, own[0::2], own[1::2]).measure(self.rows)[0].mT

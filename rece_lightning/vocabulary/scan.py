@@ -1,0 +1,203 @@
+"""How near the edited keys and values of every word come to an erased concept's original ones: algebra alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from rece_lightning.core.embedding_map import AnyMap
+from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.core.gram import Gram
+from rece_lightning.models.vocabulary import vocabulary_words
+from rece_lightning.vocabulary.rows import cached_rows, subject_rows
+
+if TYPE_CHECKING:
+    from rece_lightning.module import RECE
+
+TEMPLATE = "a photo of {}"
+WITHIN = 0.25
+"""A word reaches a concept where it is nearer than this share of the concept's way to its target, before the edit and
+after it."""
+CHUNK = 4096
+"""Prompts whose products are formed together."""
+
+ALL_SECOND_WORDS = 4000
+"""Vocabularies up to this size are searched whole for the second word of a pair."""
+SECOND_WORDS = 500
+"""Of larger ones that many words, the nearest first."""
+
+
+@dataclass(frozen=True)
+class Reaching:
+    """What the scan looks with: the model's quadratic forms, and the concepts' original keys and values."""
+
+    gram: Tensor
+    """``G``, ``[d, d]``."""
+    edited: Tensor
+    """``MᵀGM``."""
+    cross: Tensor
+    """``MᵀG``."""
+    concept: Tensor
+    """``c`` of every concept, ``[concepts, 2, d]``."""
+    size: Tensor
+    """``Σ (c − c*)ᵀG(c − c*)`` of every concept over its two rows, ``[concepts]``."""
+
+    @classmethod
+    def of(cls, gram: Gram, maps: AnyMap, concept: Tensor, target: Tensor) -> Reaching:
+        """Of an edited model and rows ``[concepts, 2, d]`` of concepts and targets.
+
+        Raises:
+            ConfigurationError: if a concept is its target in this template.
+        """
+        edited, cross = maps.grams(gram)
+        device = gram.total.device
+        concept, target = concept.to(device).double(), target.to(device).double()
+        size = _form(concept - target, gram.total, concept - target).sum(-1)
+        if not bool((size > 0).all()):
+            raise ConfigurationError("--template: a concept and its target read alike in it; give one with '{}' in it.")
+        return cls(gram.total, edited, cross, concept, size)
+
+    def measure(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Distances of prompts, all relative to a concept's distance from its target.
+
+        Args:
+            rows: ``[n, 2, d]``.
+
+        Returns:
+            ``Σ‖W w − W c‖²`` before the edit and ``Σ‖W M w − W c‖²`` after it, ``[n, concepts]``, and
+            ``Σ‖W M w − W w‖²``, how far the edit moved the prompt, over the median concept's distance, ``[n]``.
+        """
+        parts = [self._measure(rows[first : first + CHUNK]) for first in range(0, len(rows), CHUNK)]
+        if not parts:
+            nothing = torch.zeros(0, len(self.size), dtype=torch.float64)
+            return nothing, nothing, nothing[:, 0]
+        before, after, change = zip(*parts, strict=True)
+        return torch.cat(before).cpu(), torch.cat(after).cpu(), torch.cat(change).cpu()
+
+    def _measure(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        wide = rows.to(self.gram.device).double()
+        seen, crossed = wide @ self.gram, wide @ self.cross
+        own, now = (seen * wide).sum((-2, -1)), (wide @ self.edited * wide).sum((-2, -1))
+        answers = _form(self.concept, self.gram, self.concept).sum(-1)
+        before = own[:, None] - 2 * torch.einsum("nrd,crd->nc", seen, self.concept) + answers
+        after = now[:, None] - 2 * torch.einsum("nrd,crd->nc", crossed, self.concept) + answers
+        moved = now - 2 * (crossed * wide).sum((-2, -1)) + own
+        change = moved / self.size.median()
+        # Differences of numbers that may be equal.
+        return (before / self.size).clamp(min=0), (after / self.size).clamp(min=0), change.clamp(min=0)
+
+
+def _form(left: Tensor, matrix: Tensor, right: Tensor) -> Tensor:
+    return ((left @ matrix) * right).sum(-1)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What the words of a vocabulary reach. Every distance is relative: 0 is the concept's original, 1 its target."""
+
+    concepts: tuple[str, ...]
+    words: tuple[str, ...]
+    before: Tensor
+    """From the concept's original keys and values, on the original model, ``[n, concepts]``."""
+    after: Tensor
+    """The same on the edited model."""
+    change: Tensor
+    """How far the edit moved a word, ``[n]``: 1 is as far as a concept is from its target (the median concept)."""
+    pairs: tuple[tuple[str, str, float], ...] = ()
+    """Concept, two words, and their distance on the edited model: the nearest that the beam found."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Of encoding (0 where the file was there) and of the algebra."""
+
+    def nearest(self, concept: int, count: int) -> list[tuple[str, float, float]]:
+        """The words that come nearest to a concept on the edited model: (word, before, after)."""
+        order = self.after[:, concept].argsort(stable=True)[:count].tolist()
+        return [(self.words[i], float(self.before[i, concept]), float(self.after[i, concept])) for i in order]
+
+    def reaching(self, concept: int, within: float = WITHIN) -> list[tuple[str, float, float]]:
+        """The words that meant a concept and still reach it, the nearest first: (word, before, after).
+
+        Words that came near through the edit alone mean something else; :meth:`nearest` has them too.
+        """
+        rows = self.nearest(concept, len(self.words))
+        return [row for row in rows if max(row[1:]) < within and row[0] not in self.concepts]
+
+    def hurt(self, count: int) -> list[tuple[str, float, str, float]]:
+        """The words that the edit moved furthest and nobody named: (word, change, nearest concept, distance before)."""
+        named = {word for concept in self.concepts for word in concept.lower().split()}
+        order = [i for i in self.change.argsort(descending=True, stable=True).tolist() if self.words[i] not in named]
+        found = []
+        for i in order[:count]:
+            near = int(self.before[i].argmin())
+            found.append((self.words[i], float(self.change[i]), self.concepts[near], float(self.before[i, near])))
+        return found
+
+
+def scan_module(
+    module: RECE,
+    *,
+    template: str = TEMPLATE,
+    beam: int = 0,
+    cache: Path | None = None,
+    words: Sequence[str] | None = None,
+) -> Scan:
+    """Scan the vocabulary of an edited model.
+
+    Args:
+        module: that was fitted, or loaded from a checkpoint.
+        template: filled with every word, concept and target.
+        beam: width of the search for pairs of words; 0 for none.
+        cache: folder of the encoded vocabulary; see :func:`rece_lightning.vocabulary.rows.default_cache`.
+        words: in place of the tokenizer's.
+
+    Raises:
+        ConfigurationError: if nothing was edited, or the template has no place for a word.
+    """
+    if template.count("{}") != 1 or template.replace("{}", "").strip("{}") != template.replace("{}", ""):
+        raise ConfigurationError(f"--template: {template!r}; give a text with one '{{}}' in it, such as {TEMPLATE!r}.")
+    maps, gram, encoder = module.maps, module.gram, module.encoder
+    summary = module.description()["concepts"]
+    added = {prompt for row in summary.get("synonyms", []) for prompt in row["prompts"]}
+    named = tuple(dict.fromkeys((r["prompt"], r["target"]) for r in summary["erased"] if r["prompt"] not in added))
+    listed = tuple(words) if words is not None else tuple(vocabulary_words(encoder.tokenizer))
+    started = time.perf_counter()
+    prompts = [template.format(word) for word in listed]
+    rows, found = cached_rows(encoder, module.fingerprint["text_encoder"], prompts, cache)
+    seconds = {"encoding": 0.0 if found else time.perf_counter() - started}
+    own = subject_rows(encoder, [template.format(text) for pair in named for text in pair])
+    concept, target = own[0::2], own[1::2]
+    started = time.perf_counter()
+    reaching = Reaching.of(gram, maps, concept, target)
+    before, after, change = reaching.measure(rows)
+    seconds["algebra"] = time.perf_counter() - started
+    scan = Scan(tuple(prompt for prompt, _ in named), listed, before, after, change, (), seconds)
+    if not beam:
+        return scan
+    started = time.perf_counter()
+    pairs = tuple(
+        pair for place in range(len(named)) for pair in search_pairs(module, reaching, scan, place, template, beam)
+    )
+    return Scan(
+        scan.concepts, listed, before, after, change, pairs, {**seconds, "pairs": time.perf_counter() - started}
+    )
+
+
+def search_pairs(
+    module: RECE, reaching: Reaching, scan: Scan, concept: int, template: str, beam: int
+) -> list[tuple[str, str, float]]:
+    """The nearest pairs of words that a beam finds: the ``beam`` nearest words, each beside every second word.
+
+    Second words are all of a small vocabulary, the nearest ones of a large one. What neither word is near to alone is
+    not found.
+    """
+    order = [scan.words[i] for i in scan.after[:, concept].argsort(stable=True).tolist()]
+    seconds = order if len(order) <= ALL_SECOND_WORDS else order[:SECOND_WORDS]
+    pairs = list(dict.fromkeys(f"{one} {two}" for a in order[:beam] for b in seconds for one, two in ((a, b), (b, a))))
+    _, after, _ = reaching.measure(subject_rows(module.encoder, [template.format(pair) for pair in pairs]))
+    best = after[:, concept].argsort(stable=True)[:beam].tolist()
+    return [(scan.concepts[concept], pairs[i], float(after[i, concept])) for i in best]
