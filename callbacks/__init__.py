@@ -1,5 +1,6 @@
 """Lightning callbacks, one a file."""
 
+from rece_lightning.callbacks.base import RunCallback
 from rece_lightning.callbacks.checkpoint import ErasureCheckpoint
 from rece_lightning.callbacks.erase import Erase
 from rece_lightning.callbacks.evaluation import Evaluation
@@ -18,4 +19,5 @@ __all__ = [
     "PictureWriter",
     "RedTeam",
     "Report",
+    "RunCallback",
 ]

@@ -12,6 +12,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from rece_lightning.callbacks.base import RunCallback, check_work_left
 from rece_lightning.callbacks.export import Export
 from rece_lightning.core.errors import ConfigurationError, check_number, nearest
 from rece_lightning.data.datamodule import ConceptData
@@ -44,7 +45,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         write_atomically(Path(path), lambda temporary: temporary.write_bytes(content.getvalue()))
 
 
-class ErasureCheckpoint(ModelCheckpoint):
+class ErasureCheckpoint(ModelCheckpoint, RunCallback):
     """``checkpoints/epoch=N.ckpt`` after every epoch and ``last.ckpt``.
 
     A checkpoint holds the map, the embedding rows and what identifies base, concepts and settings: a few
@@ -101,15 +102,15 @@ class ErasureCheckpoint(ModelCheckpoint):
             if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
                 trainer.strategy.checkpoint_io = AtomicCheckpointIO()
             self._partial = self._partial_sums(trainer, pl_module)
-            if self._partial is not None and trainer.ckpt_path is None:
-                self._partial.find(overwrite=overwrites(trainer))
+            if self._partial is not None and trainer.ckpt_path is None and isinstance(pl_module, RECE):
+                pl_module.keeps_choice = self._partial.find(overwrite=overwrites(trainer))
         super().setup(trainer, pl_module, stage)
 
     def _partial_sums(self, trainer: Trainer, module: LightningModule) -> PartialSums | None:
         data = getattr(trainer, "datamodule", None)
         if not isinstance(module, RECE) or not isinstance(data, ConceptData):
             return None  # of other loaders nobody knows what a batch is
-        return PartialSums(Path(self.dirpath or ""), self.partial_seconds, module, data)
+        return PartialSums(Path(self.dirpath or ""), self.partial_seconds, module.session, data)
 
     def check_begun(self, folder: Path, trainer: Trainer, module: RECE, data: Any) -> None:
         """Refuse to go on in epoch 0 of another run.
@@ -117,12 +118,18 @@ class ErasureCheckpoint(ModelCheckpoint):
         Raises:
             ConfigurationError: saying what differs.
         """
-        wrong = differing(partials(Path(self.dirpath or folder / CHECKPOINTS)), module, data)
+        wrong = differing(partials(Path(self.dirpath or folder / CHECKPOINTS)), module.session, data)
         if wrong and not overwrites(trainer):
             raise ConfigurationError(wrong)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Remembered paths follow a run's folder that was moved, or is called from elsewhere."""
+        """Remembered paths follow a run's folder that was moved, or is called from elsewhere.
+
+        Raises:
+            ConfigurationError: for a run that is finished.
+        """
+        if trainer.state.fn == "fit" and isinstance(checkpoint.get("rece"), dict):
+            check_work_left(trainer, checkpoint["rece"])
         state, place = checkpoint["callbacks"].get(self.state_key), Path(self.dirpath or "")
         if state is None:
             return
@@ -190,6 +197,6 @@ def overwrites(trainer: Trainer) -> bool:
 def is_of_epoch(file: Path, epochs: int) -> bool:
     """Whether a checkpoint is there, whole, and of so many epochs."""
     try:
-        return file.is_file() and read_checkpoint(file)["rece"]["epoch"] == epochs
+        return file.is_file() and read_checkpoint(file)["rece"]["epochs"] == epochs
     except ConfigurationError:
         return False

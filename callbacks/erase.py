@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 
-from rece_lightning.core.eraser import Evidence
 from rece_lightning.core.errors import ConfigurationError, check_count
+from rece_lightning.core.method import Method
 from rece_lightning.data.concepts import ConceptMapping
 from rece_lightning.devices.sharded import refuse_sharded
-from rece_lightning.erasure.config import ErasurePlan, algebra_device, modes_kept, text_projections
+from rece_lightning.erasure.erasure import Erasure, check_finite, erased_spaces
+from rece_lightning.erasure.plan import ErasurePlan
+from rece_lightning.erasure.statistics import ConceptStatistics
+from rece_lightning.models.live_unet import LiveUnet, modes_kept, pooled_width_of
 from rece_lightning.models.pipelines import put_weights
 from rece_lightning.models.text import PromptEncoder
 
@@ -24,7 +29,7 @@ SHARDING = (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)
 class Erase(Callback):
     """Erase concepts from the U-Net that a LightningModule of yours trains.
 
-    What is saved is erased: in every checkpoint the cross-attention projections hold RECE's closed form of the
+    What is saved is erased: in every checkpoint the weights that read the text hold RECE's closed form of the
     weights of that moment, and after the last epoch the live U-Net is edited too, so that ``save_pretrained``
     writes an erased model. A resumed training starts from the erased weights.
 
@@ -33,6 +38,9 @@ class Erase(Callback):
     edit cost, and never gets far in learning the concept anew. An edit comes after the optimizer's step
     and leaves the optimizer's state (momentum) as it is. Weights that your module keeps beside the U-Net, such as
     a moving average, are not edited.
+
+    Several compose in the order of the callbacks: each edits the weights as the one before left them, in checkpoints
+    too.
 
     Args:
         concepts: prompts or mappings, as in :class:`rece_lightning.ConceptData`.
@@ -43,26 +51,12 @@ class Erase(Callback):
         unet: attribute of your module that holds the U-Net (a path with dots works).
         text_encoder: attribute that holds the CLIP text encoder.
         tokenizer: attribute that holds its tokenizer.
-        erase_scale: η.
-        preserve_scale: λ₁.
-        lamb: λ₂.
-        regular_scale: λ.
-        regularizer: of the derivation.
-        accumulate: hold what earlier epochs erased.
-        tokens: positions that epoch 0 edits.
-        projections: ``kv``, ``k`` or ``v``.
-        layers: a regular expression over parameter names.
-        first_edit: scales of epoch 0 where they differ.
         text_encoder_2: attribute that holds the second text encoder (SDXL).
         tokenizer_2: attribute that holds its tokenizer.
         every_n_steps: also edit the live weights after every so many optimizer steps, as
             ``trainer.global_step`` counts them: accumulated batches count once, a resumed training counts on.
         every_n_epochs: also edit the live weights at the end of every so many epochs, after its validation.
-        editor: the closed-form edit: ``uce``, ``projection`` or ``null_space``.
-        erased_rank: of the editor ``projection``, as in :class:`rece_lightning.RECE`.
-        shrinkage: of the editor ``projection``.
-        null_space_threshold: of the editor ``null_space``.
-        augmented_rank: of the editor ``null_space``.
+        method: how to erase.
 
     Raises:
         ConfigurationError: for a setting that makes no sense, an attribute that your module lacks, or a
@@ -79,25 +73,11 @@ class Erase(Callback):
         unet: str = "unet",
         text_encoder: str = "text_encoder",
         tokenizer: str = "tokenizer",
-        erase_scale: float = 1.0,
-        preserve_scale: float = 0.1,
-        lamb: float = 0.1,
-        regular_scale: float = 0.1,
-        regularizer: str = "norm",
-        accumulate: bool = False,
-        tokens: str = "aligned",
-        projections: str = "kv",
-        layers: str | None = None,
-        first_edit: dict[str, float] | None = None,
         text_encoder_2: str | None = None,
         tokenizer_2: str | None = None,
         every_n_steps: int | None = None,
         every_n_epochs: int | None = None,
-        editor: str = "uce",
-        erased_rank: int | float | None = None,
-        shrinkage: float = 3.0,
-        null_space_threshold: float = 0.1,
-        augmented_rank: int = 1,
+        method: Method = Method(),  # noqa: B008  frozen
     ) -> None:
         for field, value in (("every_n_steps", every_n_steps), ("every_n_epochs", every_n_epochs)):
             if value is not None:
@@ -105,34 +85,14 @@ class Erase(Callback):
         self.every_n_steps = every_n_steps
         self.every_n_epochs = every_n_epochs
         self.plan = ErasurePlan.of(
-            "Erase",
-            concepts,
-            preserve=preserve,
-            target=target,
-            templates=templates,
-            epochs=epochs,
-            erase_scale=erase_scale,
-            preserve_scale=preserve_scale,
-            lamb=lamb,
-            regular_scale=regular_scale,
-            regularizer=regularizer,
-            accumulate=accumulate,
-            tokens=tokens,
-            projections=projections,
-            layers=layers,
-            first_edit=first_edit,
-            editor=editor,
-            erased_rank=erased_rank,
-            shrinkage=shrinkage,
-            null_space_threshold=null_space_threshold,
-            augmented_rank=augmented_rank,
+            "Erase", concepts, preserve=preserve, target=target, templates=templates, method=method, epochs=epochs
         )
         self.attributes = {"unet": unet, "text_encoder": text_encoder, "tokenizer": tokenizer}
         if text_encoder_2 is not None or tokenizer_2 is not None:
             self.attributes |= {"text_encoder_2": text_encoder_2 or "", "tokenizer_2": tokenizer_2 or ""}
         self._live_is_erased = False
         self._steps_seen = 0
-        self._evidence: Evidence | None = None
+        self._statistics: ConceptStatistics | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the parts before any training."""
@@ -144,7 +104,7 @@ class Erase(Callback):
         for role in self.attributes:
             self._part(pl_module, role)
         self._refuse_sharded(pl_module)
-        text_projections(self._part(pl_module, "unet"), f"Erase.unet: {self.attributes['unet']!r}")
+        self._live(pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A module that wraps itself (``configure_model``) does so after ``setup``."""
@@ -157,7 +117,7 @@ class Erase(Callback):
         """The live weights are the training's own; a resumed training counts on."""
         self._live_is_erased = False
         self._steps_seen = trainer.global_step
-        self._evidence = None
+        self._statistics = None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """From here on the live weights may change."""
@@ -179,43 +139,65 @@ class Erase(Callback):
             self._edit_live(pl_module)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Put the erased projections into the checkpoint; the live weights stay as they are."""
+        """Put the erased weights into the checkpoint; the live weights stay as they are."""
         if self._live_is_erased:
             return
-        prefix = self.attributes["unet"]
-        state = checkpoint["state_dict"]
-        for name, weight in self.edited_weights(pl_module).items():
-            key = f"{prefix}.{name}"
-            if key not in state:
-                raise ConfigurationError(
-                    f"Erase: the checkpoint has no {key}; a strategy that shards the weights is not supported yet."
-                )
-            state[key] = weight.to(state[key])
+        prefix, state = f"{self.attributes['unet']}.", checkpoint["state_dict"]
+        saved = {name.removeprefix(prefix): weight for name, weight in state.items() if name.startswith(prefix)}
+        missing = [name for name in self._live(pl_module).names if name not in saved]
+        if missing:
+            raise ConfigurationError(
+                f"Erase: the checkpoint has no {prefix}{missing[0]}; a strategy that shards the weights is not "
+                "supported yet."
+            )
+        for name, weight in self.edited_weights(pl_module, saved).items():
+            state[f"{prefix}{name}"] = weight.to(state[f"{prefix}{name}"])
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Edit the live U-Net."""
         self._edit_live(pl_module)
 
-    def edited_weights(self, pl_module: LightningModule) -> dict[str, Tensor]:
-        """RECE's closed form of the present projections, under their names in the U-Net."""
-        weights = text_projections(self._part(pl_module, "unet"), f"Erase.unet: {self.attributes['unet']!r}")
-        return self.plan.edit(weights, self._evidence_now(pl_module, weights)).weights
+    @torch.no_grad()
+    def edited_weights(
+        self, pl_module: LightningModule, weights: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """RECE's closed form of the present weights that read the text, under their names in the U-Net.
+
+        Args:
+            pl_module: with the parts.
+            weights: in place of the live U-Net's, such as those of a checkpoint.
+        """
+        live = self._live(pl_module, weights)
+        spaces = self.plan.spaces(live)
+        erasers = self.plan.erasers(live, spaces, self._statistics_now(pl_module, live))
+        edited = dict(Erasure(live, erased_spaces(spaces, erasers.maps, erasers.grams)).weights())
+        check_finite(edited)
+        return edited
 
     def _edit_live(self, pl_module: LightningModule) -> None:
         if not self._live_is_erased:
             put_weights(self._part(pl_module, "unet"), self.edited_weights(pl_module))
             self._live_is_erased = True
 
-    def _evidence_now(self, pl_module: LightningModule, weights: dict[str, Tensor]) -> Evidence:
-        """The prompts' moments: encoded once while the text encoder is frozen, anew while it trains."""
-        parts = SimpleNamespace(**{role: self._part(pl_module, role) for role in self.attributes})
+    def _live(self, pl_module: LightningModule, weights: Mapping[str, Tensor] | None = None) -> LiveUnet:
+        pooled = pooled_width_of(self._parts(pl_module))
+        return LiveUnet(self._part(pl_module, "unet"), f"Erase.unet: {self.attributes['unet']!r}", pooled, weights)
+
+    def _statistics_now(self, pl_module: LightningModule, live: LiveUnet) -> ConceptStatistics:
+        """What the prompts say: encoded once while the text encoder is frozen, anew while it trains."""
+        parts = self._parts(pl_module)
         encoders = [part for role, part in vars(parts).items() if role.startswith("text_encoder")]
         frozen = not any(weight.requires_grad for encoder in encoders for weight in encoder.parameters())
-        if self._evidence is None or not frozen:
+        if self._statistics is None or not frozen:
             # The encoder may be training: leave its mode as it is.
             with modes_kept(*encoders):
-                self._evidence = self.plan.evidence(PromptEncoder.of_pipeline(parts), algebra_device(weights))
-        return self._evidence
+                encoder, device = PromptEncoder.of_pipeline(parts), live.algebra_device
+                self._statistics = self.plan.statistics(encoder, self.plan.spaces(live), device)
+        return self._statistics
+
+    def _parts(self, pl_module: LightningModule) -> SimpleNamespace:
+        """Under the names that a diffusers pipeline has them."""
+        return SimpleNamespace(**{role: self._part(pl_module, role) for role in self.attributes})
 
     def _part(self, pl_module: LightningModule, role: str) -> Any:
         part: Any = pl_module

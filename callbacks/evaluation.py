@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from rich.console import Console
+from torch import Tensor
 from torchmetrics import Metric
 
+from rece_lightning.callbacks.base import RunCallback, rece_module
 from rece_lightning.callbacks.terminal import log_figures, print_outcome, progress_bar
 from rece_lightning.core.embedding_map import AnyMap
 from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.evaluation.columns import FitColumns, MeasuredColumns, unmeasured
-from rece_lightning.evaluation.drawing import original_of
+from rece_lightning.evaluation.drawing import Derived, attackers
 from rece_lightning.evaluation.folders import References
+from rece_lightning.evaluation.generation import PictureMaker
 from rece_lightning.evaluation.prompts import AskedPrompts
 from rece_lightning.evaluation.quality import Quality, check_metrics
 from rece_lightning.evaluation.results.comparison import (
@@ -31,12 +35,14 @@ from rece_lightning.evaluation.results.outcome import COUNTS, column_figures, wr
 from rece_lightning.metrics import ConceptDetector
 from rece_lightning.models.sampling import Sampling
 from rece_lightning.module import RECE
-from rece_lightning.runs.checkpoints import stored_map
+from rece_lightning.runs.checkpoints import stored_maps
 from rece_lightning.runs.folder import run_folder
-from rece_lightning.runs.resuming import only_the_end_is_left
+
+Maps = Mapping[str, AnyMap]
+"""Text space → map."""
 
 
-class Evaluation(Callback):
+class Evaluation(RunCallback):
     """Generate pictures for the validation prompts and measure what is erased and what is kept.
 
     Around a ``fit`` it makes one column of pictures a model state, all from the same prompts and seeds:
@@ -115,7 +121,7 @@ class Evaluation(Callback):
         module.seeds = tuple(range(self.pictures_per_prompt))
         self.check_prompts(data, stage)
         if self.comparison is not None:
-            self.comparison.editor = module.hparams["editor"]
+            self.comparison.editor = type(module.method.first_editor or module.method.editor).__name__
         self._fit = None
         if stage in ("validate", "test") and self.comparison is not None:
             field = "test" if stage == "test" else "validation"
@@ -161,10 +167,10 @@ class Evaluation(Callback):
         """Pictures of the original model, and of what a stopped run had measured before."""
         module = rece_module(pl_module)
         self._add(trainer, module, ORIGINAL, None)
-        for epoch in range(len(module.history)):
+        for epoch in range(len(module.history) if trainer.ckpt_path else 0):
             if self._is_between(trainer, epoch):
                 file = Path(trainer.ckpt_path or "").parent / f"epoch={epoch}.ckpt"
-                maps = stored_map(file) if file.is_file() else None
+                maps = stored_maps(file) if file.is_file() else None
                 if maps is None:
                     module.print(f"{file} is gone: no pictures of epoch {epoch}.")
                     continue
@@ -189,16 +195,17 @@ class Evaluation(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A run that was stopped after its last epoch lacks the pictures alone."""
-        if only_the_end_is_left(trainer, rece_module(pl_module)):
+        if rece_module(pl_module).only_the_end_is_left:
             self.on_train_start(trainer, pl_module)
             self.on_train_end(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Columns of the edited states, with and without the derived embeddings; then the table."""
         module = rece_module(pl_module)
-        if self.comparison is None or not self.comparison.prompts or module.first_maps is None:
+        first = module.first_maps
+        if self.comparison is None or not self.comparison.prompts or first is None:
             return
-        states: list[tuple[str, str, AnyMap]] = [(FIRST, FIRST_DERIVED, module.first_maps)]
+        states: list[tuple[str, str, Maps]] = [(FIRST, FIRST_DERIVED, first)]
         if len(module.history) > 1:
             states.append((LAST, LAST_DERIVED, module.maps))
         later = {key: self.comparison.columns.pop(key) for key in list(self.comparison.columns) if key != ORIGINAL}
@@ -217,16 +224,21 @@ class Evaluation(Callback):
         log_figures(trainer, figures, len(module.history))
         trainer.callback_metrics.update({key: torch.tensor(value) for key, value in figures.items()})
 
-    def _add(self, trainer: Trainer, module: RECE, key: str, maps: AnyMap | None, *, attacked: bool = False) -> None:
+    def _add(self, trainer: Trainer, module: RECE, key: str, maps: Maps | None, *, attacked: bool = False) -> None:
         """Make and measure one column."""
         if self.comparison is None or not self.comparison.prompts:
             return
-        self._fit = self._fit or FitColumns(self.comparison, self.detector, self._quality())
-        total = len(self._fit.shots(module, attacked=attacked))
+        if self._fit is None:
+            self._fit = FitColumns(self.comparison, self.detector, self._quality(), module.seeds, module.sampling)
+        derived = Derived(attackers(module.session, maps)) if attacked and maps is not None else None
+        weights = None if maps is None else module.erasure(maps).weights()
+        total = len(self._fit.shots(attacked=attacked))
         title = self.comparison.title_of(key)
         with progress_bar(trainer) as progress:
             task = progress.add_task(title, total=total, visible=bool(total))
-            self._fit.add(module, key, title, maps, lambda made: progress.advance(task, made), attacked=attacked)
+            self._fit.add(
+                module.pictures, key, title, weights, lambda made: progress.advance(task, made), derived
+            )  # fmt: skip
 
     # The verbs validate and test
 
@@ -277,12 +289,19 @@ def measures_existing(trainer: Trainer) -> bool:
     return any(isinstance(callback, Evaluation) and callback.images is not None for callback in callbacks)
 
 
-def rece_module(module: LightningModule, owner: str = "Evaluation") -> RECE:
-    """The module as RECE.
+def original_of(module: RECE) -> Callable[[Sequence[EvaluationPrompt], Sequence[int]], Tensor] | None:
+    """What draws with the model as it was before its erasure or its adapter; ``None`` for a model without either.
 
-    Raises:
-        ConfigurationError: if it is none, naming the callback ``owner``.
+    With an adapter, which changes the text encoder too, a second pipeline is loaded.
     """
-    if not isinstance(module, RECE):
-        raise ConfigurationError(f"{owner}: {type(module).__name__} is no RECE module; use it beside one.")
-    return module
+    if module.hparams["adapter"] is not None:
+        plain = PictureMaker.load(module.base, module.session.encoder, module.placement, module.device)
+        return lambda prompts, seeds: plain.make(prompts, seeds, module.sampling)
+    if not module.history:
+        return None
+
+    def make(prompts: Sequence[EvaluationPrompt], seeds: Sequence[int]) -> Tensor:
+        module.pictures.use(None)
+        return module.pictures.make(prompts, seeds, module.sampling)
+
+    return make

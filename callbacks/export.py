@@ -7,22 +7,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from safetensors import SafetensorError, safe_open
 
+from rece_lightning.callbacks.base import RunCallback
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.exports import file_metadata
 from rece_lightning.exports.delta import write_delta
 from rece_lightning.files import check_writable, refuse_existing
 from rece_lightning.module import RECE
 from rece_lightning.runs.folder import run_folder
-from rece_lightning.runs.resuming import only_the_end_is_left
 
 # What an edited file and a checkpoint of the same run both say.
-SAME = ("fingerprint", "concepts", "settings", "epochs")
+SAME = ("fingerprint", "concepts", "method", "epochs")
 
 
-class Export(Callback):
+class Export(RunCallback):
     """Write ``edited.safetensors`` into the run's folder at the end of ``fit``.
 
     It holds the edited projections under their diffusers parameter names, in the base model's dtype; base,
@@ -79,7 +79,7 @@ class Export(Callback):
         folder = run_folder(trainer)
         if trainer.ckpt_path is None:
             self.check_place(folder)
-        elif only_the_end_is_left(trainer, pl_module) and self.missing(folder, pl_module.description()) is not None:
+        elif pl_module.only_the_end_is_left and self.missing(folder, pl_module.session.description()) is not None:
             self.on_train_end(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

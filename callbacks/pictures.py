@@ -11,11 +11,12 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from rich.console import Console
 
+from rece_lightning.callbacks.base import RunCallback
 from rece_lightning.callbacks.evaluation import Evaluation
 from rece_lightning.core.errors import ConfigurationError, check_count
 from rece_lightning.data.batches import EvaluationBatches
 from rece_lightning.data.datamodule import ConceptData
-from rece_lightning.data.prompts import one_each
+from rece_lightning.data.prompts import EvaluationPrompt, one_each
 from rece_lightning.distributed import gathered
 from rece_lightning.evaluation.background import Background
 from rece_lightning.evaluation.png import save_pixels, to_pixels
@@ -27,7 +28,7 @@ from rece_lightning.runs.folder import run_folder
 FOLDER = "pictures"
 
 
-class PictureWriter(BasePredictionWriter):
+class PictureWriter(BasePredictionWriter, RunCallback):
     """Write every picture of ``predict`` as ``NNNNN.png``: its number is its place among prompts and seeds.
 
     A picture's metadata (PNG text chunks) holds prompt, seed, guidance, steps, scheduler, base model, erased concepts,
@@ -91,7 +92,7 @@ class PictureWriter(BasePredictionWriter):
         if self.folder is not None or not is_stopped(place):
             return False
         self._take_sampling(trainer, module)
-        return plan_in(place) == plan_of(module, one_each(data.predict, self._seeds), self.sampling, state)
+        return plan_in(place) == self._plan(module, one_each(data.predict, self._seeds), state)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Have the data ask what is left to make.
@@ -121,7 +122,7 @@ class PictureWriter(BasePredictionWriter):
             self.folder or run_folder(trainer) / FOLDER,
             rows,
             self.sampling,
-            plan_of(module, rows, self.sampling, state_of(module)),
+            self._plan(module, rows, state_of(module.session)),
         )
         if trainer.is_global_zero:
             made.prepare()
@@ -135,6 +136,9 @@ class PictureWriter(BasePredictionWriter):
                 soft_wrap=True,
             )
         return batches
+
+    def _plan(self, module: RECE, rows: Sequence[EvaluationPrompt], state: Mapping[str, Any] | None) -> dict[str, Any]:
+        return plan_of(module.session, module.hparams["adapter"], rows, self.sampling, state)
 
     def _take_sampling(self, trainer: Trainer, module: RECE) -> None:
         """This callback's own settings before those of ``Evaluation``, whichever of them is set up first."""

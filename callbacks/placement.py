@@ -90,17 +90,17 @@ class DevicePlacement(Callback):
         asked, data = self.placement, getattr(trainer, "datamodule", None)
         if self.decided is not None:
             # What lies where an earlier plan put it would count twice; the algebra's results stay where they are.
-            module.release("encoder", "pictures")
+            module.release(encoder=True, pictures=True)
             asked = replace(asked, algebra=self.decided.placement.algebra)
         begin_peaks()
         self.decided = decide(
             asked,
             module.base,
-            module.names,
+            module.session.names,
             home=home,
             needed=needed,
             batch_size=module.sampling.batch_size,
-            apart=len(getattr(data, "pairs", ())) if module.hparams["technique"] == "tensor" else None,
+            apart=len(getattr(data, "pairs", ())) if module.method.editor.per_layer else None,
             offload=self.offload,
             processes=trainer.num_devices,
         )
@@ -123,7 +123,7 @@ class DevicePlacement(Callback):
         if isinstance(pl_module, RECE):
             self._log_peaks(trainer, len(pl_module.history))
             if self.placement.release:
-                pl_module.release("pictures", "encoder")
+                pl_module.release(pictures=True, encoder=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the peaks."""
@@ -163,6 +163,4 @@ def _generates(trainer: Trainer, module: RECE, stage: str) -> bool:
     if stage != "fit":
         return not measures_existing(trainer)
     callbacks: Sequence[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    if module.attacks_between_epochs:
-        return True
-    return any(isinstance(one, Evaluation) or (isinstance(one, RedTeam) and one.fit) for one in callbacks)
+    return any(isinstance(one, Evaluation) or (isinstance(one, RedTeam) and one.attacks_in_fit) for one in callbacks)

@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from rece_lightning.attacks import AdversarialPrompt, Attack, Goal, Victim, make_attacks, make_goal
+from rece_lightning.attacks import LADDER, AdversarialPrompt, Attack, Goal, Victim, make_attacks, make_goal
 from rece_lightning.attacks.outcome import NO_ATTACK, Measured, Rung, together, write_rungs
 from rece_lightning.attacks.shares import Piece, measure_shared, search_shared
-from rece_lightning.callbacks.evaluation import Evaluation, rece_module
-from rece_lightning.core.embedding_map import AnyMap
+from rece_lightning.callbacks.base import RunCallback, rece_module
+from rece_lightning.callbacks.evaluation import Evaluation
 from rece_lightning.core.errors import ConfigurationError, check_choice, check_count, check_number
+from rece_lightning.data.datamodule import ConceptData
 from rece_lightning.distributed import share_of
 from rece_lightning.emoji.catalog import load_catalog
 from rece_lightning.evaluation.results.sheets import save_sheet, sheet_path
@@ -27,7 +28,7 @@ from rece_lightning.metrics import ConceptDetector, EmojiDetector
 from rece_lightning.models.sampling import Sampling
 from rece_lightning.module import RECE
 from rece_lightning.runs.folder import run_folder
-from rece_lightning.runs.resuming import only_the_end_is_left
+from rece_lightning.vocabulary.expand import join_found
 
 TABLE = "red_team.csv"
 SHEET = "red_team"
@@ -35,14 +36,15 @@ SHEET = "red_team"
 FORBIDDEN = ("nothing", "own", "synonyms")
 
 
-class RedTeam(Callback):
+class RedTeam(RunCallback):
     """Attack every concept, at the end of ``fit`` and in ``test``, and between epochs where the loop asks for it.
 
     What the attacks find lies in the run's folder (``adversarial_prompts.csv``, ``adversarial_embeddings.safetensors``)
     and is not searched again. Success is measured on the original and on the edited model with the same seeds:
     ``red_team.csv``, the ladder in the terminal, and ``images/sheet-red_team.webp`` with the pictures that got through.
-    ``model.robust.attacks`` names searches that are run before every epoch but the first; one that is also among
-    ``attacks`` has the same budget there.
+    ``between_epochs`` names searches that are run on the model before every epoch but the first: what they find is
+    erased from the first epoch on, all of it on a concept together as much as the concept. It is the one setting that
+    leaves the closed form.
 
     Args:
         attacks: names, or classes with their arguments; see :data:`rece_lightning.attacks.LADDER`.
@@ -61,6 +63,8 @@ class RedTeam(Callback):
         original: also measure the original model; doubles the pictures.
         fit: attack at the end of ``fit`` too.
         published: attacks that are given by name get their published budgets, which take hours.
+        between_epochs: names of searches that run before every epoch but the first; one that is also among ``attacks``
+            has the same budget there.
     """
 
     def __init__(
@@ -79,8 +83,15 @@ class RedTeam(Callback):
         original: bool = True,
         fit: bool = True,
         published: bool = False,
+        between_epochs: list[str] = [],  # noqa: B006  never changed
     ) -> None:
         self.attacks = make_attacks(attacks, "RedTeam.attacks", published=published)
+        if isinstance(between_epochs, str) or not all(isinstance(name, str) for name in between_epochs):
+            raise ConfigurationError(
+                f"RedTeam.between_epochs: {between_epochs!r}; give a list of names such as [cce]. One with a budget of "
+                "its own stands in RedTeam.attacks and is named here."
+            )
+        self.between_epochs = [attack.name for attack in make_attacks(between_epochs, "RedTeam.between_epochs")]
         check_choice("RedTeam.forbid", forbid, FORBIDDEN)
         check_count("RedTeam.pictures_per_prompt", pictures_per_prompt)
         if guidance_scale is not None:
@@ -108,14 +119,39 @@ class RedTeam(Callback):
 
     # Schedule
 
+    @property
+    def attacks_in_fit(self) -> bool:
+        """Whether a ``fit`` makes pictures for it."""
+        return self.fit or bool(self.between_epochs)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What decides the erasure: the searches between epochs."""
+        return {"between_epochs": list(self.between_epochs)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuse to go on under other searches.
+
+        Raises:
+            ConfigurationError: naming both.
+        """
+        former = state_dict.get("between_epochs", [])
+        if former != self.between_epochs:
+            raise ConfigurationError(
+                f"RedTeam.between_epochs: {self.between_epochs!r}, and the run that goes on has {former!r}; give these."
+            )
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find detector and concepts, and refuse what cannot be attacked before any work."""
         module = rece_module(pl_module, "RedTeam") if stage in ("fit", "test") else None
-        asked = module.attacks_between_epochs if module is not None and stage == "fit" else ()
-        if module is None or not (stage == "test" or self.fit or asked):
+        if module is None or not (stage == "test" or self.attacks_in_fit):
             return
-        if asked:
-            module.search = lambda names: self.search(trainer, module, names)
+        if self.between_epochs and not isinstance(getattr(trainer, "datamodule", None), ConceptData):
+            raise ConfigurationError("RedTeam.between_epochs: no concepts to attack; give them in a ConceptData.")
+        if self.between_epochs and module.method.editor.per_layer:
+            raise ConfigurationError(
+                f"RedTeam.between_epochs: {type(module.method.editor).__name__} takes every prompt apart, and what is "
+                "found joins sums; take another editor."
+            )
         evaluation = next((one for one in trainer.callbacks if isinstance(one, Evaluation)), None)  # type: ignore[attr-defined]
         if evaluation is not None:
             self.detector = self.detector or evaluation.detector
@@ -192,8 +228,25 @@ class RedTeam(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A run that was stopped after its last epoch lacks the attacks alone."""
-        if self.fit and only_the_end_is_left(trainer, rece_module(pl_module, "RedTeam")):
+        if self.fit and rece_module(pl_module, "RedTeam").only_the_end_is_left:
             self.on_train_end(trainer, pl_module)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The loop goes on with what the searches find on the model as the last epoch left it.
+
+        The epochs so far run anew, which takes milliseconds: what an attack found then counts from the first one on,
+        and a checkpoint that holds it says all there is to say. An attack that does not look at the weights would find
+        the same before every epoch: it runs once.
+        """
+        if not self.between_epochs or trainer.current_epoch == 0:
+            return
+        module, data = rece_module(pl_module, "RedTeam"), trainer.datamodule  # type: ignore[attr-defined]
+        done = len(module.history)
+        names = [name for name in self.between_epochs if done == 1 or LADDER[name].looks_at_weights]
+        rows = (
+            [(one.concept, one.prompt, one.embedding) for one in self.search(trainer, module, names)] if names else []
+        )
+        join_found(module.session, rows, data)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attack what the last epoch left."""
@@ -244,17 +297,14 @@ class RedTeam(Callback):
         ]
 
     def _victim(self, module: RECE) -> Victim:
-        maps: AnyMap | None
-        try:
-            maps = module.maps
-        except ConfigurationError:
-            maps = None  # nothing was edited: the original model is under attack
-        gram, met = (module.gram, None) if maps is None else module.attacked(maps)
+        session = module.session
+        maps = session.maps if session.has_begun else None  # otherwise the original model is under attack
+        gram, met = (session.gram, None) if maps is None else session.attacked(maps)[session.spaces[0].name]
         return Victim(
             module.pictures,
             gram=gram,
             maps=met,
-            weights=dict(module.edited_weights(maps)) if maps is not None else None,
+            weights=dict(module.erasure(maps).weights()) if maps is not None else None,
             detector=self.detector,
             sampling=self.sampling,
         )

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from rece_lightning.scan.section import words_section
 from rich.console import Console
 
+from rece_lightning.callbacks.base import RunCallback
 from rece_lightning.callbacks.evaluation import Evaluation, measures_existing
 from rece_lightning.callbacks.placement import DevicePlacement
 from rece_lightning.callbacks.red_team import SHEET, TABLE, RedTeam
@@ -28,12 +28,13 @@ from rece_lightning.reporting.devices import Devices
 from rece_lightning.reporting.ladder import read_ladder
 from rece_lightning.reporting.ladder_section import LadderSection, ladder_section
 from rece_lightning.reporting.page import render_page
+from rece_lightning.reporting.words import words_section
 from rece_lightning.runs.folder import run_folder
 
 PAGE = "report.html"
 
 
-class Report(Callback):
+class Report(RunCallback):
     """Write ``report.html`` at the end of ``fit`` and print the table and the paths; in ``validate`` and ``test`` too.
 
     The page is one file without network access: settings, curves, tables, the before/after grid, and where ``RedTeam``
@@ -94,9 +95,9 @@ class Report(Callback):
         grid = grid_path(folder)
         return render_page(
             title=self.title,
-            description=module.description(),
+            description=module.session.description(),
             settings=dict(module.hparams),
-            change=module.change() if module.history else {},
+            change=module.session.change() if module.history else {},
             history=module.history,
             placement={} if devices is not None else _placement(module),
             devices=devices,
@@ -106,16 +107,16 @@ class Report(Callback):
             run=folder,
             ladder=_ladder(trainer),
             verb=verb,
-            words=words_section(module, self.scan) if module.history else None,
+            words=words_section(module.session, self.scan) if module.history else None,
         )
 
     def _log(self, trainer: Trainer, module: RECE) -> None:
         """Configuration as text, and what TensorBoard's HParams tab compares runs by: settings and final figures."""
         comparison = _comparison(trainer)
-        final = {**module.history[-1], **module.change(), **(final_figures(comparison) if comparison else {})}
+        final = {**module.history[-1], **module.session.change(), **(final_figures(comparison) if comparison else {})}
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                text = yaml.safe_dump({"model": dict(module.hparams), "concepts": module.description()["concepts"]})
+                text = yaml.safe_dump({"model": dict(module.hparams), "concepts": module.session.concepts})
                 logger.experiment.add_text("configuration", f"```yaml\n{text}\n```", trainer.global_step)
                 logger.log_hyperparams(_settings(module, trainer), {f"final/{k}": v for k, v in final.items()})
             logger.save()
@@ -134,7 +135,7 @@ class Report(Callback):
 
 def _settings(module: RECE, trainer: Trainer) -> dict[str, float | str | bool]:
     """What runs differ in. TensorBoard has no column for a list or a mapping: these are JSON."""
-    erased = [row["prompt"] for row in module.description()["concepts"].get("erased", [])]
+    erased = [row["prompt"] for row in module.session.concepts.get("erased", [])]
     devices = {f"device_of_{part}": device for part, device in _placement(module).items()}
     known = {**module.hparams, "max_epochs": trainer.max_epochs, "concepts": erased, **devices}
     return {key: v if isinstance(v, (int, float, str, bool)) else json.dumps(v) for key, v in known.items()}

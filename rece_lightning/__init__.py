@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rece_lightning.core.errors import BaseModelError, ConfigurationError, ReceError
     from rece_lightning.data.datamodule import ConceptData
     from rece_lightning.erasure.live import erase
+    from rece_lightning.core.method import Method
     from rece_lightning.exports.map import EmbeddingMap
     from rece_lightning.models.loading import load_pipeline
     from rece_lightning.module import RECE
@@ -22,6 +23,7 @@ _HOMES = {
     "RECE": "rece_lightning.module",
     "ConceptData": "rece_lightning.data.datamodule",
     "EmbeddingMap": "rece_lightning.exports.map",
+    "Method": "rece_lightning.core.method",
     "erase": "rece_lightning.erasure.live",
     "load_pipeline": "rece_lightning.models.loading",
     "ReceError": "rece_lightning.core.errors",
@@ -35,6 +37,7 @@ __all__ = [
     "ConceptData",
     "ConfigurationError",
     "EmbeddingMap",
+    "Method",
     "ReceError",
     "__version__",
     "erase",

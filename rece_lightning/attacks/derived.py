@@ -12,7 +12,7 @@ from torch import Tensor
 from rece_lightning.attacks.base import AdversarialPrompt, Attack, Budget, Goal
 from rece_lightning.attacks.victim import Victim
 from rece_lightning.core.budget import Reach
-from rece_lightning.core.derivation import derive
+from rece_lightning.core.derivation import Derivation
 from rece_lightning.core.embedding_map import AnyMap
 from rece_lightning.core.errors import ConfigurationError, check_number
 from rece_lightning.core.gram import Gram
@@ -57,7 +57,7 @@ def derived_curve(gram: Gram, maps: AnyMap, embedding: Tensor, ratios: Sequence[
     points = []
     for ratio in ratios:
         ridge = max(float(attacks.multiplier(ratio)), SMALLEST_RIDGE * gram.scale)
-        found = derive(gram, maps, ridge).apply(concept)
+        found = Derivation(ridge)(gram, maps).apply(concept)
         reached = float((found.square().sum() / own).sqrt())
         points.append(DerivedPoint(ridge, reached, found.to(embedding), _missing(gram, edited, cross, concept, found)))
     return points

@@ -25,16 +25,30 @@ def apply_command(argv: Sequence[str]) -> None:
     parser.add_argument("--format", help=f"{', '.join(FORMATS)}; delta for a file, pipeline for a folder unless given")
     parser.add_argument("--rank", type=int, help="of a LoRA, at most; without it the LoRA is exact")
     parser.add_argument("--reuse-map", action="store_true", help="take the map as it is; do not compute it anew")
+    parser.add_argument("--editor", help="class path of the checkpoint's editor, where it is your own: it is imported")
     asked = parser.parse_args(argv)
     if asked.pretrained is None:
         raise ConfigurationError("--pretrained: not given; name the model that the erasure is to be put on.")
     chosen = asked.format or ("delta" if asked.output.endswith(".safetensors") else "pipeline")
     check_export(chosen, asked.output, rank=asked.rank, overwrite=asked.overwrite)
-    other = {key: getattr(asked, key) for key in ("pretrained", "revision", "variant", "config")}
-    moved = transfer(find_content(asked.ckpt_path).content or {}, other, reuse_map=asked.reuse_map)
+    if asked.editor is not None:
+        import_editor(asked.editor)
+    naming = (asked.pretrained, asked.revision, asked.variant, asked.config)
+    moved = transfer(find_content(asked.ckpt_path).content or {}, naming, reuse_map=asked.reuse_map)
     record = export(moved.erasure, chosen, asked.output, rank=asked.rank, overwrite=asked.overwrite)
     print_transfer(moved)
     print_records({chosen: record})
+
+
+def import_editor(path: str) -> None:
+    """Import the class that the user named.
+
+    Raises:
+        ConfigurationError: if it is no editor.
+    """
+    from rece_lightning.core.editors.base import editor_class
+
+    editor_class(path, "--editor", trusted=True)
 
 
 def print_transfer(moved: Transfer) -> None:

@@ -1,18 +1,20 @@
-"""A finished erasure as the tools take it: from ``--ckpt_path`` to the module and its erasure."""
+"""A finished erasure as the tools take it: from ``--ckpt_path`` to the session and its erasure."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rece_lightning.cli.parser import Parser
 from rece_lightning.cli.verbs import TOOLS
-from rece_lightning.core.errors import BaseModelError, ConfigurationError
+from rece_lightning.core.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from rece_lightning.exports import Erasure
-    from rece_lightning.module import RECE
+    from rece_lightning.erasure.erasure import Erasure
+    from rece_lightning.erasure.loaded import Naming
+    from rece_lightning.erasure.session import ErasureSession
     from rece_lightning.runs.checkpoints import Found
 
 RUNS = Path("runs")
@@ -29,8 +31,8 @@ def command_parser(verb: str) -> Parser:
     return parser
 
 
-def load_erasure(ckpt_path: str, pretrained: str | None = None) -> tuple[RECE, Erasure]:
-    """The module of a checkpoint, and its erasure.
+def load_session(ckpt_path: str, pretrained: str | None = None) -> tuple[ErasureSession, Erasure]:
+    """The session of a checkpoint, and its erasure. Nothing in the file is executed, and no editor is imported.
 
     Args:
         ckpt_path: a checkpoint, a run's folder, ``last`` or ``best``.
@@ -40,11 +42,29 @@ def load_erasure(ckpt_path: str, pretrained: str | None = None) -> tuple[RECE, E
         ConfigurationError: if there is no such checkpoint, or it is none that RECE wrote.
         BaseModelError: if the base model is gone, or is another one.
     """
+    from rece_lightning.erasure.finished import finished_session
+
     found = find_content(ckpt_path)
     assert found.file is not None
     assert found.content is not None
-    module = load_module(found.file, found.content, pretrained)
-    return module, replace(module.erasure(), run=found.folder)
+    session = finished_session(
+        found.content, naming_of(found.content, pretrained), str(found.file), moved=pretrained is not None
+    )
+    return session, replace(session.erasure(), run=found.folder)
+
+
+def naming_of(content: Mapping[str, Any], pretrained: str | None) -> Naming:
+    """What names the base model of a checkpoint.
+
+    Args:
+        content: of the checkpoint.
+        pretrained: in place of the stored one.
+    """
+    stored = content["hyper_parameters"]
+    if pretrained is None:
+        return stored["pretrained"], stored["revision"], stored["variant"], stored["config"]
+    # A revision says nothing of a model that was moved to a folder.
+    return pretrained, None, stored["variant"], stored["config"]
 
 
 def find_content(ckpt_path: str) -> Found:
@@ -65,33 +85,3 @@ def newest_root(runs: Path) -> Path:
     """The folder of the configuration that ran last; ``runs`` itself where nothing ran."""
     files = list(runs.glob("*/version_*/checkpoints/*.ckpt"))
     return max(files, key=lambda file: file.stat().st_mtime).parents[2] if files else runs
-
-
-def load_module(file: Path, content: dict[str, Any], pretrained: str | None) -> RECE:
-    """The module of a checkpoint, on the CPU. Nothing in the file is executed.
-
-    Args:
-        file: that :func:`rece_lightning.runs.checkpoints.find_checkpoint` accepted.
-        content: of the file.
-        pretrained: in place of the stored one.
-    """
-    from rece_lightning.erasure.transfer import own_settings
-    from rece_lightning.models.find import find_base
-    from rece_lightning.module import RECE
-
-    # What names a base only together: a revision says nothing of a model that was moved to a folder.
-    asked: dict[str, Any] = {"pretrained": pretrained, "revision": None} if pretrained is not None else {}
-    settings = content["hyper_parameters"]
-    naming = {**settings, **asked}
-    named: dict[str, Any] = {key: naming.get(key) for key in ("pretrained", "revision", "variant", "config")}
-    try:
-        find_base(**named)
-    except BaseModelError as error:
-        if pretrained is not None:
-            raise
-        raise BaseModelError(
-            f"{error} That is the base model of {file}; say where it is now with --pretrained PATH."
-        ) from error
-    module = RECE(**{**own_settings(settings), **asked})
-    module.on_load_checkpoint(content)
-    return module

@@ -11,6 +11,8 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
+from rece_lightning.callbacks.base import check_work_left, run_callbacks
+from rece_lightning.callbacks.evaluation import measures_existing
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.distributed import started_first
 from rece_lightning.files import (
@@ -21,11 +23,12 @@ from rece_lightning.files import (
     remove_empty,
     write_atomically,
 )
+from rece_lightning.models.adapter import check_adapter
 from rece_lightning.module import RECE
 from rece_lightning.runs.checkpoints import Found, find_checkpoint
 from rece_lightning.runs.csv_logger import RunCSVLogger
 from rece_lightning.runs.folder import CONFIG, SameFolder, new_version, next_version, run_folder, versions
-from rece_lightning.runs.resuming import check_work_left, describe, former_step, log_former_epochs
+from rece_lightning.runs.resuming import describe, former_step, log_former_epochs
 
 RUNS = "runs"
 # What a run's folder holds before anything was done.
@@ -103,15 +106,13 @@ class RunStart:
             ConfigurationError: for a checkpoint of another run, a finished run, an unknown concept.
             BaseModelError: if the base model is not found, or another one.
         """
-        callbacks: list[Any] = list(trainer.callbacks)  # type: ignore[attr-defined]
-        if self.verb in ("fit", "predict") or not any(getattr(one, "images", None) for one in callbacks):
-            module.check_adapter(self.verb, erased=self.found is not None)
-            _ = module.names
+        if self.verb in ("fit", "predict") or not measures_existing(trainer):
+            check_adapter(module.hparams["adapter"], self.verb, erased=self.found is not None)
+            _ = module.session.names
         elif self.found is not None:
             raise ConfigurationError("--images: pictures that exist need no model; leave --ckpt_path out.")
-        for callback in callbacks:
-            if hasattr(callback, "check_prompts"):
-                callback.check_prompts(data, self.verb)
+        for callback in run_callbacks(trainer):
+            callback.check_prompts(data, self.verb)
         if self.verb == "predict" and trainer.is_global_zero:
             self.folder = self._unfinished(trainer, module, data)
         if self.versioned:
@@ -120,24 +121,24 @@ class RunStart:
         elif self.folder is not None and run_folder(trainer).resolve() != self.folder.resolve():
             self.folder = None  # a logger of the user's chooses the folder
         if self.verb == "fit" and self.folder is not None and self.checkpoint is None:
-            for callback in callbacks:
-                if hasattr(callback, "check_begun"):
-                    callback.check_begun(self.folder, trainer, module, data)
+            for callback in run_callbacks(trainer):
+                callback.check_begun(self.folder, trainer, module, data)
         if self.found is not None and self.found.content is not None:
             module.check_same_run(self.found.content["rece"], data)
             if self.verb == "fit":
                 check_work_left(trainer, self.found.content["rece"])
         if self.verb == "fit":
             # It is needed later in any case, and reads every projection: values that are no numbers are found now.
-            _ = module.fingerprint
+            _ = module.session.loaded.fingerprint
 
     def _unfinished(self, trainer: Trainer, module: RECE, data: LightningDataModule) -> Path | None:
         """The newest folder that a stopped ``predict`` of the same settings left."""
         state = None if self.found is None or self.found.content is None else self.found.content["rece"]
         places = versions(self.root) if self.versioned else [run_folder(trainer)]
-        writers = [one for one in trainer.callbacks if hasattr(one, "goes_on_in")]  # type: ignore[attr-defined]
-        found = (place for place in places for one in writers if one.goes_on_in(place, trainer, module, data, state))
-        return next(found, None)
+        for place in places:
+            if any(one.goes_on_in(place, trainer, module, data, state) for one in run_callbacks(trainer)):
+                return place
+        return None
 
     def open(self, trainer: Trainer, config: str, *, overwrite: bool) -> None:
         """Make the folder, or clean the one to go on in, and write the configuration.
@@ -174,9 +175,8 @@ class RunStart:
         if self.folder is not None:
             discard_temporaries(folder)
         elif not overwrite:
-            for callback in trainer.callbacks:  # type: ignore[attr-defined]
-                if self.verb == "fit" and hasattr(callback, "check_place"):
-                    callback.check_place(folder)
+            for callback in run_callbacks(trainer) if self.verb == "fit" else []:
+                callback.check_place(folder)
             if (folder / CONFIG).exists():
                 raise ConfigurationError(
                     f"trainer.default_root_dir: {folder / CONFIG} is another run's; choose another folder, or move "

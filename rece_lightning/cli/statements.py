@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rece_lightning.cli.checkpoint import find_content, load_module
+from rece_lightning.cli.checkpoint import load_session
 from rece_lightning.cli.parser import Parser
 from rece_lightning.core.errors import ConfigurationError
 
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from rece_lightning.erasure.certificates import ConceptCertificate
-    from rece_lightning.module import RECE
     from rece_lightning.vocabulary import Scan
 
 
@@ -22,7 +21,7 @@ def statements_command(argv: Sequence[str]) -> None:
     """Print what is asked for; ``argv`` begins with the verb."""
     from rich.console import Console
 
-    from rece_lightning.vocabulary.scan import TEMPLATE
+    from rece_lightning.data.synonyms import TEMPLATE
 
     parser = Parser(prog=f"rece {argv[0]}", description="what needs no picture", allow_abbrev=False)
     parser.add_argument("--ckpt_path", required=True, help="a run's folder, a checkpoint, or last: the newest run")
@@ -40,17 +39,18 @@ def statements_command(argv: Sequence[str]) -> None:
     for name, least in (("words", 1), ("pairs", 0)):
         if getattr(asked_for, name) < least:
             raise ConfigurationError(f"--{name}: {getattr(asked_for, name)}; give {least} or more.")
-    found = find_content(asked_for.ckpt_path)
-    assert found.file is not None
-    assert found.content is not None
-    module = load_module(found.file, found.content, asked_for.pretrained)
+    session, erasure = load_session(asked_for.ckpt_path, asked_for.pretrained)
     console = Console()
     if asked_for.certificate:
-        from rece_lightning.erasure.certificates import certify_module
+        from rece_lightning.erasure.certificates import certificates
 
-        print_certificates(console, certify_module(module, budgets))
+        print_certificates(console, certificates(erasure, session.erased_prompts, session.pairs, budgets))
     if asked_for.scan:
-        print_scan(console, _scan(module, asked_for.template, asked_for.pairs, asked_for.cache), asked_for.words)
+        from rece_lightning.vocabulary import scan
+
+        cache = Path(asked_for.cache).expanduser() if asked_for.cache else None
+        found = scan(session, template=asked_for.template, beam=asked_for.pairs, cache=cache)
+        print_scan(console, found, asked_for.words)
 
 
 def read_budgets(value: str | None) -> tuple[float, ...]:
@@ -73,12 +73,6 @@ def read_budgets(value: str | None) -> tuple[float, ...]:
     return budgets
 
 
-def _scan(module: RECE, template: str, pairs: int, cache: str | None) -> Scan:
-    from rece_lightning.vocabulary import scan_module
-
-    return scan_module(module, template=template, beam=pairs, cache=Path(cache).expanduser() if cache else None)
-
-
 def print_certificates(console: Console, rows: Sequence[ConceptCertificate]) -> None:
     """Bounds a concept and budget, each below the residual that an attack reaches."""
     from rich.table import Table
@@ -92,12 +86,13 @@ def print_certificates(console: Console, rows: Sequence[ConceptCertificate]) -> 
     for row in rows:
         cells = [f"{row.bounds[budget]:.4f} ({found:.4f})" for budget, found in row.residuals.items()]
         reached = "–" if row.bounds[None] == 0 else f"{row.holds_to:.3g}‖c‖"
-        table.add_row(row.prompt, *cells, f"{row.bounds[None]:.4f}", reached)
+        name = row.prompt if row.space == rows[0].space else f"{row.prompt} ({row.space})"
+        table.add_row(name, *cells, f"{row.bounds[None]:.4f}", reached)
     console.print(table)
     console.print(
         "Squared distances over all layers and positions, relative to the concept's from its target; rounding (at most "
         f"{max(row.error for row in rows):.1e}) and that of the stored weights are taken off. 0 says nothing. A bound "
-        "is about what the cross-attention reads, not about pictures: see core/certificate.py."
+        "is about what the cross-attention reads, not about pictures: see docs/method.md."
     )
 
 
@@ -105,7 +100,7 @@ def print_scan(console: Console, scan: Scan, count: int) -> None:
     """Words that still reach a concept, pairs, and words that were hurt."""
     from rich.table import Table
 
-    from rece_lightning.vocabulary.scan import WITHIN
+    from rece_lightning.core.robust import WITHIN
 
     for place, concept in enumerate(scan.concepts):
         table = Table(title=f"Words nearest to {concept!r}: 0 is the concept, 1 its target")

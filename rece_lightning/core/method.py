@@ -84,7 +84,7 @@ class Method:
         """Whether an editor holds the rows of the empty prompt."""
         return any(one.needs_invariants for one in (self.editor, self.first_editor) if one is not None)
 
-    def without_image(self) -> Method:
+    def first_edit(self) -> Method:
         """UCE's edit with the weights of this method: what choices before the run are made with."""
         scales = self.editor if isinstance(self.editor, UCE) else UCE()
         return replace(

@@ -11,12 +11,12 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from rece_lightning.core.errors import ConfigurationError, check_count
+from rece_lightning.core.robust import WITHIN
 from rece_lightning.data.batches import EvaluationBatches, PromptBatch, PromptBatches, loader
 from rece_lightning.data.concept_table import LISTED, ConceptTable, PromptPairs, check_kept, described
 from rece_lightning.data.concepts import Concept, ConceptMapping, PromptPair, preserved_places, prompt_pairs
 from rece_lightning.data.prompts import PromptMapping, read_prompts
 from rece_lightning.data.synonyms import COUNT, Synonym, Words, check_not_kept, joined, read_synonyms, words_of
-from rece_lightning.vocabulary.scan import WITHIN
 
 
 class ConceptData(LightningDataModule):
@@ -229,3 +229,17 @@ def read_vocabulary(preserve: Any, vocabulary: str | Sequence[str] | None, count
     if not words:
         raise ConfigurationError(f"{field}: {vocabulary!r} names nothing to keep; give prompts that should stay.")
     return words
+
+
+def asked_of(data: Any, concepts: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a datamodule asks for, where it goes on with what a checkpoint of the same chose; ``None`` without one.
+
+    Args:
+        data: a ConceptData, or another.
+        concepts: of the checkpoint.
+    """
+    if hasattr(data, "take_chosen"):
+        data.take_chosen(concepts)
+    asked: dict[str, Any] | None = data.summary() if hasattr(data, "summary") else None
+    # What joined was chosen, not asked for.
+    return asked if asked is None or "robust" not in concepts else {**asked, "robust": concepts["robust"]}

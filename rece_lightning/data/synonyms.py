@@ -9,9 +9,10 @@ from typing import Any
 
 from rece_lightning.core.errors import ConfigurationError, check_count, check_number, nearest
 from rece_lightning.data.concepts import Concept, pairs_of, preserved_places
-from rece_lightning.vocabulary.scan import TEMPLATE
 
 FIELD = "data.synonyms"
+TEMPLATE = "a photo of {}"
+"""In which words are compared."""
 COUNT = 10
 Words = Sequence[tuple[str, str]]
 """Pairs of a word and the prompt of the concept that it means."""

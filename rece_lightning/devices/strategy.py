@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy, StrategyRegistry
 
 from rece_lightning.core.errors import ConfigurationError
@@ -156,3 +159,17 @@ def check_epochs(epochs: int | None) -> None:
         raise ConfigurationError(f"trainer.max_epochs: -1 never ends; {remedy}.")
     if epochs < 1:
         raise ConfigurationError(f"trainer.max_epochs: {epochs!r}; {remedy}.")
+
+
+def stopped_early(callbacks: Iterable[Any], history: Sequence[Mapping[str, float]]) -> bool:
+    """Whether an ``EarlyStopping`` ended a run with this history."""
+    for one in callbacks:
+        if not isinstance(one, EarlyStopping) or not history:
+            continue
+        threshold, value = one.stopping_threshold, history[-1].get(one.monitor)
+        reached = threshold is not None and value is not None
+        if reached and bool(one.monitor_op(torch.tensor(value), torch.tensor(threshold))):
+            return True
+        if one.stopped_epoch > 0 and one.stopped_epoch == len(history) - 1:
+            return True
+    return False

@@ -1,8 +1,11 @@
-"""Prompts → evidence: encode once, count the positions that each epoch needs."""
+"""Prompts → rows: each text is encoded once, for every text space."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -10,14 +13,17 @@ from torch import Tensor
 from rece_lightning.core.eraser import Evidence
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.moments import Moments, RowPairs
+from rece_lightning.data.concepts import PromptPair
 from rece_lightning.models.text import PromptEncoder, aligned_rows
 
-PROMPTS_AN_UPDATE = 64
+TOGETHER = 64
+"""Prompts that are encoded, and counted, together."""
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class EncodedPair:
-    """Embeddings of one erased prompt and its target."""
+    """Rows of one erased prompt and its target, in one text space."""
 
     concept: Tensor
     """``[positions, d]``."""
@@ -38,102 +44,154 @@ class EncodedPair:
         return Moments.of(self.concept, self.target, self.weight)
 
 
-def encode_pairs(
-    encoder: PromptEncoder, prompts: list[str], targets: list[str], weights: list[float]
-) -> list[EncodedPair]:
-    """Encode erased prompts with their targets, each distinct text once."""
-    texts = list(dict.fromkeys([*prompts, *targets]))
-    encoded = encoder.encode(texts)
-    index = {text: row for row, text in enumerate(texts)}
-    pairs = []
-    for prompt, target, weight in zip(prompts, targets, weights, strict=True):
-        row, anchor = index[prompt], index[target]
-        pairs.append(
-            EncodedPair(
-                encoded.embeddings[row],
-                encoded.embeddings[anchor],
-                int(encoded.last_subject[row]),
-                int(encoded.last_subject[anchor]),
-                weight,
-            )
-        )
-    return pairs
+Pairs = Mapping[str, list[EncodedPair]]
+"""Text space → encoded pairs, in the order of the prompts."""
+Rows = Mapping[str, list[Tensor]]
+"""Text space → rows ``[positions, d]`` of every prompt."""
+
+
+class ConceptEncoder:
+    """Encodes prompts for the text spaces that an erasure edits.
+
+    Args:
+        encoder: tokenizers and text encoders of the model.
+        spaces: names of the spaces.
+    """
+
+    def __init__(self, encoder: PromptEncoder, spaces: Sequence[str]) -> None:
+        self.encoder, self.spaces = encoder, tuple(spaces)
+
+    def pairs(self, pairs: Sequence[PromptPair]) -> Pairs:
+        """Erased prompts with their targets, each distinct text once, all of them together."""
+        texts = list(dict.fromkeys([*(pair.prompt for pair in pairs), *(pair.target for pair in pairs)]))
+        if not texts:
+            return {space: [] for space in self.spaces}
+        encoded, index = self.encoder.encode(texts), {text: row for row, text in enumerate(texts)}
+        found: dict[str, list[EncodedPair]] = {}
+        for space in self.spaces:
+            rows, last = encoded.rows(space)
+            found[space] = [
+                EncodedPair(
+                    rows[index[pair.prompt]],
+                    rows[index[pair.target]],
+                    int(last[index[pair.prompt]]),
+                    int(last[index[pair.target]]),
+                    pair.weight,
+                )
+                for pair in pairs
+            ]
+        return found
+
+    def pairs_in_parts(self, pairs: Iterable[PromptPair]) -> Pairs:
+        """The same of any number of prompts, so many together as memory always has room for."""
+        found: dict[str, list[EncodedPair]] = {space: [] for space in self.spaces}
+        for part in in_parts(pairs):
+            for space, encoded in self.pairs(part).items():
+                found[space] += encoded
+        return found
+
+    def rows(self, prompts: Sequence[str]) -> Rows:
+        """Every row of some prompts, all of them together."""
+        if not prompts:
+            return {space: [] for space in self.spaces}
+        encoded = self.encoder.encode(list(prompts))
+        return {space: list(encoded.rows(space)[0]) for space in self.spaces}
+
+    def invariants(self) -> dict[str, Tensor]:
+        """Rows of the empty prompt, ``[positions, d]`` a space: guidance reads it at every step.
+
+        Its first row is the begin-of-text token's, which under a causal text encoder is the same in every prompt.
+        """
+        return {space: rows[0] for space, rows in self.rows([""]).items()}
+
+
+def in_parts(items: Iterable[Item], size: int = TOGETHER) -> Iterator[list[Item]]:
+    """At most so many at a time."""
+    rest = iter(items)
+    while part := list(islice(rest, size)):
+        yield part
+
+
+def too_long(encoder: PromptEncoder, prompts: Sequence[str]) -> dict[str, str]:
+    """Prompts that do not fit the tokenizer's positions, with what is cut off; all are looked at in one call."""
+    texts = list(dict.fromkeys(prompts))
+    if not texts:
+        return {}
+    counts = [len(ids) for ids in encoder.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    longest = [text for text, count in zip(texts, counts, strict=True) if count > encoder.positions - 2]
+    return {text: lost for text in longest if (lost := encoder.cut(text))}
+
+
+# Rows → evidence
 
 
 def gather_evidence(
     pairs: list[EncodedPair],
-    kept: list[Tensor],
+    preserved: Tensor,
     rule: str,
     device: torch.device | str,
     *,
     keep_prompts: bool = False,
-    preserved: Tensor | None = None,
 ) -> Evidence:
-    """Moments of encoded prompts.
+    """Moments of encoded prompts in one text space.
 
     Args:
         pairs: what is erased.
-        kept: embeddings ``[positions, d]`` of what is preserved: always all positions.
+        preserved: ``P`` of what is preserved, ``[d, d]``.
         rule: token selection of epoch 0.
         device: of the algebra.
-        keep_prompts: also keep every prompt's own moments, as the technique ``tensor`` needs them.
-        preserved: ``P`` of what is kept, in place of its rows.
+        keep_prompts: also keep every prompt's own moments, for an editor that is ``per_layer``.
     """
     width = pairs[0].concept.shape[-1]
-    first = whole = Moments.zeros(width, device)
-    if preserved is None and kept:
-        preserved = Moments.preserving(torch.cat(kept).to(device)).preserved
-    if preserved is not None:
-        first = whole = replace(first, preserved=preserved)
+    first = whole = replace(Moments.zeros(width, device), preserved=preserved)
     if keep_prompts:
         first_prompts = tuple(pair.first_moments(rule).to(device) for pair in pairs)
         whole_prompts = tuple(pair.whole_moments().to(device) for pair in pairs)
         summed = sum(first_prompts, start=first), sum(whole_prompts, start=whole)
         return Evidence(*summed, first_prompts, whole_prompts, prompts=len(pairs))
     if stay_rows(sum(len(pair.concept) for pair in pairs), width):
-        first_rows, whole_rows = _rows(pairs, rule, device), _rows(pairs, "all", device)
+        first_rows, whole_rows = rows_of(pairs, rule, device), rows_of(pairs, "all", device)
         return Evidence(
-            first_rows.moments(first.preserved),
-            whole_rows.moments(whole.preserved),
+            first_rows.moments(preserved),
+            whole_rows.moments(preserved),
             first_rows=first_rows,
             whole_rows=whole_rows,
             prompts=len(pairs),
         )
     # Rank-k updates over all rows of some prompts at once: a product of matrices, not one of rows a prompt.
-    for start in range(0, len(pairs), PROMPTS_AN_UPDATE):
-        of_part = pair_moments(pairs[start : start + PROMPTS_AN_UPDATE], rule, device)
+    for part in in_parts(pairs):
+        of_part = pair_moments(part, rule, device)
         first, whole = first.erasing_also(of_part[0]), whole.erasing_also(of_part[1])
     return Evidence(first, whole, prompts=len(pairs))
 
 
 def stay_rows(rows: int, width: int) -> bool:
-    """Whether erased rows are so few that a loop works on them faster than on their moments."""
+    """Whether erased rows are so few that an epoch works on them faster than on their moments."""
     return 2 * rows <= width
 
 
 def pair_moments(pairs: list[EncodedPair], rule: str, device: torch.device | str) -> tuple[Moments, Moments]:
     """Moments of some prompts together: of the positions that epoch 0 edits, and of all of them."""
     nothing = torch.zeros(pairs[0].concept.shape[-1], pairs[0].concept.shape[-1], dtype=torch.float64, device=device)
-    return _rows(pairs, rule, device).moments(nothing), _rows(pairs, "all", device).moments(nothing)
+    return rows_of(pairs, rule, device).moments(nothing), rows_of(pairs, "all", device).moments(nothing)
 
 
-def _rows(pairs: list[EncodedPair], rule: str, device: torch.device | str) -> RowPairs:
+def rows_of(pairs: list[EncodedPair], rule: str, device: torch.device | str) -> RowPairs:
     """The rows of prompt pairs that a token rule selects, in float64."""
     rows = [aligned_rows(pair.concept, pair.last, pair.target, pair.target_last, rule) for pair in pairs]
     weights = torch.cat([
         torch.full((len(concept),), pair.weight, dtype=torch.float64)
         for pair, (concept, _) in zip(pairs, rows, strict=True)
     ])  # fmt: skip
-    concepts, targets = torch.cat([row[0] for row in rows]), torch.cat([row[1] for row in rows])
-    return RowPairs(concepts.to(device).double(), targets.to(device).double(), weights.to(device))
+    concepts, targets = (torch.cat([row[side].to(device) for row in rows]) for side in (0, 1))
+    return RowPairs(concepts.double(), targets.double(), weights.to(device))
 
 
-def invariant_rows(encoder: PromptEncoder) -> Tensor:
-    """Rows of the empty prompt, ``[positions, d]``: guidance reads it at every step.
-
-    Its first row is the begin-of-text token's, which under a causal text encoder is the same in every prompt.
-    """
-    return encoder.encode([""]).embeddings[0]
+def scatter(rows: Sequence[Tensor], width: int, device: torch.device | str) -> Tensor:
+    """``Σ c cᵀ`` of the rows of some prompts, ``[d, d]``, float64."""
+    if not rows:
+        return torch.zeros(width, width, dtype=torch.float64, device=device)
+    return Moments.preserving(torch.cat([row.to(device) for row in rows])).preserved
 
 
 def with_invariants(evidence: Evidence, rows: Tensor | None, device: torch.device | str) -> Evidence:

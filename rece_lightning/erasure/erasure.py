@@ -1,49 +1,207 @@
-"""An erasure as what is exported of it: the base model, what was edited, and the map that edits it."""
+"""The result: what was edited of a model, in every text space, and how to take it back."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import hashlib
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from rece_lightning.core.embedding_map import AnyMap
+from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.gram import Gram
 from rece_lightning.models.base import BaseModel
+from rece_lightning.models.pipelines import put_weights
+from rece_lightning.models.text_space import TextSpace
+
+
+class ReadsWeights(Protocol):
+    """Where the weights before the edit are: a base model on disk, or a module in memory."""
+
+    def read_projections(self, names: list[str]) -> Iterator[tuple[str, Tensor]]:
+        """Yield ``(name, weight [o, i])`` in the order asked for."""
+
+
+@dataclass(frozen=True)
+class ErasedSpace:
+    """One text space of a finished erasure."""
+
+    space: TextSpace
+    """With the readers that are edited alone."""
+    maps: AnyMap
+    gram: Gram
+    """Of the original readers."""
 
 
 @dataclass(frozen=True)
 class Erasure:
     """A finished erasure. It knows no trainer and no data: the same for a run, a checkpoint or a live pipeline."""
 
-    base: BaseModel
-    names: tuple[str, ...]
-    """Diffusers names of the projections that are edited, in the order of the maps."""
-    maps: AnyMap
-    gram: Gram
-    """Of the original projections under ``names``."""
-    description: dict[str, Any]
-    """Base, fingerprint, concepts, settings, epochs and version, as ``RECE.description`` gives them."""
+    source: ReadsWeights
+    spaces: tuple[ErasedSpace, ...]
+    description: dict[str, Any] = field(default_factory=dict)
+    """Base, fingerprint, concepts, method, epochs and version: what a file says of itself."""
     run: Path | None = None
     """The run's folder, where its measurements lie."""
 
-    def original(self) -> Iterator[tuple[str, Tensor]]:
-        """The projections before the edit: ``(name, [o, d])`` in the stored dtype, one at a time."""
-        yield from self.base.read_projections(list(self.names))
+    @property
+    def base(self) -> BaseModel:
+        """The base model.
 
-    def edited(self) -> Iterator[tuple[str, Tensor]]:
-        """The projections after the edit: ``(name, [o, d])`` in the base model's dtype, on the CPU, one at a time."""
-        for layer, (name, weight) in enumerate(self.original()):
-            yield name, self.maps.applied_to(weight, layer).cpu()
+        Raises:
+            ConfigurationError: for an erasure of a pipeline in memory, of which no file is known.
+        """
+        if not isinstance(self.source, BaseModel):
+            raise ConfigurationError("This erasure is of a pipeline in memory; save the pipeline itself.")
+        return self.source
+
+    @property
+    def text(self) -> ErasedSpace:
+        """The first text space: the rows that cross-attention reads, unless they were left out."""
+        return self.spaces[0]
+
+    @property
+    def maps(self) -> dict[str, AnyMap]:
+        """Text space → ``M``."""
+        return {one.space.name: one.maps for one in self.spaces}
+
+    @property
+    def names(self) -> list[str]:
+        """Parameter names of what is edited."""
+        return list(dict.fromkeys(name for one in self.spaces for name in one.space.readers))
+
+    def with_maps(self, maps: Mapping[str, AnyMap]) -> Erasure:
+        """The same with other maps, such as those of epoch 0."""
+        return replace(self, spaces=tuple(replace(one, maps=maps[one.space.name]) for one in self.spaces))
+
+    def original(self) -> Iterator[tuple[str, Tensor]]:
+        """The weights before the edit: ``(name, [o, i])`` in the stored dtype, one at a time."""
+        yield from self.source.read_projections(self.names)
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """The weights after the edit: ``(name, [o, i])`` in the original's dtype, rounded once, one at a time."""
+        edits: dict[str, list[tuple[ErasedSpace, int]]] = {}
+        for one in self.spaces:
+            for layer, name in enumerate(one.space.readers):
+                edits.setdefault(name, []).append((one, layer))
+        for name, weight in self.original():
+            home = weight.device
+            for one, layer in edits[name]:
+                reader = one.space.readers[name]
+                weight = reader.whole(weight, one.maps.applied_to(reader.part(weight), layer))
+            yield name, weight.to(home)
 
     @property
     def complete(self) -> bool:
-        """Whether every text-reading projection is edited: only then does a map on the embeddings do the same."""
+        """Whether everything that reads text is edited: only then does a map on the embeddings do the same."""
         return set(self.names) == set(self.base.projections)
 
     @property
     def concepts(self) -> list[str]:
         """The prompts that were erased."""
         return [row["prompt"] for row in self.description["concepts"].get("erased", [])]
+
+    def change(self) -> float:
+        """``‖ΔW‖/‖W‖`` over everything that is edited, in Frobenius norm."""
+        changed = sum(float(one.maps.change_gram(one.gram).trace().clamp(min=0)) for one in self.spaces)
+        return math.sqrt(changed / sum(float(one.gram.total.trace()) for one in self.spaces))
+
+    def apply_(self, denoiser: nn.Module) -> Undo:
+        """Put the edited weights into a module's parameters, in place.
+
+        Args:
+            denoiser: with parameters of these names.
+
+        Returns:
+            What takes it back.
+
+        Raises:
+            ConfigurationError: if an edited weight does not fit its dtype; then nothing was changed.
+        """
+        edited = dict(self.weights())
+        check_finite(edited)
+        original = {name: denoiser.get_parameter(name).detach().to("cpu", copy=True) for name in edited}
+        put_weights(denoiser, edited)
+        return Undo(denoiser, original)
+
+
+def check_finite(weights: Mapping[str, Tensor]) -> None:
+    """Refuse edited weights that a narrow dtype cannot hold.
+
+    Raises:
+        ConfigurationError: naming the first.
+    """
+    for name, weight in weights.items():
+        if not bool(weight.isfinite().all()):
+            raise ConfigurationError(
+                f"{name}: the edited weights do not fit {weight.dtype}; give a larger lamb (λ₂), or a model in "
+                "bfloat16 or float32."
+            )
+
+
+class Undo:
+    """Puts the original weights of an edited module back, bit for bit.
+
+    Args:
+        module: that was edited in place.
+        original: name → weight, on the CPU.
+    """
+
+    def __init__(self, module: nn.Module, original: dict[str, Tensor]) -> None:
+        self.done = False
+        self._module, self._original = module, original
+        self._digest = digest(module.get_parameter(name) for name in original)
+
+    @property
+    def names(self) -> list[str]:
+        """Parameter names of what was edited."""
+        return list(self._original)
+
+    def __call__(self, *, force: bool = False) -> None:
+        """Put them back. A second call does nothing.
+
+        Args:
+            force: also over weights that somebody else changed since, in whatever dtype they have now.
+
+        Raises:
+            ConfigurationError: if the weights are not the edit's any more.
+        """
+        if self.done:
+            return
+        present = dict(self._module.named_parameters())
+        missing = [name for name in self._original if name not in present]
+        if missing:
+            raise ConfigurationError(
+                f"undo: the U-Net has no {missing[0]} any more; unload what was put around it since (a LoRA) first."
+            )
+        if any(present[name].is_meta for name in self._original):
+            raise ConfigurationError("undo: the U-Net was offloaded to the device meta since; remove its hooks first.")
+        if not force and digest(present[name] for name in self._original) != self._digest:
+            raise ConfigurationError(
+                "undo: the edited projections were changed since (by another erasure, a training, a cast to another "
+                "dtype). Undo what came later first; undo(force=True) puts the originals over it."
+            )
+        put_weights(self._module, self._original)
+        self.done = True
+        self._original = dict.fromkeys(self._original, torch.empty(0))
+
+
+def digest(weights: Iterable[Tensor]) -> str:
+    """SHA-256 of the weights' dtypes and bytes, wherever they lie."""
+    found = hashlib.sha256()
+    for weight in weights:
+        found.update(str(weight.dtype).encode())
+        found.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def erased_spaces(
+    spaces: Sequence[TextSpace], maps: Mapping[str, AnyMap], grams: Mapping[str, Gram]
+) -> tuple[ErasedSpace, ...]:
+    """Spaces with their maps and Gram matrices."""
+    return tuple(ErasedSpace(space, maps[space.name], grams[space.name]) for space in spaces)

@@ -8,22 +8,18 @@ from typing import Any
 import torch
 
 from rece_lightning.core.embedding_map import AnyMap
-from rece_lightning.core.eraser import RECELoop
 from rece_lightning.core.errors import ConfigurationError, nearest
 from rece_lightning.data.concept_table import LISTED
 from rece_lightning.data.concepts import ConceptsSetting, PromptPair, check_disjoint, prompt_pairs, read_concepts
-from rece_lightning.erasure.encoding import EncodedPair, encode_pairs, pair_moments
-from rece_lightning.erasure.statistics import PromptSums
-from rece_lightning.module import RECE
-
-TOGETHER = 64
+from rece_lightning.erasure.session import NOTHING_YET, ErasureSession
+from rece_lightning.erasure.statistics import ConceptStatistics
 
 
 class IncrementalErasure:
-    """The erasure of a module, with concepts added and taken back.
+    """An erasure with concepts added and taken back.
 
-    The module is one that was fitted, or ``RECE.load_from_checkpoint(path)``. After each call it holds the new
-    erasure: ``module.pipeline()``, ``module.erasure()`` and the exports give it, and as many epochs were run.
+    The session is that of a module that was fitted, or of ``RECE.load_from_checkpoint(path)``. After each call it holds
+    the new erasure: ``module.pipeline()``, ``module.erasure()`` and the exports give it, and as many epochs were run.
 
     Where the run kept its rows (few concepts; a checkpoint holds whichever is smaller), concepts are put to the others'
     rows or left out from among them, and the result is that of a run with the new list from the same embeddings, to
@@ -33,7 +29,7 @@ class IncrementalErasure:
     times the condition number of the systems that are solved. Only what is added or taken back is encoded.
 
     Args:
-        module: with an erasure.
+        session: ``module.session``, with an erasure.
 
     Raises:
         ConfigurationError: if nothing was edited yet.
@@ -42,26 +38,28 @@ class IncrementalErasure:
         >>> from rece_lightning import RECE, ConceptData
         >>> from rece_lightning.erasure.incremental import IncrementalErasure
         >>> module = RECE.load_from_checkpoint("runs/emoji/version_0/checkpoints/last.ckpt")  # doctest: +SKIP
-        >>> IncrementalErasure(module).add(["hatchet"])  # doctest: +SKIP
+        >>> IncrementalErasure(module.session).add(["hatchet"])  # doctest: +SKIP
     """
 
-    def __init__(self, module: RECE) -> None:
-        _ = module.maps
-        if not module.history:
-            raise ConfigurationError("Nothing was edited yet: fit the module, or load it from a checkpoint.")
-        if module.robust is not None and module.robust.joins:
+    def __init__(self, session: ErasureSession) -> None:
+        if not session.history:
+            raise ConfigurationError(NOTHING_YET)
+        robust = session.method.robust
+        if robust is not None and robust.joins:
             raise ConfigurationError(
-                "model.robust: the words and attacks that joined belong to the concepts that they were chosen for; run "
-                "fit with the new list."
+                "model.method.robust: the words and attacks that joined belong to the concepts that they were chosen "
+                "for; run fit with the new list."
             )
-        self.module = module
+        self.session = session
 
     @property
     def erased(self) -> list[str]:
         """Prompts that are erased now; of a long table those that a checkpoint names."""
-        return [pair["prompt"] for pair in self.module.description()["concepts"]["erased"]]
+        return self.session.erased_prompts
 
-    def add(self, concepts: ConceptsSetting, target: str = " ", templates: Sequence[str] = ("{}",)) -> AnyMap:
+    def add(
+        self, concepts: ConceptsSetting, target: str = " ", templates: Sequence[str] = ("{}",)
+    ) -> dict[str, AnyMap]:
         """Erase more concepts, given as ``data.concepts`` is.
 
         Args:
@@ -70,13 +68,14 @@ class IncrementalErasure:
             templates: that both are filled into.
 
         Returns:
-            The new map.
+            The new maps, one a text space.
 
         Raises:
-            ConfigurationError: for a concept that is kept, or is erased with another target.
+            ConfigurationError: for a concept that is preserved, or is erased with another target.
         """
+        session = self.session
         wanted = read_concepts(concepts, target, templates)
-        pairs, summary = prompt_pairs(wanted), self.module.description()["concepts"]
+        pairs, summary = prompt_pairs(wanted), session.concepts
         check_disjoint(pairs, wanted, summary["preserved"])
         targets = {row["prompt"]: row["target"] for row in summary["erased"]}
         for pair in pairs:
@@ -84,13 +83,13 @@ class IncrementalErasure:
                 raise ConfigurationError(
                     f"add: {pair.prompt!r} is erased with the target {targets[pair.prompt]!r}; remove it first."
                 )
-        sums, rows = self._open(), self._encoded(pairs)
-        whole = sums.in_rows
-        sums = self._from_rows(sums, [*sums.pairs, *rows]) if whole else self._from_moments(sums, rows, 1.0)
+        statistics = session.statistics.copy().update(session.concept_encoder.pairs_in_parts(pairs))
         added = [{"prompt": pair.prompt, "target": pair.target, "weight": pair.weight} for pair in pairs]
-        return self._run(sums, [*summary["erased"], *added], len(pairs))
+        return self._run(statistics, [*summary["erased"], *added], len(pairs))
 
-    def remove(self, concepts: ConceptsSetting, target: str = " ", templates: Sequence[str] = ("{}",)) -> AnyMap:
+    def remove(
+        self, concepts: ConceptsSetting, target: str = " ", templates: Sequence[str] = ("{}",)
+    ) -> dict[str, AnyMap]:
         """Take concepts back.
 
         Args:
@@ -100,13 +99,13 @@ class IncrementalErasure:
             templates: as they were given.
 
         Returns:
-            The new map.
+            The new maps, one a text space.
 
         Raises:
             ConfigurationError: for a prompt that is not erased, and for taking back all of them.
         """
-        summary = self.module.description()["concepts"]
-        listed: list[dict[str, Any]] = list(summary["erased"])
+        session = self.session
+        listed: list[dict[str, Any]] = list(session.concepts["erased"])
         gone: list[int] = []
         unlisted: list[PromptPair] = []
         for pair in prompt_pairs(read_concepts(concepts, target, templates)):
@@ -117,76 +116,28 @@ class IncrementalErasure:
                 )
             gone += places
             unlisted += [] if places else [pair]
-        sums = self._open()
-        total = self.module.loop.evidence.prompts
-        if len(gone) + len(unlisted) >= total:
+        statistics = session.statistics.copy()
+        if len(gone) + len(unlisted) >= statistics.prompts:
             raise ConfigurationError("remove: nothing would be left to erase; take the base model itself.")
         left = [row for place, row in enumerate(listed) if place not in gone]
-        if sums.in_rows:
-            sums = self._from_rows(sums, [row for place, row in enumerate(sums.pairs) if place not in gone])
+        if statistics.has_all_pairs:
+            statistics.subtract(places=gone)
         else:
             back = [PromptPair(**listed[place]) for place in gone] + unlisted
-            sums = self._from_moments(sums, self._encoded(back), -1.0)
-        return self._run(sums, left, -len(gone) - len(unlisted))
-
-    # The parts
-
-    def _open(self) -> PromptSums:
-        """The prompts as the run left them."""
-        module = self.module
-        if module._sums is not None and module._sums.in_rows:
-            return module._sums
-        evidence = module.loop.evidence
-        return module._no_prompts().holding(evidence, module._held_out_moments())
-
-    def _encoded(self, pairs: Sequence[PromptPair]) -> list[EncodedPair]:
-        """Only what is new."""
-        rows: list[EncodedPair] = []
-        for first in range(0, len(pairs), TOGETHER):
-            part = pairs[first : first + TOGETHER]
-            prompts, targets = [pair.prompt for pair in part], [pair.target for pair in part]
-            rows += encode_pairs(self.module.encoder, prompts, targets, [pair.weight for pair in part])
-        return rows
-
-    def _from_rows(self, former: PromptSums, pairs: Sequence[EncodedPair]) -> PromptSums:
-        sums = self.module._no_prompts()
-        sums.probe = former.probe
-        sums.add_pairs([], pairs)
-        sums.add_kept(former.kept)
-        sums.add_held_out(former.held_out)
-        return sums
-
-    def _from_moments(self, sums: PromptSums, rows: Sequence[EncodedPair], sign: float) -> PromptSums:
-        evidence = self.module.loop.evidence
-        first, whole = evidence.first, evidence.whole
-        for start in range(0, len(rows), TOGETHER):
-            of_rows = pair_moments(list(rows[start : start + TOGETHER]), sums.rule, sums.device)
-            first, whole = (
-                total.erasing_also(part.times(sign)) for total, part in zip((first, whole), of_rows, strict=True)
-            )
-        changed = type(evidence)(first, whole, prompts=evidence.prompts + int(sign) * len(rows))
-        return sums.holding(changed, self.module._held_out_moments())
+            statistics.subtract(session.concept_encoder.pairs_in_parts(back))
+        return self._run(statistics, left, -len(gone) - len(unlisted))
 
     @torch.no_grad()
-    def _run(self, sums: PromptSums, erased: Iterable[Mapping[str, Any]], change: int) -> AnyMap:
-        """The epochs anew; the module takes them when all of them have been run."""
-        module = self.module
-        epochs, summary = len(module.history), dict(module.description()["concepts"])
-        loop = RECELoop(module.gram, module.holding(sums.evidence(module.gram.width)), module.settings)
-        records = [(loop.run_epoch(), loop.maps) for _ in range(epochs)]
+    def _run(
+        self, statistics: ConceptStatistics, erased: Iterable[Mapping[str, Any]], change: int
+    ) -> dict[str, AnyMap]:
+        """The epochs anew; the session takes them when all of them have been run."""
+        session, summary = self.session, dict(self.session.concepts)
+        session.run_again(statistics)
         listed = [dict(row) for row in erased]
         summary["erased"] = listed[:LISTED]
         if "erased_prompts" in summary or len(listed) > LISTED:
             summary["erased_prompts"] = summary.get("erased_prompts", len(listed) - change) + change
             summary["erased_digest"] = ""  # of a list that nobody holds
-        module._sums, module._loop, module._summary = sums, loop, summary
-        for part in ("held_out_moments", "residual_unedited"):
-            module.release(part)
-        module._tools["held_out_moments"] = sums.held_out_moments(module.gram.width)
-        module.first_maps, module.history = records[0][1], []
-        final = loop.maps
-        for record, maps in records:
-            loop.maps = maps
-            module.history.append(module.measure(record))
-        loop.maps = final
-        return final
+        session.concepts = summary
+        return session.maps

@@ -6,27 +6,30 @@ text where a matrix belongs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rece_lightning.core.moments import Moments, RowPairs
-from rece_lightning.erasure.encoding import EncodedPair
+from rece_lightning.core.errors import BaseModelError, ConfigurationError
 from rece_lightning.models.part_configs import LARGEST_WIDTH
 
+FORMAT = 2
+"""Of a checkpoint's ``rece``; 1 had no number."""
+FORMER = "0.1.0"
+"""The version that reads the former layout."""
 TOP = {"state_dict": Mapping, "hyper_parameters": Mapping, "callbacks": Mapping, "loops": Mapping, "rece": Mapping}
 STATE = {
-    "evidence": Mapping, "probe": Mapping, "history": list, "epoch": int, "base": str, "fingerprint": Mapping,
-    "concepts": Mapping, "settings": Mapping,
+    "erasers": Mapping, "statistics": Mapping, "history": list, "base": str, "fingerprint": Mapping,
+    "concepts": Mapping, "method": Mapping, "epochs": int,
 }  # fmt: skip
-SETTINGS: dict[str, type | tuple[type, ...]] = {
+NAMING: dict[str, type | tuple[type, ...]] = {
     "pretrained": str, "revision": (str, type(None)), "variant": (str, type(None)), "config": (str, type(None)),
-    "technique": str, "projections": str, "first_edit": (Mapping, type(None)),
 }  # fmt: skip
-MOMENTS = tuple(field.name for field in fields(Moments))
+PAIRED = ("erased", "words", "found")
+ROWS = ("preserved", "held_out", "neighbours")
+PARTS = tuple(f"{name}.{part}" for name in ("first", "whole") for part in ("erased", "cross", "target"))
 
 
 def fault(content: Mapping[str, Any]) -> str | None:
@@ -37,8 +40,17 @@ def fault(content: Mapping[str, Any]) -> str | None:
     """
     try:
         return _entries("", content, TOP) or _state(content["rece"]) or _others(content)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, StopIteration) as error:
         return f"an entry is missing or of another kind ({type(error).__name__}: {error})"
+
+
+def former_layout(state: Mapping[str, Any]) -> str | None:
+    """What to say of the ``rece`` of an earlier version; ``None`` for one of this layout."""
+    if state.get("format") == FORMAT:
+        return None
+    if "map" in state and "settings" in state:
+        return f"it is of the layout of rece-lightning {FORMER}, and that version reads it; erase anew with this one"
+    return f"its layout {state.get('format')!r} is not known to this version; erase anew"
 
 
 def _entries(where: str, content: Mapping[str, Any], kinds: Mapping[str, Any]) -> str | None:
@@ -51,53 +63,125 @@ def _entries(where: str, content: Mapping[str, Any], kinds: Mapping[str, Any]) -
 
 
 def _state(state: Mapping[str, Any]) -> str | None:
-    matrix = state.get("map")
-    if not isinstance(matrix, Tensor) or matrix.ndim not in (2, 3) or matrix.shape[-1] != matrix.shape[-2]:
-        return "rece.map is no square matrix"
-    width = matrix.shape[-1]
-    if not 0 < width <= LARGEST_WIDTH:
-        return f"rece.map is {width} wide"
-    wrong = matrix_fault("rece.map", matrix, matrix.shape, torch.float64) or _entries("rece.", state, STATE)
+    wrong = _entries("rece.", state, STATE)
     if wrong:
         return wrong
+    if not state["erasers"]:
+        return "rece.erasers is empty"
+    widths: dict[str, int] = {}
+    for name, eraser in state["erasers"].items():
+        wrong = eraser_fault(f"rece.erasers.{name}", eraser, state["epochs"])
+        if wrong:
+            return wrong
+        widths[name] = eraser["map"].shape[-1]
     # Every epoch is run again: a number alone would say nothing of how long that takes.
-    if state["epoch"] < 1 or len(state["history"]) != state["epoch"]:
-        return f"rece.epoch is {state['epoch']}, beside a history of {len(state['history'])} epochs"
+    if state["epochs"] < 1 or len(state["history"]) != state["epochs"]:
+        return f"rece.epochs is {state['epochs']}, beside a history of {len(state['history'])} epochs"
     for row in state["history"]:
         if not all(isinstance(key, str) and isinstance(value, (int, float)) for key, value in row.items()):
             return "rece.history holds something other than figures"
-    probe = state["probe"]
-    if not isinstance(probe["prompt"], str):
-        return "rece.probe.prompt is no text"
-    if "invariants" in state:
-        wrong = matrix_fault("rece.invariants", state["invariants"], (len(state["invariants"]), width))
-        if wrong:
-            return wrong
-    rows = len(probe["embedding"])
-    return matrix_fault("rece.probe", probe["embedding"], (rows, width)) or _evidence(state["evidence"], width)
+    wrong = statistics_fault(state["statistics"], widths)
+    if wrong:
+        return wrong
+    for name, space in state["statistics"]["spaces"].items():
+        if not any(key in space for key in ("erased.concept", "erased.whole.erased")):
+            return f"rece.statistics.{name} erases nothing"
+    return None
 
 
-def _evidence(stored: Mapping[str, Any], width: int) -> str | None:
-    if "pairs" in stored:
-        wrong = pairs_fault("rece.evidence.pairs", stored["pairs"], width)
-        if wrong:
-            return wrong
-        kept: Sequence[Tensor] = [*stored["kept"], *stored["held_out"]]
-        found = (matrix_fault("rece.evidence.kept", rows, (len(rows), width)) for rows in kept)
-        return next((wrong for wrong in found if wrong), None if stored["pairs"] else "rece.evidence erases nothing")
-    square = (width, width)
-    wrong = matrix_fault("rece.evidence.held_out_moments", stored["held_out_moments"], square, torch.float64)
-    for part in ("first", "whole"):
-        for name in MOMENTS:
-            wrong = wrong or matrix_fault(f"rece.evidence.{part}.{name}", stored[part][name], square, torch.float64)
-    for part in ("first_rows", "whole_rows"):
-        if part in stored:
-            rows = RowPairs(**stored[part])
-            shape = (len(rows.weights), width)
-            wrong = wrong or matrix_fault(f"rece.evidence.{part}.weights", rows.weights, shape[:1])
-            wrong = wrong or matrix_fault(f"rece.evidence.{part}.concept", rows.concept, shape)
-            wrong = wrong or matrix_fault(f"rece.evidence.{part}.target", rows.target, shape)
-    return wrong
+def eraser_fault(where: str, state: Mapping[str, Any], epochs: int) -> str | None:
+    """What is wrong with what :meth:`Eraser.state_dict` gave, in words."""
+    matrix = state["map"]
+    if not isinstance(matrix, Tensor) or matrix.ndim not in (2, 3) or matrix.shape[-1] != matrix.shape[-2]:
+        return f"{where}.map is no square matrix"
+    if not 0 < matrix.shape[-1] <= LARGEST_WIDTH:
+        return f"{where}.map is {matrix.shape[-1]} wide"
+    if state["epoch"] != epochs:
+        return f"{where}.epoch is {state['epoch']}, beside {epochs} epochs"
+    return matrix_fault(f"{where}.map", matrix, matrix.shape, torch.float64)
+
+
+def statistics_fault(state: Any, widths: Mapping[str, int]) -> str | None:
+    """What is wrong with what :meth:`ConceptStatistics.state_dict` gave, in words; ``None`` if nothing is.
+
+    Args:
+        state: whatever stands there.
+        widths: text space → ``d``.
+    """
+    where = "rece.statistics"
+    try:
+        if set(state["spaces"]) != set(widths):
+            return f"{where} is of the text spaces {sorted(state['spaces'])}, not {sorted(widths)}"
+        for name, width in widths.items():
+            wrong = space_fault(f"{where}.{name}", state["spaces"][name], width)
+            if wrong:
+                return wrong
+        probe = state["probe"]
+        if probe is None:
+            return None
+        if not isinstance(probe["prompt"], str):
+            return f"{where}.probe.prompt is no text"
+        first = next(iter(widths.values()))
+        return matrix_fault(f"{where}.probe", probe["embedding"], (len(probe["embedding"]), first))
+    except (KeyError, TypeError, AttributeError, ValueError, StopIteration) as error:
+        return f"{where} is damaged ({type(error).__name__}: {error})"
+
+
+def space_fault(where: str, state: Mapping[str, Tensor], width: int) -> str | None:
+    """What is wrong with the statistics of one text space, in words."""
+    return next((wrong for wrong in _space_faults(where, state, width) if wrong), None)
+
+
+def _space_faults(where: str, state: Mapping[str, Tensor], width: int) -> Iterator[str | None]:
+    left = dict(state)
+    for kind in (*PAIRED, *ROWS):
+        names = [name for name in state if name.startswith(f"{kind}.")]
+        own = {name.removeprefix(f"{kind}."): left.pop(name) for name in names}
+        if not own:
+            continue
+        count = own.pop("count")
+        if not isinstance(count, Tensor) or count.numel() != 1 or count.is_floating_point() or int(count) < 0:
+            yield f"{where}.{kind}.count is no number"
+        yield from (_pair_faults if kind in PAIRED else _row_faults)(f"{where}.{kind}", own, width)
+    if "invariants" in left:
+        rows = left.pop("invariants")
+        yield matrix_fault(f"{where}.invariants", rows, (len(rows), width))
+    if left:
+        yield f"{where} holds {next(iter(left))!r}, which nothing reads"
+
+
+def _pair_faults(where: str, own: dict[str, Tensor], width: int) -> Iterator[str | None]:
+    if "concept" in own:
+        concept, target = own.pop("concept"), own.pop("target")
+        if not isinstance(concept, Tensor) or concept.ndim != 3:
+            yield f"{where}.concept holds no rows"
+            return
+        count, positions = concept.shape[:2]
+        for tensor in (concept, target):
+            yield matrix_fault(where, tensor, (count, positions, width))
+        places = [own.pop(name) for name in ("last", "target_last")]
+        weight = own.pop("weight")
+        yield matrix_fault(f"{where}.weight", weight, (count,), torch.float64)
+        fits = all(isinstance(one, Tensor) and one.dtype == torch.int64 and one.shape == (count,) for one in places)
+        if not fits or not bool((torch.stack(places) >= 0).all() and (torch.stack(places) < positions).all()):
+            yield f"a position in {where} cannot be"
+        if not bool((weight > 0).all()):
+            yield f"a weight in {where} cannot be"
+    if any(name in own for name in PARTS):
+        for name in PARTS:
+            yield matrix_fault(f"{where}.{name}", own.pop(name, None), (width, width), torch.float64)
+    if own:
+        yield f"{where} holds {next(iter(own))!r}, which nothing reads"
+
+
+def _row_faults(where: str, own: dict[str, Tensor], width: int) -> Iterator[str | None]:
+    if "rows" in own:
+        rows = own.pop("rows")
+        yield matrix_fault(f"{where}.rows", rows, (*rows.shape[:2], width))
+    if "moments" in own:
+        yield matrix_fault(f"{where}.moments", own.pop("moments"), (width, width), torch.float64)
+    if own:
+        yield f"{where} holds {next(iter(own))!r}, which nothing reads"
 
 
 def _others(content: Mapping[str, Any]) -> str | None:
@@ -110,30 +194,7 @@ def _others(content: Mapping[str, Any]) -> str | None:
     for row in content["rece"]["concepts"]["erased"]:
         if not isinstance(row["prompt"], str):
             return "rece.concepts.erased holds something other than prompts"
-    return _entries("hyper_parameters.", content["hyper_parameters"], SETTINGS)
-
-
-def pairs_fault(
-    where: str, pairs: Sequence[Mapping[str, Any]], width: int, dtype: torch.dtype | None = None
-) -> str | None:
-    """What is wrong with stored encoded pairs, in words; ``None`` if nothing is.
-
-    Args:
-        where: the pairs stand, for the words.
-        pairs: fields of :class:`EncodedPair` each.
-        width: of the embeddings.
-        dtype: float32 or float64 unless given.
-    """
-    for pair in pairs:
-        read = EncodedPair(**pair)
-        count = len(read.concept)
-        if not (0 <= read.last < count and 0 <= read.target_last < count and 0 < read.weight < float("inf")):
-            return f"a position or a weight in {where} cannot be"
-        for tensor in (read.concept, read.target):
-            wrong = matrix_fault(where, tensor, (count, width), dtype)
-            if wrong:
-                return wrong
-    return None
+    return _entries("hyper_parameters.", content["hyper_parameters"], NAMING)
 
 
 def matrix_fault(where: str, tensor: Any, shape: Sequence[int], dtype: torch.dtype | None = None) -> str | None:
@@ -153,3 +214,70 @@ def matrix_fault(where: str, tensor: Any, shape: Sequence[int], dtype: torch.dty
     if tensor.layout != torch.strided or tensor.device.type != "cpu" or not bool(tensor.isfinite().all()):
         return f"{where} holds NaN, infinity, or no values at all"
     return None
+
+
+# Whose checkpoint it is
+
+
+def check_same(
+    state: Mapping[str, Any], method: Mapping[str, Any], asked: Mapping[str, Any] | None, what: str = "ckpt_path"
+) -> None:
+    """Refuse a checkpoint of another method or of other concepts.
+
+    Args:
+        state: ``rece`` of the checkpoint.
+        method: that is to go on, in plain types.
+        asked: what the data asks to erase and to preserve (``ConceptData.summary``), where it is known.
+        what: names the checkpoint in messages.
+
+    Raises:
+        ConfigurationError: saying what differs.
+    """
+    changed = ", ".join(differences("model.method", state["method"], method))
+    if changed:
+        raise ConfigurationError(
+            f"{what}: the checkpoint was made with other settings ({changed}); take the config.yaml of its run."
+        )
+    if asked is not None and asked != state["concepts"]:
+        raise ConfigurationError(
+            f"{what}: the checkpoint erases other concepts or preserves other prompts than data.concepts and "
+            f"data.preserve say now{_examples(state['concepts'], asked)}; start a new run for these."
+        )
+
+
+def check_same_base(state: Mapping[str, Any], fingerprint: Mapping[str, str], name: str) -> None:
+    """Refuse a checkpoint of another base model.
+
+    Args:
+        state: ``rece`` of the checkpoint.
+        fingerprint: of the model that is there.
+        name: of that model.
+
+    Raises:
+        BaseModelError: saying what differs.
+    """
+    differing = [key for key in fingerprint if fingerprint[key] != state["fingerprint"].get(key)]
+    if differing:
+        raise BaseModelError(
+            f"ckpt_path: the checkpoint was made from {state['base']!r}; {' and '.join(differing)} of "
+            f"model.pretrained {name!r} differ. Give the base it was made from."
+        )
+
+
+def differences(where: str, before: Any, now: Any) -> Iterator[str]:
+    """What differs between two plain settings: ``model.method.tokens: 'all' → 'last'``."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for key in dict.fromkeys((*before, *now)):
+            inner = where if key == "init_args" else f"{where}.{key}"
+            yield from differences(inner, before.get(key), now.get(key))
+    elif before != now:
+        yield f"{where.removesuffix('.class_path')}: {before!r} → {now!r}"
+
+
+def _examples(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The first prompt that one erases and the other does not."""
+    lists = [[str(row["prompt"]) for row in one.get("erased", [])] for one in (before, now)]
+    gone, new = ([one for one in a if one not in b][:1] for a, b in (lists, lists[::-1]))
+    told = [f"{gone[0]!r} is not among them any more"] if gone else []
+    told += [f"{new[0]!r} is new"] if new else []
+    return f" ({', '.join(told)})" if told else ""

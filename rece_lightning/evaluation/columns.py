@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rece_lightning.core.derivation import Derivation, derive
-from rece_lightning.core.diagnostics import ATTACKER_SHARE
-from rece_lightning.core.embedding_map import AnyMap
 from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.distributed import gathered
 from rece_lightning.evaluation.drawing import Derived, Shot, draw, own_share, shots_of
+from rece_lightning.evaluation.generation import PictureMaker
 from rece_lightning.evaluation.quality import Quality
 from rece_lightning.evaluation.results.comparison import LAST, ORIGINAL, TITLES, Column, Comparison
 from rece_lightning.evaluation.results.grid import PICTURES_A_CELL, rows_to_show
 from rece_lightning.evaluation.results.sheets import MOST, small
 from rece_lightning.metrics import ConceptDetector, names_seen
-from rece_lightning.module import RECE
+from rece_lightning.models.sampling import Sampling
 
 
 class ColumnParts:
@@ -96,50 +94,58 @@ class FitColumns:
         comparison: that the columns go into.
         detector: that looks at every picture; none without it.
         quality: the metrics.
+        seeds: of prompts that bring none of their own.
+        sampling: steps, guidance, batch size.
     """
 
-    def __init__(self, comparison: Comparison, detector: ConceptDetector | None, quality: Quality) -> None:
+    def __init__(
+        self,
+        comparison: Comparison,
+        detector: ConceptDetector | None,
+        quality: Quality,
+        seeds: Sequence[int],
+        sampling: Sampling,
+    ) -> None:
         self.comparison, self.detector, self.quality = comparison, detector, quality
+        self.seeds, self.sampling = seeds, sampling
         self._original: dict[Shot, list[Tensor | None]] = {}
 
-    def shots(self, module: RECE, *, attacked: bool) -> list[Shot]:
+    def shots(self, *, attacked: bool) -> list[Shot]:
         """This process's, of a column; derived embeddings are given for erased concepts alone."""
         prompts = self.comparison.prompts
-        shots = own_share(shots_of(prompts, module.seeds), module.sampling.batch_size)
+        shots = own_share(shots_of(prompts, self.seeds), self.sampling.batch_size)
         return [shot for shot in shots if not attacked or prompts[shot[0]].kind == "erased"]
 
     def add(
         self,
-        module: RECE,
+        pictures: PictureMaker,
         key: str,
         title: str,
-        maps: AnyMap | None,
+        weights: Iterable[tuple[str, Tensor]] | None,
         on_batch: Callable[[int], None],
-        *,
-        attacked: bool,
+        derived: Derived | None = None,
     ) -> None:
         """Draw a column, measure it, put it into the comparison.
 
         Args:
-            module: with the pipeline.
+            pictures: with the pipeline.
             key: of the column.
             title: of the column.
-            maps: of the model state; ``None`` is the original.
+            weights: edited ones of the model state; ``None`` is the original.
             on_batch: called with the number of pictures after every batch.
-            attacked: give the embeddings that were derived to bring the concepts back.
+            derived: gives the embeddings that were derived to bring the concepts back.
         """
-        shots = self.shots(module, attacked=attacked)
-        parts = ColumnParts(self.comparison, self.detector, shots_of(self.comparison.prompts, module.seeds))
+        shots = self.shots(attacked=derived is not None)
+        parts = ColumnParts(self.comparison, self.detector, shots_of(self.comparison.prompts, self.seeds))
         measured = self.quality.column(key, compared=key != ORIGINAL or self.quality.paired)
-        derived = Derived(_derivation(module, maps)) if attacked and maps is not None else None
 
-        def take(pictures: Tensor, batch: list[Shot]) -> None:
-            measured.add(pictures, batch, self._kept(key, pictures, batch))
-            parts.add(pictures, batch)
+        def take(drawn: Tensor, batch: list[Shot]) -> None:
+            measured.add(drawn, batch, self._kept(key, drawn, batch))
+            parts.add(drawn, batch)
             on_batch(len(batch))
 
-        module.pictures.use(module.edited_weights(maps) if maps is not None else None)
-        draw(module.pictures, self.comparison.prompts, shots, module.sampling, take, derived)
+        pictures.use(weights)
+        draw(pictures, self.comparison.prompts, shots, self.sampling, take, derived)
         column = parts.column(key, title, derived.norm_ratio() if derived else None)
         if column is not None:
             self.comparison.columns[key] = column
@@ -155,12 +161,6 @@ class FitColumns:
                 self._original[shot] = [None if kept is None else kept[index].clone() for kept in whole]
             return None
         return self.quality.stacked([self._original[shot] for shot in batch])
-
-
-def _derivation(module: RECE, maps: AnyMap) -> Derivation:
-    """The attacker's derivation: its ridge is a setting of the measurement, not the defender's λ."""
-    gram, maps = module.attacked(maps)
-    return derive(gram, maps, module.hparams["attacker_scale"] or ATTACKER_SHARE * gram.scale)
 
 
 Maker = Callable[[Sequence[EvaluationPrompt], Sequence[int]], Tensor]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
-from rece_lightning.core.derivation import Derivation
+from rece_lightning.core.derivation import Derivation, DerivationMap
+from rece_lightning.core.diagnostics import ATTACKER_SHARE
+from rece_lightning.core.embedding_map import AnyMap
 from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.distributed import gathered, rank_and_world
+from rece_lightning.erasure.session import ErasureSession
 from rece_lightning.evaluation.generation import PictureMaker
-from rece_lightning.models.sampling import Sampling
-from rece_lightning.module import RECE
+from rece_lightning.models.sampling import Request, Sampling
+from rece_lightning.models.text_space import POOLED, TEXT
 
 Shot = tuple[int, int]
 """Row of the prompt, and seed."""
@@ -49,7 +53,7 @@ def draw(
     shots: Sequence[Shot],
     sampling: Sampling,
     take: Callable[[Tensor, list[Shot]], None],
-    derive: Callable[[Tensor], Tensor] | None = None,
+    derive: Callable[[Request], Request] | None = None,
 ) -> None:
     """Make one picture a shot.
 
@@ -59,7 +63,7 @@ def draw(
         shots: to draw.
         sampling: steps, guidance, batch size.
         take: is given the pictures ``[n, 3, h, w]`` of every batch, with their shots.
-        derive: maps every prompt embedding, to attack with derived ones.
+        derive: gives derived embeddings in place of the prompts' own.
     """
     for batch in in_batches(shots, prompts, sampling):
         rows = [prompts[row] for row, _ in batch]
@@ -67,17 +71,29 @@ def draw(
 
 
 class Derived:
-    """Gives derived embeddings in place of the prompts' own, and remembers how long they are."""
+    """Gives derived embeddings in place of the prompts' own, and remembers how long they are.
 
-    def __init__(self, derivation: Derivation) -> None:
-        self.derivation = derivation
+    Args:
+        derivations: text space → the attacker's derivation in it.
+    """
+
+    def __init__(self, derivations: Mapping[str, DerivationMap]) -> None:
+        self.derivations = derivations
         self._ratios: list[float] = []
 
-    def __call__(self, embedding: Tensor) -> Tensor:
-        """``[positions, d]`` → the same."""
-        derived = self.derivation.apply(embedding.to(self.derivation.of_concept.device))
-        self._ratios.append(float(derived.norm() / embedding.norm()))
-        return derived.to(embedding.device)
+    def __call__(self, request: Request) -> Request:
+        """The same picture from derived embeddings; a text space that nobody edited keeps its own."""
+        if TEXT in self.derivations:
+            derived = self._derived(TEXT, request.embedding)
+            self._ratios.append(float(derived.norm() / request.embedding.norm()))
+            request = replace(request, embedding=derived)
+        if POOLED in self.derivations and request.pooled is not None:
+            request = replace(request, pooled=self._derived(POOLED, request.pooled[None])[0])
+        return request
+
+    def _derived(self, space: str, rows: Tensor) -> Tensor:
+        derivation = self.derivations[space]
+        return derivation.apply(rows.to(derivation.of_concept.device)).to(rows.device)
 
     def norm_ratio(self) -> float | None:
         """Mean ``‖c'‖/‖c‖`` of all processes; every one must call it."""
@@ -85,19 +101,14 @@ class Derived:
         return sum(ratios) / len(ratios) if ratios else None
 
 
-def original_of(module: RECE) -> Callable[[Sequence[EvaluationPrompt], Sequence[int]], Tensor] | None:
-    """What draws with the model as it was before its erasure or its adapter; ``None`` for a model without either.
+def attackers(session: ErasureSession, maps: Mapping[str, AnyMap]) -> dict[str, DerivationMap]:
+    """The attacker's derivation in every text space: its ridge is a setting of the measurement, not the defender's λ.
 
-    With an adapter, which changes the text encoder too, a second pipeline is loaded.
+    Args:
+        session: of the model.
+        maps: text space → ``M``.
     """
-    if module.hparams["adapter"] is not None:
-        plain = PictureMaker.load(module.base, module.encoder, module.placement, module.device)
-        return lambda prompts, seeds: plain.make(prompts, seeds, module.sampling)
-    if not module.history:
-        return None
-
-    def make(prompts: Sequence[EvaluationPrompt], seeds: Sequence[int]) -> Tensor:
-        module.pictures.use(None)
-        return module.pictures.make(prompts, seeds, module.sampling)
-
-    return make
+    return {
+        name: Derivation(session.attacker_scale or ATTACKER_SHARE * gram.scale)(gram, met)
+        for name, (gram, met) in session.attacked(maps).items()
+    }

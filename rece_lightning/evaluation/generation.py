@@ -122,7 +122,7 @@ class PictureMaker:
         seeds: Sequence[int],
         sampling: Sampling,
         *,
-        derive: Callable[[Tensor], Tensor] | None = None,
+        derive: Callable[[Request], Request] | None = None,
         on_batch: Callable[[int], None] | None = None,
     ) -> Tensor:
         """One picture for each prompt with its seed.
@@ -131,7 +131,7 @@ class PictureMaker:
             prompts: what to draw.
             seeds: of the initial noise.
             sampling: steps, guidance, batch size.
-            derive: maps every prompt embedding ``[positions, d]``, to attack with derived embeddings.
+            derive: changes every request, to attack with derived embeddings.
             on_batch: called with the number of pictures after every batch.
 
         Returns:
@@ -139,12 +139,7 @@ class PictureMaker:
         """
         *own, empty = self.embed([*(row.prompt for row in prompts), ""])
         requests = [
-            replace(
-                embedded,
-                embedding=embedded.embedding if derive is None else derive(embedded.embedding),
-                seed=seed,
-                guidance_scale=row.guidance_scale,
-            )
+            replace(embedded if derive is None else derive(embedded), seed=seed, guidance_scale=row.guidance_scale)
             for embedded, seed, row in zip(own, seeds, prompts, strict=True)
         ]
         with self.at_work(encoding=False):

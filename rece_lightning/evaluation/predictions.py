@@ -10,15 +10,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rece_lightning.core.embedding_map import EmbeddingMap
+from rece_lightning.core.embedding_map import stored
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.data.prompts import EvaluationPrompt
+from rece_lightning.erasure.session import ErasureSession
 from rece_lightning.evaluation.folders import INDEX
 from rece_lightning.evaluation.png import metadata_of
 from rece_lightning.files import check_writable, discard_temporaries, write_atomically
 from rece_lightning.models.adapter import open_adapter
 from rece_lightning.models.sampling import Sampling
-from rece_lightning.module import RECE
 from rece_lightning.version import __version__
 
 SETTINGS = "settings.json"
@@ -90,25 +90,30 @@ class PictureFolder:
 
 
 def plan_of(
-    module: RECE, rows: Sequence[EvaluationPrompt], sampling: Sampling, state: Mapping[str, Any] | None
+    session: ErasureSession,
+    adapter: str | None,
+    rows: Sequence[EvaluationPrompt],
+    sampling: Sampling,
+    state: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """What decides pictures: settings in plain words, and a hash of the rows.
 
     Args:
-        module: that makes them.
+        session: of the model that makes them.
+        adapter: on it.
         rows: a prompt a picture, with its seed.
         sampling: steps, guidance, scheduler.
         state: ``rece`` of the checkpoint; ``None`` where nothing was edited.
     """
-    adapter = module.hparams["adapter"]
     asked = [[row.prompt, row.seed, _guidance(row, sampling)] for row in rows]
+    maps = [] if state is None else [one["map"].cpu().contiguous().numpy() for one in state["erasers"].values()]
     return {
         "settings": {
-            "base": module.base.name,
-            "fingerprint": module.fingerprint,
+            "base": session.base.name,
+            "fingerprint": session.loaded.fingerprint,
             "adapter": "" if adapter is None else open_adapter(adapter).digest()[:16],
             "concepts": [] if state is None else [pair["prompt"] for pair in state["concepts"]["erased"]],
-            "erasure": "" if state is None else _hash(state["map"].cpu().contiguous().numpy().tobytes()),
+            "erasure": _hash(b"".join(matrix.tobytes() for matrix in maps)) if maps else "",
             "steps": sampling.steps,
             "scheduler": sampling.scheduler or "",
             "version": __version__,
@@ -128,13 +133,14 @@ def plan_in(place: Path) -> Any:
     return _read_json(place / SETTINGS)
 
 
-def state_of(module: RECE) -> dict[str, Any] | None:
-    """What a checkpoint would say of a module; ``None`` where nothing was edited."""
-    if not module.history:
+def state_of(session: ErasureSession) -> dict[str, Any] | None:
+    """What a checkpoint would say of an erasure; ``None`` where nothing was edited."""
+    if not session.history:
         return None
-    maps = module.maps
-    matrix = maps.matrix if isinstance(maps, EmbeddingMap) else maps.matrices
-    return {"map": matrix, "concepts": module.description()["concepts"]}
+    return {
+        "erasers": {name: {"map": stored(maps)} for name, maps in session.maps.items()},
+        "concepts": session.concepts,
+    }
 
 
 def _guidance(row: EvaluationPrompt, sampling: Sampling) -> float:

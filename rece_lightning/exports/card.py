@@ -49,7 +49,7 @@ def render_card(erasure: Erasure, kind: str, metadata: dict[str, str], loss: Los
         hub=hub_id(erasure) is not None,
         licence=base_licence(erasure).get("license"),
         description=description,
-        settings={key: json.dumps(value) for key, value in description["settings"].items()},
+        settings={key: json.dumps(value) for key, value in description["method"].items()},
         date=metadata["rece.date"],
         loss=loss,
         file=file,

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.core.low_rank import error_curve, low_rank_of
+from rece_lightning.core.low_rank import error_curve
 from rece_lightning.erasure.erasure import Erasure
-from rece_lightning.exports.lora import adapter_rank
+from rece_lightning.exports.lora import adapter_rank, factored
 from rece_lightning.exports.map import check_map
 from rece_lightning.exports.pipeline import WEIGHTS, loaded_files
 from rece_lightning.models.base import BaseModel
@@ -40,8 +40,8 @@ def export_costs(erasure: Erasure, ranks: Sequence[int] = RANKS) -> list[Cost]:
         Cost("pipeline", model_bytes(erasure.base), 0.0),
         Cost("single-file", model_bytes(erasure.base, LOADED), 0.0),
     ]
-    parts = low_rank_of(erasure.maps, erasure.gram)
-    errors, full = error_curve(parts), adapter_rank(parts, None)
+    parts = factored(erasure)
+    errors, full = error_curve([one for part in parts for one in part]), adapter_rank(parts, None)
     for rank in [*(rank for rank in sorted(ranks) if rank < full), full]:
         size = 4 * rank * sum(sum(shape) for shape in shapes)
         costs.append(Cost("lora", size, float(errors[min(rank, len(errors) - 1)]), rank))
@@ -50,7 +50,7 @@ def export_costs(erasure: Erasure, ranks: Sequence[int] = RANKS) -> list[Cost]:
         check_map(erasure)
     except ConfigurationError:
         return costs
-    return [*costs, Cost("map", 8 * erasure.gram.width**2, 0.0)]
+    return [*costs, Cost("map", 8 * sum(one.space.width**2 for one in erasure.spaces), 0.0)]
 
 
 def model_bytes(base: BaseModel, parts: Sequence[str] | None = None) -> int:

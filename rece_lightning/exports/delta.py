@@ -14,5 +14,5 @@ def write_delta(erasure: Erasure, path: Path, metadata: dict[str, str]) -> Loss:
 
     ``unet.load_state_dict(safetensors.torch.load_file(path), strict=False)`` puts them into the base model's U-Net.
     """
-    save_tensors(dict(erasure.edited()), path, metadata)
+    save_tensors(dict(erasure.weights()), path, metadata)
     return Loss()

@@ -1,10 +1,10 @@
-"""``lora``: a LoRA under the names that diffusers and PEFT write."""
+"""``lora`` and ``kohya``: the erasure as a LoRA, under the names of diffusers and PEFT, or those that WebUIs read."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,15 +12,79 @@ import torch
 from torch import Tensor
 
 from rece_lightning.core.low_rank import LowRank, low_rank_of, sufficient_rank
-from rece_lightning.erasure.erasure import Erasure
+from rece_lightning.erasure.erasure import ErasedSpace, Erasure
 from rece_lightning.exports.record import Loss
 from rece_lightning.files import save_tensors
 from rece_lightning.models.base import BaseModel
 from rece_lightning.models.original import sgm_names
 
 
+@dataclass(frozen=True)
+class Adapter:
+    """One layer of a LoRA: ``W + up @ down`` is the edited weight."""
+
+    name: str
+    """Diffusers name of the layer, without ``.weight``."""
+    down: Tensor
+    """``[r, i]``, float32; zero where the layer's input is no text."""
+    up: Tensor
+    """``[o, r]``, float32."""
+
+
+def factored(erasure: Erasure) -> list[list[LowRank]]:
+    """The factors of every text space: one that all its layers share, or one a layer."""
+    return [low_rank_of(one.maps, one.gram) for one in erasure.spaces]
+
+
+def adapter_rank(parts: Iterable[list[LowRank]], rank: int | None) -> int:
+    """The rank that is written: the full one, ``rank`` where that is less, and 1 for an edit that changed nothing."""
+    full = max(1, *(sufficient_rank(part) for part in parts))
+    return full if rank is None else min(rank, full)
+
+
+def make_adapters(erasure: Erasure, rank: int | None) -> tuple[list[Adapter], Loss]:
+    """The adapters of all edited layers, all of one rank, and what was lost, measured on the rounded factors.
+
+    One rank for all: readers that find different ranks have scaled some layers by the wrong alpha.
+
+    Args:
+        erasure: to write.
+        rank: R; without it the smallest one at which the truncation is below float32's rounding.
+    """
+    parts = factored(erasure)
+    chosen = adapter_rank(parts, rank)
+    adapters, sums = list[Adapter](), torch.zeros(3, dtype=torch.float64)
+    for one, of_space in zip(erasure.spaces, parts, strict=True):
+        factors = [tuple(factor.cpu() for factor in part.factors(chosen)) for part in of_space]
+        for layer, name in enumerate(one.space.readers):
+            up, down = factors[layer if len(factors) > 1 else 0]
+            adapter, lost = _adapter(erasure, one, name, layer, up, down)
+            adapters.append(adapter)
+            sums += lost
+    lost, changed, total = sums.tolist()
+    return adapters, Loss(_ratio(lost, changed), _ratio(lost, total), chosen)
+
+
+def _adapter(
+    erasure: Erasure, one: ErasedSpace, name: str, layer: int, up: Tensor, down: Tensor
+) -> tuple[Adapter, Tensor]:
+    """One layer, and ``‖ΔW' − ΔW‖²``, ``‖ΔW‖²`` and ``‖W + ΔW‖²``."""
+    reader = one.space.readers[name]
+    weight = reader.part(next(erasure.source.read_projections([name]))[1]).cpu().double()
+    narrow, wide = down.float(), (weight @ up).float()
+    matrix = one.maps.of_layer(layer).cpu()
+    change = weight @ (matrix - torch.eye(len(matrix), dtype=matrix.dtype))
+    sums = [(wide.double() @ narrow.double() - change).square().sum(), change.square().sum()]
+    adapter = Adapter(name.removesuffix(".weight"), reader.padded(narrow), wide)
+    return adapter, torch.stack([*sums, (weight + change).square().sum()])
+
+
+def _ratio(part: float, whole: float) -> float:
+    return math.sqrt(part / whole) if whole else 0.0
+
+
 def write_lora(erasure: Erasure, path: Path, metadata: dict[str, str], rank: int | None = None) -> Loss:
-    """Write ``unet.<layer>.lora_A.weight [r, d]`` and ``unet.<layer>.lora_B.weight [o, r]``.
+    """Write ``unet.<layer>.lora_A.weight [r, i]`` and ``unet.<layer>.lora_B.weight [o, r]``.
 
     Such a file holds no alpha: diffusers then takes the rank, and the scale 1 is the edit itself.
 
@@ -37,58 +101,6 @@ def write_lora(erasure: Erasure, path: Path, metadata: dict[str, str], rank: int
         tensors[f"unet.{adapter.name}.lora_B.weight"] = adapter.up
     save_tensors(tensors, path, {**metadata, "rece.rank": str(loss.rank), "rece.error": f"{loss.change:.3g}"})
     return loss
-
-
-@dataclass(frozen=True)
-class Adapter:
-    """One layer of a LoRA: ``W + up @ down`` is the edited weight."""
-
-    name: str
-    """Diffusers name of the layer, without ``.weight``."""
-    down: Tensor
-    """``[r, d]``, float32."""
-    up: Tensor
-    """``[o, r]``, float32."""
-
-
-def adapter_rank(parts: list[LowRank], rank: int | None) -> int:
-    """The rank that is written: the full one, ``rank`` where that is less, and 1 for an edit that changed nothing."""
-    full = max(1, sufficient_rank(parts))
-    return full if rank is None else min(rank, full)
-
-
-def make_adapters(erasure: Erasure, rank: int | None) -> tuple[list[Adapter], Loss]:
-    """The adapters of all edited layers, all of one rank, and what was lost, measured on the rounded factors.
-
-    One rank for all: readers that find different ranks have scaled some layers by the wrong alpha.
-
-    Args:
-        erasure: to write.
-        rank: R; without it the smallest one at which the truncation is below float32's rounding.
-    """
-    parts = low_rank_of(erasure.maps, erasure.gram)
-    chosen = adapter_rank(parts, rank)
-    factors = [tuple(factor.cpu() for factor in part.factors(chosen)) for part in parts]
-    adapters, lost, changed, total = [], 0.0, 0.0, 0.0
-    for layer, (name, weight) in enumerate(_wide(erasure)):
-        up, down = factors[layer if len(factors) > 1 else 0]
-        adapter = Adapter(name.removesuffix(".weight"), down.float(), (weight @ up).float())
-        matrix = erasure.maps.of_layer(layer).cpu()
-        change = weight @ (matrix - torch.eye(len(matrix), dtype=matrix.dtype))
-        lost += float((adapter.up.double() @ adapter.down.double() - change).square().sum())
-        changed += float(change.square().sum())
-        total += float((weight + change).square().sum())
-        adapters.append(adapter)
-    return adapters, Loss(_ratio(lost, changed), _ratio(lost, total), chosen)
-
-
-def _wide(erasure: Erasure) -> Iterator[tuple[str, Tensor]]:
-    for name, weight in erasure.original():
-        yield name, weight.cpu().double()
-
-
-def _ratio(part: float, whole: float) -> float:
-    return math.sqrt(part / whole) if whole else 0.0
 
 
 def write_kohya(erasure: Erasure, path: Path, metadata: dict[str, str], rank: int | None = None) -> Loss:
@@ -131,7 +143,8 @@ def kohya_names(base: BaseModel, layers: Iterable[str]) -> dict[str, str]:
 
 def kohya_metadata(base: BaseModel, name: str, rank: int) -> dict[str, str]:
     """The keys by which WebUIs tell what a LoRA fits; only what is true of a file that nobody trained."""
-    version = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}[base.family]
+    versions: Mapping[str, str] = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
+    version = versions[base.family]
     if base.family == "sd2" and _predicts_velocity(base):
         version += "_v"
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -13,17 +14,30 @@ from rece_lightning.erasure.erasure import Erasure
 from rece_lightning.exports.record import Loss
 from rece_lightning.files import save_tensors
 from rece_lightning.models.part_configs import LARGEST_WIDTH
+from rece_lightning.models.text_space import POOLED, TEXT
 from rece_lightning.models.weights import FLOATS, SafetensorsWeights
 
 KEY = "map"
+FURTHER = "map."
+"""What the names of the maps of further text spaces begin with: ``map.pooled``."""
 
 
 class EmbeddingMap(embedding_map.EmbeddingMap):
     """The erasure as a map on prompt embeddings: the original model does with mapped ones what the edited model does.
 
-    Give it every embedding that the U-Net's cross-attention reads, those of the negative prompt too. SDXL's pooled
-    embedding is read by no cross-attention: leave it alone.
+    Give it every embedding that the U-Net's cross-attention reads, those of the negative prompt too; and SDXL's pooled
+    embeddings to :meth:`pooled`.
+
+    Args:
+        matrix: ``M`` of the rows that cross-attention reads, ``[d, d]``.
+        further: text space → ``M`` of it, such as ``pooled``.
     """
+
+    further: Mapping[str, Tensor]
+
+    def __init__(self, matrix: Tensor, further: Mapping[str, Tensor] | None = None) -> None:
+        super().__init__(matrix)
+        object.__setattr__(self, "further", dict(further or {}))
 
     @classmethod
     def load(cls, path: str | Path) -> EmbeddingMap:
@@ -39,21 +53,16 @@ class EmbeddingMap(embedding_map.EmbeddingMap):
                 f"EmbeddingMap: {path} is no whole safetensors file ({error.__cause__ or error}); export it anew."
             ) from error
         # Whatever else is in the file is not read.
-        shape = weights.shapes().get(KEY, ())
-        if len(shape) != 2 or shape[0] != shape[1] or not 0 < shape[0] <= LARGEST_WIDTH:
+        names = [name for name in weights.shapes() if name == KEY or name.startswith(FURTHER)]
+        if KEY not in names:
             raise ConfigurationError(f"EmbeddingMap: {path} holds no map; write one with `rece export --format map`.")
-        if weights.dtypes()[KEY] not in FLOATS:
-            raise ConfigurationError(
-                f"EmbeddingMap: {path}: the map is stored as {weights.dtypes()[KEY]}; export it anew."
-            )
-        _, matrix = next(weights.read([KEY]))
-        if not bool(matrix.isfinite().all()):
-            raise ConfigurationError(f"EmbeddingMap: {path} holds NaN or infinity; export it anew.")
-        return cls(matrix.double())
+        matrices = {name: _read(path, weights, name) for name in names}
+        return cls(matrices.pop(KEY), {name.removeprefix(FURTHER): one for name, one in matrices.items()})
 
     def save(self, path: str | Path, metadata: dict[str, str] | None = None) -> Path:
-        """Write the map in float64."""
-        return save_tensors({KEY: self.matrix.cpu()}, Path(path), metadata or {"format": "pt"})
+        """Write the maps in float64."""
+        tensors = {KEY: self.matrix.cpu()} | {f"{FURTHER}{name}": one.cpu() for name, one in self.further.items()}
+        return save_tensors(tensors, Path(path), metadata or {"format": "pt"})
 
     def __call__(self, prompt_embeds: Tensor) -> Tensor:
         """Map prompt embeddings ``[..., d]``; their dtype and device stay.
@@ -61,15 +70,45 @@ class EmbeddingMap(embedding_map.EmbeddingMap):
         Raises:
             ConfigurationError: if they are of another width.
         """
-        if prompt_embeds.shape[-1] != len(self.matrix):
+        return _mapped(self.matrix, prompt_embeds)
+
+    def pooled(self, pooled_prompt_embeds: Tensor) -> Tensor:
+        """Map SDXL's pooled embeddings ``[..., p]``; their dtype and device stay.
+
+        Raises:
+            ConfigurationError: if they are of another width, or the erasure left them alone.
+        """
+        if POOLED not in self.further:
             raise ConfigurationError(
-                f"EmbeddingMap: the embeddings are {prompt_embeds.shape[-1]} wide, the map {len(self.matrix)}; "
-                "it belongs to another model."
+                "EmbeddingMap: the erasure did not edit what reads pooled embeddings; give them to the model as they are."
             )
-        # Apple's devices have no float64.
-        device = torch.device("cpu") if prompt_embeds.device.type == "mps" else prompt_embeds.device
-        mapped = embedding_map.EmbeddingMap(self.matrix.to(device)).apply_to_embeddings(prompt_embeds.to(device))
-        return mapped.to(prompt_embeds.device)
+        return _mapped(self.further[POOLED], pooled_prompt_embeds)
+
+
+def _read(path: str | Path, weights: SafetensorsWeights, name: str) -> Tensor:
+    shape = weights.shapes()[name]
+    if len(shape) != 2 or shape[0] != shape[1] or not 0 < shape[0] <= LARGEST_WIDTH:
+        raise ConfigurationError(f"EmbeddingMap: {path} holds no map; write one with `rece export --format map`.")
+    if weights.dtypes()[name] not in FLOATS:
+        raise ConfigurationError(
+            f"EmbeddingMap: {path}: the map is stored as {weights.dtypes()[name]}; export it anew."
+        )
+    _, matrix = next(weights.read([name]))
+    if not bool(matrix.isfinite().all()):
+        raise ConfigurationError(f"EmbeddingMap: {path} holds NaN or infinity; export it anew.")
+    return matrix.double()
+
+
+def _mapped(matrix: Tensor, embeddings: Tensor) -> Tensor:
+    if embeddings.shape[-1] != len(matrix):
+        raise ConfigurationError(
+            f"EmbeddingMap: the embeddings are {embeddings.shape[-1]} wide, the map {len(matrix)}; "
+            "it belongs to another model."
+        )
+    # Apple's devices have no float64.
+    device = torch.device("cpu") if embeddings.device.type == "mps" else embeddings.device
+    mapped = embedding_map.EmbeddingMap(matrix.to(device)).apply_to_embeddings(embeddings.to(device))
+    return mapped.to(embeddings.device)
 
 
 def check_map(erasure: Erasure) -> None:
@@ -78,26 +117,30 @@ def check_map(erasure: Erasure) -> None:
     Raises:
         ConfigurationError: naming what stands against it.
     """
-    if not isinstance(erasure.maps, embedding_map.EmbeddingMap):
+    if not all(isinstance(one.maps, embedding_map.EmbeddingMap) for one in erasure.spaces):
         raise ConfigurationError(
-            "--format map: model.technique tensor keeps one map a layer, and embeddings can be mapped but once; "
-            "export lora or pipeline, or erase with model.technique replace."
+            "--format map: the editor keeps one map a layer, and embeddings can be mapped but once; "
+            "export lora or pipeline, or erase with an editor of one map, such as UCE."
         )
-    if not erasure.complete:
-        left = [name for name in erasure.base.projections if name not in set(erasure.names)]
-        raise ConfigurationError(
-            f"--format map: {len(left)} of {len(erasure.base.projections)} text-reading projections were not edited "
-            f"(model.projections, model.layers), such as {left[0]}, and would read mapped embeddings too; "
-            "export lora or pipeline in its place."
-        )
+    edited = set(erasure.names)
+    for space in erasure.base.spaces:
+        left = [name for name in space.readers if name not in edited]
+        # A space that was left alone altogether needs no map.
+        if left and (len(left) < len(space.readers) or space.name == TEXT):
+            raise ConfigurationError(
+                f"--format map: {len(left)} of {len(space.readers)} weights that read the space {space.name!r} were not "
+                f"edited (model.method.projections, layers), such as {left[0]}, and would read mapped embeddings too; "
+                "export lora or pipeline in its place."
+            )
 
 
 def write_map(erasure: Erasure, path: Path, metadata: dict[str, str]) -> Loss:
-    """Write ``M``, ``[d, d]``, float64.
+    """Write ``M`` of every text space, ``[d, d]``, float64.
 
     Raises:
-        ConfigurationError: if no single map stands for the erasure.
+        ConfigurationError: if no map on the embeddings stands for the erasure.
     """
     check_map(erasure)
-    EmbeddingMap(erasure.maps.of_layer(0)).save(path, metadata)
+    matrices = {one.space.name: one.maps.of_layer(0) for one in erasure.spaces}
+    EmbeddingMap(matrices.pop(TEXT), matrices).save(path, metadata)
     return Loss()

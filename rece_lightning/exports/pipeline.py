@@ -42,7 +42,7 @@ def write_pipeline(erasure: Erasure, folder: Path, metadata: dict[str, str]) -> 
         files = copy_unet(erasure, folder / "unet", metadata)
     else:
         files = save_parts(erasure, folder, metadata)
-    replace_tensors(files, erasure.edited())
+    replace_tensors(files, erasure.weights())
     return Loss()
 
 

@@ -45,7 +45,7 @@ def write_single_file(erasure: Erasure, path: Path, metadata: dict[str, str]) ->
             f"model.pretrained: {base.path}: {missing[0]} has no counterpart in the original layout; "
             "write a diffusers folder (--format pipeline)."
         )
-    edited = {names[name]: weight for name, weight in erasure.edited()}
+    edited = {names[name]: weight for name, weight in erasure.weights()}
 
     def with_edits() -> Iterator[tuple[str, Tensor]]:
         for name, tensor in tensors():

@@ -166,3 +166,25 @@ def find_file(path: Path) -> Path:
             "give the path of one file."
         )
     return others[0]
+
+
+def check_adapter(adapter: str | None, stage: str, *, erased: bool = False) -> None:
+    """Look at ``model.adapter`` before any work.
+
+    Args:
+        adapter: the setting.
+        stage: ``fit``, ``validate``, ``test`` or ``predict``.
+        erased: whether the model is that of a checkpoint.
+
+    Raises:
+        ConfigurationError: for an adapter that is nowhere, or where it would be unclear what it is put on.
+        BaseModelError: if it is damaged or cannot be fused.
+    """
+    if adapter is None:
+        return
+    if stage == "fit" or erased:
+        why, how = "a checkpoint erases from its base alone", "write the erasure with `export --format pipeline`"
+        if stage == "fit":
+            why, how = "fit edits the base model alone", "fuse the adapter and save the pipeline"
+        raise ConfigurationError(f"model.adapter: {adapter}: {why}; {how}, and give that as model.pretrained.")
+    open_adapter(adapter)

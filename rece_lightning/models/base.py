@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rece_lightning.core.errors import BaseModelError
-from rece_lightning.models.projections import select_projections
+from rece_lightning.models.text_space import TextSpace
 from rece_lightning.models.weights import Weights, all_finite, check_floats
 
 
@@ -28,10 +28,8 @@ class BaseModel:
     family: str
     """``sd1``, ``sd2`` or ``sdxl``: what decides names in other formats."""
     variant: str | None
-    width: int
-    """``d``, the width of the text embeddings that its cross-attention reads."""
-    projections: dict[str, tuple[int, ...]]
-    """Diffusers names of every text-reading projection with their shapes, sorted by name."""
+    spaces: tuple[TextSpace, ...]
+    """What the U-Net reads its text from, and which weights read it; the rows that cross-attention reads come first."""
     parameters: int
     """Number of parameters of the U-Net."""
     unet: Weights = field(repr=False)
@@ -42,12 +40,22 @@ class BaseModel:
     """Folder of the configurations that a single file does not hold."""
 
     @property
+    def width(self) -> int:
+        """``d``, the width of the text embeddings that its cross-attention reads."""
+        return self.spaces[0].width
+
+    @property
+    def projections(self) -> dict[str, tuple[int, ...]]:
+        """Diffusers names of every weight that reads text, with its whole shape."""
+        return {name: reader.shape for space in self.spaces for name, reader in space.readers.items()}
+
+    @property
     def configurations(self) -> Path:
         """The folder with the parts' configurations and tokenizers."""
         return self.config or self.path
 
     def read_projections(self, names: list[str] | None = None) -> Iterator[tuple[str, Tensor]]:
-        """Yield ``(name, weight [o, d])`` in the stored dtype, one tensor in memory at a time.
+        """Yield ``(name, weight [o, i])`` of weights that read text, in the stored dtype, one in memory at a time.
 
         Raises:
             BaseModelError: for values that are no numbers, or no floating-point numbers.
@@ -63,7 +71,7 @@ class BaseModel:
             yield name, weight
 
     def fingerprint(self) -> dict[str, str]:
-        """SHA-256 of the stored bytes of the projections, and of those of the text encoders.
+        """SHA-256 of the stored bytes of what reads the text, and of those of the text encoders.
 
         Over names and bytes of the tensors, not of a file: the same model in one file, in shards or with other
         metadata has the same fingerprint.
@@ -78,9 +86,10 @@ class BaseModel:
             _digest(text, weights.read(names))
         return {"projections": projections.hexdigest(), "text_encoder": text.hexdigest()}
 
-    def select(self, kinds: str, layers: str | None) -> list[str]:
-        """Names of the projections to edit. See :func:`select_projections`."""
-        return select_projections(list(self.projections), kinds, layers)
+    def read_space(self, space: TextSpace) -> Iterator[tuple[str, Tensor]]:
+        """Yield ``(name, columns [o, d])`` of a space's readers, what of each reads the text."""
+        for name, weight in self.read_projections(space.names):
+            yield name, space.readers[name].part(weight)
 
 
 def _digest(digest: hashlib._Hash, tensors: Iterable[tuple[str, Tensor]]) -> None:

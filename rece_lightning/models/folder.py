@@ -7,16 +7,17 @@ from pathlib import Path
 
 from rece_lightning.core.errors import BaseModelError
 from rece_lightning.models.base import BaseModel
+from rece_lightning.models.families.unet import checked_spaces
 from rece_lightning.models.part_configs import (
     check_index,
     check_part,
     check_text_encoder,
     check_widths,
     named_parts,
+    pooled_width,
     read_json,
 )
 from rece_lightning.models.pickled import PICKLES, PickledWeights
-from rece_lightning.models.projections import is_text_projection
 from rece_lightning.models.weights import SafetensorsWeights, Weights, check_floats
 
 PARTS = ("unet", "text_encoder", "tokenizer", "scheduler", "vae")
@@ -79,7 +80,8 @@ def open_folder(name: str, folder: Path, variant: str | None) -> BaseModel:
     width = check_widths(folder, config.get("cross_attention_dim"), [one.get("hidden_size") for one in configs])
     weights = {part: part_weights(folder / part, STEMS[part], variant) for part in STEMS if part in parts}
     shapes = weights["unet"].shapes()
-    projections = checked_projections(f"{folder / 'unet'}", weights["unet"], width)
+    pooled = pooled_width(config, configs)
+    spaces = checked_spaces(f"{folder / 'unet'}", weights["unet"], width, pooled)
     for part, one in zip(encoders, configs, strict=True):
         check_text_encoder(folder / part / "config.json", one, weights[part].shapes())
         check_floats(weights[part], (name for name in weights[part].shapes() if not name.endswith("position_ids")))
@@ -90,45 +92,11 @@ def open_folder(name: str, folder: Path, variant: str | None) -> BaseModel:
         # OpenCLIP's activation, of Stable Diffusion 2; OpenAI's CLIP has the quick one.
         family="sdxl" if second else "sd2" if configs[0].get("hidden_act") == "gelu" else "sd1",
         variant=variant,
-        width=width,
-        projections=projections,
+        spaces=spaces,
         parameters=sum(math.prod(shape) for shape in shapes.values()),
         unet=weights["unet"],
         text=tuple(weights[part] for part in encoders),
     )
-
-
-def checked_projections(where: str, weights: Weights, width: int) -> dict[str, tuple[int, ...]]:
-    """The text-reading projections among the parameters of a U-Net, under their diffusers names and in their order.
-
-    Args:
-        where: they lie, for messages.
-        weights: of the U-Net.
-        width: ``d``.
-
-    Raises:
-        BaseModelError: if there is none, or a shape or dtype cannot be.
-    """
-    shapes = weights.shapes()
-    # Sorted: the sum over layers must not depend on how a file orders them.
-    projections = {key: shape for key, shape in sorted(shapes.items()) if is_text_projection(key)}
-    if not projections:
-        raise BaseModelError(
-            f"model.pretrained: {where}: no cross-attention that reads the text (attn2.to_k, attn2.to_v); "
-            "give a text-to-image model."
-        )
-    for key in projections:
-        layer = key.removesuffix(".weight").rsplit(".", 1)[0]
-        queries, *others = (shapes.get(f"{layer}.{part}.weight") for part in ("to_q", "to_k", "to_v"))
-        # Queries, keys and values of a cross-attention are equally wide in a U-Net.
-        if not queries or not queries[0] or any(shape != (queries[0], width) for shape in others):
-            raise BaseModelError(
-                f"model.pretrained: {where}: the projections to_k and to_v of {layer} have the shapes {others}, "
-                f"beside queries of {queries} and embeddings {width} wide; the file is incomplete or of another model. "
-                "Copy the model anew."
-            )
-    check_floats(weights, projections)
-    return projections
 
 
 def part_weights(folder: Path, stems: tuple[str, ...], variant: str | None) -> Weights:

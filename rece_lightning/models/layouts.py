@@ -81,11 +81,11 @@ def kind_of(shapes: Mapping[str, Shape]) -> str | None:
         shapes: of all tensors of the file.
     """
     entry = shapes.get(f"{UNET}input_blocks.0.0.weight")
-    projections = projections_in(shapes)
+    projections = [name for name in projections_in(shapes).values() if "attn2" in name]
     if entry is None or len(entry) < 2 or not projections:
         return None
     prefixes = text_prefixes(shapes)
-    family = TEXT.get(prefixes) if prefixes else WIDTHS.get(shapes[next(iter(projections.values()))][-1])
+    family = TEXT.get(prefixes) if prefixes else WIDTHS.get(shapes[projections[0]][-1])
     return f"{family}-inpainting" if family and entry[1] == 9 else family
 
 

@@ -136,6 +136,14 @@ def check_widths(folder: Path, width: Any, text_widths: list[Any]) -> int:
     return width
 
 
+def pooled_width(unet: Mapping[str, Any], text_encoders: list[dict[str, Any]]) -> int | None:
+    """Width of the pooled embedding that a U-Net with this configuration is given; ``None`` where it is given none."""
+    if unet.get("addition_embed_type") != "text_time" or len(text_encoders) < 2:
+        return None
+    value = text_encoders[-1].get("projection_dim")
+    return value if is_count(value) else None
+
+
 def check_text_encoder(file: Path, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Hold a text encoder's configuration against the shapes of its weights, before it is built.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rece_lightning.core.errors import BaseModelError
 from rece_lightning.models.base import BaseModel
-from rece_lightning.models.folder import checked_projections
+from rece_lightning.models.families.unet import checked_spaces
 from rece_lightning.models.layouts import LAYOUTS, config_folder, kind_of
 from rece_lightning.models.original import UNET, ToDiffusers, text_prefixes, unet_projections
 from rece_lightning.models.part_configs import (
@@ -16,6 +16,7 @@ from rece_lightning.models.part_configs import (
     check_text_encoder,
     check_widths,
     named_parts,
+    pooled_width,
     read_json,
 )
 from rece_lightning.models.pickled import PICKLES, PickledWeights
@@ -63,7 +64,7 @@ def open_single_file(name: str, path: Path, config: str | None) -> BaseModel:
     config_of_unet = read_json(folder / "unet" / "config.json")
     width = check_widths(folder, config_of_unet.get("cross_attention_dim"), [one.get("hidden_size") for one in configs])
     unet = Renamed(weights, names)
-    projections = checked_projections(str(path), unet, width)
+    spaces = checked_spaces(str(path), unet, width, pooled_width(config_of_unet, configs))
     family = "sdxl" if len(prefixes) > 1 else "sd2" if OPEN_CLIP in prefixes else "sd1"
     text = tuple(ToDiffusers(weights, part, family) for part in encoders)
     for part, one, encoder in zip(encoders, configs, text, strict=True):
@@ -75,8 +76,7 @@ def open_single_file(name: str, path: Path, config: str | None) -> BaseModel:
         layout="single_file",
         family=family,
         variant=None,
-        width=width,
-        projections=projections,
+        spaces=spaces,
         parameters=sum(math.prod(shape) for key, shape in shapes.items() if key.startswith(UNET)),
         unet=unet,
         text=text,

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from rece_lightning.core.errors import BaseModelError
-
-TOKEN_RULES = ("aligned", "last", "all")
+from rece_lightning.models.text_space import POOLED, TEXT
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,25 @@ class Encoded:
     last_subject: Tensor
     """Position of each prompt's last subject token, ``[n]``: ``attention_mask.sum() − 2``, as published."""
     pooled: Tensor | None = None
-    """``[n, p]``: SDXL's second way for the text into the U-Net; no cross-attention reads it, no erasure edits it."""
+    """``[n, p]``: SDXL's second text space, which no cross-attention reads."""
+
+    def rows(self, space: str) -> tuple[Tensor, Tensor]:
+        """The rows of every prompt in a text space, and where its subject ends.
+
+        Args:
+            space: ``text``, or ``pooled``: one row a prompt.
+
+        Returns:
+            ``[n, positions, d]`` and ``[n]``.
+
+        Raises:
+            BaseModelError: if the text encoder makes none.
+        """
+        if space == TEXT:
+            return self.embeddings, self.last_subject
+        if space != POOLED or self.pooled is None:
+            raise BaseModelError(f"model.pretrained: its text encoder makes no embeddings of the space {space!r}.")
+        return self.pooled[:, None], torch.zeros_like(self.last_subject)
 
 
 class PromptEncoder:

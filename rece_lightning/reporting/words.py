@@ -4,6 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.core.robust import WITHIN
+from rece_lightning.data.synonyms import TEMPLATE
+from rece_lightning.erasure.session import ErasureSession
+from rece_lightning.vocabulary.rows import SMALL
+from rece_lightning.vocabulary.scan import Scan, scan
+
+LISTED = 40
+"""Words that a page names as reaching a concept, of all concepts together."""
+HURT = 15
+
 
 @dataclass(frozen=True)
 class ReachingWord:
@@ -41,3 +52,52 @@ class WordsSection:
     """Words that reach beside those."""
     hurt: tuple[HurtWord, ...] = ()
     left_out: str = ""
+
+
+def words_section(session: ErasureSession, asked: bool | None) -> WordsSection | None:
+    """The section of an edited model.
+
+    Args:
+        session: with an erasure.
+        asked: whether a scan is wanted; ``None``: where the vocabulary is small.
+    """
+    tokens = _tokens(session)
+    if asked is False:
+        return None
+    if asked is None and tokens > SMALL:
+        return WordsSection(
+            left_out=f"Left out: the tokenizer has {tokens:,} tokens, and encoding them takes minutes without an "
+            "accelerator. “rece test --ckpt_path RUN --scan” prints the words; with “scan: true” of the callback "
+            "Report they stand here."
+        )
+    try:
+        return section_of(scan(session))
+    except ConfigurationError as error:  # a run that is done must not fail for a section of its page
+        return WordsSection(left_out=f"Left out: {error}")
+
+
+def section_of(found: Scan) -> WordsSection:
+    """What a page shows of a scan in its usual template."""
+    reaching = [
+        ReachingWord(concept, *row) for place, concept in enumerate(found.concepts) for row in found.reaching(place)
+    ]
+    return WordsSection(
+        len(found.words),
+        TEMPLATE.format("…"),
+        WITHIN,
+        tuple(reaching[:LISTED]),
+        len(reaching[LISTED:]),
+        tuple(HurtWord(*row) for row in found.hurt(HURT)),
+    )
+
+
+def _tokens(session: ErasureSession) -> int:
+    """Of the text encoder, from the shapes of its stored weights: nothing is loaded."""
+    return max(
+        (shape[0] for weights in session.base.text for name, shape in weights.shapes().items() if _is_vocabulary(name)),
+        default=0,
+    )
+
+
+def _is_vocabulary(name: str) -> bool:
+    return name.endswith("token_embedding.weight")

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from rece_lightning.core.embedding_map import AnyMap, EmbeddingMap, LayerMaps
+from rece_lightning.core.embedding_map import AnyMap, map_of
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.erasure.state import fault
+from rece_lightning.erasure.state import fault, former_layout
 from rece_lightning.models.pickled import check_archive
 from rece_lightning.runs.folder import CHECKPOINTS, is_fit, versions
 
@@ -37,7 +37,7 @@ class Found:
     @property
     def epochs(self) -> int:
         """How many epochs are done."""
-        return 0 if self.content is None else int(self.content["rece"]["epoch"])
+        return 0 if self.content is None else int(self.content["rece"]["epochs"])
 
 
 def find_checkpoint(
@@ -120,7 +120,7 @@ def newest_checkpoint(place: Path) -> tuple[Path, dict[str, Any]] | None:
     newest: tuple[Path, dict[str, Any]] | None = None
     damage: ConfigurationError | None = None
     for file in [*([last] if last.is_file() else []), *by_epoch(place)]:
-        if newest is not None and epochs_named(file) <= newest[1]["rece"]["epoch"]:
+        if newest is not None and epochs_named(file) <= newest[1]["rece"]["epochs"]:
             break
         try:
             newest = file, read_checkpoint(file)
@@ -179,13 +179,15 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict) or not isinstance(content.get("rece"), dict):
         raise ConfigurationError(f"--ckpt_path: {file} holds no erasure; give a checkpoint that RECE wrote.")
+    former = former_layout(content["rece"])
+    if former:
+        raise ConfigurationError(f"--ckpt_path: {file}: {former}.")
     wrong = fault(content)
     if wrong:
         raise ConfigurationError(f"--ckpt_path: {file}: {wrong}; give a checkpoint that RECE wrote.")
     return content
 
 
-def stored_map(file: Path) -> AnyMap:
-    """The map of a checkpoint."""
-    matrix = read_checkpoint(file)["rece"]["map"]
-    return EmbeddingMap(matrix) if matrix.ndim == 2 else LayerMaps(matrix)
+def stored_maps(file: Path) -> dict[str, AnyMap]:
+    """Text space → the map of a checkpoint."""
+    return {name: map_of(one["map"]) for name, one in read_checkpoint(file)["rece"]["erasers"].items()}

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.evaluation.results.comparison import FIRST, FIRST_DERIVED, LAST, LAST_DERIVED, ORIGINAL, edit_name
+from rece_lightning.evaluation.results.comparison import FIRST, FIRST_DERIVED, LAST, LAST_DERIVED, ORIGINAL
 from rece_lightning.evaluation.results.states import Shot, State
 from rece_lightning.runs.results import PROTOCOL, Results, in_short
-
-# Settings that epoch 0 does not look at.
-LATER = ("regular_scale", "regularizer", "surrogate_items", "accumulate", "attacker_scale")
 
 
 def common_shots(runs: Sequence[Results], *, shared: bool) -> list[Shot]:
@@ -69,17 +66,27 @@ def _plain(key: str, value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=str)
 
 
-def differing_settings(runs: Sequence[Results]) -> list[str]:
-    """For every run, the settings in which the runs differ, in words."""
+LATER = ("model.method.derivation", "model.method.accumulate", "model.attacker_scale", "model.certificate", "trainer.")
+"""What the names of settings begin with that epoch 0 does not look at."""
+
+
+def differing_settings(runs: Sequence[Results]) -> list[dict[str, Any]]:
+    """For every run, the settings in which the runs differ."""
     every = [run.settings() for run in runs]
     keys = list(dict.fromkeys(key for settings in every for key in settings))
     differing = [key for key in keys if len({in_short(settings.get(key)) for settings in every}) > 1]
-    return [
-        ", ".join(
-            f"{key.split('.', 1)[1]} {in_short(settings[key])}" for key in differing if settings.get(key) is not None
-        )
-        for settings in every
-    ]
+    return [{key: settings[key] for key in differing if settings.get(key) is not None} for settings in every]
+
+
+def in_words(settings: Mapping[str, Any]) -> str:
+    """Settings as a table's note: ``lamb 0.1, derivation.scale 0.001``."""
+    names = {key: key.split(".", 1)[1].removeprefix("method.").removeprefix("editor.") for key in settings}
+    return ", ".join(f"{names[key]} {in_short(value)}" for key, value in settings.items())
+
+
+def of_first_epoch(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that epoch 0 looks at."""
+    return {key: value for key, value in settings.items() if not key.startswith(LATER)}
 
 
 def compared_states(runs: Sequence[Results], shots: Sequence[Shot], shown: Sequence[Shot]) -> list[State]:
@@ -90,12 +97,12 @@ def compared_states(runs: Sequence[Results], shots: Sequence[Shot], shown: Seque
         shots: that count.
         shown: of which the small pictures are taken.
     """
-    notes = differing_settings(runs)
+    differing = differing_settings(runs)
     originals: dict[str, State] = {}
     firsts: dict[str, State] = {}
     finals: list[State] = []
     several_bases = len({in_short(run.settings().get("model.pretrained")) for run in runs}) > 1
-    for run, note in zip(runs, notes, strict=True):
+    for run, own in zip(runs, differing, strict=True):
         base = in_short(run.settings().get("model.pretrained"))
         label = f"{run.folder.parent.name}/{run.folder.name}"
         if ORIGINAL in run.columns and base not in originals:
@@ -103,22 +110,17 @@ def compared_states(runs: Sequence[Results], shots: Sequence[Shot], shown: Seque
             originals[base] = run.with_tiles(state, ORIGINAL, shown)
         both = FIRST in run.columns and LAST in run.columns
         if FIRST in run.columns:
-            kept = {key: value for key, value in run.settings().items() if key.split(".", 1)[1] not in LATER}
-            kept.pop("trainer.max_epochs", None)
-            identity = json.dumps(kept, sort_keys=True, default=str)
+            identity = json.dumps(of_first_epoch(run.settings()), sort_keys=True, default=str)
             if identity not in firsts:
                 where = f"epoch 0 of {label}" if both else label
-                edit = edit_name(str(run.settings().get("model.editor") or "uce"))
-                state = run.state(FIRST, FIRST_DERIVED, shots, f"{edit} ({where})", _without_later(note))
+                edit = str(run.settings().get("model.method.first_editor") or run.settings()["model.method.editor"])
+                note = in_words(of_first_epoch(own))
+                state = run.state(FIRST, FIRST_DERIVED, shots, f"{edit} ({where})", note)
                 firsts[identity] = run.with_tiles(state, FIRST, shown)
         if LAST in run.columns:
             name = f"RECE ({label})" if both else f"measured ({label})"
-            finals.append(run.with_tiles(run.state(LAST, LAST_DERIVED, shots, name, note), LAST, shown))
+            finals.append(run.with_tiles(run.state(LAST, LAST_DERIVED, shots, name, in_words(own)), LAST, shown))
     return [*originals.values(), *firsts.values(), *finals]
-
-
-def _without_later(note: str) -> str:
-    return ", ".join(part for part in note.split(", ") if part.split(" ")[0] not in (*LATER, "max_epochs"))
 
 
 def protocol_text(run: Results) -> str:

@@ -1,4 +1,4 @@
-"""Epoch 0 in the middle: what a run has counted so far, beside its checkpoints, and taken up after a stop."""
+"""Resume the encoding epoch after an interruption: what a run has counted so far lies beside its checkpoints."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,21 +20,15 @@ from torch import Tensor
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.data.datamodule import ConceptData
 from rece_lightning.distributed import gathered, rank_and_world
+from rece_lightning.erasure.session import ErasureSession
+from rece_lightning.erasure.state import differences
+from rece_lightning.erasure.statistics import ConceptStatistics
 from rece_lightning.files import discard, write_atomically
-
-if TYPE_CHECKING:
-    from rece_lightning.erasure.statistics import PromptSums
-    from rece_lightning.module import RECE
 
 NAME = re.compile(r"partial-(\d{1,6})-of-(\d{1,6})\.safetensors")
 COST = 20
 """Writing takes at most one part in so many of the time."""
-ROW_PARTS = ("pairs.concept", "pairs.target", "kept", "held_out")
-MOMENT_PARTS = (
-    *(f"{name}.{part}" for name in ("first", "whole") for part in ("erased", "cross", "target")),
-    "preserved",
-    "held_out_moments",
-)
+BATCHES, PROBE = "batches", "probe"
 
 
 @dataclass(frozen=True)
@@ -62,12 +56,12 @@ class PartialSums:
     Args:
         place: folder of the checkpoints.
         seconds: between two files; 0: after every batch.
-        module: whose prompts are encoded.
+        session: whose prompts are encoded.
         data: that they come from.
     """
 
-    def __init__(self, place: Path, seconds: float, module: RECE, data: ConceptData) -> None:
-        self.place, self.seconds, self.module, self.data = place, seconds, module, data
+    def __init__(self, place: Path, seconds: float, session: ErasureSession, data: ConceptData) -> None:
+        self.place, self.seconds, self.session, self.data = place, seconds, session, data
         self._found: list[Partial] = []
         self._written = 0
         self._due = time.monotonic() + seconds
@@ -75,11 +69,14 @@ class PartialSums:
 
     # Going on
 
-    def find(self, *, overwrite: bool = False) -> None:
-        """Look for what a stopped run left, before the module chooses anything.
+    def find(self, *, overwrite: bool = False) -> bool:
+        """Look for what a stopped run left, before anything is chosen for the run.
 
         Args:
             overwrite: remove what another run left.
+
+        Returns:
+            Whether there is something; the data then asks for what that run had chosen.
 
         Raises:
             ConfigurationError: on every rank, if it is of another run.
@@ -87,7 +84,7 @@ class PartialSums:
         found, refused = list[Partial](), ""
         if rank_and_world()[0] == 0:
             found = partials(self.place)
-            refused = differing(found, self.module, self.data)
+            refused = differing(found, self.session, self.data)
             if refused and overwrite:
                 self.discard()
                 found, refused = [], ""
@@ -97,13 +94,13 @@ class PartialSums:
             raise ConfigurationError(refused)
         if self._found:
             self.data.take_chosen(self._found[0].run["concepts"])
-        self.module.keeps_choice = bool(self._found)
+        return bool(self._found)
 
     def take_up(self) -> None:
-        """Put the sums that were found into the module's, and say which batches need no encoding."""
+        """Put the sums that were found into the session's, and say which batches need no encoding."""
         if not self._found:
             return
-        sums, (rank, world) = self.module.sums, self._share()
+        sums, (rank, world) = self.session.statistics, self._share()
         kept = {part.file for part in self._found}
         if all(part.world == world for part in self._found):
             for part in self._found:
@@ -124,41 +121,42 @@ class PartialSums:
             print(f"{self.place.parent}: epoch 0 goes on after {len(sums.before)} batches of prompts")
         self._written = len(sums.batches)
 
-    def _load(self, part: Partial, sums: PromptSums) -> None:
+    def _load(self, part: Partial, sums: ConceptStatistics) -> None:
         try:
             with safe_open(part.file, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
                 probe = str(file.metadata()["probe"])
-            wrong = fault(tensors, self.module.base.width)
+            batches = tensors.pop(BATCHES)
+            if batches.dtype != torch.int64 or batches.ndim != 1 or bool((batches < 0).any()):
+                raise ValueError("its batches are no numbers")
+            sums.take(nested(tensors, list(sums.spaces), probe))
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            wrong = str(error)
-        if wrong:
-            print(f"{part.file} is damaged ({wrong}); its prompts are encoded again.", file=sys.stderr)
+            reason = str(error).removeprefix("ckpt_path: ").split(";")[0]
+            print(f"{part.file} is damaged ({reason}); its prompts are encoded again.", file=sys.stderr)
             return
-        module = self.module
-        sums.take(tensors, probe, module.placement.device_of("text_encoder", module.device))
+        sums.batches += batches.tolist()
 
     # Writing
 
     def write_when_due(self) -> None:
         """Write what was counted since, where it is time."""
-        sums = self.module.sums
+        sums = self.session.statistics
         if len(sums.batches) == self._written or time.monotonic() < self._due:
             return
         if not sums.shared and rank_and_world()[0] > 0:
             return  # every rank holds the same
         self.write(sums)
 
-    def write(self, sums: PromptSums) -> Path:
+    def write(self, sums: ConceptStatistics) -> Path:
         """Write this process's sums, whole or not at all."""
         started = time.monotonic()
         if self._run is None:
-            self._run = identity(self.module, self.data)
+            self._run = identity(self.session, self.data)
         rank, world = self._share()
         probe = sums.probe["prompt"] if sums.probe is not None else ""
         file = self.place / f"partial-{rank}-of-{world}.safetensors"
         told = {"run": json.dumps(self._run), "probe": probe}
-        write_atomically(file, lambda path: save_file(sums.parts(), path, told))
+        write_atomically(file, lambda path: save_file(flat(sums), path, told))
         self._written, ended = len(sums.batches), time.monotonic()
         self._due = ended + (max(self.seconds, COST * (ended - started)) if self.seconds else 0)
         return file
@@ -171,7 +169,7 @@ class PartialSums:
 
     def _share(self) -> tuple[int, int]:
         """Whose sums a process's are, and of how many."""
-        return (0, 1) if self.module.hparams["technique"] == "tensor" else rank_and_world()
+        return (0, 1) if self.session.method.editor.per_layer else rank_and_world()
 
 
 def partials(place: Path) -> list[Partial]:
@@ -184,13 +182,22 @@ def partials(place: Path) -> list[Partial]:
         try:
             with safe_open(file, framework="pt") as opened:
                 run, names = json.loads(opened.metadata()["run"]), set(opened.keys())
-                batches = tuple(opened.get_tensor("batches").tolist())
+                batches = tuple(opened.get_tensor(BATCHES).tolist())
             if not isinstance(run, dict) or not isinstance(run["concepts"], dict):
                 raise ValueError("it does not say of which run it is")
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
             print(f"{file} is damaged ({error}); its prompts are encoded again.", file=sys.stderr)
             continue
-        found.append(Partial(file, int(named[1]), int(named[2]), batches, set(MOMENT_PARTS) <= names, run))
+        found.append(
+            Partial(
+                file,
+                int(named[1]),
+                int(named[2]),
+                batches,
+                any(name.endswith("/erased.whole.erased") for name in names),
+                run,
+            )
+        )
     return found
 
 
@@ -209,12 +216,12 @@ def apart(found: Sequence[Partial], world: int) -> list[Partial]:
     return chosen
 
 
-def identity(module: RECE, data: ConceptData) -> dict[str, Any]:
-    """What decides the sums: base, prompts and how they are put into batches, and the settings of the run."""
+def identity(session: ErasureSession, data: ConceptData) -> dict[str, Any]:
+    """What decides the sums: base, prompts and how they are put into batches, and the method."""
     held_out = "\0".join(data.held_out).encode("utf-8", "surrogatepass")
     told = {
-        "settings": {key: module.hparams[key] for key in module.decisive},
-        "base": module.fingerprint,
+        "method": session.method.plain(),
+        "base": session.loaded.fingerprint,
         "concepts": data.summary(),
         "held out": hashlib.sha256(held_out).hexdigest(),
         "batch size": data.batch_size,
@@ -223,7 +230,7 @@ def identity(module: RECE, data: ConceptData) -> dict[str, Any]:
 
 
 NAMES = {
-    "settings": "settings of model",
+    "method": "model.method",
     "base": "model.pretrained",
     "concepts": "data.concepts or data.preserve",
     "held out": "data.validation",
@@ -231,19 +238,17 @@ NAMES = {
 }
 
 
-def differing(found: Sequence[Partial], module: RECE, data: ConceptData) -> str:
+def differing(found: Sequence[Partial], session: ErasureSession, data: ConceptData) -> str:
     """Why files cannot be taken up: what of their run differs, in words; empty where nothing does."""
     if not found:
         return ""
     data.take_chosen(found[0].run["concepts"])
-    now = identity(module, data)
+    now = identity(session, data)
     for part in found:
         wrong = [name for key, name in NAMES.items() if now[key] != part.run.get(key)]
-        settings = part.run.get("settings")
-        if now["settings"] != settings and isinstance(settings, dict):
-            changed = [key for key, value in now["settings"].items() if value != settings.get(key)]
-            told = [f"model.{key}: {settings.get(key)!r} → {now['settings'][key]!r}" for key in changed]
-            wrong[0] = ", ".join(told) or wrong[0]
+        method = part.run.get("method")
+        if now["method"] != method and isinstance(method, dict):
+            wrong[0] = ", ".join(differences("model.method", method, now["method"])) or wrong[0]
         if wrong:
             return (
                 f"{part.file} is of a run that was stopped in epoch 0 and differs in {'; '.join(wrong)}; take the "
@@ -252,32 +257,24 @@ def differing(found: Sequence[Partial], module: RECE, data: ConceptData) -> str:
     return ""
 
 
-def fault(parts: Mapping[str, Tensor], width: int) -> str:
-    """What is wrong with tensors of a file, in words; empty for those that :meth:`PromptSums.parts` gives."""
-    for name in ("batches", "numbers"):
-        if parts[name].dtype != torch.int64 or parts[name].ndim != 1 or bool((parts[name] < 0).any()):
-            return f"{name} are no numbers"
-    if len(parts["numbers"]) != 5:
-        return "numbers are too few or too many"
-    moments = [name for name in MOMENT_PARTS if name in parts]
-    if moments and len(moments) != len(MOMENT_PARTS):
-        return "some moments are missing"
-    for name in moments:
-        if parts[name].shape != (width, width) or parts[name].dtype != torch.float64:
-            return f"{name} is {list(parts[name].shape)}, not {[width, width]}"
-    for name in (*moments, *ROW_PARTS, "probe"):
-        if name not in parts:
+def flat(sums: ConceptStatistics) -> dict[str, Tensor]:
+    """Everything that was counted, under one name each: ``text/erased.concept``."""
+    state = sums.state_dict()
+    tensors: dict[str, Tensor] = {}
+    for space, of_space in state["spaces"].items():
+        tensors |= {f"{space}/{name}": tensor for name, tensor in of_space.items()}
+    if state["probe"] is not None:
+        tensors[PROBE] = state["probe"]["embedding"]
+    return {**tensors, BATCHES: torch.tensor(sums.batches, dtype=torch.int64)}
+
+
+def nested(tensors: Mapping[str, Tensor], spaces: Sequence[str], probe: str) -> dict[str, Any]:
+    """The state that :func:`flat` wrote down."""
+    state: dict[str, Any] = {"spaces": {space: {} for space in spaces}, "probe": None}
+    for name, tensor in tensors.items():
+        if name == PROBE:
+            state["probe"] = {"prompt": probe, "embedding": tensor}
             continue
-        if not parts[name].is_floating_point() or not parts[name].ndim or not bool(parts[name].isfinite().all()):
-            return f"{name} holds what is no number"
-        if name not in moments and (parts[name].shape[-1] != width or parts[name].ndim != 3 - (name == "probe")):
-            return f"{name} is {list(parts[name].shape)}"
-    if "pairs.concept" in parts:
-        names = ("concept", "target", "last", "target_last", "weight")
-        concept, target, last, target_last, weight = (parts[f"pairs.{name}"] for name in names)
-        count, positions = concept.shape[:2]
-        alike = target.shape == concept.shape and all(len(part) == count for part in (last, target_last, weight))
-        places = torch.stack([last, target_last]) if alike else torch.tensor([-1])
-        if not bool((places >= 0).all() and (places < positions).all() and (weight > 0).all()):
-            return "the pairs do not fit together"
-    return ""
+        space, _, inner = name.partition("/")
+        state["spaces"].setdefault(space, {})[inner] = tensor
+    return state

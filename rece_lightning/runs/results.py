@@ -86,11 +86,11 @@ class Results:
 
     def settings(self) -> dict[str, Any]:
         """What decides the edit: flat keys with plain values."""
-        found: dict[str, Any] = {}
+        found: dict[str, Any] = {"model.method.editor": "UCE"}
         for section in ("model", "data"):
             for key, value in (self.config.get(section) or {}).items():
                 if key not in ("validation", "test", "predict", "batch_size"):
-                    found[f"{section}.{key}"] = value
+                    found |= flattened(f"{section}.{key}", value)
         epochs = (self.config.get("trainer") or {}).get("max_epochs")
         if epochs is not None and LAST in self.columns and FIRST in self.columns:
             found["trainer.max_epochs"] = epochs
@@ -161,6 +161,18 @@ def _read_config(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise ConfigurationError(f"{path} is damaged ({' '.join(str(error).split())}); move it away.") from error
     return content if isinstance(content, dict) else {}
+
+
+def flattened(key: str, value: Any) -> dict[str, Any]:
+    """A nested setting as flat keys: ``model.method.editor`` is its class's name, ``model.method.editor.lamb`` below it."""
+    if not isinstance(value, dict) or not key.startswith("model."):
+        return {key: value}
+    inner, found = dict(value), dict[str, Any]()
+    if "class_path" in inner:
+        found[key], inner = in_short(value), inner.get("init_args") or {}
+    for name, one in inner.items():
+        found |= flattened(f"{key}.{name}", one)
+    return found
 
 
 def in_short(value: Any) -> str:

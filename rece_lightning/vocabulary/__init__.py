@@ -1,6 +1,6 @@
-"""The vocabulary scan: which words of the tokenizer still reach an erased concept, and which were hurt unasked."""
+"""The tokenizer's words: which still reach an erased concept, and which are erased or preserved with it."""
 
 from rece_lightning.models.vocabulary import vocabulary_words
-from rece_lightning.vocabulary.scan import Scan, scan_module
+from rece_lightning.vocabulary.scan import Scan, scan
 
-__all__ = ["Scan", "scan_module", "vocabulary_words"]
+__all__ = ["Scan", "scan", "vocabulary_words"]

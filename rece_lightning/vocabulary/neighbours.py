@@ -11,10 +11,12 @@ from torch import Tensor
 from rece_lightning.core.embedding_map import EmbeddingMap
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.gram import Gram
+from rece_lightning.core.robust import WITHIN
+from rece_lightning.data.synonyms import TEMPLATE
 from rece_lightning.models.text import PromptEncoder
 from rece_lightning.models.vocabulary import vocabulary_words
+from rece_lightning.vocabulary.distance import Reaching
 from rece_lightning.vocabulary.rows import subject_rows, vocabulary_rows
-from rece_lightning.vocabulary.scan import TEMPLATE, WITHIN, Reaching
 
 TOGETHER = 64
 """Concepts whose distances are held together: a vocabulary has 49,000 words."""
@@ -39,7 +41,7 @@ def mine(
     synonyms: int = 0,
     neighbours: int = 0,
     within: float = WITHIN,
-    kept: Collection[str] = (),
+    preserved: Collection[str] = (),
 ) -> Mined:
     """Look through the words of the tokenizer's vocabulary.
 
@@ -47,8 +49,8 @@ def mine(
     ``Σ_l ‖W_l w − W_l c‖²`` at the last token of the word and at the end of the text, in the scan's template and over
     the concept's own distance from its target: 0 is the concept, 1 is as far as the target.
 
-    The rule. A word that is kept, or that is a concept itself, is neither. Of the others, those nearer than ``within``
-    to a concept mean it: the nearest are its synonyms, further ones are neither erased nor kept. All words beyond
+    The rule. A word that is preserved, or that is a concept itself, is neither. Of the others, those nearer than ``within``
+    to a concept mean it: the nearest are its synonyms, further ones are neither erased nor preserved. All words beyond
     ``within`` of every concept may be neighbours: of each concept the nearest.
 
     Args:
@@ -59,12 +61,12 @@ def mine(
         synonyms: how many at most, for each concept.
         neighbours: how many, for each concept.
         within: where meaning ends.
-        kept: prompts that stay anyway.
+        preserved: prompts that stay anyway.
 
     Raises:
         ConfigurationError: if a concept reads as its target does.
     """
-    taken = {text.strip().lower() for text in (*kept, *(concept for concept, _ in concepts))}
+    taken = {text.strip().lower() for text in (*preserved, *(concept for concept, _ in concepts))}
     listed = vocabulary_words(encoder.tokenizer)
     # All of them, so that another list of concepts finds the same file.
     encoded = vocabulary_rows(encoder, fingerprint, [TEMPLATE.format(word) for word in listed])
@@ -103,7 +105,7 @@ class _Distances:
         for (concept, target), rows in zip(concepts, own.view(-1, 2, *own.shape[1:]), strict=True):
             if torch.equal(rows[0], rows[1]):
                 raise ConfigurationError(
-                    f"model.robust: {concept!r} and its target {target!r} read alike, so no word is near or far; give "
+                    f"model.method.robust: {concept!r} and its target {target!r} read alike, so no word is near or far; give "
                     "another target."
                 )
         return Reaching.of(self.gram, self.unedited, own[0::2], own[1::2]).measure(self.rows)[0].mT

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from rece_lightning.core.embedding_map import EmbeddingMap
-from rece_lightning.core.eraser import LoopSettings, RECELoop
 from rece_lightning.core.gram import Gram
+from rece_lightning.data.concepts import PromptPair
 from rece_lightning.data.datamodule import ConceptData
-from rece_lightning.erasure.encoding import encode_pairs
-from rece_lightning.erasure.statistics import PromptSums
+from rece_lightning.erasure.encoding import ConceptEncoder
+from rece_lightning.erasure.erasers import SpaceErasers
+from rece_lightning.erasure.session import ErasureSession
+from rece_lightning.erasure.statistics import ConceptStatistics
 from rece_lightning.models.text import PromptEncoder
+from rece_lightning.models.text_space import TEXT
 
 ROUNDS = 20
 ROOM = 256 << 20
@@ -88,50 +90,63 @@ class Vocabulary:
 
 
 @torch.no_grad()
-def choose_preserved(
-    data: ConceptData, encoder: PromptEncoder, gram: Gram, settings: LoopSettings, rule: str
-) -> list[str]:
+def choose_preserved(session: ErasureSession, data: ConceptData) -> list[str]:
     """What ``data.preserve: auto`` stands for: the words of the vocabulary that UCE's edit of the concepts harms most.
 
-    In rounds: a few of the furthest, then the edit that keeps these too, then the furthest of the others. The furthest
-    at once are near to each other; kept together they push the edit towards other words. The concepts are encoded once
-    more for it.
+    In rounds: a few of the furthest, then the edit that preserves these too, then the furthest of the others. The
+    furthest at once are near to each other; preserved together they push the edit towards other words. The concepts are
+    encoded once more for it.
 
     Args:
+        session: of the model; the scales of its method decide the edit.
         data: with concepts and vocabulary.
-        encoder: of the prompts.
-        gram: ``G`` of the original projections.
-        settings: of the loop; its scales decide the edit.
-        rule: token selection of epoch 0.
     """
-    sums = encoded_sums(data, encoder, rule, gram.total.device)
-    plain = replace(settings, technique="replace", editor="uce")
-    vocabulary = Vocabulary(encoder, data.vocabulary_left(), data.batch_size)
+    first = first_edit(session, data)
+    vocabulary = Vocabulary(session.encoder, data.vocabulary_left(), data.batch_size)
     wanted, chosen = min(data.preserve_count, len(vocabulary.words)), list[str]()
     while len(chosen) < wanted:
-        maps = RECELoop(gram, sums.evidence(gram.width), plain).run(1)
-        assert isinstance(maps, EmbeddingMap)
+        maps = first.maps()
         part = min(-(-wanted // ROUNDS), wanted - len(chosen))
-        found = vocabulary.harmed_most(gram, maps, part, set(chosen))
+        found = vocabulary.harmed_most(first.gram, maps, part, set(chosen))
         chosen += [word for word, _, _ in found]
-        sums.add_kept([rows for _, _, rows in found])
+        first.statistics.update(preserved={TEXT: [rows for _, _, rows in found]})
     return chosen
 
 
-def encoded_sums(data: ConceptData, encoder: PromptEncoder, rule: str, device: torch.device) -> PromptSums:
-    """What is erased and kept so far, encoded.
+class FirstEdit:
+    """UCE's edit of what was counted so far, in the rows that cross-attention reads.
 
     Args:
-        data: with concepts and preserved prompts.
-        encoder: of the prompts.
-        rule: token selection of epoch 0.
-        device: of the algebra.
+        session: of the model.
+        encoder: of that one text space.
     """
-    sums = PromptSums(rule, device)
+
+    def __init__(self, session: ErasureSession, encoder: ConceptEncoder) -> None:
+        space = next(one for one in session.base.spaces if one.name == TEXT)
+        edited = next((one for one in session.spaces if one.name == TEXT), space)
+        self.method, self.encoder = session.method.first_edit(), encoder
+        self.gram = session.loaded.gram(edited)
+        self.statistics = ConceptStatistics({TEXT: space.width}, self.method.tokens, session.loaded.algebra)
+
+    def maps(self) -> EmbeddingMap:
+        """``M`` of the edit."""
+        maps = SpaceErasers(self.method, self.statistics.evidence(), {TEXT: self.gram}).run(1).maps[TEXT]
+        assert isinstance(maps, EmbeddingMap)
+        return maps
+
+
+def first_edit(session: ErasureSession, data: ConceptData) -> FirstEdit:
+    """The edit of what the data asks for so far.
+
+    Args:
+        session: of the model.
+        data: with concepts and preserved prompts.
+    """
+    first = FirstEdit(session, ConceptEncoder(session.encoder, [TEXT]))
     for batch in data.batches():
         if batch.kind == "erased":
-            pairs = encode_pairs(encoder, list(batch.prompts), list(batch.targets), list(batch.weights))
-            sums.add_pairs(batch.prompts, pairs)
+            pairs = [PromptPair(*one) for one in zip(batch.prompts, batch.targets, batch.weights, strict=True)]
+            first.statistics.update(first.encoder.pairs(pairs))
         elif batch.kind == "preserved":
-            sums.add_kept(list(encoder.encode(list(batch.prompts)).embeddings))
-    return sums
+            first.statistics.update(preserved=first.encoder.rows(batch.prompts))
+    return first

@@ -4,97 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
-from rece_lightning.core.embedding_map import AnyMap
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.core.gram import Gram
+from rece_lightning.core.robust import WITHIN
+from rece_lightning.data.synonyms import TEMPLATE
+from rece_lightning.erasure.session import ErasureSession
+from rece_lightning.models.text import PromptEncoder
 from rece_lightning.models.vocabulary import vocabulary_words
+from rece_lightning.vocabulary.distance import Reaching
 from rece_lightning.vocabulary.rows import cached_rows, subject_rows
-
-if TYPE_CHECKING:
-    from rece_lightning.module import RECE
-
-TEMPLATE = "a photo of {}"
-WITHIN = 0.25
-"""A word reaches a concept where it is nearer than this share of the concept's way to its target, before the edit and
-after it."""
-CHUNK = 4096
-"""Prompts whose products are formed together."""
 
 ALL_SECOND_WORDS = 4000
 """Vocabularies up to this size are searched whole for the second word of a pair."""
 SECOND_WORDS = 500
 """Of larger ones that many words, the nearest first."""
-
-
-@dataclass(frozen=True)
-class Reaching:
-    """What the scan looks with: the model's quadratic forms, and the concepts' original keys and values."""
-
-    gram: Tensor
-    """``G``, ``[d, d]``."""
-    edited: Tensor
-    """``MᵀGM``."""
-    cross: Tensor
-    """``MᵀG``."""
-    concept: Tensor
-    """``c`` of every concept, ``[concepts, 2, d]``."""
-    size: Tensor
-    """``Σ (c − c*)ᵀG(c − c*)`` of every concept over its two rows, ``[concepts]``."""
-
-    @classmethod
-    def of(cls, gram: Gram, maps: AnyMap, concept: Tensor, target: Tensor) -> Reaching:
-        """Of an edited model and rows ``[concepts, 2, d]`` of concepts and targets.
-
-        Raises:
-            ConfigurationError: if a concept is its target in this template.
-        """
-        edited, cross = maps.grams(gram)
-        device = gram.total.device
-        concept, target = concept.to(device).double(), target.to(device).double()
-        size = _form(concept - target, gram.total, concept - target).sum(-1)
-        if not bool((size > 0).all()):
-            raise ConfigurationError("--template: a concept and its target read alike in it; give one with '{}' in it.")
-        return cls(gram.total, edited, cross, concept, size)
-
-    def measure(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Distances of prompts, all relative to a concept's distance from its target.
-
-        Args:
-            rows: ``[n, 2, d]``.
-
-        Returns:
-            ``Σ‖W w − W c‖²`` before the edit and ``Σ‖W M w − W c‖²`` after it, ``[n, concepts]``, and
-            ``Σ‖W M w − W w‖²``, how far the edit moved the prompt, over the median concept's distance, ``[n]``.
-        """
-        parts = [self._measure(rows[first : first + CHUNK]) for first in range(0, len(rows), CHUNK)]
-        if not parts:
-            nothing = torch.zeros(0, len(self.size), dtype=torch.float64)
-            return nothing, nothing, nothing[:, 0]
-        before, after, change = zip(*parts, strict=True)
-        return torch.cat(before).cpu(), torch.cat(after).cpu(), torch.cat(change).cpu()
-
-    def _measure(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        wide = rows.to(self.gram.device).double()
-        seen, crossed = wide @ self.gram, wide @ self.cross
-        own, now = (seen * wide).sum((-2, -1)), (wide @ self.edited * wide).sum((-2, -1))
-        answers = _form(self.concept, self.gram, self.concept).sum(-1)
-        before = own[:, None] - 2 * torch.einsum("nrd,crd->nc", seen, self.concept) + answers
-        after = now[:, None] - 2 * torch.einsum("nrd,crd->nc", crossed, self.concept) + answers
-        moved = now - 2 * (crossed * wide).sum((-2, -1)) + own
-        change = moved / self.size.median()
-        # Differences of numbers that may be equal.
-        return (before / self.size).clamp(min=0), (after / self.size).clamp(min=0), change.clamp(min=0)
-
-
-def _form(left: Tensor, matrix: Tensor, right: Tensor) -> Tensor:
-    return ((left @ matrix) * right).sum(-1)
 
 
 @dataclass(frozen=True)
@@ -138,18 +65,18 @@ class Scan:
         return found
 
 
-def scan_module(
-    module: RECE,
+def scan(
+    session: ErasureSession,
     *,
     template: str = TEMPLATE,
     beam: int = 0,
     cache: Path | None = None,
     words: Sequence[str] | None = None,
 ) -> Scan:
-    """Scan the vocabulary of an edited model.
+    """Scan the vocabulary of an edited model, in its first text space.
 
     Args:
-        module: that was fitted, or loaded from a checkpoint.
+        session: with an erasure.
         template: filled with every word, concept and target.
         beam: width of the search for pairs of words; 0 for none.
         cache: folder of the encoded vocabulary; see :func:`rece_lightning.vocabulary.rows.default_cache`.
@@ -160,44 +87,42 @@ def scan_module(
     """
     if template.count("{}") != 1 or template.replace("{}", "").strip("{}") != template.replace("{}", ""):
         raise ConfigurationError(f"--template: {template!r}; give a text with one '{{}}' in it, such as {TEMPLATE!r}.")
-    maps, gram, encoder = module.maps, module.gram, module.encoder
-    summary = module.description()["concepts"]
+    text, encoder = session.erasure().text, session.encoder
+    summary = session.concepts
     added = {prompt for row in summary.get("synonyms", []) for prompt in row["prompts"]}
     named = tuple(dict.fromkeys((r["prompt"], r["target"]) for r in summary["erased"] if r["prompt"] not in added))
     listed = tuple(words) if words is not None else tuple(vocabulary_words(encoder.tokenizer))
     started = time.perf_counter()
     prompts = [template.format(word) for word in listed]
-    rows, found = cached_rows(encoder, module.fingerprint["text_encoder"], prompts, cache)
+    rows, found = cached_rows(encoder, session.loaded.fingerprint["text_encoder"], prompts, cache)
     seconds = {"encoding": 0.0 if found else time.perf_counter() - started}
     own = subject_rows(encoder, [template.format(text) for pair in named for text in pair])
     concept, target = own[0::2], own[1::2]
     started = time.perf_counter()
-    reaching = Reaching.of(gram, maps, concept, target)
+    reaching = Reaching.of(text.gram, text.maps, concept, target)
     before, after, change = reaching.measure(rows)
     seconds["algebra"] = time.perf_counter() - started
-    scan = Scan(tuple(prompt for prompt, _ in named), listed, before, after, change, (), seconds)
+    result = Scan(tuple(prompt for prompt, _ in named), listed, before, after, change, (), seconds)
     if not beam:
-        return scan
+        return result
     started = time.perf_counter()
     pairs = tuple(
-        pair for place in range(len(named)) for pair in search_pairs(module, reaching, scan, place, template, beam)
+        pair for place in range(len(named)) for pair in search_pairs(encoder, reaching, result, place, template, beam)
     )
-    return Scan(
-        scan.concepts, listed, before, after, change, pairs, {**seconds, "pairs": time.perf_counter() - started}
-    )
+    return replace(result, pairs=pairs, seconds={**seconds, "pairs": time.perf_counter() - started})
 
 
 def search_pairs(
-    module: RECE, reaching: Reaching, scan: Scan, concept: int, template: str, beam: int
+    encoder: PromptEncoder, reaching: Reaching, found: Scan, concept: int, template: str, beam: int
 ) -> list[tuple[str, str, float]]:
     """The nearest pairs of words that a beam finds: the ``beam`` nearest words, each beside every second word.
 
     Second words are all of a small vocabulary, the nearest ones of a large one. What neither word is near to alone is
     not found.
     """
-    order = [scan.words[i] for i in scan.after[:, concept].argsort(stable=True).tolist()]
+    order = [found.words[i] for i in found.after[:, concept].argsort(stable=True).tolist()]
     seconds = order if len(order) <= ALL_SECOND_WORDS else order[:SECOND_WORDS]
     pairs = list(dict.fromkeys(f"{one} {two}" for a in order[:beam] for b in seconds for one, two in ((a, b), (b, a))))
-    _, after, _ = reaching.measure(subject_rows(module.encoder, [template.format(pair) for pair in pairs]))
+    _, after, _ = reaching.measure(subject_rows(encoder, [template.format(pair) for pair in pairs]))
     best = after[:, concept].argsort(stable=True)[:beam].tolist()
-    return [(scan.concepts[concept], pairs[i], float(after[i, concept])) for i in best]
+    return [(found.concepts[concept], pairs[i], float(after[i, concept])) for i in best]

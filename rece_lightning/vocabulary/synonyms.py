@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from rece_lightning.core.embedding_map import EmbeddingMap
-from rece_lightning.core.eraser import LoopSettings, RECELoop
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.core.gram import Gram
 from rece_lightning.data.concepts import Concept, pairs_of
 from rece_lightning.data.datamodule import ConceptData
 from rece_lightning.data.synonyms import FIELD, AutoSynonyms, joined, scanned_template
 from rece_lightning.distributed import gathered, rank_and_world
-from rece_lightning.erasure.encoding import encode_pairs
+from rece_lightning.erasure.session import ErasureSession
 from rece_lightning.models.text import PromptEncoder
 from rece_lightning.models.vocabulary import vocabulary_words
-from rece_lightning.vocabulary.preserve import encoded_sums
+from rece_lightning.vocabulary.distance import Reaching
+from rece_lightning.vocabulary.preserve import first_edit
 from rece_lightning.vocabulary.rows import subject_rows, vocabulary_rows
-from rece_lightning.vocabulary.scan import Reaching
-
-if TYPE_CHECKING:
-    from rece_lightning.module import RECE
 
 SAID = 20
 """Concepts whose words are printed; the report has all of them."""
@@ -46,16 +40,15 @@ class Survivor:
     """The same after UCE's edit of the concepts and of the words that were added earlier."""
 
 
-def erase_survivors(module: RECE, data: ConceptData) -> None:
+def erase_survivors(session: ErasureSession, data: ConceptData) -> None:
     """Add the words to what the data erases, the same ones on every rank, and say which.
 
     Args:
-        module: that is to be fitted.
+        session: of the model.
         data: with ``synonyms: auto``.
     """
     data.add_synonyms([])  # of an earlier fit
-    rule, fingerprint = module.hparams["tokens"], lambda: module.fingerprint["text_encoder"]
-    chosen = choose_synonyms(data, module.encoder, module.gram, module.settings, rule, fingerprint)
+    chosen = choose_synonyms(session, data)
     found = gathered([(one.word, one.of, one.before, one.after) for one in chosen])[0]
     data.add_synonyms([(word, of) for word, of, *_ in found])
     if rank_and_world()[0] == 0:
@@ -72,14 +65,7 @@ def _said(found: Sequence[tuple[str, str, float, float]], concepts: int) -> Iter
 
 
 @torch.no_grad()
-def choose_synonyms(
-    data: ConceptData,
-    encoder: PromptEncoder,
-    gram: Gram,
-    settings: LoopSettings,
-    rule: str,
-    fingerprint: Callable[[], str],
-) -> list[Survivor]:
+def choose_synonyms(session: ErasureSession, data: ConceptData) -> list[Survivor]:
     """The words that ``data.synonyms: auto`` adds to what is erased.
 
     The distance is the scan's: that of keys and values at a word's last token and at the end of the text from the
@@ -94,12 +80,8 @@ def choose_synonyms(
     that has templates and not ``{}`` among them, in the first of these.
 
     Args:
-        data: with concepts and what is kept.
-        encoder: of the prompts.
-        gram: ``G`` of the original projections.
-        settings: of the loop; its scales decide UCE's edit.
-        rule: token selection of epoch 0.
-        fingerprint: gives the hash of the text encoder, under which a large vocabulary's encoding is kept.
+        session: of the model; the scales of its method decide UCE's edit.
+        data: with concepts and what is preserved.
 
     Returns:
         In the order in which they were taken.
@@ -110,16 +92,14 @@ def choose_synonyms(
     plan, asked = data.synonyms, data.asked
     assert plan is not None
     assert asked is not None
-    near = _candidates(data, plan, encoder, gram, fingerprint)
+    near = _candidates(session, data, plan)
     found: list[Survivor] = []
     if not near.words:
         return found
-    sums = encoded_sums(data, encoder, rule, gram.total.device)
-    plain = replace(settings, technique="replace", editor="uce")
+    first = first_edit(session, data)
     left = torch.ones(len(near.words), dtype=torch.bool)
     for _ in range(plan.count):
-        maps = RECELoop(gram, sums.evidence(gram.width), plain).run(1)
-        reaching = Reaching.of(gram, maps, near.concept, near.target)
+        reaching = Reaching.of(first.gram, first.maps(), near.concept, near.target)
         after = reaching.measure(near.rows)[1].gather(1, near.of[:, None])[:, 0]
         round_ = []
         for concept in near.of.unique().tolist():
@@ -135,8 +115,7 @@ def choose_synonyms(
         found += round_
         new = joined([(one.word, one.of) for one in round_], asked, automatic=True)
         pairs = [pair for synonym in new for pair in pairs_of(synonym.concept)]
-        columns = ([getattr(pair, key) for pair in pairs] for key in ("prompt", "target", "weight"))
-        sums.add_pairs([pair.prompt for pair in pairs], encode_pairs(encoder, *columns))
+        first.statistics.update(first.encoder.pairs(pairs))
     return found
 
 
@@ -155,9 +134,8 @@ class _Candidates:
     target: Tensor
 
 
-def _candidates(
-    data: ConceptData, plan: AutoSynonyms, encoder: PromptEncoder, gram: Gram, fingerprint: Callable[[], str]
-) -> _Candidates:
+def _candidates(session: ErasureSession, data: ConceptData, plan: AutoSynonyms) -> _Candidates:
+    encoder, gram, fingerprint = session.encoder, session.gram, lambda: session.loaded.fingerprint["text_encoder"]
     asked, barred = data.asked or [], data.not_synonyms()
     listed = vocabulary_words(encoder.tokenizer) if plan.vocabulary is None else plan.vocabulary
     words = [word for word in dict.fromkeys(listed) if not barred.intersection((word.lower(), *word.lower().split()))]

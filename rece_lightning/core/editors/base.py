@@ -114,6 +114,30 @@ def _plain(annotation: Any, value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+@dataclass(frozen=True)
+class NotImported(Editor):
+    """An editor that a checkpoint names and nobody imported: it can be named, and not run."""
+
+    class_path: str
+    init_args: Mapping[str, Any]
+    per_layer: bool = False  # type: ignore[misc]  # as the stored maps tell
+
+    def __call__(self, problem: EditProblem) -> AnyMap:
+        """Refuse to run.
+
+        Raises:
+            ConfigurationError: always.
+        """
+        raise ConfigurationError(
+            f"ckpt_path: the editor {self.class_path} is not imported, and a file imports nothing; import its package "
+            "first, or name it with --editor."
+        )
+
+    def plain(self) -> dict[str, Any]:
+        """As it was stored."""
+        return {"class_path": self.class_path, "init_args": dict(self.init_args)}
+
+
 def editor_of(plain: Mapping[str, Any], where: str, *, trusted: bool = False) -> Editor:
     """The editor that :meth:`Editor.plain` described.
 
@@ -129,7 +153,7 @@ def editor_of(plain: Mapping[str, Any], where: str, *, trusted: bool = False) ->
     path, arguments = plain.get("class_path"), plain.get("init_args") or {}
     if not isinstance(path, str) or not isinstance(arguments, Mapping):
         raise ConfigurationError(f"{where}: {dict(plain)!r} is no editor; give class_path and init_args.")
-    kind = _editor_class(path, where, trusted)
+    kind = editor_class(path, where, trusted=trusted)
     try:
         return kind(**arguments)
     except TypeError as error:
@@ -142,8 +166,14 @@ def editor_of(plain: Mapping[str, Any], where: str, *, trusted: bool = False) ->
         raise ConfigurationError(f"{where}: {kind.__name__}: {error}.") from error
 
 
-def _editor_class(path: str, where: str, trusted: bool) -> type[Editor]:
-    known = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in _subclasses(Editor)}
+def editor_class(path: str, where: str, *, trusted: bool = False) -> type[Editor]:
+    """The class of an editor: one of ours by its name, any that is imported, or, where trusted, by its class path.
+
+    Raises:
+        ConfigurationError: if there is no such editor.
+    """
+    every = [kind for kind in _subclasses(Editor) if kind is not NotImported]
+    known = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in every}
     ours = {kind.__qualname__: kind for name, kind in known.items() if name.startswith(f"{OURS}.")}
     if path in ours or path.removeprefix(f"{OURS}.") in ours:
         return ours[path.removeprefix(f"{OURS}.")]

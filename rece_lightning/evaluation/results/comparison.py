@@ -21,11 +21,6 @@ TITLES = {
 }
 
 
-def edit_name(editor: str) -> str:
-    """What the edit of epoch 0 is called in tables: ``UCE``, or the editor's own name."""
-    return "UCE" if editor == "uce" else editor
-
-
 @dataclass(frozen=True)
 class Column:
     """One model state (and attack): its pictures and what was detected in them."""
@@ -73,18 +68,18 @@ class Comparison:
     """What ``Evaluation.metrics`` measured."""
     notes: list[str] = field(default_factory=list)
     """What could not be measured, and why."""
-    editor: str = "uce"
-    """``model.editor``: what epoch 0 is called by."""
+    editor: str = "UCE"
+    """Class of epoch 0's editor, which its column is called by."""
 
     @property
     def first_edit(self) -> str:
         """Name of the edit of epoch 0."""
-        return edit_name(self.editor)
+        return self.editor
 
     def title_of(self, key: str) -> str:
         """Title of a column of a ``fit``."""
         title = TITLES.get(key) or f"RECE, epoch {key.removeprefix('epoch_')}"
-        return title.replace(edit_name("uce"), self.first_edit)
+        return title.replace("UCE", self.first_edit)
 
     def prompt_of(self, row: int) -> tuple[str, str]:
         """What tells prompts apart: text and concept. A file may hold one several times, with other seeds."""

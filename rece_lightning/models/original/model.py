@@ -12,13 +12,15 @@ from rece_lightning.models.original.pieces import Piece, Shape
 from rece_lightning.models.original.text import TOWERS, text_pieces, text_pieces_in_file
 from rece_lightning.models.original.unet import PREFIX, diffusers_unet_names, unet_names
 from rece_lightning.models.original.vae import vae_pieces, vae_pieces_in_file
-from rece_lightning.models.projections import is_text_projection
+from rece_lightning.models.families.unet import is_text_projection
 from rece_lightning.models.weights import Weights
 
 PARTS = {family: ("unet", "vae", *towers) for family, towers in TOWERS.items()}
 """The parts with weights of each family, by their names in a diffusers folder."""
 
 TEXT_PROJECTIONS = ("attn2.to_k.weight", "attn2.to_v.weight")
+POOLED_READER = "label_emb.0.0.weight"
+"""What reads XL's pooled embedding."""
 
 
 def pieces_of(part: str, names: Iterable[str], family: str) -> list[Piece]:
@@ -61,7 +63,7 @@ def pieces_in_file(part: str, names: Iterable[str], family: str) -> list[Piece]:
 
 
 def projections_in(names: Iterable[str]) -> dict[str, str]:
-    """Diffusers name → name in the file of every text-reading projection, in the file's order.
+    """Diffusers name → name in the file of every weight that reads text, in the file's order.
 
     Args:
         names: of all tensors of a file in the original layout; shapes are not needed.
@@ -69,18 +71,18 @@ def projections_in(names: Iterable[str]) -> dict[str, str]:
     Raises:
         BaseModelError: if its U-Net is none of Stable Diffusion's kind.
     """
-    return diffusers_unet_names(names, TEXT_PROJECTIONS)
+    return diffusers_unet_names(names, (*TEXT_PROJECTIONS, POOLED_READER))
 
 
 def unet_projections(names: Iterable[str]) -> dict[str, str]:
-    """Diffusers name → name in the file of every projection of a cross-attention, its queries among them.
+    """The same, with the queries of the cross-attentions.
 
     The queries do not read the text; their shapes tell whether a file is whole.
 
     Raises:
         BaseModelError: if the file's U-Net is none of Stable Diffusion's kind.
     """
-    return diffusers_unet_names(names, ("attn2.to_q.weight", *TEXT_PROJECTIONS))
+    return diffusers_unet_names(names, ("attn2.to_q.weight", *TEXT_PROJECTIONS, POOLED_READER))
 
 
 def text_prefixes(names: Iterable[str]) -> tuple[str, ...]:

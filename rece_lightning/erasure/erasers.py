@@ -1,0 +1,116 @@
+"""A model's text spaces, each with its eraser, in step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rece_lightning.core.embedding_map import AnyMap, stored
+from rece_lightning.core.eraser import EpochRecord, Eraser, Evidence
+from rece_lightning.core.gram import Gram
+from rece_lightning.core.method import Method
+from rece_lightning.distributed import agreed
+
+
+class SpaceErasers:
+    """The epochs of a method in every text space that it edits: the one place where erasers are made.
+
+    Args:
+        method: how to erase.
+        evidence: text space → what the prompts say in it.
+        grams: text space → ``G`` of what reads it.
+    """
+
+    def __init__(self, method: Method, evidence: Mapping[str, Evidence], grams: Mapping[str, Gram]) -> None:
+        self._start({name: Eraser(method, evidence[name], gram) for name, gram in grams.items()}, method)
+
+    def _start(self, erasers: dict[str, Eraser], method: Method) -> None:
+        self.spaces, self.method = erasers, method
+
+    @property
+    def first(self) -> Eraser:
+        """Of the first text space."""
+        return next(iter(self.spaces.values()))
+
+    @property
+    def epoch(self) -> int:
+        """How many epochs were run."""
+        return self.first.epoch
+
+    @property
+    def maps(self) -> dict[str, AnyMap]:
+        """Text space → ``M`` so far."""
+        return {name: eraser.maps for name, eraser in self.spaces.items()}
+
+    @property
+    def first_maps(self) -> dict[str, AnyMap]:
+        """Text space → ``M`` after epoch 0."""
+        return {name: eraser.first_maps for name, eraser in self.spaces.items() if eraser.first_maps is not None}
+
+    @property
+    def grams(self) -> dict[str, Gram]:
+        """Text space → ``G``."""
+        return {name: eraser.gram for name, eraser in self.spaces.items()}
+
+    @property
+    def evidence(self) -> dict[str, Evidence]:
+        """Text space → what the prompts say."""
+        return {name: eraser.evidence for name, eraser in self.spaces.items()}
+
+    def step(self) -> dict[str, EpochRecord]:
+        """One epoch in every space; every rank goes on with the same bits.
+
+        Raises:
+            ConfigurationError: if a system is singular.
+        """
+        records = {name: eraser.step() for name, eraser in self.spaces.items()}
+        self.agree()
+        return records
+
+    def agree(self) -> None:
+        """Take rank 0's maps where the ranks solved to other last digits."""
+        for eraser in self.spaces.values():
+            first = agreed(stored(eraser.maps))
+            if first is not None:
+                eraser.maps = type(eraser.maps)(first)
+
+    def run(self, epochs: int) -> SpaceErasers:
+        """Run so many further epochs."""
+        for _ in range(epochs):
+            self.step()
+        return self
+
+    def on(self, evidence: Mapping[str, Evidence]) -> SpaceErasers:
+        """As many epochs of the same method on other evidence."""
+        return SpaceErasers(self.method, evidence, self.grams).run(self.epoch)
+
+    def measure(self, records: Mapping[str, EpochRecord], attacker_scale: float | None = None) -> dict[str, float]:
+        """Figures of an epoch; those of further text spaces carry the space's name: ``pooled/map_change``."""
+        figures: dict[str, float] = {}
+        for place, (name, eraser) in enumerate(self.spaces.items()):
+            own = eraser.measure(records[name], attacker_scale)
+            figures |= own if place == 0 else {f"{name}/{key}": value for key, value in own.items()}
+        return figures
+
+    def state_dict(self) -> dict[str, Any]:
+        """Text space → its eraser's state."""
+        return {name: eraser.state_dict() for name, eraser in self.spaces.items()}
+
+    @classmethod
+    def from_state(
+        cls,
+        state: Mapping[str, Any],
+        method: Method,
+        evidence: Mapping[str, Evidence],
+        grams: Mapping[str, Gram],
+        *,
+        reuse_map: bool = True,
+    ) -> SpaceErasers:
+        """As far as those whose state it was; see :meth:`Eraser.from_state`."""
+        erasers = cls.__new__(cls)
+        restored = {
+            name: Eraser.from_state(state[name], method, evidence[name], gram, reuse_map=reuse_map)
+            for name, gram in grams.items()
+        }
+        erasers._start(restored, method)
+        return erasers

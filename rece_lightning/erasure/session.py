@@ -1,0 +1,352 @@
+"""An erasure of a base model in the making: prompts counted, epochs run, and what came of it. No trainer is needed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from rece_lightning.core.embedding_map import AnyMap, beside, map_of
+from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.core.gram import Gram
+from rece_lightning.core.method import Method
+from rece_lightning.data.batches import PromptBatch
+from rece_lightning.data.concepts import PromptPair
+from rece_lightning.distributed import rank_and_world, summed
+from rece_lightning.erasure.encoding import ConceptEncoder, EncodedPair, too_long
+from rece_lightning.erasure.erasers import SpaceErasers
+from rece_lightning.erasure.erasure import Erasure, erased_spaces
+from rece_lightning.erasure.loaded import LoadedModel
+from rece_lightning.erasure.state import FORMAT, check_same, check_same_base
+from rece_lightning.erasure.statistics import ConceptStatistics
+from rece_lightning.models.base import BaseModel
+from rece_lightning.models.text import PromptEncoder
+from rece_lightning.models.text_space import TextSpace, edited_spaces, untouched
+from rece_lightning.version import __version__
+
+NOTHING_YET = "Nothing was edited yet: fit the module, or load it from a checkpoint."
+
+
+class ErasureSession:
+    """Everything of an erasure but the trainer: :class:`RECE`, ``apply`` and incremental erasure are shells over it.
+
+    Args:
+        loaded: the base model.
+        method: how to erase.
+        attacker_scale: ridge of the attacker in the regeneration residual; ``1e-3 · tr(G)/d`` unless given.
+    """
+
+    def __init__(self, loaded: LoadedModel, method: Method, attacker_scale: float | None = None) -> None:
+        self.loaded, self.method, self.attacker_scale = loaded, method, attacker_scale
+        self.history: list[dict[str, float]] = []
+        """Figures of every epoch so far."""
+        self.concepts: dict[str, Any] = {}
+        """What is erased and preserved, in plain types; see :meth:`ConceptData.summary`."""
+        self._statistics: ConceptStatistics | None = None
+        self._erasers: SpaceErasers | None = None
+        self._restored: Mapping[str, Any] | None = None
+        self._spaces: tuple[TextSpace, ...] | None = None
+
+    # What it works on
+
+    @property
+    def base(self) -> BaseModel:
+        """The base model, found and checked at first use."""
+        return self.loaded.base
+
+    @property
+    def spaces(self) -> tuple[TextSpace, ...]:
+        """The text spaces that are edited, each with the readers that are.
+
+        Raises:
+            ConfigurationError: for a space that the model has not, and where nothing is left to edit.
+        """
+        if self._spaces is None:
+            self._spaces = edited_spaces(self.base.spaces, self.method)
+        return self._spaces
+
+    @property
+    def names(self) -> list[str]:
+        """Parameter names of what is edited."""
+        return [name for space in self.spaces for name in space.readers]
+
+    @property
+    def grams(self) -> dict[str, Gram]:
+        """Text space → ``G`` of what is edited."""
+        return self.loaded.grams(self.spaces, keep_layers=self.method.editor.per_layer)
+
+    @property
+    def gram(self) -> Gram:
+        """``G`` of the first text space."""
+        return self.grams[self.spaces[0].name]
+
+    @property
+    def encoder(self) -> PromptEncoder:
+        """Tokenizers and text encoders, loaded at first use."""
+        return self.loaded.encoder
+
+    @property
+    def concept_encoder(self) -> ConceptEncoder:
+        """Encodes prompts for the text spaces that are edited."""
+        return ConceptEncoder(self.encoder, [space.name for space in self.spaces])
+
+    # What the prompts say
+
+    @property
+    def statistics(self) -> ConceptStatistics:
+        """What was counted so far. With several ranks each holds its share until the epochs begin."""
+        if self._statistics is None:
+            self._statistics = self.no_prompts(shared=rank_and_world()[1] > 1)
+        return self._statistics
+
+    def no_prompts(self, *, shared: bool = False) -> ConceptStatistics:
+        """Empty statistics for this model and method."""
+        return ConceptStatistics(
+            {space.name: space.width for space in self.spaces},
+            self.method.tokens,
+            self.loaded.algebra,
+            keep_prompts=self.method.editor.per_layer,
+            shared=shared and not self.method.editor.per_layer,  # every rank encodes all
+        )
+
+    def begin(self) -> None:
+        """Forget every prompt and every epoch."""
+        self._statistics = self._erasers = self._restored = None
+        self.history = []
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether epochs were run, here or in the checkpoint that was loaded."""
+        return self._erasers is not None or self._restored is not None
+
+    @property
+    def was_loaded(self) -> bool:
+        """Whether it was loaded from a checkpoint."""
+        return self._restored is not None
+
+    def count(self, batch: PromptBatch) -> dict[str, str]:
+        """Encode a batch's prompts once and count them, where it is this rank's turn.
+
+        Returns:
+            Prompts that are longer than the tokenizer takes, with what was cut.
+        """
+        statistics, (rank, world) = self.statistics, rank_and_world()
+        elsewhere = statistics.shared and batch.number % world != rank
+        if not batch.prompts or batch.number in statistics.before or elsewhere:
+            return {}
+        encoder = self.concept_encoder
+        self.loaded.stay()  # for the batches to come
+        cut = too_long(self.encoder, [*batch.prompts, *batch.targets])
+        if batch.kind == "erased":
+            pairs = [PromptPair(*one) for one in zip(batch.prompts, batch.targets, batch.weights, strict=True)]
+            statistics.update(encoder.pairs(pairs), prompts=batch.prompts)
+        elif batch.kind == "preserved":
+            statistics.update(preserved=encoder.rows(batch.prompts))
+        else:
+            statistics.update(held_out=encoder.rows(batch.prompts))
+        statistics.batches.append(batch.number)
+        return cut
+
+    def hold_invariants(self) -> None:
+        """Encode the rows that no edit may move, where an editor asks for them and they are not there yet."""
+        if self.method.needs_invariants and not self.statistics.holds:
+            self.statistics.hold(self.concept_encoder.invariants())
+
+    @property
+    def pairs(self) -> dict[str, list[EncodedPair]]:
+        """Erased prompts with their targets, encoded; encoded anew where a checkpoint holds their moments alone."""
+        if self._statistics is not None and self._statistics.has_all_pairs and self._statistics.prompts:
+            return self._statistics.pairs
+        rows = self.concepts["erased"]
+        return dict(
+            self.concept_encoder.pairs_in_parts([PromptPair(r["prompt"], r["target"], r["weight"]) for r in rows])
+        )
+
+    @property
+    def erased_prompts(self) -> list[str]:
+        """What is erased, prompt by prompt."""
+        return [row["prompt"] for row in self.concepts["erased"]]
+
+    # The epochs
+
+    @property
+    def erasers(self) -> SpaceErasers:
+        """The engine with its evidence: after epoch 0, or rebuilt from a checkpoint."""
+        if self._erasers is None:
+            self.hold_invariants()
+            evidence = self.statistics.reduce(summed).evidence()
+            if self._restored is None:
+                self._erasers = SpaceErasers(self.method, evidence, self.grams)
+            else:
+                self._erasers = SpaceErasers.from_state(self._restored["erasers"], self.method, evidence, self.grams)
+        return self._erasers
+
+    def step(self) -> dict[str, float]:
+        """One epoch in every text space, and its figures.
+
+        Raises:
+            ConfigurationError: if a system is singular.
+        """
+        erasers = self.erasers
+        figures = erasers.measure(erasers.step(), self.attacker_scale)
+        self.history.append(figures)
+        return figures
+
+    def run_again(self, statistics: ConceptStatistics | None = None) -> None:
+        """Run the epochs so far anew, on what was counted since or on other statistics.
+
+        Args:
+            statistics: in place of its own; taken once all epochs were run.
+        """
+        self._run(self.statistics if statistics is None else statistics, len(self.history))
+
+    def _run(self, statistics: ConceptStatistics, epochs: int, maps: Mapping[str, AnyMap] | None = None) -> None:
+        """Run epochs from the first one on, and take them when all of them were run.
+
+        Args:
+            statistics: of the prompts.
+            epochs: how many.
+            maps: that take the place of the last epoch's.
+        """
+        erasers, history = SpaceErasers(self.method, statistics.evidence(), self.grams), []
+        for epoch in range(epochs):
+            records = erasers.step()
+            if maps is not None and epoch == epochs - 1:
+                for name, eraser in erasers.spaces.items():
+                    eraser.maps = maps[name]
+            history.append(erasers.measure(records, self.attacker_scale))
+        self._statistics, self._erasers, self._restored, self.history = statistics, erasers, None, history
+
+    # What comes out
+
+    @property
+    def maps(self) -> dict[str, AnyMap]:
+        """Text space → ``M`` after the epochs so far.
+
+        Raises:
+            ConfigurationError: if nothing was edited yet.
+        """
+        if self._erasers is not None and self._erasers.epoch:
+            return self._erasers.maps
+        if self._restored is not None:
+            return {
+                name: map_of(state["map"].to(self.loaded.algebra)) for name, state in self._restored["erasers"].items()
+            }
+        raise ConfigurationError(NOTHING_YET)
+
+    @property
+    def first_maps(self) -> dict[str, AnyMap] | None:
+        """Text space → ``M`` after epoch 0, UCE's edit; ``None`` before it."""
+        if not self.history:
+            return None
+        return self.erasers.first_maps
+
+    def erasure(self, maps: Mapping[str, AnyMap] | None = None) -> Erasure:
+        """The result: what exports, certificates and the scan read.
+
+        Args:
+            maps: in place of those of the last epoch, such as :attr:`first_maps`.
+
+        Raises:
+            ConfigurationError: if nothing was edited yet.
+        """
+        spaces = erased_spaces(self.spaces, self.maps if maps is None else maps, self.grams)
+        return Erasure(self.base, spaces, self.description())
+
+    def attacked(self, maps: Mapping[str, AnyMap]) -> dict[str, tuple[Gram, AnyMap]]:
+        """``G`` and ``M`` of all that a prompt embedding meets: with readers that no edit touches, where some are.
+
+        Args:
+            maps: text space → the map of what is edited.
+        """
+        rest = untouched(self.base.spaces, self.spaces)
+        found: dict[str, tuple[Gram, AnyMap]] = {}
+        for name, gram in self.grams.items():
+            whole = name not in rest
+            found[name] = (gram, maps[name]) if whole else beside(gram, maps[name], self.loaded.gram(rest[name]))
+        return found
+
+    def change(self) -> dict[str, float]:
+        """Share of the denoiser's parameters that were edited, and ``‖ΔW‖/‖W‖`` over the edited ones."""
+        edited = sum(
+            math.prod((reader.outputs, space.width)) for space in self.spaces for reader in space.readers.values()
+        )
+        return {"parameters_edited_share": edited / self.base.parameters, "weight_change": self.erasure().change()}
+
+    def description(self) -> dict[str, Any]:
+        """Base, concepts, method and version: what a file of edited weights should say of itself."""
+        return {
+            "base": self.base.name,
+            "fingerprint": self.loaded.fingerprint,
+            "concepts": self.concepts,
+            "method": self.method.plain(),
+            "epochs": len(self.history),
+            "version": __version__,
+        }
+
+    # Its state
+
+    def state_dict(self) -> dict[str, Any]:
+        """``rece`` of a checkpoint: plain types and tensors on the CPU."""
+        return {
+            "format": FORMAT,
+            "erasers": self.erasers.state_dict(),
+            "statistics": self.statistics.state_dict(),
+            "history": self.history,
+            **self.description(),
+        }
+
+    def check_same(self, state: Mapping[str, Any], asked: Mapping[str, Any] | None, what: str = "ckpt_path") -> None:
+        """Refuse the state of another method, base or list of concepts; what costs least is compared first.
+
+        Raises:
+            ConfigurationError: saying what differs.
+            BaseModelError: for another base model.
+        """
+        check_same(state, self.method.plain(), asked, what)
+        check_same_base(state, self.loaded.fingerprint, self.base.name)
+        self.check_fits(state)
+
+    def check_concepts(self, state: Mapping[str, Any], asked: Mapping[str, Any] | None, what: str) -> None:
+        """Refuse other concepts than those of a checkpoint that was loaded already.
+
+        Raises:
+            ConfigurationError: saying what differs.
+        """
+        check_same(state, self.method.plain(), asked, what)
+
+    def check_fits(self, state: Mapping[str, Any]) -> None:
+        """Refuse maps that cannot be put on this model, whatever its fingerprint says.
+
+        Raises:
+            ConfigurationError: naming the widths.
+        """
+        for space in self.spaces:
+            one = state["erasers"].get(space.name)
+            shape = None if one is None else list(one["map"].shape)
+            if shape is None or shape[-1] != space.width or (len(shape) == 3) != self.method.editor.per_layer:
+                raise ConfigurationError(
+                    f"ckpt_path: the checkpoint's map of the space {space.name!r} has the shape {shape}, "
+                    f"model.pretrained {self.base.name!r} reads embeddings {space.width} wide; give the checkpoint of "
+                    "a run on a model of that kind."
+                )
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what :meth:`state_dict` gave; the epochs run anew when they are needed."""
+        self.check_fits(state)
+        self.begin()
+        self._statistics = self.no_prompts().take(state["statistics"])
+        self._restored = state
+        self.concepts, self.history = state["concepts"], list(state["history"])
+
+    def adopt(self, state: Mapping[str, Any], *, reuse_map: bool) -> None:
+        """Take the erasure of a checkpoint that was made from another model with the same text encoder.
+
+        Args:
+            state: ``rece`` of the checkpoint.
+            reuse_map: take its maps; otherwise the epochs run anew on this model's weights.
+        """
+        self.check_fits(state)
+        stored = {name: map_of(one["map"].to(self.loaded.algebra)) for name, one in state["erasers"].items()}
+        self.concepts = state["concepts"]
+        self._run(self.no_prompts().take(state["statistics"]), state["epochs"], stored if reuse_map else None)
