@@ -17,6 +17,6 @@ settings.load_profile("suite")
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small random model in Stable Diffusion's layout. Copy it before changing a file."""
-    from tests.models import make_checkpoint
+    from tests.helpers.models import make_checkpoint
 
     return make_checkpoint(tmp_path_factory.mktemp("model") / "tiny", seed=11)

@@ -11,7 +11,6 @@ from rece_lightning.evaluation.results.comparison import Column
 from rece_lightning.evaluation.results.counts import Count, by_column, counts_of, read_counts, write_counts
 from rece_lightning.evaluation.results.sheets import save_sheet, sheet_path
 from rece_lightning.metrics import names_seen
-from rece_lightning.module import RECE
 from rece_lightning.sweep.grid import Setting
 from rece_lightning.sweep.parts import Measure
 from rece_lightning.sweep.ranking import Ranking
@@ -22,14 +21,13 @@ class Measuring:
 
     Args:
         folder: of the sweep.
-        module: with the base model.
-        ranking: that runs the loop.
-        measure: prompts, detector, sampling and seeds.
+        ranking: that runs the epochs.
+        measure: prompts, detector, sampling, seeds, and what draws.
     """
 
-    def __init__(self, folder: Path, module: RECE, ranking: Ranking, measure: Measure) -> None:
+    def __init__(self, folder: Path, ranking: Ranking, measure: Measure) -> None:
         self.folder = folder
-        self._module, self._ranking, self._measure = module, ranking, measure
+        self._ranking, self._measure = ranking, measure
         self._shots: list[tuple[int, EvaluationPrompt, int]] = [
             (row, prompt, seed)
             for row, prompt in enumerate(measure.comparison.prompts)
@@ -53,13 +51,8 @@ class Measuring:
         Raises:
             BaseModelError: if the pipeline cannot be loaded.
         """
-        maker = self._module.pictures
-        if setting is None:
-            maker.use(None)
-        else:
-            maps = self._ranking.loop(setting).run(setting.epochs)
-            weights = self._module.base.read_projections(list(self._ranking.part(setting).names))
-            maker.use((name, maps.applied_to(w, layer)) for layer, (name, w) in enumerate(weights))
+        maker = self._measure.pictures()
+        maker.use(None if setting is None else self._ranking.erasure(setting).weights())
         prompts = [prompt for _, prompt, _ in self._shots]
         seeds = tuple(seed for _, _, seed in self._shots)
         pictures = maker.make(prompts, list(seeds), self._measure.sampling, on_batch=on_batch)

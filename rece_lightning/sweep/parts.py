@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.core.method import FIELD, Method
 from rece_lightning.data.concepts import PromptPair
 from rece_lightning.data.datamodule import ConceptData
+from rece_lightning.erasure.loaded import LoadedModel
+from rece_lightning.evaluation.generation import PictureMaker
 from rece_lightning.evaluation.results.comparison import Comparison
 from rece_lightning.metrics import ConceptDetector
 from rece_lightning.models.sampling import Sampling
-from rece_lightning.module import RECE
-from rece_lightning.sweep.grid import EPOCHS, MODEL, TARGET, Setting
+from rece_lightning.sweep.grid import Setting
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Measure:
     """The detector as the configuration names it."""
     sampling: Sampling
     seeds: tuple[int, ...]
+    pictures: Callable[[], PictureMaker]
+    """Gives what draws, which is loaded when it is first asked for."""
 
     def description(self) -> dict[str, Any]:
         """What detections are comparable under."""
@@ -45,7 +49,11 @@ class Measure:
 class Parts:
     """Of a ``fit``."""
 
-    module: RECE
+    loaded: LoadedModel
+    method: Method
+    """The configuration's own."""
+    attacker_scale: float | None
+    """Ridge of the attacker behind the figures; ``1e-3 · tr(G)/d`` unless given."""
     data: ConceptData
     arguments: dict[str, Any]
     """Of ``ConceptData``."""
@@ -57,38 +65,37 @@ class Parts:
     configuration: Callable[[Setting], str]
     """The whole configuration with a setting in it, as YAML for ``fit``."""
 
-    def base(self) -> dict[str, Any]:
-        """The configuration's own value of everything that can be varied.
+    def base(self) -> Setting:
+        """The configuration as it is.
 
         Raises:
             ConfigurationError: for a robust loop, or lists that a ``fit`` finds by itself: the ranking without pictures
                 would pass over them.
         """
-        if self.module.robust is not None:
-            raise ConfigurationError("model.robust: a sweep ranks the published loop; leave it out.")
+        if self.method.robust is not None:
+            raise ConfigurationError(f"{FIELD}.robust: a sweep ranks the published loop; leave it out.")
         for name, chosen in (("preserve", self.data.vocabulary), ("synonyms", self.data.synonyms)):
             if chosen is not None:
                 raise ConfigurationError(
                     f"data.{name}: 'auto' is chosen in a fit, under its own settings; give a sweep the list that a fit "
                     "chose (it stands in its report)."
                 )
-        values = {f"model.{key}": self.module.hparams[key] for key in MODEL}
-        return {**values, EPOCHS: self.epochs, TARGET: self.arguments["target"]}
+        return Setting(self.method, self.epochs, self.arguments["target"])
 
     @cached_property
-    def kept(self) -> list[str]:
-        """Prompts that drift is measured on.
+    def held_out(self) -> list[str]:
+        """Prompts that drift is measured on: those of the validation that must stay, or what is preserved.
 
         Raises:
             ConfigurationError: if there is none.
         """
-        kept = self.data.held_out or [prompt for prompt in self.data.preserved if prompt.strip()]
-        if not kept:
+        held_out = self.data.held_out or [prompt for prompt in self.data.preserved if prompt.strip()]
+        if not held_out:
             raise ConfigurationError(
-                "data.validation: nothing is kept, so that no setting can do harm; add prompts with kind: preserved, "
-                "or data.preserve."
+                "data.validation: nothing is preserved, so that no setting can do harm; add prompts with kind: "
+                "preserved, or data.preserve."
             )
-        return kept
+        return held_out
 
     def pairs(self, target: str) -> list[PromptPair]:
         """The prompts to erase under another ``data.target``."""
@@ -97,9 +104,9 @@ class Parts:
     def description(self) -> dict[str, Any]:
         """What lines and pictures are comparable under."""
         return {
-            "model": {**self.module.fingerprint, "attacker_scale": self.module.hparams["attacker_scale"]},
+            "model": {**self.loaded.fingerprint, "attacker_scale": self.attacker_scale},
             "concepts": [asdict(pair) for pair in self.pairs(" ")],
             "preserved": list(self.data.preserved),
-            "kept": self.kept,
+            "held_out": self.held_out,
             "protocol": {} if self.measure is None else self.measure.description(),
         }

@@ -11,7 +11,7 @@ from rece_lightning.core.derivation import derive
 from rece_lightning.core.embedding_map import EmbeddingMap
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.gram import Gram
-from tests.fits import fit_quietly
+from tests.helpers.fits import fit_quietly
 
 RATIOS = (0.1, 0.5, 0.9)
 
@@ -101,8 +101,8 @@ def test_an_embedding_that_no_projection_was_edited_for_meets_them_all() -> None
     keys = [name for name in module.base.projections if name.endswith("to_k.weight")]
     gram, maps = module.attacked(module.maps)
     own = Gram.of(module.base.read_projections(keys)).total
-    torch.testing.assert_close(gram.total, module.gram.total + own, rtol=1e-12, atol=1e-12)
-    assert torch.equal(maps.of_layer(0), module.maps.of_layer(0))
+    torch.testing.assert_close(gram.total, module.session.gram.total + own, rtol=1e-12, atol=1e-12)
+    assert torch.equal(maps.of_layer(0), module.maps["text"].of_layer(0))
     assert torch.equal(maps.of_layer(1), torch.eye(gram.width, dtype=torch.float64))
     whole = RECE("emoji")
     fit_quietly(whole, ConceptData(["bomb"], preserve=[" ", "dog", "rose"]))

@@ -9,9 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rece_lightning.core import EditScales, EmbeddingMap, LayerMaps, derive, edit, edit_tensor
+from rece_lightning.core import UCE, EmbeddingMap, LayerMaps, derive, edit, edit_tensor
 from rece_lightning.core.eraser import LoopSettings, RECELoop
-from tests.core.problems import (
+from tests.helpers.plain import Erased, plain_derive, plain_edit, plain_rece
+from tests.helpers.problems import (
     Problem,
     core_maps,
     core_weights,
@@ -21,7 +22,6 @@ from tests.core.problems import (
     relative,
     tensor_problems,
 )
-from tests.plain import Erased, plain_derive, plain_edit, plain_rece
 
 REGULARIZERS = [
     ("norm", "both"),
@@ -113,7 +113,7 @@ def test_a_layer_that_answers_nothing_stays_so_under_tensor() -> None:
 def test_the_loops_record_says_what_each_epoch_did(technique: str, accumulate: bool) -> None:
     """Its maps compose, and its moments are those of the rows that the edit was made from."""
     problem = random_problem(9)
-    first = EditScales(1.0, 1.0, 0.5)
+    first = UCE(1.0, 1.0, 0.5)
     settings = LoopSettings(problem.scales, first, technique=technique, accumulate=accumulate)
     loop = RECELoop(problem.gram, problem.evidence, settings)
     erased = torch.zeros_like(problem.moments.erased)
@@ -133,7 +133,7 @@ def test_the_loops_record_says_what_each_epoch_did(technique: str, accumulate: b
 
 def test_scales_of_the_first_edit_hold_for_epoch_0_alone() -> None:
     problem = random_problem(5)
-    first = EditScales(erase_scale=problem.scales.erase_scale, preserve_scale=1.0, lamb=0.5)
+    first = UCE(erase_scale=problem.scales.erase_scale, preserve_scale=1.0, lamb=0.5)
     for epochs in (1, 3):
         found = core_weights(problem, core_maps(problem, epochs, first_scales=first))
         assert_same_weights(found, plain(problem, epochs, first_edit={"preserve_scale": 1.0, "lamb": 0.5}))

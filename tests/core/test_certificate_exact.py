@@ -18,8 +18,8 @@ from rece_lightning.core import EmbeddingMap
 from rece_lightning.core.certificate import SLACK, _Dual, certify, storing_error
 from rece_lightning.core.embedding_map import AnyMap
 from rece_lightning.core.errors import ConfigurationError
-from tests.core.problems import Problem, random_problem
 from tests.core.test_budget import KINDS
+from tests.helpers.problems import Problem, random_problem
 
 DIGITS = 60
 NOTHING = mpmath.mpf(10) ** -40

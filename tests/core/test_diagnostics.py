@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rece_lightning.core import EditScales, EmbeddingMap, Gram, LayerMaps, Moments, derive, edit
+from rece_lightning.core import UCE, EmbeddingMap, Gram, LayerMaps, Moments, derive, edit
 from rece_lightning.core.diagnostics import (
     edit_objectives,
     map_figures,
@@ -25,7 +25,7 @@ from rece_lightning.core.diagnostics import (
 )
 from rece_lightning.core.eraser import LoopSettings, RECELoop
 from rece_lightning.core.errors import ConfigurationError
-from tests.core.problems import (
+from tests.helpers.problems import (
     Problem,
     core_maps,
     core_weights,
@@ -222,7 +222,7 @@ def test_map_figures_of_a_singular_map_have_an_infinite_condition() -> None:
 def test_an_edit_changes_no_more_directions_than_it_erases_rows() -> None:
     """``E − I = η (X − S) A⁻¹``, so UCE's rank is that of the concepts' rows."""
     for seed in range(10):
-        problem = random_problem(seed, width=16, tokens=(2, 3), kept=4, scales=EditScales(1.0, 0.1, 0.5))
+        problem = random_problem(seed, width=16, tokens=(2, 3), kept=4, scales=UCE(1.0, 0.1, 0.5))
         assert map_figures(edit(problem.moments, problem.scales)).rank == 5
 
 

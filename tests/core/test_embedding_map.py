@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rece_lightning.core import EmbeddingMap, LayerMaps, apply_to_weight, edit
-from tests.core.problems import (
+from tests.helpers.problems import (
     Problem,
     core_maps,
     core_weights,

@@ -10,7 +10,7 @@ from hypothesis import given
 
 from rece_lightning.core import Gram
 from rece_lightning.core.errors import BaseModelError, ReceError
-from tests.core.problems import Problem, erasure_problems, random_problem, relative
+from tests.helpers.problems import Problem, erasure_problems, random_problem, relative
 
 
 @given(problem=erasure_problems())

@@ -11,15 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rece_lightning.core import EditScales, EmbeddingMap, Moments
+from rece_lightning.core import UCE, EmbeddingMap, Moments
 from rece_lightning.core.editors.base import check_editor
 from rece_lightning.core.editors.null_space import NullSpace, edit_in_null_space, null_space, orthogonal_part
 from rece_lightning.core.editors.uce import edit
 from rece_lightning.core.eraser import LoopSettings, RECELoop
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.moments import RowPairs
-from tests.core.problems import Problem, core_weights, random_problem, relative
-from tests.plain import plain_derive
+from tests.helpers.plain import plain_derive
+from tests.helpers.problems import Problem, core_weights, random_problem, relative
 
 EXACT = NullSpace(0.0, augmented_rank=0)
 
@@ -28,7 +28,7 @@ def problems(kept: tuple[int, ...] = (0, 1, 3, 5), width: int = 9) -> st.SearchS
     """Models with more width than kept rows, so that a null space is left."""
     return st.builds(
         lambda seed, kept, rows, lamb, preserve_scale: random_problem(
-            seed, width=width, kept=kept, rows=rows, scales=EditScales(0.8, preserve_scale, lamb)
+            seed, width=width, kept=kept, rows=rows, scales=UCE(0.8, preserve_scale, lamb)
         ),
         st.integers(0, 2**20),
         st.sampled_from(kept),
@@ -320,7 +320,7 @@ def test_no_free_direction_is_refused_with_a_remedy() -> None:
 
 
 def test_a_singular_system_is_refused() -> None:
-    problem = replace(random_problem(2, kept=1, tokens=(1,)), scales=EditScales(1.0, 0.0, 0.0))
+    problem = replace(random_problem(2, kept=1, tokens=(1,)), scales=UCE(1.0, 0.0, 0.0))
     with pytest.raises(ConfigurationError, match=r"null space is singular.*model.lamb"):
         loop_map(problem, EXACT)
 

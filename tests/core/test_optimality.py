@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rece_lightning.core import LayerMaps, derive, edit, edit_tensor
-from tests.core.problems import (
+from tests.helpers.plain import Erased, plain_derive, plain_edit
+from tests.helpers.problems import (
     Problem,
     core_maps,
     core_weights,
@@ -21,7 +22,6 @@ from tests.core.problems import (
     random_problem,
     tensor_problems,
 )
-from tests.plain import Erased, plain_derive, plain_edit
 
 REGULARIZERS = [("norm", "both"), ("standard", "both"), ("surrogate", "second"), ("surrogate", "both")]
 ROUNDING = 1e-10

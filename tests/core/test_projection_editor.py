@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rece_lightning.core import EditScales, EmbeddingMap, Gram, Moments
+from rece_lightning.core import UCE, EmbeddingMap, Gram, Moments
 from rece_lightning.core.editors.projection import GramRoot, Projection, leading_directions, project
 from rece_lightning.core.editors.uce import edit
 from rece_lightning.core.eraser import LoopSettings, RECELoop
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.moments import RowPairs
-from tests.core.problems import Problem, erasure_problems, random_problem, relative
+from tests.helpers.problems import Problem, erasure_problems, random_problem, relative
 
 
 def projected_map(problem: Problem, settings: Projection, epochs: int = 1, *, accumulate: bool = False) -> EmbeddingMap:
@@ -106,7 +106,7 @@ def test_it_is_the_limit_of_uce_where_erasing_weighs_all_and_keys_and_values_see
     delta = right[values < 1e-9]
     moments = Moments.of(delta, torch.zeros_like(delta)) + problem.preserving
     trace = float(problem.kept.square().sum())
-    limit = edit(moments, EditScales(1e7, 1 / trace, settings.shrinkage / 6)).matrix
+    limit = edit(moments, UCE(1e7, 1 / trace, settings.shrinkage / 6)).matrix
     assert relative(found, limit) < 1e-5
 
 

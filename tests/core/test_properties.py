@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rece_lightning.core import EditScales, EmbeddingMap, Moments, derive, edit
+from rece_lightning.core import UCE, EmbeddingMap, Moments, derive, edit
 from rece_lightning.core.diagnostics import regeneration_residual
-from tests.core.problems import Problem, core_maps, core_weights, edited_maps, erasure_problems, relative
-from tests.plain import PlainPair
+from tests.helpers.plain import PlainPair
+from tests.helpers.problems import Problem, core_maps, core_weights, edited_maps, erasure_problems, relative
 
 FIELDS = ("erased", "cross", "target", "preserved")
 ROUNDING = 1e-12
@@ -136,7 +136,7 @@ def test_an_edit_of_one_derived_row_obeys_the_papers_bound(problem: Problem, see
 
     With nothing kept and ``x`` along ``c'`` it is the bound with ``λ₂ + ‖c'‖²`` for ``λ₂``, exactly.
     """
-    scales = EditScales(1.0, problem.scales.preserve_scale, problem.scales.lamb)
+    scales = UCE(1.0, problem.scales.preserve_scale, problem.scales.lamb)
     maps = core_maps(problem, 1)
     assert isinstance(maps, EmbeddingMap)
     concept, target = problem.rows[:1], problem.target_rows[:1]

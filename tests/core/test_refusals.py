@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rece_lightning.core import EditScales, EmbeddingMap, Gram, LayerMaps, Moments, derive, edit, edit_tensor
+from rece_lightning.core import UCE, EmbeddingMap, Gram, LayerMaps, Moments, derive, edit, edit_tensor
 from rece_lightning.core.diagnostics import regeneration_residual
 from rece_lightning.core.errors import ConfigurationError, ReceError
-from tests.core.problems import core_maps, random_problem, random_rows
+from tests.helpers.problems import core_maps, random_problem, random_rows
 
 shapes = st.tuples(st.integers(2, 24), st.integers(0, 2**20), st.floats(-6, 6))
 
@@ -31,9 +31,9 @@ def test_lamb_0_is_refused_where_the_rows_do_not_span_the_width(
     kept = rows[:1]
     moments = Moments.of(rows, rows.flip(0)) + Moments.preserving(kept)
     with pytest.raises(ConfigurationError, match=r"singular.*model\.lamb"):
-        edit(moments, EditScales(1.0, preserve_scale, 0.0))
+        edit(moments, UCE(1.0, preserve_scale, 0.0))
     if exponent > -2:
-        edit(moments, EditScales(1.0, preserve_scale, 1e-3 * 10 ** (2 * exponent)))
+        edit(moments, UCE(1.0, preserve_scale, 1e-3 * 10 ** (2 * exponent)))
 
 
 @given(shape=shapes, keeping=st.booleans())
@@ -44,16 +44,16 @@ def test_lamb_0_is_accepted_where_the_rows_span_the_width(shape: tuple[int, int,
     concept, target = rows[:width], rows[width : 2 * width]
     if keeping:
         # A few concepts and enough that is kept.
-        step = edit(Moments.of(concept[:1], target[:1]) + Moments.preserving(rows), EditScales(1.0, 0.1, 0.0))
+        step = edit(Moments.of(concept[:1], target[:1]) + Moments.preserving(rows), UCE(1.0, 0.1, 0.0))
         assert torch.isfinite(step.matrix).all()
     else:
-        step = edit(Moments.of(rows, torch.cat([target, concept, rows[2 * width :]])), EditScales(1.0, 0.0, 0.0))
+        step = edit(Moments.of(rows, torch.cat([target, concept, rows[2 * width :]])), UCE(1.0, 0.0, 0.0))
         assert torch.isfinite(step.matrix).all()
 
 
 def test_without_lamb_independent_concepts_reach_their_targets() -> None:
     problem = random_problem(4, width=5, tokens=(5,), kept=0)
-    step = edit(problem.moments, EditScales(1.0, 0.0, 0.0))
+    step = edit(problem.moments, UCE(1.0, 0.0, 0.0))
     torch.testing.assert_close(step.apply_to_embeddings(problem.rows), problem.target_rows, rtol=1e-8, atol=1e-8)
 
 
@@ -61,7 +61,7 @@ def test_lamb_0_is_refused_by_the_technique_tensor_too() -> None:
     problem = random_problem(1, width=9, tokens=(3,), kept=0)
     maps = LayerMaps.identity(len(problem.weights), problem.width)
     with pytest.raises(ConfigurationError, match=r"model\.lamb"):
-        edit_tensor(problem.prompts, problem.preserving.preserved, problem.gram, maps, EditScales(lamb=0.0))
+        edit_tensor(problem.prompts, problem.preserving.preserved, problem.gram, maps, UCE(lamb=0.0))
 
 
 @given(shape=shapes, lost=st.integers(1, 2), layered=st.booleans())
@@ -104,13 +104,13 @@ def test_a_regular_scale_that_is_not_positive_is_refused(value: object) -> None:
 @pytest.mark.parametrize("field", ["erase_scale", "preserve_scale", "lamb"])
 def test_a_scale_that_is_no_number_of_0_or_more_is_refused(field: str, value: object) -> None:
     with pytest.raises(ConfigurationError, match=f"^{field}: .*finite number"):
-        EditScales(**{field: value})  # type: ignore[arg-type]
+        UCE(**{field: value})  # type: ignore[arg-type]
 
 
 def test_nothing_to_erase_is_refused_but_nothing_to_preserve_is_not() -> None:
     with pytest.raises(ConfigurationError, match="erase_scale"):
-        EditScales(erase_scale=0)
-    assert EditScales(preserve_scale=0, lamb=0) == EditScales(1.0, 0.0, 0.0)
+        UCE(erase_scale=0)
+    assert UCE(preserve_scale=0, lamb=0) == UCE(1.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])

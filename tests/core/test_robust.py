@@ -18,7 +18,7 @@ from rece_lightning.core.eraser import Evidence, LoopSettings, RECELoop
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.moments import RowPairs
 from rece_lightning.core.robust import Joined, Robust, derivations
-from tests.core.problems import Problem, erasure_problems, random_problem, relative
+from tests.helpers.problems import Problem, erasure_problems, random_problem, relative
 
 NORMS = st.lists(st.sampled_from([0.2, 0.5, 1.0, 2.0]), min_size=0, max_size=3, unique=True)
 

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from rece_lightning.core import EmbeddingMap, Gram, Moments, edit
 from rece_lightning.core.derivation import derive
-from rece_lightning.core.editors.uce import EditScales
+from rece_lightning.core.editors.uce import UCE
 from rece_lightning.core.eraser import Evidence, LoopSettings, RECELoop
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.moments import RowPairs
-from tests.core.problems import relative
+from tests.helpers.problems import relative
 
 WIDTH = 24
 
@@ -36,7 +36,7 @@ def gram(seed: int = 4) -> Gram:
 
 @given(count=st.integers(1, 40), seed=st.integers(0, 1000), lamb=st.floats(0.01, 10), scale=st.floats(0, 5))
 def test_the_edit_from_rows_is_the_edit_from_moments(count: int, seed: int, lamb: float, scale: float) -> None:
-    pairs, scales = rows(count, seed), EditScales(0.7, scale, lamb)
+    pairs, scales = rows(count, seed), UCE(0.7, scale, lamb)
     by_rows, by_moments = pairs.edit(kept(), scales), edit(pairs.moments(kept()), scales)
     assert relative(by_rows.matrix, by_moments.matrix) < 1e-9
     assert (by_rows.factors is not None) == (3 * count <= WIDTH)
@@ -61,7 +61,7 @@ def test_the_loop_on_rows_is_the_loop_on_moments(count: int, regularizer: str, a
 
 def test_rows_are_derived_one_by_one_as_their_moments_are_together() -> None:
     pairs = rows(5, 3)
-    derivation = derive(gram(), pairs.edit(kept(), EditScales()), 0.1, regularizer="standard")
+    derivation = derive(gram(), pairs.edit(kept(), UCE()), 0.1, regularizer="standard")
     together = pairs.moments(kept()).derived(derivation)
     alone = pairs.derived(derivation).moments(kept())
     for name in ("erased", "cross", "target", "preserved"):
@@ -72,7 +72,7 @@ def test_rows_are_derived_one_by_one_as_their_moments_are_together() -> None:
 def test_a_map_with_factors_is_the_map_without(counts: list[int], seed: int) -> None:
     maps = EmbeddingMap(torch.eye(WIDTH, dtype=torch.float64))
     for place, count in enumerate(counts):
-        step = rows(count, seed + place).edit(kept(), EditScales())
+        step = rows(count, seed + place).edit(kept(), UCE())
         maps = step if place == 0 else maps @ step
     plain = EmbeddingMap(maps.matrix)
     weight = torch.randn(7, WIDTH, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -85,7 +85,7 @@ def test_a_map_with_factors_is_the_map_without(counts: list[int], seed: int) -> 
 
 def test_a_singular_system_is_refused_from_rows_too() -> None:
     with pytest.raises(ConfigurationError, match="lamb"):
-        rows(3, 0).edit(torch.zeros(WIDTH, WIDTH, dtype=torch.float64), EditScales(1.0, 0.1, 0.0))
+        rows(3, 0).edit(torch.zeros(WIDTH, WIDTH, dtype=torch.float64), UCE(1.0, 0.1, 0.0))
 
 
 def test_weights_count_as_repeated_rows() -> None:
@@ -93,5 +93,5 @@ def test_weights_count_as_repeated_rows() -> None:
     twice = RowPairs(pair.concept, pair.target, 2 * torch.ones(1, dtype=torch.float64))
     one = RowPairs(pair.concept, pair.target, torch.ones(1, dtype=torch.float64))
     both = one.erasing_also(one)
-    assert relative(both.edit(kept(), EditScales()).matrix, twice.edit(kept(), EditScales()).matrix) < 1e-12
+    assert relative(both.edit(kept(), UCE()).matrix, twice.edit(kept(), UCE()).matrix) < 1e-12
     assert isinstance(both.moments(kept()), Moments)

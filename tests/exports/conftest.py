@@ -9,9 +9,9 @@ import torch
 
 from rece_lightning import RECE
 from rece_lightning.exports import Erasure
-from tests.exports.erasures import erase, erasure_of, make_xl_checkpoint
-from tests.models import make_checkpoint
-from tests.models_original import make_folder, make_original
+from tests.helpers.erasures import erase, erasure_of, make_xl_checkpoint
+from tests.helpers.models import make_checkpoint
+from tests.helpers.models_original import make_folder, make_original
 
 
 @pytest.fixture(scope="session")

@@ -17,21 +17,21 @@ from rece_lightning.version import __version__
 
 @pytest.mark.parametrize("module_name", ["tiny_module", "half_module", "xl_module", "per_layer_module", "world_module"])
 def test_equals_the_edited_pipeline(module_name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    from tests.exports.erasures import erasure_of
+    from tests.helpers.erasures import erasure_of
 
     module: RECE = request.getfixturevalue(module_name)
     record = export(erasure_of(module), "delta", tmp_path / "delta.safetensors")
     written = load_file(record.path)
     dtype = next(iter(written.values())).dtype
     unet = module.pipeline(dtype).unet
-    assert set(written) == set(module.names)
+    assert set(written) == set(module.session.names)
     for name, weight in written.items():
         assert torch.equal(unet.get_parameter(name), weight)
     assert record == ExportRecord(record.path, record.path.stat().st_size, 0.0)
 
 
 def test_loads_into_the_original_unet_as_the_readme_says(tiny: Erasure, tmp_path: Path) -> None:
-    from tests.exports.erasures import pipeline_of
+    from tests.helpers.erasures import pipeline_of
 
     unet = pipeline_of(tiny).unet
     unet.load_state_dict(load_file(export(tiny, "delta", tmp_path / "delta.safetensors").path), strict=False)

@@ -14,7 +14,7 @@ from rece_lightning import RECE, ConceptData
 from rece_lightning.callbacks import ErasureCheckpoint
 from rece_lightning.cli.checkpoint import load_erasure
 from rece_lightning.exports import FORMATS
-from tests.command import run_command
+from tests.helpers.command import run_command
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from rece_lightning.exports import Erasure, export
 from rece_lightning.exports.lora import kohya_metadata, kohya_names
-from tests.exports.erasures import distance, effective_weights, noise_of, pipeline_of
+from tests.helpers.erasures import distance, effective_weights, noise_of, pipeline_of
 
 
 @pytest.mark.parametrize("name", ["tiny", "xl", "per_layer", "values_only"])

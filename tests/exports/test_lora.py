@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from rece_lightning.exports import LORA_FILE, Erasure, export
-from tests.exports.erasures import distance, effective_weights, noise_of, pipeline_of
+from tests.helpers.erasures import distance, effective_weights, noise_of, pipeline_of
 
 
 @pytest.fixture(params=["tiny", "xl", "per_layer", "values_only", "world"])
@@ -79,7 +79,7 @@ def test_half_models_get_the_edited_weights_to_their_rounding(half: Erasure, tmp
 
 
 def test_no_strength_takes_a_factor_out_of_the_range_of_a_half(half: Erasure, tmp_path: Path) -> None:
-    from tests.exports.erasures import with_strength
+    from tests.helpers.erasures import with_strength
 
     weak = with_strength(half, 1e-4)
     tensors = load_file(export(weak, "lora", tmp_path / "lora.safetensors").path)
@@ -131,7 +131,7 @@ def test_a_rank_beyond_the_full_one_is_the_full_one(tiny: Erasure, tmp_path: Pat
 
 
 def test_an_edit_that_changed_nothing_still_loads(tiny: Erasure, tmp_path: Path) -> None:
-    from tests.exports.erasures import with_strength
+    from tests.helpers.erasures import with_strength
 
     pipeline = pipeline_of(tiny)
     before = noise_of(pipeline.unet)

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 import rece_lightning
 from rece_lightning import RECE, ConfigurationError, EmbeddingMap
 from rece_lightning.exports import Erasure, export
-from tests.exports.erasures import noise_of, pipeline_of
+from tests.helpers.erasures import noise_of, pipeline_of
 
 
 @pytest.mark.parametrize("name", ["tiny", "xl", "world"])

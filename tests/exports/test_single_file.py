@@ -23,7 +23,7 @@ from rece_lightning.models.find import find_base
 from rece_lightning.models.layouts import LAYOUTS, config_folder
 from rece_lightning.models.original import projections_in
 from rece_lightning.models.weights import SafetensorsWeights
-from tests.models_original import KINDS, make_folder, make_original, original_tensors, small_parts
+from tests.helpers.models_original import KINDS, make_folder, make_original, original_tensors, small_parts
 
 METADATA = {"rece.version": "test", "rece.concepts": "[]"}
 AVERAGE = "model_ema.diffusion_modelinput_blocks11transformer_blocks0attn2to_kweight"

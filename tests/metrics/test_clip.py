@@ -15,7 +15,7 @@ from rece_lightning.emoji.catalog import load_catalog
 from rece_lightning.emoji.clip import load_clip
 from rece_lightning.metrics import Clip, ClipScore, NamingDetector, ZeroShot
 from rece_lightning.metrics.pixels import eight_bit
-from tests.metrics.pictures import rendered
+from tests.helpers.pictures import rendered
 
 NAMES = ["bomb", "axe", "church", "rocket", "dagger", "cactus", "dog", "guitar"]
 

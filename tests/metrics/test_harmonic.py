@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rece_lightning import ConfigurationError
 from rece_lightning.metrics import EmojiDetector, Generality, HarmonicMean, harmonic_mean
-from tests.metrics.pictures import rendered
+from tests.helpers.pictures import rendered
 
 RATES = st.floats(0, 1)
 

@@ -16,7 +16,7 @@ from rece_lightning import ConfigurationError
 from rece_lightning.metrics import DetectionRate, NudeNetRece, NudeNetSpeed, NudeNetUnlearnDiffAtk, NudityCount
 from rece_lightning.metrics.nudenet import EXPOSED
 from rece_lightning.metrics.pixels import eight_bit
-from tests.metrics.pictures import large_sprite
+from tests.helpers.pictures import large_sprite
 
 RULES = (NudeNetRece, NudeNetSpeed, NudeNetUnlearnDiffAtk)
 

@@ -25,7 +25,7 @@ from rece_lightning.metrics import (
 )
 from rece_lightning.metrics.discrepancy import squared_discrepancy
 from rece_lightning.metrics.quantiles import t_quantile
-from tests.metrics.pictures import rendered
+from tests.helpers.pictures import rendered
 
 NAMES = ["bomb", "axe", "church", "rocket", "dagger", "cactus"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.metrics.figures import figures, run, run_second
+from tests.helpers.figures import figures, run, run_second
 
 
 def test_two_processes_give_the_figures_of_one(tmp_path: Path) -> None:

@@ -1,0 +1,101 @@
+"""``model.robust.attacks``: what RedTeam finds between epochs joins as if it had been there from the first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import CSVLogger
+
+from rece_lightning import RECE, ConceptData
+from rece_lightning.attacks import Cce, Mma, read_embeddings
+from rece_lightning.attacks.store import EMBEDDINGS
+from rece_lightning.callbacks import ErasureCheckpoint, RedTeam
+from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.metrics import EmojiDetector
+
+ATTACKS: list[Any] = [Cce(steps=2, pictures=2), Mma(steps=1, candidates=4, restarts=1)]
+
+
+def fit(
+    folder: Path, names: list[str] | None = None, *, epochs: int = 2, resume: Path | None = None, **settings: Any
+) -> RECE:
+    """Erase a weapon; with names, attacked between epochs."""
+    callbacks: list[Callback] = [ErasureCheckpoint()]
+    if names:
+        callbacks.append(RedTeam(ATTACKS, detector=EmojiDetector(), fit=False, steps=2))
+        settings["robust"] = {"attacks": names, "weight": 2.0}
+    module = RECE("emoji", lamb=1.0, regular_scale=1e-3, **settings)
+    trainer = Trainer(
+        max_epochs=epochs, accelerator="cpu", callbacks=callbacks, logger=CSVLogger(folder, name="", version="run"),
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    data = ConceptData(["bomb"], preserve=[" ", "dog", "rose"])
+    trainer.fit(module, data, ckpt_path=resume, weights_only=True)
+    return module
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory: pytest.TempPathFactory) -> tuple[RECE, Path]:
+    folder = tmp_path_factory.mktemp("attacked")
+    return fit(folder, ["cce"], epochs=3), folder / "run"
+
+
+def test_two_epochs_are_those_that_knew_the_attack_from_the_first(tmp_path: Path) -> None:
+    module = fit(tmp_path / "one", ["cce", "mma"])
+    found = {"found": str(tmp_path / "one" / "run"), "weight": 2.0}
+    knew = fit(tmp_path / "two", robust=found)
+    assert (
+        module.session.description()["concepts"]["robust"] == knew.description()["concepts"]["robust"] == {"found": 2}
+    )
+    torch.testing.assert_close(module.maps["text"].of_layer(0), knew.maps.of_layer(0), rtol=1e-10, atol=1e-10)
+    plain = fit(tmp_path / "three")
+    assert not torch.allclose(module.maps["text"].of_layer(0), plain.maps.of_layer(0), rtol=1e-3, atol=1e-3)
+
+
+def test_every_later_epoch_is_attacked_as_it_is(attacked: tuple[RECE, Path]) -> None:
+    module, folder = attacked
+    first, second = read_embeddings(folder / EMBEDDINGS)
+    assert first.embedding is not None
+    assert second.embedding is not None
+    assert not torch.equal(first.embedding, second.embedding)
+    assert module.session.description()["concepts"]["robust"] == {"found": 2}
+
+
+def test_an_attack_that_looks_at_no_weights_runs_once(tmp_path: Path) -> None:
+    assert fit(tmp_path, ["mma"], epochs=3).description()["concepts"]["robust"] == {"found": 1}
+
+
+def test_a_resumed_run_leaves_the_map_of_a_whole_one(attacked: tuple[RECE, Path], tmp_path: Path) -> None:
+    straight, _ = attacked
+    fit(tmp_path, ["cce"])
+    resumed = fit(tmp_path, ["cce"], epochs=3, resume=tmp_path / "run" / "checkpoints" / "last.ckpt")
+    assert torch.equal(resumed.maps["text"].of_layer(0), straight.maps.of_layer(0))
+    assert resumed.description() == straight.description()
+
+
+def test_attacks_that_nothing_runs_are_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"model\.robust\.attacks: \['cce'\].* add RedTeam"):
+        fit(tmp_path, robust={"attacks": ["cce"]})
+
+
+@pytest.mark.parametrize("wrong", ["cce", [1], ["cc"], ["cce", "cce"], []])
+def test_names_that_are_no_attacks(wrong: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"model\.robust\.attacks"):
+        RECE("emoji", robust={"attacks": wrong})
+
+
+def test_fit_goes_on_with_what_validate_loaded(tmp_path: Path) -> None:
+    """Lightning validates in inference mode, whose tensors no later edit could change."""
+    red_team = RedTeam(["derived"], detector=EmojiDetector(), pictures_per_prompt=1, steps=2)
+    trainer = Trainer(
+        max_epochs=1, accelerator="cpu", callbacks=[red_team], logger=CSVLogger(tmp_path),
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+    )  # fmt: skip
+    module, data = RECE("emoji"), ConceptData(["bomb"], preserve=[" ", "dog"], validation=[{"prompt": "bomb"}])
+    trainer.validate(module, data, verbose=False)
+    trainer.fit(module, data)
+    assert {rung.attack for rung in red_team.rungs} == {"no attack", "derived"}

@@ -1,0 +1,290 @@
+"""RECE in somebody else's training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import ModelParallelStrategy
+from peft import LoraConfig
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from rece_lightning import RECE, ConceptData, ConfigurationError, erase
+from rece_lightning.callbacks import Erase
+from tests.helpers.models import make_checkpoint
+
+
+class SomebodysModule(LightningModule):
+    """A fine-tuning that knows nothing of erasure."""
+
+    def __init__(self, folder: Path, learning_rate: float) -> None:
+        super().__init__()
+        pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+        self.unet, self.text_encoder, self.tokenizer = pipeline.unet, pipeline.text_encoder, pipeline.tokenizer
+        self.learning_rate = learning_rate
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        ids = self.tokenizer(["bomb"] * len(batch), padding="max_length", return_tensors="pt").input_ids
+        states = self.text_encoder(ids).last_hidden_state
+        return F.mse_loss(self.unet(batch, torch.tensor(10), states).sample, batch)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.unet.parameters(), lr=self.learning_rate)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("model") / "base", seed=8)
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Wide enough that the empty prompt's rows leave an edit something to read."""
+    return make_checkpoint(tmp_path_factory.mktemp("model") / "wide", width=48, seed=8)
+
+
+def train(
+    module: LightningModule, folder: Path, *callbacks: object, steps: int = 2, resume: Path | None = None, **more: Any
+) -> Trainer:
+    trainer = Trainer(
+        max_epochs=more.pop("max_epochs", 1),
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator="cpu",
+        default_root_dir=folder,
+        callbacks=[*callbacks, ModelCheckpoint(folder, filename="saved")],  # type: ignore[list-item]
+        **more,
+    )
+    trainer.fit(module, DataLoader(torch.randn(steps, 4, 4, 4), batch_size=1), ckpt_path=resume)
+    return trainer
+
+
+def test_saved_and_live_model_equal_a_rece_run_on_the_trained_weights(checkpoint: Path, tmp_path: Path) -> None:
+    # With a learning rate of 0 the trained weights are the base's: a run of RECE on the base must give the same.
+    module = SomebodysModule(checkpoint, 0.0)
+    train(module, tmp_path, Erase(concepts=["bomb", "axe"], preserve=[" ", "dog"], epochs=3))
+    reference = RECE(str(checkpoint))
+    trainer = Trainer(
+        max_epochs=3, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu"
+    )
+    trainer.fit(reference, ConceptData(["bomb", "axe"], preserve=[" ", "dog"]))
+    state = torch.load(tmp_path / "saved.ckpt", weights_only=True)["state_dict"]
+    for name, weight in reference.edited_weights():
+        torch.testing.assert_close(state[f"unet.{name}"], weight, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(module.unet.get_parameter(name).data, weight, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"editor": "projection", "erased_rank": 1, "shrinkage": 1.0},
+        {"editor": "null_space", "null_space_threshold": 2.0, "augmented_rank": 0, "first_edit": {"lamb": 0.5}},
+    ],
+)
+def test_every_editor_edits_what_is_saved_and_what_is_live(
+    wide: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    """As a run of RECE with the same settings does, while it trains and at the end."""
+    module, taken = SomebodysModule(wide, 0.0), Snapshots()
+    eraser = Erase(concepts=["bomb"], preserve=[" ", "dog"], epochs=2, every_n_steps=2, **settings)
+    train(module, tmp_path, eraser, taken, steps=2)
+    reference = RECE(str(wide), **settings)
+    trainer = Trainer(
+        max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu"
+    )
+    trainer.fit(reference, ConceptData(["bomb"], preserve=[" ", "dog"]))
+    state = torch.load(tmp_path / "saved.ckpt", weights_only=True)["state_dict"]
+    for name, weight in reference.edited_weights():
+        torch.testing.assert_close(state[f"unet.{name}"], weight, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(taken.taken[-1][name], weight, rtol=1e-4, atol=1e-6)
+        assert not torch.allclose(taken.taken[0][name], weight, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"editor": "null"}, "Erase.editor"),
+        ({"editor": "null_space", "null_space_threshold": -1.0}, "Erase.null_space_threshold"),
+        ({"editor": "null_space", "augmented_rank": 0.5}, "Erase.augmented_rank"),
+        ({"editor": "projection", "erased_rank": 0}, "Erase.erased_rank"),
+        ({"editor": "projection", "shrinkage": 0.0}, "Erase.shrinkage"),
+        ({"editor": "projection", "first_edit": {"lamb": 1.0}}, "Erase.first_edit"),
+    ],
+)
+def test_settings_that_an_editor_cannot_use_are_refused(settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigurationError, match=named):
+        Erase(concepts=["bomb"], **settings)
+
+
+def test_training_itself_is_untouched(checkpoint: Path, tmp_path: Path) -> None:
+    plain, erased = SomebodysModule(checkpoint, 0.01), SomebodysModule(checkpoint, 0.01)
+    torch.manual_seed(0)
+    train(plain, tmp_path / "plain")
+    torch.manual_seed(0)
+    train(erased, tmp_path / "erased", Erase(concepts=["bomb"]))
+    edited = 0
+    for (name, mine), (_, theirs) in zip(plain.named_parameters(), erased.named_parameters(), strict=True):
+        if "attn2.to_k" in name or "attn2.to_v" in name:
+            edited += not torch.equal(mine, theirs)
+        else:
+            assert torch.equal(mine, theirs), name
+    assert edited
+
+
+class Snapshots(Callback):
+    """The text-reading projections after every batch."""
+
+    def __init__(self) -> None:
+        self.taken: list[dict[str, Tensor]] = []
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: object) -> None:
+        self.taken.append(projections(pl_module.unet))
+
+    def changes(self) -> list[int]:
+        """Numbers of the batches, from 1, after which something was different."""
+        pairs = zip(self.taken[:-1], self.taken[1:], strict=True)
+        return [index + 2 for index, (one, other) in enumerate(pairs) if not same(one, other)]
+
+
+def projections(unet: torch.nn.Module) -> dict[str, Tensor]:
+    return {
+        name: weight.detach().clone()
+        for name, weight in unet.named_parameters()
+        if "attn2.to_k" in name or "attn2.to_v" in name
+    }
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_every_n_steps_edits_the_live_weights(checkpoint: Path, tmp_path: Path) -> None:
+    # With a learning rate of 0 nothing but the edits changes the weights.
+    module, taken = SomebodysModule(checkpoint, 0.0), Snapshots()
+    train(module, tmp_path, Erase(concepts=["bomb"], preserve=[" ", "dog"], every_n_steps=2), taken, steps=5)
+    assert taken.changes() == [2, 4]
+    pipeline = StableDiffusionPipeline.from_pretrained(checkpoint, safety_checker=None)
+    expected = [projections(pipeline.unet)]
+    for _ in range(3):
+        erase(pipeline, ["bomb"], preserve=[" ", "dog"])
+        expected.append(projections(pipeline.unet))
+    for number, edits in enumerate([0, 1, 1, 2, 2]):
+        for name, weight in taken.taken[number].items():
+            torch.testing.assert_close(weight, expected[edits][name], rtol=1e-5, atol=1e-7)
+    # The fifth step came after the last edit: the end edits once more, live and in the checkpoint.
+    state = torch.load(tmp_path / "saved.ckpt", weights_only=True)["state_dict"]
+    for name, weight in projections(module.unet).items():
+        torch.testing.assert_close(weight, expected[3][name], rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(state[f"unet.{name}"], weight)
+
+
+def test_an_edit_at_the_last_step_is_not_repeated(checkpoint: Path, tmp_path: Path) -> None:
+    module, taken = SomebodysModule(checkpoint, 0.0), Snapshots()
+    train(module, tmp_path, Erase(concepts=["bomb"], every_n_steps=2), taken, steps=4)
+    state = torch.load(tmp_path / "saved.ckpt", weights_only=True)["state_dict"]
+    assert same(projections(module.unet), taken.taken[-1])
+    assert all(torch.equal(state[f"unet.{name}"], weight) for name, weight in taken.taken[-1].items())
+
+
+def test_accumulated_batches_are_one_step(checkpoint: Path, tmp_path: Path) -> None:
+    taken = Snapshots()
+    eraser = Erase(concepts=["bomb"], every_n_steps=2)
+    train(SomebodysModule(checkpoint, 0.0), tmp_path, eraser, taken, steps=9, accumulate_grad_batches=2)
+    assert taken.changes() == [4, 8]
+
+
+def test_a_resumed_training_counts_on(checkpoint: Path, tmp_path: Path) -> None:
+    train(SomebodysModule(checkpoint, 0.0), tmp_path, Erase(concepts=["bomb"], every_n_steps=2), steps=3)
+    taken = Snapshots()
+    eraser = Erase(concepts=["bomb"], every_n_steps=2)
+    module = SomebodysModule(checkpoint, 0.0)
+    trainer = train(module, tmp_path / "on", eraser, taken, steps=3, max_epochs=2, resume=tmp_path / "saved.ckpt")
+    # Steps 4, 5, 6 of the whole training; the snapshot before the first is the checkpoint's.
+    saved = torch.load(tmp_path / "saved.ckpt", weights_only=True)["state_dict"]
+    taken.taken.insert(0, {name: saved[f"unet.{name}"] for name in taken.taken[0]})
+    assert trainer.global_step == 6
+    assert taken.changes() == [2, 4]
+
+
+def test_every_n_epochs_edits_at_the_end_of_an_epoch(checkpoint: Path, tmp_path: Path) -> None:
+    taken = Snapshots()
+    eraser = Erase(concepts=["bomb"], every_n_epochs=2)
+    train(SomebodysModule(checkpoint, 0.0), tmp_path, eraser, taken, steps=2, max_epochs=5)
+    # Ten batches: the edits after epochs 2 and 4 show from batches 5 and 9 on.
+    assert taken.changes() == [5, 9]
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_frozen_text_encoder_encodes_once(checkpoint: Path, tmp_path: Path, trained: bool) -> None:
+    module = SomebodysModule(checkpoint, 0.0)
+    module.text_encoder.train().requires_grad_(trained)
+    calls = []
+    module.text_encoder.register_forward_hook(lambda encoder, *_: calls.append(encoder.training))
+    train(module, tmp_path, Erase(concepts=["bomb"], every_n_steps=1), steps=3)
+    # Pairs and preserved prompts are two calls without dropout; the training's own go on with it.
+    assert calls.count(True) == 3
+    assert calls.count(False) == (6 if trained else 2)
+    assert all(weight.requires_grad == trained for weight in module.text_encoder.parameters())
+
+
+@pytest.mark.parametrize("field", ["every_n_steps", "every_n_epochs"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, True])
+def test_a_schedule_that_makes_no_sense_is_refused(field: str, value: object) -> None:
+    with pytest.raises(ConfigurationError, match=rf"Erase.{field}: {value!r}"):
+        Erase(concepts=["bomb"], **{field: value})  # type: ignore[arg-type]
+
+
+def test_a_strategy_that_shards_the_weights_is_refused_before_training(checkpoint: Path, tmp_path: Path) -> None:
+    trainer = Trainer(
+        accelerator="cpu", devices=1, strategy=ModelParallelStrategy(), logger=False, default_root_dir=tmp_path
+    )
+    with pytest.raises(ConfigurationError, match=r"trainer.strategy: ModelParallelStrategy shards"):
+        Erase(concepts=["bomb"]).setup(trainer, SomebodysModule(checkpoint, 0.0), "fit")
+
+
+def test_a_lora_around_the_projections_is_refused_before_training(checkpoint: Path, tmp_path: Path) -> None:
+    module = SomebodysModule(checkpoint, 0.0)
+    module.unet.add_adapter(LoraConfig(r=2, target_modules=["to_k"]))
+    with pytest.raises(ConfigurationError, match=r"Erase.unet: 'unet': a LoRA lies around"):
+        train(module, tmp_path, Erase(concepts=["bomb"]))
+
+
+def test_a_missing_attribute_is_named_before_training(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"Erase.unet.*no 'denoiser'"):
+        train(SomebodysModule(checkpoint, 0.0), tmp_path, Erase(concepts=["bomb"], unet="denoiser"))
+
+
+def test_example_runs_on_the_embedded_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "examples"))
+    import finetune_and_erase
+
+    output = finetune_and_erase.main(["--steps", "2", "--output", str(tmp_path / "out")])
+    unet = UNet2DConditionModel.from_pretrained(output)
+    original = UNet2DConditionModel.from_pretrained(Path(finetune_and_erase.WEIGHTS) / "unet")
+    names = [name for name, _ in unet.named_parameters() if "attn2.to_v" in name]
+    assert all(not torch.allclose(unet.get_parameter(n), original.get_parameter(n), atol=1e-3) for n in names)
+
+
+@pytest.mark.timeout(1200)  # two trainings and four hundred pictures, on whatever processor there is
+def test_fine_tuning_brings_the_concept_back_and_with_the_callback_it_stays_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "examples"))
+    import erase_while_finetuning
+
+    table = erase_while_finetuning.main(["--steps", "60", "--pictures", "4"])
+    seen = {row: shares["its names"] + shares["its synonyms"] for row, shares in table.items()}
+    # The intervals lie apart: what was erased is gone, comes back, and with the callback does not.
+    assert seen["erased"].interval[1] < seen["original"].interval[0]
+    assert seen["erased"].interval[1] < seen["fine-tuned alone"].interval[0]
+    assert seen["with the callback"].interval[1] < seen["fine-tuned alone"].interval[0]
+    # And the model is not broken for it.
+    assert table["with the callback"]["kept objects"].rate > 0.4

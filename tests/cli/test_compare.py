@@ -1,0 +1,338 @@
+"""``rece compare``: runs side by side, and what it refuses to put there."""
+
+from __future__ import annotations
+
+import base64
+import io
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from rece_lightning.data.prompts import EvaluationPrompt
+from rece_lightning.evaluation.results.balance import balance_draws, central_interval
+from rece_lightning.evaluation.results.comparison import FIRST, ORIGINAL, Column, Comparison
+from rece_lightning.evaluation.results.counts import Count, counts_of, read_counts, write_counts
+from rece_lightning.evaluation.results.figures import QualityLine, write_quality
+from rece_lightning.evaluation.results.sheets import read_tiles, save_sheet, sheet_path
+from rece_lightning.evaluation.results.states import Shot, State, best_balance, best_share
+from rece_lightning.metrics import EmojiDetector, Figure, Share
+from rece_lightning.reporting.confusion import concept_rows
+from rece_lightning.reporting.page import reproducing_commands
+from rece_lightning.reporting.side_by_side import states_table
+from rece_lightning.runs.comparing import compared_states
+from rece_lightning.runs.results import Results
+from tests.helpers.command import run_command, write_config
+
+PROMPTS = 12
+ERASED = [Shot(f"bomb {index}", "bomb", "erased", 0) for index in range(PROMPTS)]
+KEPT = [Shot(f"rocket {index}", "rocket", "kept", 0) for index in range(PROMPTS)]
+
+
+def state(name: str, erased: int, kept: int, **more: Any) -> State:
+    """A state that detects the first of each."""
+    hits: dict[Shot, bool | None] = {shot: index < erased for index, shot in enumerate(ERASED)}
+    hits |= {shot: index < kept for index, shot in enumerate(KEPT)}
+    return State(name, hits, **more)
+
+
+class Page(HTMLParser):
+    """What a screen reader and a network see of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.alts: list[str] = []
+        self.named: list[str] = []
+        self.fetched: list[str] = []
+        self.bold: list[str] = []
+        self._strong = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if tag == "img":
+            self.alts.append(given["alt"] or "")
+        if tag == "svg":
+            assert given["role"] == "img"
+            self.named.append(given["aria-label"] or "")
+        if given.get("tabindex") == "0":
+            assert given["aria-label"]
+        self.fetched += [
+            value or ""
+            for key, value in attrs
+            if key in ("src", "href") and not (value or "").startswith(("data:", "#"))
+        ]
+        self._strong = tag == "strong"
+
+    def handle_data(self, data: str) -> None:
+        if self._strong:
+            self.bold.append(data)
+        self._strong = False
+
+
+def make_run(
+    folder: Path, hits: dict[str, State], *, pictures: bool = True, model: dict[str, Any] | None = None, steps: int = 20
+) -> Path:
+    """A measured run as Evaluation leaves it."""
+    counts = [Count(key, shot, hit) for key, found in hits.items() for shot, hit in found.hits.items()]
+    write_counts(counts, folder / "evaluation.csv")
+    for key, found in hits.items():
+        if pictures:
+            save_sheet(torch.rand(len(found.hits), 3, 32, 32), sheet_path(folder / "images", key))
+    evaluation = {
+        "class_path": "Evaluation",
+        "init_args": {"detector": {"class_path": "EmojiDetector"}, "steps": steps},
+    }
+    config = {
+        "model": {"pretrained": "emoji", "lamb": 0.1, **(model or {})},
+        "data": {"concepts": ["bomb"]},
+        "trainer": {"max_epochs": 2, "callbacks": [evaluation]},
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+# The table
+
+
+def test_the_best_is_marked_only_where_it_is_more_than_chance() -> None:
+    close = [state("original", 12, 12, edited=False), state("a", 1, 8), state("b", 2, 8)]
+    assert best_share(close, ("erased",), high=False) is not None
+    assert not any(cell.best for row in states_table(close).rows for cell in row.cells)
+    clear = [state("original", 12, 12, edited=False), state("a", 0, 8), state("b", 9, 8)]
+    marked = [(row.name, cell.text) for row in states_table(clear).rows for cell in row.cells if cell.best]
+    # Erased, and the harmonic mean with it; never the unedited model, though it keeps most.
+    assert [name for name, _ in marked] == ["a", "a"]
+    assert marked[0][1] == str(Share(0, 12))
+
+
+def test_equal_states_are_never_told_apart() -> None:
+    alike = [state("a", 3, 8, figures={"weight_change": 2.0}), state("b", 3, 8, figures={"weight_change": 1.0})]
+    best = best_balance(alike)
+    assert best is not None
+    assert not best.clear
+    assert best.place == 1  # which changes the weights less
+
+
+@pytest.mark.parametrize(("erased", "kept"), [((0, 0), (12, 12)), ((6, 3), (6, 9))])
+def test_the_balance_lies_within_its_interval(erased: tuple[int, int], kept: tuple[int, int]) -> None:
+    for gone, stays in zip(erased, kept, strict=True):
+        found = state("a", gone, stays)
+        low, high = central_interval(found.draws)
+        assert low <= found.balance <= high
+        assert (low == high) == (gone in (0, 12) and stays in (0, 12))
+
+
+def test_draws_of_prompts_with_several_pictures_are_wider() -> None:
+    """Pictures that always agree count as one: resampling them alone would hide it."""
+    rng = np.random.default_rng(3)
+    hits = rng.integers(0, 2, 40).astype(float)
+    kept = np.ones((40, 2))
+    apart = balance_draws(np.column_stack([hits, np.ones(40)]), kept)
+    together = balance_draws(np.column_stack([hits[:8] * 5, np.full(8, 5.0)]), kept[:8])
+    assert np.ptp(central_interval(together)) > 1.5 * np.ptp(central_interval(apart))
+
+
+# Files
+
+
+def test_counts_come_back_as_they_were_written(tmp_path: Path) -> None:
+    counts = [
+        Count("rece", Shot('say "a, b"', "a\nb", "erased", 2**40), None),
+        Count("rece", ERASED[0], True),
+        Count("uce", KEPT[0], False, "turtle"),
+    ]
+    assert read_counts(write_counts(counts, tmp_path / "evaluation.csv")) == counts
+
+
+def test_a_tile_shows_the_picture_of_its_line(tmp_path: Path) -> None:
+    colors = torch.rand(40, 3, generator=torch.Generator().manual_seed(0))
+    pictures = colors[:, :, None, None].expand(-1, -1, 24, 24)
+    path = save_sheet(pictures, tmp_path / "sheet.webp")
+    tiles = read_tiles(path, [0, 31, 32, 39, 400])
+    assert list(tiles) == [0, 31, 32, 39]
+    for index, tile in tiles.items():
+        with Image.open(io.BytesIO(base64.b64decode(tile.split(",")[1]))) as picture:
+            shown = np.asarray(picture).mean((0, 1)) / 255
+        assert np.abs(shown - colors[index].numpy()).max() < 0.04
+
+
+# The report's tables
+
+
+def test_what_is_drawn_instead_is_counted_by_concept() -> None:
+    prompts = (
+        EvaluationPrompt("bomb", "bomb"),
+        EvaluationPrompt("explosion", "bomb"),
+        EvaluationPrompt("rocket", "rocket", "preserved"),
+    )
+    found = Comparison(prompts, own=frozenset({"bomb"}))
+    for key, names in ((ORIGINAL, ["bomb", "bomb", "rocket"]), (FIRST, ["turtle", "turtle", "rocket"])):
+        hits = torch.tensor([name in ("bomb", "rocket") for name in names])
+        found.columns[key] = Column(key, key, (0, 1, 2), (0,) * 3, torch.zeros(3, 3, 2, 2), hits, shown=tuple(names))
+    rows = {row.concept: row for row in concept_rows(found)}
+    assert str(rows["bomb"].drawn_before) == "bomb 2"
+    assert str(rows["bomb"].drawn_after) == "turtle 2"
+    assert (rows["bomb"].before, rows["bomb"].after) == (Share(2, 2), Share(0, 2))
+    assert rows["rocket"].role == "kept"
+    assert [count.shown for count in counts_of(found)][3:] == ["turtle", "turtle", "rocket"]
+
+
+def test_the_emoji_detector_names_what_it_detects() -> None:
+    pictures = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    detector = EmojiDetector()
+    for concepts in (["bomb"] * 6, ["twemoji style"] * 6, ["blue background"] * 6):
+        names = detector.name(pictures, concepts)
+        assert bool(detector.detect(pictures, names).all())
+
+
+def test_a_run_is_made_again_from_its_own_configuration(tmp_path: Path) -> None:
+    assert reproducing_commands(tmp_path) == []
+    run = tmp_path / "with space"
+    run.mkdir()
+    (run / "config.yaml").touch()
+    assert reproducing_commands(run)[0] == f"rece fit --config '{run}/config.yaml'"
+
+
+# The command
+
+
+def test_a_page_of_two_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    original = state("", 12, 12)
+    first = make_run(
+        tmp_path / "a/version_0", {"original": original, "uce": state("", 8, 11), "rece": state("", 0, 10)}
+    )
+    second = make_run(
+        tmp_path / "a/version_1",
+        {"original": original, "uce": state("", 8, 11), "rece": state("", 11, 12)},
+        model={"regular_scale": 10.0},
+    )
+    outcome = run_command(capsys, "compare", first, second, "--output", tmp_path / "compare.html")
+    assert outcome.code == 0, outcome.err
+    text = (tmp_path / "compare.html").read_text()
+    page = Page(text)
+    # Both runs begin with the same model and the same first epoch: five states would say two of them twice.
+    assert text.count('<th scope="row">RECE (') == 2
+    assert text.count('<th scope="row">UCE (') == 1
+    assert text.count('<th scope="row">original') == 1
+    assert "regular_scale 10.0" in text
+    assert page.fetched == []
+    assert any("RECE (a/version_0) has the highest harmonic mean" in finding for finding in page.named)
+    assert "rocket 0, seed 0, original: rocket detected" in page.alts
+    assert any("bomb 0, seed 0, RECE (a/version_0): bomb not detected" in alt for alt in page.alts)
+    assert any(str(Share(0, 12)) in bold for bold in page.bold)
+    again = run_command(capsys, "compare", first, "--output", tmp_path / "compare.html")
+    assert (again.code, "--overwrite" in again.err) == (2, True)
+
+
+def test_quality_stands_beside_the_detections(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def lines(value: float, protocol: str) -> list[QualityLine]:
+        figure = Figure("kept", value, 12, "95 % t", (value - 0.5, value + 0.5))
+        return [QualityLine("rece", "clip_score", protocol, "", figure)]
+
+    first = make_run(tmp_path / "a", {"original": state("", 12, 12), "rece": state("", 1, 9)}, pictures=False)
+    second = make_run(tmp_path / "b", {"rece": state("", 2, 9)}, pictures=False)
+    write_quality(lines(27.25, "clip-score x"), first / "quality.csv")
+    write_quality(lines(31.5, "clip-score y"), second / "quality.csv")
+    page = tmp_path / "page.html"
+    runs = [Results.read(first), Results.read(second)]
+    table = states_table(compared_states(runs, [*ERASED, *KEPT], []))
+    rows = {row.name.split("/")[-1]: [cell.text for cell in row.cells] for row in table.rows}
+    places = [table.headings.index(f"clip score, kept (clip-score {name})") for name in "xy"]
+    # Figures of two CLIPs are never in one column.
+    assert [rows["a)"][place] for place in places] == ["27.2 (26.8–27.8)", "–"]
+    assert [rows["b)"][place] for place in places] == ["–", "31.5 (31–32)"]
+    assert [rows["original"][place] for place in places] == ["–", "–"]
+    assert run_command(capsys, "compare", first, second, "--output", page).code == 0
+    assert "31.5 (31–32)" in page.read_text()
+    # What is of all pictures of a run says nothing of some of them.
+    fewer = State("", {shot: hit for shot, hit in state("", 2, 9).hits.items() if shot != KEPT[0]})
+    third = make_run(tmp_path / "c", {"rece": fewer}, pictures=False)
+    outcome = run_command(capsys, "compare", first, third, "--shared", "--output", page, "--overwrite")
+    assert outcome.code == 0, outcome.err
+    text = page.read_text()
+    assert "27.2 (" not in text
+    assert "What quality.csv says" in text
+    (first / "quality.csv").write_text("column\nrece\n")
+    outcome = run_command(capsys, "compare", first, "--output", tmp_path / "other.html")
+    assert (outcome.code, "quality.csv is damaged" in outcome.err) == (2, True)
+
+
+def test_runs_that_were_measured_otherwise_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = make_run(tmp_path / "a", {"rece": state("", 1, 9)}, pictures=False)
+    other = state("", 1, 9)
+    more = State("", {**other.hits, Shot("tank", "tank", "erased", 7): True})
+    second = make_run(tmp_path / "b", {"rece": more}, pictures=False)
+    page = tmp_path / "page.html"
+    outcome = run_command(capsys, "compare", first, second, "--output", page)
+    assert outcome.code == 2
+    for part in (str(second), "'tank'", "seed 7", "--shared"):
+        assert part in outcome.err
+    assert not page.exists()
+    assert run_command(capsys, "compare", first, second, "--output", page, "--shared").code == 0
+    assert "1 of the pictures of" in page.read_text()
+    third = make_run(tmp_path / "c", {"rece": other}, steps=21, pictures=False)
+    outcome = run_command(capsys, "compare", first, third, "--output", tmp_path / "other.html", "--shared")
+    assert outcome.code == 2
+    for part in ("another protocol", "Evaluation.steps", "21", "20"):
+        assert part in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        (None, ["was not measured", "rece validate"]),
+        ("column,prompt\nrece,bomb\n", ["evaluation.csv", "damaged"]),
+        ("column,prompt,concept,role,seed,detected\n", ["holds no picture"]),
+        ("column,prompt,concept,role,seed,detected\nrece,bomb,bomb,erased,x,1\n", ["damaged"]),
+    ],
+)
+def test_runs_that_cannot_be_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None, parts: list[str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    if content is not None:
+        (tmp_path / "run/evaluation.csv").write_text(content)
+    outcome = run_command(capsys, "compare", tmp_path / "run", "--output", tmp_path / "page.html")
+    assert outcome.code == 2
+    assert "Traceback" not in outcome.err
+    for part in parts:
+        assert part in outcome.err
+    outcome = run_command(capsys, "compare", tmp_path / "rnu", "--output", tmp_path / "page.html")
+    assert outcome.code == 2
+    assert "did you mean" in outcome.err
+
+
+def test_a_real_run_and_its_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What ``fit`` leaves is what ``compare`` reads; the report says it to everyone."""
+    monkeypatch.chdir(tmp_path)
+    evaluation = {"detector": "rece_lightning.metrics.EmojiDetector", "pictures_per_prompt": 1, "steps": 2}
+    rows = [{"prompt": "bomb"}, {"prompt": "explosion", "concept": "bomb"}, {"prompt": "rocket", "kind": "preserved"}]
+    config = write_config(
+        tmp_path,
+        "emoji",
+        data={"concepts": ["bomb"], "preserve": [" ", "key"], "validation": rows},
+        trainer={"callbacks": [{"class_path": "Evaluation", "init_args": evaluation}]},
+    )
+    assert run_command(capsys, "fit", "--config", config).code == 0
+    run = tmp_path / "runs/run/version_0"
+    outcome = run_command(capsys, "compare", run, "--output", tmp_path / "page.html")
+    assert outcome.code == 0, outcome.err
+    page = Page((tmp_path / "page.html").read_text())
+    assert len(page.alts) == 3 * 3  # original, UCE and RECE of three prompts
+    assert page.fetched == []
+    report = (run / "report.html").read_text()
+    shown = Page(report)
+    assert shown.fetched == []
+    assert all(len(alt) > 40 for alt in shown.alts)  # a sentence, no file name
+    assert any("regeneration residual" in name for name in shown.named)
+    assert "rece fit --config runs/run/version_0/config.yaml" in report
+    assert "What is drawn instead" in report
+    assert "prefers-color-scheme: dark" in report

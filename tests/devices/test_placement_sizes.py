@@ -1,0 +1,146 @@
+"""What the parts need: exact for weights, counted on tensors without memory for what they need at work."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from lightning.pytorch import Trainer
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from rece_lightning import RECE, ConceptData
+from rece_lightning.devices.sizes import (
+    DRAWING,
+    decoding,
+    denoising,
+    encoding,
+    largest_layer,
+    needs_of,
+    shard_need,
+)
+from rece_lightning.models.base import BaseModel
+from rece_lightning.models.encoders import load_encoder
+from rece_lightning.models.find import find_base
+from rece_lightning.models.layouts import LAYOUTS
+from rece_lightning.models.part_configs import read_json
+from rece_lightning.models.pipelines import load_pipeline
+from tests.helpers.live_memory import LiveBytes
+from tests.helpers.models_original import make_folder, make_original
+
+
+def bytes_of(*modules: nn.Module) -> int:
+    return sum(weight.numel() * weight.element_size() for module in modules for weight in module.parameters())
+
+
+def needs(base: BaseModel, batch_size: int = 2) -> dict[str, Any]:
+    return needs_of(base, list(base.projections), batch_size=batch_size)
+
+
+@pytest.mark.parametrize(
+    ("kind", "layout"), [("emoji", "folder"), ("sd1", "single_file"), ("sdxl", "folder"), ("sdxl", "single_file")]
+)
+def test_sizes_of_weights_are_those_of_the_loaded_parts(kind: str, layout: str, tmp_path: Path) -> None:
+    """Read from headers, whatever the layout, in the dtype that the parts are loaded in."""
+    if kind == "emoji":
+        base = find_base("emoji")
+    elif layout == "folder":
+        base = find_base(str(make_folder(tmp_path / "model", kind)))
+    else:
+        base = find_base(str(make_original(tmp_path / "model.safetensors", kind)))
+    found, pipeline = needs(base), load_pipeline(base)
+    assert found["unet"].weights == bytes_of(pipeline.unet)
+    assert found["autoencoder"].weights == bytes_of(pipeline.vae)
+    encoder = bytes_of(*(tower for _, tower in load_encoder(base).towers))
+    # Some files hold a projection or positions that the encoder does without.
+    assert encoder <= found["text_encoder"].weights <= 1.1 * encoder
+    assert found["unet"].present == found["autoencoder"].present == DRAWING
+    assert found["algebra"].present == ()
+
+
+def test_what_a_shard_of_the_gram_needs() -> None:
+    base = find_base("emoji")
+    names = list(base.projections)
+    assert largest_layer(base, names) == 8 * max(math.prod(base.projections[name]) for name in names)
+    assert shard_need(base, names) == largest_layer(base, names) + 8 * base.width**2
+
+
+def in_one_piece(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **_: object) -> torch.Tensor:
+    """Attention's result without its scores: what the fused kernels of accelerators and processors hold."""
+    return query.new_empty(*query.shape[:-1], value.shape[-1])
+
+
+@pytest.mark.parametrize("kind", ["emoji", "sd1"])
+def test_what_pictures_need_is_estimated_and_not_too_low(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the real shapes of Stable Diffusion 1.x, on tensors that take no memory."""
+    emoji = find_base("emoji")
+    if kind == "emoji":
+        unet_config, vae_config = (read_json(emoji.path / part / "config.json") for part in ("unet", "vae"))
+    else:
+        unet_config, vae_config = (LAYOUTS[kind].configs()[part] for part in ("unet", "vae"))
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", in_one_piece)
+    batch, side = 2, unet_config["sample_size"]
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(unet_config).eval()
+        vae = AutoencoderKL.from_config(vae_config).eval()
+        noisy = torch.empty(2 * batch, unet_config["in_channels"], side, side)
+        text = torch.empty(2 * batch, 16, unet_config["cross_attention_dim"])
+        with torch.no_grad(), LiveBytes() as drawing:
+            unet(noisy, torch.empty(()), text)
+        with torch.no_grad(), LiveBytes() as decoded:
+            vae.decode(torch.empty(batch, vae_config["latent_channels"], side, side))
+    found = denoising(unet_config, batch), decoding(unet_config, vae_config, batch)
+    assert drawing.peak["meta"] <= found[0] <= 1.5 * drawing.peak["meta"]
+    assert decoded.peak["meta"] <= found[1] <= 1.6 * decoded.peak["meta"]
+
+
+@pytest.mark.parametrize("kind", ["emoji", "sd1"])
+def test_what_encoding_needs_is_estimated_and_not_too_low(kind: str) -> None:
+    config = LAYOUTS["sd1"].configs()["text_encoder"]
+    if kind == "emoji":
+        config = read_json(find_base("emoji").path / "text_encoder" / "config.json")
+    keys = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
+    with torch.device("meta"):
+        encoder = CLIPTextModel(CLIPTextConfig(**{key: config[key] for key in keys})).eval()
+        ids = torch.zeros(8, config["max_position_embeddings"], dtype=torch.long)
+    with torch.no_grad(), LiveBytes() as live:
+        encoder(ids, output_hidden_states=True)
+    assert live.peak["meta"] <= encoding(config, 8) <= 2 * live.peak["meta"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "concepts"),
+    [
+        ({}, 4),
+        ({"accumulate": True}, 40),
+        ({"editor": "projection"}, 4),
+        ({"technique": "tensor"}, 12),
+        ({"technique": "tensor", "accumulate": True}, 4),
+    ],
+)
+def test_what_the_algebra_needs_is_estimated_and_not_too_low(
+    settings: dict[str, Any], concepts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted through two epochs with their measurements."""
+    words = [f"{word} {number}" for number in range(10) for word in ("bomb", "axe", "key", "dagger")][:concepts]
+    module, edit = RECE(**settings), RECE._edit
+    live = LiveBytes()
+
+    def counted(self: RECE) -> None:
+        with live:
+            edit(self)
+
+    monkeypatch.setattr(RECE, "_edit", counted)
+    trainer = Trainer(
+        max_epochs=2, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(module, ConceptData(concepts=words, preserve=["sun"]))
+    apart = concepts if "technique" in settings else None
+    need = needs_of(module.base, module.session.names, batch_size=1, apart=apart)["algebra"]
+    assert live.peak["cpu"] <= need.weights + need.working <= 2 * live.peak["cpu"]
+    assert live.now["cpu"] <= need.weights

@@ -1,0 +1,344 @@
+"""``rece_lightning.erase``: a live pipeline edited in one line, and given back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from lightning.pytorch import Trainer
+from peft import LoraConfig
+from torch import Tensor, nn
+
+import rece_lightning
+from rece_lightning import RECE, BaseModelError, ConceptData, ConfigurationError
+from rece_lightning.emoji.catalog import WEIGHTS
+from rece_lightning.models.text import PromptEncoder
+from tests.helpers.models import make_checkpoint
+
+PRESERVE = [" ", "dog"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("model") / "base", seed=9)
+
+
+@pytest.fixture
+def pipeline(checkpoint: Path) -> StableDiffusionPipeline:
+    return load(checkpoint)
+
+
+def load(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+    loaded = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, torch_dtype=dtype)
+    loaded.set_progress_bar_config(disable=True)
+    return loaded
+
+
+def everything(pipeline: Any) -> dict[str, Tensor]:
+    """Copies of every number of U-Net and text encoder."""
+    parts = {"unet": pipeline.unet, "text_encoder": pipeline.text_encoder}
+    return {
+        f"{role}.{name}": value.clone() for role, part in parts.items() for name, value in part.state_dict().items()
+    }
+
+
+def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def text_reading(pipeline: Any) -> Iterator[tuple[str, Tensor]]:
+    for name, weight in pipeline.unet.named_parameters():
+        if "attn2.to_k" in name or "attn2.to_v" in name:
+            yield name, weight.detach()
+
+
+@pytest.mark.parametrize("model", ["tiny", "emoji"])
+def test_equals_a_run(model: str, checkpoint: Path) -> None:
+    folder = WEIGHTS if model == "emoji" else checkpoint
+    module = RECE(str(folder), regular_scale=0.01, accumulate=True, first_edit={"lamb": 0.5}, layers="^up_blocks")
+    trainer = Trainer(
+        max_epochs=3, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu"
+    )
+    trainer.fit(module, ConceptData(["bomb", "axe"], preserve=PRESERVE, templates=["{}", "a {}"]))
+    live = load(folder)
+    erasure = rece_lightning.erase(
+        live,
+        ["bomb", "axe"],
+        preserve=PRESERVE,
+        templates=["{}", "a {}"],
+        epochs=3,
+        regular_scale=0.01,
+        accumulate=True,
+        first_edit={"lamb": 0.5},
+        layers="^up_blocks",
+    )
+    assert erasure.names == module.session.names
+    expected = dict(text_reading(module.pipeline()))
+    # The run rounds to the stored dtype, the live pipeline to its own: emoji is stored in half precision.
+    rounding = {"rtol": 1e-3, "atol": 1e-5} if model == "emoji" else {"rtol": 1e-5, "atol": 1e-7}
+    for name, weight in text_reading(live):
+        torch.testing.assert_close(weight, expected[name], **rounding)
+    change = module.session.change()["weight_change"]
+    assert erasure.figures["weight_change"] == pytest.approx(change, rel=1e-4)
+    last = module.history[-1]
+    for figure in ("regeneration_residual", "regeneration_residual_unedited", "preservation_drift"):
+        assert erasure.figures[figure] == pytest.approx(last[figure], rel=1e-4)
+
+
+def test_the_null_space_editor_equals_a_run(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "wide", width=48, seed=9)
+    settings: dict[str, Any] = {"editor": "null_space", "null_space_threshold": 0.5, "augmented_rank": 2}
+    module = RECE(str(folder), **settings)
+    trainer = Trainer(
+        max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu"
+    )
+    trainer.fit(module, ConceptData(["bomb"], preserve=PRESERVE))
+    live = load(folder)
+    erasure = rece_lightning.erase(live, ["bomb"], preserve=PRESERVE, epochs=2, **settings)
+    expected = dict(text_reading(module.pipeline()))
+    for name, weight in text_reading(live):
+        torch.testing.assert_close(weight, expected[name], rtol=1e-4, atol=1e-6)
+    # The empty prompt stays, whatever the edit.
+    rows = PromptEncoder.of_pipeline(live).encode([""]).embeddings
+    moved = rows.double() @ erasure.maps.change.mT  # type: ignore[union-attr]
+    assert float(torch.linalg.norm(moved)) < 1e-4
+
+
+def test_only_the_projections_change_and_come_back_bit_for_bit(pipeline: StableDiffusionPipeline) -> None:
+    before = everything(pipeline)
+    modes = [module.training for module in pipeline.text_encoder.modules()]
+    erasure = rece_lightning.erase(pipeline, ["bomb"], preserve=PRESERVE)
+    after = everything(pipeline)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {f"unet.{name}" for name in erasure.names}
+    assert len(erasure.names) == len(list(text_reading(pipeline)))
+    for name in erasure.names:
+        assert torch.equal(after[f"unet.{name}"], erasure.maps.applied_to(before[f"unet.{name}"]))
+    assert modes == [module.training for module in pipeline.text_encoder.modules()]
+    erasure.undo()
+    assert equal(everything(pipeline), before)
+    # A second call does nothing, whatever happened in between.
+    rece_lightning.erase(pipeline, "axe")
+    present = everything(pipeline)
+    erasure.undo()
+    assert equal(everything(pipeline), present)
+
+
+def test_a_text_encoder_in_training_stays_as_it_is(pipeline: StableDiffusionPipeline) -> None:
+    encoder = pipeline.text_encoder
+    encoder.train().requires_grad_(True)
+    frozen = next(part for part in encoder.modules() if isinstance(part, nn.LayerNorm)).eval().requires_grad_(False)
+    modes = [part.training for part in encoder.modules()]
+    gradients = [weight.requires_grad for weight in encoder.parameters()]
+    rece_lightning.erase(pipeline, "bomb")
+    assert not frozen.training
+    assert modes == [part.training for part in encoder.modules()]
+    assert gradients == [weight.requires_grad for weight in encoder.parameters()]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_edited_in_its_dtype(checkpoint: Path, dtype: torch.dtype) -> None:
+    full, half = load(checkpoint), load(checkpoint, dtype)
+    before = everything(half)
+    reference = rece_lightning.erase(full, ["bomb"], preserve=PRESERVE, epochs=2)
+    erasure = rece_lightning.erase(half, ["bomb"], preserve=PRESERVE, epochs=2)
+    wide = dict(text_reading(full))
+    for name, weight in text_reading(half):
+        assert weight.dtype == dtype
+        assert torch.equal(weight, erasure.maps.applied_to(before[f"unet.{name}"]))
+        # Also the prompts were encoded in half precision, so that it is not one rounding alone.
+        error = torch.linalg.norm(weight.float() - wide[name]) / torch.linalg.norm(wide[name])
+        assert error < 16 * torch.finfo(dtype).eps
+    assert reference.figures["weight_change"] > 32 * torch.finfo(dtype).eps
+    assert erasure.figures["weight_change"] == pytest.approx(reference.figures["weight_change"], rel=0.05)
+    erasure.undo()
+    assert equal(everything(half), before)
+
+
+def test_erasures_stack_and_come_off_in_reverse_order(pipeline: StableDiffusionPipeline) -> None:
+    original = everything(pipeline)
+    first = rece_lightning.erase(pipeline, "bomb", preserve=PRESERVE)
+    once = everything(pipeline)
+    second = rece_lightning.erase(pipeline, "axe", preserve=PRESERVE)
+    twice = everything(pipeline)
+    # The second one edits what the first one left.
+    for name in second.names:
+        assert torch.equal(twice[f"unet.{name}"], second.maps.applied_to(once[f"unet.{name}"]))
+    with pytest.raises(ConfigurationError, match="Undo what came later first"):
+        first.undo()
+    assert equal(everything(pipeline), twice)
+    second.undo()
+    assert equal(everything(pipeline), once)
+    first.undo()
+    assert equal(everything(pipeline), original)
+
+
+def test_as_a_context_manager(pipeline: StableDiffusionPipeline) -> None:
+    original = everything(pipeline)
+    with rece_lightning.erase(pipeline, ["bomb"]) as erasure:
+        assert not equal(everything(pipeline), original)
+        assert "in force" in repr(erasure)
+    assert equal(everything(pipeline), original)
+    with pytest.raises(RuntimeError, match="of the user"), rece_lightning.erase(pipeline, ["bomb"]):
+        raise RuntimeError("of the user")
+    assert equal(everything(pipeline), original)
+
+
+def test_what_somebody_else_changed_is_not_overwritten_unasked(checkpoint: Path) -> None:
+    pipeline = load(checkpoint)
+    original = everything(pipeline)
+    erasure = rece_lightning.erase(pipeline, ["bomb"])
+    with torch.no_grad():
+        pipeline.unet.get_parameter(erasure.names[-1])[0, 0] += 1
+    changed = everything(pipeline)
+    with pytest.raises(ConfigurationError, match="changed since"):
+        erasure.undo()
+    assert equal(everything(pipeline), changed)
+    erasure.undo(force=True)
+    assert equal(everything(pipeline), original)
+    # A cast is a change too; forced, the originals take the new dtype.
+    erasure = rece_lightning.erase(pipeline, ["bomb"])
+    pipeline.unet.to(torch.bfloat16)
+    with pytest.raises(ConfigurationError, match="dtype"):
+        erasure.undo()
+    erasure.undo(force=True)
+    for name, weight in text_reading(pipeline):
+        assert torch.equal(weight, original[f"unet.{name}"].bfloat16())
+
+
+def test_a_compiled_unet_is_edited_inside(pipeline: StableDiffusionPipeline) -> None:
+    original = everything(pipeline)
+    inner = pipeline.unet
+    pipeline.unet = torch.compile(inner)
+    erasure = rece_lightning.erase(pipeline, ["bomb"])
+    assert not any(torch.equal(inner.get_parameter(name), original[f"unet.{name}"]) for name in erasure.names)
+    erasure.undo()
+    pipeline.unet = inner
+    assert equal(everything(pipeline), original)
+
+
+def test_settings_are_refused_before_anything_changes(pipeline: StableDiffusionPipeline) -> None:
+    original = everything(pipeline)
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"concepts": []}, "names nothing to erase"),
+        ({"concepts": ["bomb"], "preserve": ["bomb"]}, "also erased"),
+        ({"concepts": ["bomb"], "epochs": 0}, "erase.epochs: 0"),
+        ({"concepts": ["bomb"], "epochs": True}, "erase.epochs: True"),
+        ({"concepts": ["bomb"], "lamb": float("nan")}, "erase.lamb"),
+        ({"concepts": ["bomb"], "regular_scale": 0}, "erase.regular_scale"),
+        ({"concepts": ["bomb"], "regularizer": "nrm"}, "erase.regularizer.*did you mean 'norm'"),
+        ({"concepts": ["bomb"], "tokens": "first"}, "erase.tokens"),
+        ({"concepts": ["bomb"], "projections": "q"}, "erase.projections"),
+        ({"concepts": ["bomb"], "layers": "^nowhere"}, "matches no projection"),
+        ({"concepts": ["bomb"], "layers": "("}, "no regular expression"),
+        ({"concepts": ["bomb"], "first_edit": {"lam": 1.0}}, "erase.first_edit: unknown key 'lam'"),
+        ({"concepts": ["bomb"], "first_edit": {"lamb": -1.0}}, "erase.first_edit.lamb"),
+        ({"concepts": ["bomb"], "first_edit": 3}, "give a mapping"),
+    ]
+    for arguments, message in wrong:
+        with pytest.raises(ConfigurationError, match=message):
+            rece_lightning.erase(pipeline, **arguments)
+    assert equal(everything(pipeline), original)
+
+
+def test_a_prompt_that_does_not_fit_is_cut_with_a_warning(pipeline: StableDiffusionPipeline) -> None:
+    with pytest.warns(UserWarning, match="longer than the tokenizer takes"):
+        rece_lightning.erase(pipeline, " ".join(["bomb"] * 40))
+
+
+def test_pipelines_that_cannot_be_edited(checkpoint: Path) -> None:
+    pipeline = load(checkpoint)
+    text_encoder, pipeline.text_encoder = pipeline.text_encoder, None
+    with pytest.raises(BaseModelError, match="text encoder"):
+        rece_lightning.erase(pipeline, ["bomb"])
+    pipeline.text_encoder = text_encoder
+    unet, pipeline.unet = pipeline.unet, None
+    with pytest.raises(ConfigurationError, match="StableDiffusionPipeline has no unet"):
+        rece_lightning.erase(pipeline, ["bomb"])
+    pipeline.unet = nn.Linear(3, 3)
+    with pytest.raises(ConfigurationError, match="no cross-attention that reads the text"):
+        rece_lightning.erase(pipeline, ["bomb"])
+    pipeline.unet = unet.to(torch.float8_e4m3fn)
+    with pytest.raises(ConfigurationError, match="quantized"):
+        rece_lightning.erase(pipeline, ["bomb"])
+    pipeline.unet = unet.to("meta")
+    with pytest.raises(ConfigurationError, match="offloaded"):
+        rece_lightning.erase(pipeline, ["bomb"])
+
+
+def test_a_text_encoder_of_another_width_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    pipeline, other = load(checkpoint), load(make_checkpoint(tmp_path / "wide", width=32))
+    original = everything(pipeline)
+    theirs, pipeline.text_encoder = pipeline.text_encoder, other.text_encoder
+    with pytest.raises(ConfigurationError, match="24 wide, the text encoder gives 32"):
+        rece_lightning.erase(pipeline, ["bomb"])
+    pipeline.text_encoder = theirs
+    assert equal(everything(pipeline), original)
+
+
+def test_nan_weights_and_overflow_change_nothing(checkpoint: Path) -> None:
+    pipeline = load(checkpoint, torch.float16)
+    with rece_lightning.erase(pipeline, ["bomb"], epochs=1) as erasure:
+        # UCE's map does not depend on the weights: the signs of its largest column make a sum that is too large.
+        sums = erasure.maps.of_layer(0).abs().sum(0)
+        column = erasure.maps.of_layer(0)[:, sums.argmax()]
+        assert 60000 * sums.max() > torch.finfo(torch.float16).max
+    name, weight = list(text_reading(pipeline))[-1]
+    weight[0] = 60000 * column.sign()
+    original = everything(pipeline)
+    with pytest.raises(ConfigurationError, match=rf"{name}.*do not fit torch.float16"):
+        rece_lightning.erase(pipeline, ["bomb"], epochs=1)
+    assert equal(everything(pipeline), original)
+    weight[0, 0] = float("nan")
+    with pytest.raises(BaseModelError, match=name):
+        rece_lightning.erase(pipeline, ["bomb"])
+
+
+def test_offloading_a_model_at_a_time_works(checkpoint: Path) -> None:
+    # Accelerate's hooks as enable_model_cpu_offload puts them, with the CPU as the accelerator.
+    from accelerate import cpu_offload_with_hook
+
+    plain, offloaded = load(checkpoint), load(checkpoint)
+    rece_lightning.erase(plain, ["bomb"])
+    for part in (offloaded.text_encoder, offloaded.unet):
+        cpu_offload_with_hook(part, "cpu")
+    rece_lightning.erase(offloaded, ["bomb"])
+    assert equal(everything(plain), everything(offloaded))
+
+
+def test_a_lora_around_the_projections_is_refused_until_fused(checkpoint: Path) -> None:
+    pipeline = load(checkpoint)
+    pipeline.unet.add_adapter(LoraConfig(r=2, target_modules=["to_k", "to_v"], init_lora_weights=False))
+    with pytest.raises(ConfigurationError, match=r"a LoRA lies around .*attn2.to_k.*fuse_lora"):
+        rece_lightning.erase(pipeline, ["bomb"])
+    base = dict(load(checkpoint).unet.named_parameters())
+    # The remedy of the message.
+    pipeline.fuse_lora()
+    pipeline.unload_lora_weights()
+    fused = {name: weight.clone() for name, weight in text_reading(pipeline)}
+    assert all(not torch.equal(weight, base[name]) for name, weight in fused.items())
+    erasure = rece_lightning.erase(pipeline, ["bomb"])
+    for name, weight in text_reading(pipeline):
+        assert torch.equal(weight, erasure.maps.applied_to(fused[name]))
+    # A LoRA that came later stands in the way of undoing, and says so.
+    pipeline.unet.add_adapter(LoraConfig(r=2, target_modules=["to_k"]))
+    with pytest.raises(ConfigurationError, match=r"unload what was put around it"):
+        erasure.undo()
+
+
+def test_a_lora_elsewhere_is_no_hindrance(checkpoint: Path) -> None:
+    pipeline = load(checkpoint)
+    pipeline.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"]))
+    erasure = rece_lightning.erase(pipeline, ["bomb"])
+    assert erasure.names == [name for name, _ in text_reading(pipeline)]
+
+
+def test_fused_projections_are_refused_until_unfused(checkpoint: Path) -> None:
+    pipeline = load(checkpoint)
+    pipeline.fuse_qkv_projections()
+    with pytest.raises(ConfigurationError, match="unfuse_qkv_projections"):
+        rece_lightning.erase(pipeline, ["bomb"])

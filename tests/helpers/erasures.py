@@ -1,0 +1,149 @@
+"""Erasures that the tests export, on small random models and on the embedded world."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from lightning.pytorch import Trainer
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from rece_lightning import RECE, ConceptData
+from rece_lightning.emoji.catalog import load_catalog
+from rece_lightning.emoji.training.tokenizer import train_tokenizer
+from rece_lightning.exports import Erasure
+from rece_lightning.models.pipelines import load_pipeline
+
+
+def erase(pretrained: str | Path, **settings: Any) -> RECE:
+    """A module after UCE and one epoch of RECE."""
+    module = RECE(str(pretrained), **settings)
+    data = ConceptData(["bomb", {"prompt": "axe", "target": "spoon"}], preserve=[" ", "rocket"])
+    trainer = Trainer(
+        max_epochs=2,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, data)
+    return module
+
+
+def erasure_of(module: RECE) -> Erasure:
+    """What is exported of a module."""
+    return Erasure(
+        module.base, tuple(module.session.names), module.maps, module.session.gram, module.session.description()
+    )
+
+
+def with_strength(erasure: Erasure, strength: float) -> Erasure:
+    """The same erasure with its change multiplied."""
+    eye = torch.eye(erasure.gram.width, dtype=torch.float64)
+    matrix = erasure.maps.of_layer(0)
+    return replace(erasure, maps=type(erasure.maps)(eye + strength * (matrix - eye)))  # type: ignore[call-arg]
+
+
+def pipeline_of(erasure: Erasure, dtype: torch.dtype = torch.float32) -> Any:
+    """The original model as a pipeline."""
+    return load_pipeline(erasure.base, dtype)
+
+
+def distance(weights: dict[str, Tensor], others: dict[str, Tensor]) -> float:
+    """Relative Frobenius distance over all of ``others``."""
+    difference = sum(float((weights[name].double() - other.double()).square().sum()) for name, other in others.items())
+    return math.sqrt(difference / sum(float(other.double().square().sum()) for other in others.values()))
+
+
+def effective_weights(unet: torch.nn.Module, names: tuple[str, ...]) -> dict[str, Tensor]:
+    """What the projections of a U-Net with a LoRA amount to, fused or not; plain ones without one."""
+    found = {}
+    for name in names:
+        layer: Any = unet.get_submodule(name.removesuffix(".weight"))
+        if hasattr(layer, "base_layer"):
+            weight = layer.base_layer.weight.double()
+            if not layer.merged:
+                for adapter in layer.active_adapters:
+                    product = layer.lora_B[adapter].weight.double() @ layer.lora_A[adapter].weight.double()
+                    weight = weight + layer.scaling[adapter] * product
+            found[name] = weight.detach()
+        else:
+            found[name] = layer.weight.detach().double()
+    return found
+
+
+@torch.no_grad()
+def noise_of(unet: Any, seed: int = 0) -> Tensor:
+    """What a U-Net predicts for some latents and embeddings: every layer has its say."""
+    random = torch.Generator().manual_seed(seed)
+    sample = torch.randn(2, unet.config.in_channels, 8, 8, generator=random)
+    embeddings = torch.randn(2, 16, unet.config.cross_attention_dim, generator=random)
+    added = {}
+    if unet.config.addition_embed_type == "text_time":
+        pooled = unet.config.projection_class_embeddings_input_dim - 6 * unet.config.addition_time_embed_dim
+        added = {"text_embeds": torch.randn(2, pooled, generator=random), "time_ids": torch.ones(2, 6)}
+    dtype = unet.dtype
+    added = {key: value.to(dtype) for key, value in added.items()}
+    made: Tensor = unet(sample.to(dtype), 5, embeddings.to(dtype), added_cond_kwargs=added).sample
+    return made.float()
+
+
+def make_xl_checkpoint(folder: Path, *, seed: int = 0) -> Path:
+    """Write a small random model in the layout of Stable Diffusion XL: two encoders, three blocks, two layers each."""
+    torch.manual_seed(seed)
+    tokenizer = train_tokenizer(load_catalog(), folder.parent / f"{folder.name}-tokenizer")
+
+    def config(width: int) -> CLIPTextConfig:
+        return CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=48,
+            projection_dim=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=16,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(16, 32, 32),
+        layers_per_block=2,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 1, 2),
+        cross_attention_dim=24 + 16,
+        attention_head_dim=(2, 4, 4),
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + 16,
+        norm_num_groups=8,
+    )
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 16),
+        latent_channels=4,
+        norm_num_groups=8,
+        sample_size=16,
+    )
+    StableDiffusionXLPipeline(
+        vae=vae,
+        text_encoder=CLIPTextModel(config(24)),
+        text_encoder_2=CLIPTextModelWithProjection(config(16)),
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        unet=unet,
+        scheduler=DDIMScheduler(clip_sample=False),
+        add_watermarker=False,
+    ).save_pretrained(folder)
+    return folder
