@@ -86,8 +86,8 @@ def check_work_left(trainer: Trainer, state: Mapping[str, Any]) -> None:
     missing = [callback.missing(folder, state) for callback in run_callbacks(trainer)]
     if early and not any(missing):
         raise ConfigurationError(
-            f"ckpt_path: EarlyStopping ended the run after {done} epochs; `validate` the checkpoint, or start a new run "
-            "that asks for more."
+            f"ckpt_path: EarlyStopping ended the run after {done} epochs; `validate` the checkpoint, or start a new "
+            "run that asks for more."
         )
     if done > wanted or not any(missing):
         raise ConfigurationError(

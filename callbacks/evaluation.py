@@ -43,7 +43,7 @@ Maps = Mapping[str, AnyMap]
 
 
 class Evaluation(RunCallback):
-    """Generate pictures for the validation prompts and measure what is erased and what is kept.
+    """Generate pictures for the validation prompts and measure what is erased and what is preserved.
 
     Around a ``fit`` it makes one column of pictures a model state, all from the same prompts and seeds:
     the original model, UCE's edit (epoch 0), the last epoch's, and both of these given the embedding that
@@ -68,9 +68,9 @@ class Evaluation(RunCallback):
         prompts: CSV that says what each of them was made for (``--prompts FILE``); see
             :class:`rece_lightning.evaluation.folders.ExistingPictures`.
         metrics: what is measured beside the detections, into ``quality.csv``: ``PerceptualDistance`` and
-            ``ArtistScore`` on erased (synonyms included) and on kept prompts apart, ``ClipScore``, ``FrechetDistance``
-            and ``KernelDistance`` on kept ones. Pictures are compared with the original model's of the same prompts and
-            seeds, which ``validate`` and ``test`` make too where a metric asks for them.
+            ``ArtistScore`` on erased (synonyms included) and on preserved prompts apart, ``ClipScore``,
+            ``FrechetDistance`` and ``KernelDistance`` on preserved ones. Pictures are compared with those of the original
+            model of the same prompts and seeds, which ``validate`` and ``test`` make too where a metric asks for them.
         references: folder of pictures to compare with in place of the original model's; see
             :class:`rece_lightning.evaluation.folders.References`.
     """

@@ -91,7 +91,8 @@ class RedTeam(RunCallback):
                 f"RedTeam.between_epochs: {between_epochs!r}; give a list of names such as [cce]. One with a budget of "
                 "its own stands in RedTeam.attacks and is named here."
             )
-        self.between_epochs = [attack.name for attack in make_attacks(between_epochs, "RedTeam.between_epochs")]
+        searches = make_attacks(between_epochs, "RedTeam.between_epochs") if between_epochs else []
+        self.between_epochs = [attack.name for attack in searches]
         check_choice("RedTeam.forbid", forbid, FORBIDDEN)
         check_count("RedTeam.pictures_per_prompt", pictures_per_prompt)
         if guidance_scale is not None:

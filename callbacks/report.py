@@ -30,6 +30,7 @@ from rece_lightning.reporting.ladder_section import LadderSection, ladder_sectio
 from rece_lightning.reporting.page import render_page
 from rece_lightning.reporting.words import words_section
 from rece_lightning.runs.folder import run_folder
+from rece_lightning.runs.results import flattened
 
 PAGE = "report.html"
 
@@ -96,7 +97,7 @@ class Report(RunCallback):
         return render_page(
             title=self.title,
             description=module.session.description(),
-            settings=dict(module.hparams),
+            settings=_flat_settings(module),
             change=module.session.change() if module.history else {},
             history=module.history,
             placement={} if devices is not None else _placement(module),
@@ -137,8 +138,16 @@ def _settings(module: RECE, trainer: Trainer) -> dict[str, float | str | bool]:
     """What runs differ in. TensorBoard has no column for a list or a mapping: these are JSON."""
     erased = [row["prompt"] for row in module.session.concepts.get("erased", [])]
     devices = {f"device_of_{part}": device for part, device in _placement(module).items()}
-    known = {**module.hparams, "max_epochs": trainer.max_epochs, "concepts": erased, **devices}
+    known = {**_flat_settings(module), "max_epochs": trainer.max_epochs, "concepts": erased, **devices}
     return {key: v if isinstance(v, (int, float, str, bool)) else json.dumps(v) for key, v in known.items()}
+
+
+def _flat_settings(module: RECE) -> dict[str, Any]:
+    """The module's settings, the method's one by one: ``method.editor`` and ``method.editor.lamb``."""
+    found: dict[str, Any] = {}
+    for key, value in module.hparams.items():
+        found |= flattened(f"model.{key}", value)
+    return {key.removeprefix("model."): value for key, value in found.items()}
 
 
 def _comparison(trainer: Trainer) -> Comparison | None:

@@ -12,9 +12,9 @@ from rece_lightning.version import __version__
 
 if TYPE_CHECKING:
     from rece_lightning.core.errors import BaseModelError, ConfigurationError, ReceError
+    from rece_lightning.core.method import Method
     from rece_lightning.data.datamodule import ConceptData
     from rece_lightning.erasure.live import erase
-    from rece_lightning.core.method import Method
     from rece_lightning.exports.map import EmbeddingMap
     from rece_lightning.models.loading import load_pipeline
     from rece_lightning.module import RECE

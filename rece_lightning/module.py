@@ -230,7 +230,7 @@ class RECE(LightningModule):
             else:
                 session.begin()
                 self._choose(data)
-        if hasattr(data, "summary") and not session.has_begun:
+        if data is not None and hasattr(data, "summary") and not session.has_begun:
             session.concepts = data.summary()
 
     def _check_goes_on(self, data: Any) -> None:

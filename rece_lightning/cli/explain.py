@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 
+from rece_lightning.core.derivation import Derivation
+from rece_lightning.core.editors import Editor
+from rece_lightning.core.editors.base import NotImported
 from rece_lightning.core.errors import ReceError, nearest
+from rece_lightning.core.method import FIELD, Method
+from rece_lightning.core.robust import Robust
 
 TYPES = {
     "float": "a number",
@@ -15,10 +22,96 @@ TYPES = {
     "str": "text (in quotes)",
     "bool": "true or false",
     "list": "a list",
+    "tuple": "a list",
     "dict": "a mapping",
     "collections.abc.Iterable": "a list",
 }
 LONGEST_VALUE = 80
+OWNERS = ("model", "Erase")
+"""What had the settings of a method as arguments of its own."""
+OF_ROBUST = {
+    "certificate": (
+        "{}.certificate",
+        " (any, or a norm), and a callback EarlyStopping with monitor: certificate, mode: max and stopping_threshold "
+        "ends the run",
+    ),
+    "budget": ("{}.certificate", ", whose value is the norm"),
+    "attacks": ("between_epochs of the callback RedTeam", ""),
+}
+FORMER: Mapping[str, tuple[str, str]] = {
+    **{name: (f"{{}}.method.editor.{name}", "") for name in ("erase_scale", "preserve_scale", "lamb")},
+    **{name: (f"{{}}.method.derivation.{name}", "") for name in ("regularizer", "surrogate_items")},
+    **{name: (f"{{}}.method.{name}", "") for name in ("accumulate", "tokens", "projections", "layers", "robust")},
+    "regular_scale": ("{}.method.derivation.scale", ""),
+    "technique": ("{}.method.editor", ": TensorUCE for tensor, UCE for replace"),
+    "editor": ("{}.method.editor", ": UCE for uce, Projection for projection, NullSpace for null_space"),
+    "erased_rank": ("{}.method.editor.rank", ", of the editor Projection"),
+    "shrinkage": ("{}.method.editor.shrinkage", ", of the editor Projection"),
+    "null_space_threshold": ("{}.method.editor.threshold", ", of the editor NullSpace"),
+    "augmented_rank": ("{}.method.editor.augmented_rank", ", of the editor NullSpace"),
+    "first_edit": ("{}.method.first_editor", ", such as {{class_path: UCE, init_args: {{lamb: 0.5}}}}"),
+    **{f"{room}.{name}": now for room in ("robust", "method.robust") for name, now in OF_ROBUST.items()},
+}
+"""Key of the layout before :class:`Method`, below its owner → its new key, and what else to say; ``{}``: the owner."""
+
+
+def former(key: str) -> str | None:
+    """What to say of a key of the layout before :class:`Method`; ``None`` for any other.
+
+    Args:
+        key: whole, such as ``model.lamb`` or ``model.robust.norms``.
+    """
+    owner, *words = key.split(".")
+    for count in range(len(words), 0, -1):
+        name, inner = ".".join(words[:count]), words[count:]
+        if owner in OWNERS and name in FORMER:
+            now, note = (text.format(owner) for text in FORMER[name])
+            return f"{key}: it is {'.'.join([now, *inner])} now{note}."
+    return None
+
+
+def known_editors() -> list[type[Editor]]:
+    """Every editor that is imported, ours and others."""
+    every = [kind for kind in _subclasses(Editor) if is_dataclass(kind) and kind is not NotImported]
+    return list(dict.fromkeys(kind for kind in every if not inspect.isabstract(kind)))
+
+
+def _subclasses(kind: type[Editor]) -> Iterator[type[Editor]]:
+    for one in kind.__subclasses__():
+        yield one
+        yield from _subclasses(one)
+
+
+def method_keys() -> list[str]:
+    """Every setting below ``model.method``: ``model.method.editor.lamb``."""
+    keys: list[str] = []
+    for one in fields(Method):
+        keys.append(f"{FIELD}.{one.name}")
+        inner = {
+            "editor": known_editors(),
+            "first_editor": known_editors(),
+            "derivation": [Derivation],
+            "robust": [Robust],
+        }
+        keys += [f"{FIELD}.{one.name}.{part.name}" for kind in inner.get(one.name, []) for part in fields(kind)]
+    return list(dict.fromkeys(keys))
+
+
+def nearest_key(key: str, keys: Sequence[str]) -> str:
+    """As :func:`nearest` for keys with dots: the last word says most, and a key of the same place is the likeliest."""
+    home, _, last = key.rpartition(".")
+    for group in ([one for one in keys if one.rpartition(".")[0] == home], keys):
+        ends = {one.rpartition(".")[2]: one for one in reversed(group)}
+        close = difflib.get_close_matches(last, ends, n=1, cutoff=0.6)
+        if close:
+            return f"did you mean {ends[close[0]]!r}? Valid: {', '.join(sorted(keys))}"
+    return nearest(key, keys)
+
+
+def owners_of(argument: str) -> str:
+    """Names of the editors that have an argument, for a message; the empty string for none."""
+    names = [kind.__name__ for kind in known_editors() if argument in [one.name for one in fields(kind)]]
+    return " and ".join(names)
 
 
 def own_error(error: BaseException) -> ReceError | None:
@@ -34,14 +127,14 @@ def explain(error: Exception, keys: Sequence[str], classes: Mapping[str, Sequenc
 
     Args:
         error: of jsonargparse.
-        keys: every setting, such as ``model.lamb``.
+        keys: every setting, such as ``model.method.editor.lamb``.
         classes: field → names of the classes that are known for it, such as ``trainer.callbacks``.
     """
     ours = own_error(error)
     if ours is not None:
         return str(ours)
     text = str(error)
-    for case in (_unknown_key, _unknown_class, _unknown_argument, _missing, _wrong_type):
+    for case in (_unknown_key, _unknown_class, _unknown_argument, _no_class, _missing, _wrong_type):
         message = case(text, keys, classes)
         if message:
             return message
@@ -49,7 +142,7 @@ def explain(error: Exception, keys: Sequence[str], classes: Mapping[str, Sequenc
 
 
 def _field(text: str) -> str:
-    """The innermost setting that the message is about: ``model.lamb``, or ``Evaluation.steps`` for a class's own."""
+    """The innermost setting that the message is about: ``data.target``, or ``Evaluation.steps`` for a class's own."""
     names = re.findall(r'Parser key "([\w.]+)"', text)
     owner = re.search(r"Problem with given class_path '(?:\w+\.)*(\w+)'", text)
     if owner and len(names) > 1:
@@ -63,13 +156,16 @@ def _unknown_key(text: str, keys: Sequence[str], classes: Mapping[str, Sequence[
         return None
     given = found.group(1) or found.group(2)
     if found.group(2) and not given.startswith("-"):
-        return f"{given!r}: no such argument; settings are given as --model.lamb 0.1."
+        return f"{given!r}: no such argument; settings are given as --model.method.editor.lamb 0.1."
     key = given.lstrip("-").split("=")[0]
+    moved = former(key)
+    if moved:
+        return moved
     section = key.split(".")[0]
     sections = sorted({name.split(".")[0] for name in keys})
     if section not in sections:
         return f"{key}: no such setting; {nearest(section, sections)}."
-    return f"{key}: no such setting; {nearest(key, [name for name in keys if name.startswith(f'{section}.')])}."
+    return f"{key}: no such setting; {nearest_key(key, [name for name in keys if name.startswith(f'{section}.')])}."
 
 
 def _unknown_class(text: str, keys: Sequence[str], classes: Mapping[str, Sequence[str]]) -> str | None:
@@ -81,7 +177,10 @@ def _unknown_class(text: str, keys: Sequence[str], classes: Mapping[str, Sequenc
         return None
     field, name = _field(text), found.group(1)
     if field in classes:
-        return f"{field}: unknown class {name!r}; {nearest(name.rsplit('.', 1)[-1], classes[field])}, or a class path."
+        short = name.rsplit(".", 1)[-1]
+        # ``null_space`` was a name once.
+        alike = [one for one in classes[field] if one.lower() == short.replace("_", "").lower()]
+        return f"{field}: unknown class {name!r}; {nearest((alike or [short])[0], classes[field])}, or a class path."
     return f"{field}: there is no class {name!r}; give a class path such as package.module.Class."
 
 
@@ -89,9 +188,24 @@ def _unknown_argument(text: str, keys: Sequence[str], classes: Mapping[str, Sequ
     found = re.search(r"Problem with given class_path '([\w.]+)':\s+Option '([\w.]+)' is not accepted", text)
     if not found:
         return None
-    home, name = found.group(1).rsplit(".", 1)
+    (home, name), argument = found.group(1).rsplit(".", 1), found.group(2)
     known = inspect.signature(getattr(importlib.import_module(home), name)).parameters
-    return f"{name}.{found.group(2)}: no such argument; {nearest(found.group(2), known)}."
+    field = _field(text)
+    if not field.startswith(FIELD):
+        return former(f"{name}.{argument}") or f"{name}.{argument}: no such argument; {nearest(argument, known)}."
+    key, owners = f"{field}.{argument}", owners_of(argument)
+    if "editor" in field and owners:
+        first = owners.split()[0]
+        return f"{key}: {name} has no such setting, {owners} has; give --{field} {first} before it."
+    return former(key) or f"{key}: {name} has no such setting; {nearest(argument, known)}."
+
+
+def _no_class(text: str, keys: Sequence[str], classes: Mapping[str, Sequence[str]]) -> str | None:
+    if not re.search(r"Expected an instantiatable class, but \S+ is abstract", text):
+        return None
+    field = _field(text)
+    example = ", such as {class_path: UCE, init_args: {lamb: 0.5}}" if field.startswith(FIELD) else ""
+    return f"{field}: its class is not named; give class_path and init_args{example}."
 
 
 def _missing(text: str, keys: Sequence[str], classes: Mapping[str, Sequence[str]]) -> str | None:

@@ -21,8 +21,9 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from rece_lightning.callbacks import DevicePlacement, ErasureCheckpoint, Evaluation, Export, PictureWriter, Report
 from rece_lightning.callbacks.terminal import EpochBar
-from rece_lightning.cli.explain import explain, own_error
+from rece_lightning.cli.explain import explain, known_editors, method_keys, own_error
 from rece_lightning.cli.flags import ATTACK_FLAGS, expand_attack_flags
+from rece_lightning.cli.help import CALLBACKS, HelpingParser
 from rece_lightning.cli.protocols import FLAGS, expand_flags
 from rece_lightning.cli.start import RunStart
 from rece_lightning.cli.verbs import PACKAGE, VERBS, fail, shipped_configs
@@ -34,16 +35,9 @@ from rece_lightning.runs.folder import CONFIG, version_of
 
 SECTIONS = ("model", "data", "trainer")
 CLASSES = {
-    "trainer.callbacks": (
-        "DevicePlacement",
-        "ErasureCheckpoint",
-        "Evaluation",
-        "Export",
-        "PictureWriter",
-        "RedTeam",
-        "Report",
-    ),
+    "trainer.callbacks": CALLBACKS,
     "trainer.logger": ("CSVLogger", "TensorBoardLogger"),
+    **{f"model.method.{name}": [kind.__name__ for kind in known_editors()] for name in ("editor", "first_editor")},
 }
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
 
@@ -124,6 +118,7 @@ class ReceCLI(LightningCLI):
             trainer_defaults={"max_epochs": 4, "num_sanity_val_steps": 0, "log_every_n_steps": 1},
             # An abbreviation would let a misspelt setting pass for another one.
             parser_kwargs={**strict, **{verb: dict(strict) for verb in VERBS}},
+            parser_class=HelpingParser,
             auto_configure_optimizers=False,
             args=arguments,
         )
@@ -132,6 +127,8 @@ class ReceCLI(LightningCLI):
         """Checkpoints are opened without executing code; ``fit`` can be told to replace results."""
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         parser.set_defaults({"weights_only": True})
+        if isinstance(parser, HelpingParser):
+            parser.for_verb(subcommand)
         if subcommand == "fit":
             parser.add_argument(
                 "--overwrite", action="store_true", help="Replace results that are there: Export's ``overwrite``."
@@ -244,7 +241,7 @@ def known_keys() -> list[str]:
     keys = ["seed_everything", "ckpt_path", "overwrite", *(flag.removeprefix("--") for flag in (*FLAGS, *ATTACK_FLAGS))]
     for section, part in (("model", RECE), ("data", ConceptData), ("trainer", Trainer)):
         keys += [f"{section}.{name}" for name in inspect.signature(part).parameters]
-    return keys
+    return [*keys, *(key for key in method_keys() if key not in keys)]
 
 
 def quiet() -> None:

@@ -9,18 +9,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.console import Console
 
 from rece_lightning.callbacks import Evaluation
 from rece_lightning.cli.explain import explain
+from rece_lightning.cli.grid import EXAMPLE, parse_grid, settings_of
 from rece_lightning.cli.lightning import CLASSES, ReceCLI, known_keys, resolve_configs
 from rece_lightning.cli.lightning import quiet as quiet_lightning
 from rece_lightning.cli.parser import Parser
 from rece_lightning.cli.protocols import expand_flags
 from rece_lightning.cli.verbs import TOOLS
 from rece_lightning.core.errors import ConfigurationError, nearest
+from rece_lightning.models.adapter import check_adapter
 from rece_lightning.sweep.choice import ERASED_BY
-from rece_lightning.sweep.grid import Setting, Values, parse_grid, settings_of
+from rece_lightning.sweep.grid import Setting
 from rece_lightning.sweep.parts import Measure, Parts
 from rece_lightning.sweep.run import run_sweep
 from rece_lightning.sweep.table import PAGE, RECOMMENDED, TABLE
@@ -33,7 +36,7 @@ def sweep_command(argv: Sequence[str]) -> None:
     """Check what was asked, run the sweep, say what it found."""
     quiet_lightning()
     asked, rest = _parse(argv)
-    grid = parse_grid(asked.grid, Values())
+    grid = parse_grid(asked.grid)
     parts = configured([*(f"--config={config}" for config in asked.config), *rest]).parts()
     settings = settings_of(grid, parts.base())
     folder = Path(asked.output).expanduser() if asked.output else parts.root / "sweep"
@@ -61,7 +64,7 @@ def _parse(argv: Sequence[str]) -> tuple[Any, list[str]]:
     )
     parser.add_argument("--config", action="append", required=True, help="as of fit: shipped, or a path")
     parser.add_argument(
-        "--grid", action="append", required=True, metavar="KEY=VALUE,VALUE,…", help="such as model.lamb=0.01,0.1,1"
+        "--grid", action="append", required=True, metavar="KEY=VALUE,VALUE,…", help=f"such as {EXAMPLE.split()[-1]}"
     )
     parser.add_argument("--measure", type=int, default=8, metavar="N", help="settings of the front to measure (8)")
     parser.add_argument(
@@ -92,11 +95,14 @@ class Configured(ReceCLI):
             BaseModelError: if the base model is not found.
         """
         self.model.to(self.trainer.strategy.root_device)
-        self.model.check_adapter("fit")
-        _ = self.model.names
+        check_adapter(self.model.hparams["adapter"], "fit")
+        session = self.model.session
+        _ = session.names
         section = self.config["fit"]
         return Parts(
-            module=self.model,
+            loaded=session.loaded,
+            method=session.method,
+            attacker_scale=session.attacker_scale,
             data=self.datamodule,
             arguments=section["data"].as_dict(),
             epochs=section["trainer"]["max_epochs"],
@@ -121,6 +127,7 @@ class Configured(ReceCLI):
             described=arguments[0].get("detector"),
             sampling=evaluation.sampling,
             seeds=tuple(range(evaluation.pictures_per_prompt)),
+            pictures=lambda: self.model.pictures,
         )
 
     def configuration(self, setting: Setting) -> str:
@@ -128,9 +135,10 @@ class Configured(ReceCLI):
         config = self.config["fit"].clone()
         config.pop("overwrite", None)
         config["ckpt_path"] = None
-        for key, value in setting.values:
-            config[key] = value
-        return self._parser("fit").dump(config, skip_none=False)
+        plain = yaml.safe_load(self._parser("fit").dump(config, skip_none=False))
+        plain["model"]["method"] = setting.method.plain()
+        plain["trainer"]["max_epochs"], plain["data"]["target"] = setting.epochs, setting.target
+        return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
 
 def configured(arguments: Sequence[str]) -> Configured:

@@ -37,12 +37,12 @@ def objective(present_gram: Tensor, step: Tensor, moments: Moments, scales: UCE)
     erased = (outputs * (step @ moments.erased)).sum() - 2 * (outputs * moments.cross).sum()
     erased = erased + (present_gram * moments.target).sum()
     moved = outputs - present_gram
-    kept = scales.preserve_scale * (moved * (change @ moments.preserved)).sum() + scales.lamb * (moved * change).sum()
-    return float(scales.erase_scale * erased + kept)
+    preserved = scales.preserve_scale * (moved * (change @ moments.preserved)).sum()
+    return float(scales.erase_scale * erased + (preserved + scales.lamb * (moved * change).sum()))
 
 
 def objective_unedited(present_gram: Tensor, moments: Moments, scales: UCE) -> float:
-    """UCE's objective at ``E = I``: what is kept has not moved."""
+    """UCE's objective at ``E = I``: what is preserved has not moved."""
     difference = moments.erased - moments.cross - moments.cross.mT + moments.target
     return scales.erase_scale * trace_product(present_gram, difference)
 
@@ -94,15 +94,15 @@ def mapped_residual(gram: Gram, moments: Moments) -> float:
     return trace_product(gram.total, difference) / trace_product(gram.total, moments.erased)
 
 
-def preservation_drift(gram: Gram, maps: AnyMap, kept: Tensor) -> float:
+def preservation_drift(gram: Gram, maps: AnyMap, held_out: Tensor) -> float:
     """``tr((M−I)ᵀG(M−I) P_h)/tr(G P_h)``: how far unrelated keys and values moved.
 
     Args:
         gram: ``G``.
         maps: ``M``.
-        kept: ``P_h`` of held-out prompts, ``[d, d]``.
+        held_out: ``P_h`` of held-out prompts, ``[d, d]``.
     """
-    return trace_product(maps.change_gram(gram), kept) / trace_product(gram.total, kept)
+    return trace_product(maps.change_gram(gram), held_out) / trace_product(gram.total, held_out)
 
 
 def norm_ratio(derived: Tensor, erased: Tensor) -> float:
@@ -160,5 +160,5 @@ def remaining_answer(gram: Gram, maps: AnyMap, moments: Moments) -> float:
     cross = maps.cross_gram(gram)
     difference = moments.erased - moments.cross - moments.cross.mT + moments.target
     size = trace_product(gram.total, difference)
-    kept = trace_product(cross, moments.erased - moments.cross)
-    return (kept - trace_product(gram.total, moments.cross - moments.target)) / size if size > 0 else 0.0
+    answered = trace_product(cross, moments.erased - moments.cross)
+    return (answered - trace_product(gram.total, moments.cross - moments.target)) / size if size > 0 else 0.0

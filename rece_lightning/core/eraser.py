@@ -255,8 +255,8 @@ def check_map(step: Any, before: AnyMap, editor: Editor) -> None:
     if type(step) is not type(before) or stored(step).shape != stored(before).shape:
         found = f"{type(step).__name__} {list(stored(step).shape)}" if isinstance(step, AnyMap) else type(step).__name__
         raise ConfigurationError(
-            f"{type(editor).__name__}: it gave a {found} where a {type(before).__name__} "
-            f"{list(stored(before).shape)} was asked for."
+            f"{type(editor).__name__}: it gave {found} where {type(before).__name__} {list(stored(before).shape)} was "
+            "asked for."
         )
     if stored(step).dtype != torch.float64 or not bool(stored(step).isfinite().all()):
         raise ConfigurationError(f"{type(editor).__name__}: its map is not finite float64; look at its settings.")
@@ -271,8 +271,8 @@ def check_state(state: Mapping[str, Any], gram: Gram, *, per_layer: bool) -> Non
     shape = tuple(state["map"].shape)
     if shape[-1] != gram.width or (len(shape) == 3) != per_layer:
         raise ConfigurationError(
-            f"ckpt_path: the checkpoint's map has the shape {list(shape)}, the model reads embeddings {gram.width} wide; "
-            "give the checkpoint of a run on a model of that kind."
+            f"ckpt_path: the checkpoint's map has the shape {list(shape)}, the model reads embeddings {gram.width} "
+            "wide; give the checkpoint of a run on a model of that kind."
         )
 
 

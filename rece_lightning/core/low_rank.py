@@ -41,11 +41,11 @@ class LowRank:
 
         Both carry the square root of a direction's strength, so that neither leaves the range of a half.
         """
-        width, kept = self.up.shape[0], min(rank, self.rank)
-        balance = self.energies[:kept].sqrt().sqrt()
+        width, count = self.up.shape[0], min(rank, self.rank)
+        balance = self.energies[:count].sqrt().sqrt()
         up, down = self.up.new_zeros(width, rank), self.down.new_zeros(rank, width)
-        up[:, :kept] = self.up[:, :kept] / balance
-        down[:kept] = self.down[:kept] * balance[:, None]
+        up[:, :count] = self.up[:, :count] / balance
+        down[:count] = self.down[:count] * balance[:, None]
         return up, down
 
 

@@ -20,7 +20,9 @@ FIELD = "model.method"
 
 @dataclass(frozen=True)
 class Method:
-    """How to erase. Epoch 0 edits with the concepts' own embeddings (this alone is UCE); later epochs derive, then edit.
+    """How to erase.
+
+    Epoch 0 edits with the concepts' own embeddings (this alone is UCE); later epochs derive, then edit.
 
     Args:
         editor: the closed-form edit: :class:`UCE`, :class:`TensorUCE`, :class:`NullSpace`, :class:`Projection`, or a
@@ -57,6 +59,8 @@ class Method:
                     f"{FIELD}.{name}: {getattr(self, name)!r} is no {kind.__name__}; give one such as "
                     f"{'UCE(lamb=0.5)' if name == 'editor' else 'Derivation(scale=0.1)'}."
                 )
+        if not isinstance(self.accumulate, bool):
+            raise ConfigurationError(f"{FIELD}.accumulate: {self.accumulate!r}; give true or false.")
         check_choice(f"{FIELD}.tokens", self.tokens, TOKENS)
         check_choice(f"{FIELD}.projections", self.projections, PROJECTIONS)
         check_layers(self.layers)
@@ -66,14 +70,18 @@ class Method:
                 f"{FIELD}.first_editor: {first!r} does not go with {type(self.editor).__name__}: both have one map for "
                 "all layers, or both one a layer."
             )
+        if self.robust is not None and not isinstance(self.robust, Robust):
+            raise ConfigurationError(
+                f"{FIELD}.robust: {self.robust!r} is no Robust; give one such as Robust(norms=(1.0,)), or leave it out."
+            )
         if self.robust is not None and self.editor.per_layer:
             raise ConfigurationError(
                 f"{FIELD}.robust: {type(self.editor).__name__} takes every prompt apart, and the robust loop works on "
                 "sums; take another editor."
             )
         if self.spaces is not None:
-            given = (self.spaces,) if isinstance(self.spaces, str) else tuple(self.spaces)
-            if not given or not all(isinstance(name, str) for name in given):
+            given = (self.spaces,) if isinstance(self.spaces, str) else self.spaces
+            if not isinstance(given, (list, tuple)) or not given or not all(isinstance(name, str) for name in given):
                 raise ConfigurationError(
                     f"{FIELD}.spaces: {self.spaces!r}; give names such as [text], or leave it out."
                 )
@@ -159,8 +167,9 @@ class Method:
 
     @classmethod
     def published(cls, name: str) -> Method:
-        """RECE's published settings (ECCV 2024, section 4): ``nudity``, ``unsafe``, ``style``, ``object``, ``easy-object``.
+        """RECE's published settings (ECCV 2024, section 4).
 
+        For ``nudity``, ``unsafe``, ``style``, ``object`` (hard for UCE) and ``easy-object``.
         λ₁ = λ₂ = 0.1 everywhere; the derivation's λ differs. Epochs: 4 for nudity, 3 for other unsafe concepts, 2 for
         styles and objects.
 
@@ -193,5 +202,6 @@ def check_layers(layers: str | None) -> re.Pattern[str]:
         return re.compile(layers or "")
     except (re.error, TypeError) as error:
         raise ConfigurationError(
-            f"{FIELD}.layers: {layers!r} is no regular expression ({error}); to choose the up blocks write '^up_blocks'."
+            f"{FIELD}.layers: {layers!r} is no regular expression ({error}); to choose the up blocks write "
+            "'^up_blocks'."
         ) from error

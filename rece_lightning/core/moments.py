@@ -1,4 +1,4 @@
-"""Second moments of what is erased, its targets and what is kept: all that an edit needs to know."""
+"""Second moments of what is erased, its targets and what is preserved: all that an edit needs to know."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Moments:
     target: Tensor
     """``T = Σ w c* c*ᵀ`` of the targets, ``[d, d]``."""
     preserved: Tensor
-    """``P = Σ w c cᵀ`` of what is kept, ``[d, d]``."""
+    """``P = Σ w c cᵀ`` of what is preserved, ``[d, d]``."""
 
     @classmethod
     def zeros(cls, width: int, device: torch.device | str = "cpu") -> Moments:
@@ -61,9 +61,9 @@ class Moments:
         )
 
     @classmethod
-    def preserving(cls, kept: Tensor, weight: float | Tensor = 1.0) -> Moments:
+    def preserving(cls, preserved: Tensor, weight: float | Tensor = 1.0) -> Moments:
         """Moments of rows that shall keep their keys and values, ``[n, d]``."""
-        rows = kept.double()
+        rows = preserved.double()
         weights = torch.as_tensor(weight, dtype=torch.float64, device=rows.device).expand(len(rows))[:, None]
         zero = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64, device=rows.device)
         return cls(erased=zero, cross=zero, target=zero, preserved=rows.mT @ (weights * rows))
@@ -84,7 +84,7 @@ class Moments:
     def derived(self, derivation: DerivationMap) -> Moments:
         """Moments of the derived embeddings ``c' = D c + F c*``, paired with the same targets.
 
-        ``S' = D S Dᵀ + D Xᵀ Fᵀ + F X Dᵀ + F T Fᵀ`` and ``X' = X Dᵀ + T Fᵀ``; targets and kept rows stay.
+        ``S' = D S Dᵀ + D Xᵀ Fᵀ + F X Dᵀ + F T Fᵀ`` and ``X' = X Dᵀ + T Fᵀ``; targets and preserved rows stay.
         """
         of_concept, of_target = derivation.of_concept, derivation.of_target
         found = self.mapped(of_concept)
@@ -95,7 +95,7 @@ class Moments:
         return Moments(erased, found.cross + self.target @ of_target.mT, self.target, self.preserved)
 
     def mapped(self, matrix: Tensor) -> Moments:
-        """Moments of ``D c`` in place of every concept row ``c``; targets and kept rows stay.
+        """Moments of ``D c`` in place of every concept row ``c``; targets and preserved rows stay.
 
         Args:
             matrix: ``D``, ``[d, d]``.
@@ -103,11 +103,11 @@ class Moments:
         return Moments(matrix @ self.erased @ matrix.mT, self.cross @ matrix.mT, self.target, self.preserved)
 
     def times(self, factor: float) -> Moments:
-        """Moments of erased rows whose weights are multiplied; what is kept counts as before."""
+        """Moments of erased rows whose weights are multiplied; what is preserved counts as before."""
         return Moments(factor * self.erased, factor * self.cross, factor * self.target, self.preserved)
 
     def erasing_also(self, other: Moments) -> Moments:
-        """These moments with the erased rows of ``other`` added; what is kept is counted once."""
+        """These moments with the erased rows of ``other`` added; what is preserved is counted once."""
         return Moments(self.erased + other.erased, self.cross + other.cross, self.target + other.target, self.preserved)
 
     def away_from(self, share: float) -> Moments:
@@ -136,7 +136,7 @@ class RowPairs:
     """``w``, ``[n]``, float64."""
 
     def moments(self, preserved: Tensor) -> Moments:
-        """Their moments, beside those of what is kept."""
+        """Their moments, beside those of what is preserved."""
         own = Moments.of(self.concept, self.target, self.weights)
         return Moments(own.erased, own.cross, own.target, preserved)
 

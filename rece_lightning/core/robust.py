@@ -66,7 +66,7 @@ class Robust:
     def __post_init__(self) -> None:
         for name in ("norms", "ridges"):
             values = getattr(self, name)
-            if isinstance(values, (str, int, float)):
+            if not isinstance(values, (list, tuple)):
                 raise ConfigurationError(f"robust.{name}: {values!r}; give a list of numbers such as [0.5, 1, 2].")
             check_positive(f"robust.{name}", values)
             object.__setattr__(self, name, tuple(float(value) for value in values))

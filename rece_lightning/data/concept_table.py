@@ -114,23 +114,23 @@ class PromptPairs:
 
 
 def check_kept(table: ConceptTable, preserved: Sequence[str], setting: object, places: Sequence[int]) -> None:
-    """Refuse a prompt that is erased and kept at once.
+    """Refuse a prompt that is erased and preserved at once.
 
     Args:
         table: what is erased.
-        preserved: what is kept.
+        preserved: what is preserved.
         setting: ``data.preserve``.
-        places: of the kept prompts in it.
+        places: of the preserved prompts in it.
 
     Raises:
         ConfigurationError: naming both rows.
     """
-    kept = {prompt.strip().lower(): row for row, prompt in enumerate(preserved) if prompt.strip()}
-    if not kept:
+    texts = {prompt.strip().lower(): row for row, prompt in enumerate(preserved) if prompt.strip()}
+    if not texts:
         return
     for place, concept in table.places():
         for prompt in (concept.prompt, *(pair.prompt for pair in pairs_of(concept))):
-            row = kept.get(prompt.strip().lower())
+            row = texts.get(prompt.strip().lower())
             if row is not None:
                 both = f"{place_named('data.preserve', setting, places[row])} and {table.place(place)}"
                 raise ConfigurationError(
@@ -140,7 +140,7 @@ def check_kept(table: ConceptTable, preserved: Sequence[str], setting: object, p
 
 
 def described(pairs: Iterable[PromptPair], preserved: Sequence[str]) -> dict[str, Any]:
-    """What is erased and kept in plain types; of more than :data:`LISTED` the first ones, their number and a hash."""
+    """What is erased and preserved in plain types; of more than :data:`LISTED` the first ones, a number and a hash."""
     listed: list[dict[str, Any]] = []
     number, digest = 0, hashlib.sha256()
     for pair in pairs:

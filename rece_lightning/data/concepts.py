@@ -148,13 +148,13 @@ def pairs_of(concept: Concept) -> Iterator[PromptPair]:
 
 
 def check_disjoint(pairs: Iterable[PromptPair], concepts: Iterable[Concept], preserved: Sequence[str]) -> None:
-    """Refuse a prompt that is erased and kept at once."""
-    kept = {prompt.strip().lower(): prompt for prompt in preserved if prompt.strip()}
-    if not kept:
+    """Refuse a prompt that is erased and preserved at once."""
+    texts = {prompt.strip().lower(): prompt for prompt in preserved if prompt.strip()}
+    if not texts:
         return
     prompts = itertools.chain((concept.prompt for concept in concepts), (pair.prompt for pair in pairs))
     for prompt in prompts:
-        both = kept.get(prompt.strip().lower())
+        both = texts.get(prompt.strip().lower())
         if both is not None:
             raise ConfigurationError(
                 f"data.preserve: {both!r} is also erased (data.concepts); take it out of one of the two."

@@ -20,18 +20,18 @@ from rece_lightning.data.synonyms import COUNT, Synonym, Words, check_not_kept, 
 
 
 class ConceptData(LightningDataModule):
-    """What is erased, what it becomes, and what is kept.
+    """What is erased, what it becomes, and what is preserved.
 
     Args:
         concepts: prompts, mappings ``{prompt, target, weight, templates}``, or the path of a CSV with those
             columns.
         target: what every concept becomes unless it says otherwise; ``" "`` is the empty prompt.
         preserve: prompts whose keys and values are held, each counted once, or the path of a CSV with a
-            column ``prompt``; ``auto`` keeps the empty prompt and those of ``preserve_vocabulary`` that UCE's edit of
-            these concepts would harm most (largest drift of their keys and values), found without a picture.
+            column ``prompt``; ``auto`` preserves the empty prompt and those of ``preserve_vocabulary`` that UCE's edit
+            of these concepts would harm most (largest drift of their keys and values), found without a picture.
         preserve_vocabulary: of ``auto``: prompts that should stay, or the path of a CSV with a column ``prompt``; what
             holds the words of an erased prompt is left out. Synonyms of what is erased do not belong in it: they would
-            be kept.
+            be preserved.
         preserve_count: of ``auto``: how many.
         templates: filled with concept and target alike, such as ``"painting by {}"``.
         validation: prompts that ``fit`` and ``validate`` generate pictures for: a list, or the path of a CSV
@@ -85,9 +85,9 @@ class ConceptData(LightningDataModule):
         self.preserve_count = preserve_count
         self.chosen: list[str] | None = None
         """Of the vocabulary, once it was looked through."""
-        kept = preserved_places([" "] if preserve == "auto" else preserve)
-        self.preserved = list(kept)
-        check_kept(table, self.preserved, preserve, list(kept.values()))
+        places = preserved_places([" "] if preserve == "auto" else preserve)
+        self.preserved = list(places)
+        check_kept(table, self.preserved, preserve, list(places.values()))
         self.asked = list(self.concepts) if short else None
         """The concepts without synonyms; ``None`` where they are too many to be held."""
         self.added: list[Synonym] = []
@@ -106,8 +106,8 @@ class ConceptData(LightningDataModule):
     def held_out(self) -> list[str]:
         """Validation prompts that should stay and are in nobody's list: the measure of drift."""
         listed = {prompt.strip().lower() for prompt in self.preserved}
-        kept = [row.prompt for row in self.validation if row.kind == "preserved"]
-        return [prompt for prompt in dict.fromkeys(kept) if prompt.strip().lower() not in listed]
+        stay = [row.prompt for row in self.validation if row.kind == "preserved"]
+        return [prompt for prompt in dict.fromkeys(stay) if prompt.strip().lower() not in listed]
 
     def summary(self) -> dict[str, Any]:
         """Plain description of what is asked, kept with checkpoints and in ``edited.safetensors``."""
@@ -124,7 +124,7 @@ class ConceptData(LightningDataModule):
         """Erase these words too, each as the concept that it means; what was added before is taken back.
 
         Raises:
-            ConfigurationError: for a word that is kept.
+            ConfigurationError: for a word that is preserved.
         """
         if self.asked is None:
             return
@@ -134,12 +134,12 @@ class ConceptData(LightningDataModule):
         self.pairs = prompt_pairs(self.concepts)
 
     def not_synonyms(self) -> set[str]:
-        """Words that ``synonyms: auto`` must not take, in lower case: what is kept, targets, and what is erased."""
+        """Words that ``synonyms: auto`` must not take, in lower case: what is preserved, targets, what is erased."""
         asked = self.asked or []
         texts = [*self.preserved, *(self.vocabulary or ()), *(concept.target for concept in asked)]
         return {word for text in texts for word in text.lower().split()} | {one.prompt.lower() for one in asked}
 
-    # What ``preserve: auto`` keeps
+    # What ``preserve: auto`` preserves
 
     def _asked(self) -> dict[str, Any]:
         words = "\0".join(self.vocabulary or ()).encode("utf-8", "surrogatepass")

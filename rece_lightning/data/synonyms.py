@@ -143,17 +143,17 @@ def scanned_template(concept: Concept) -> str:
 
 
 def check_not_kept(synonyms: Sequence[Synonym], preserved: Iterable[str]) -> None:
-    """Refuse a prompt that is kept and erased as a synonym.
+    """Refuse a prompt that is preserved and erased as a synonym.
 
     Raises:
         ConfigurationError: naming it.
     """
-    kept = {prompt.strip().lower() for prompt in preserved if prompt.strip()}
+    texts = {prompt.strip().lower() for prompt in preserved if prompt.strip()}
     for synonym in synonyms:
         for prompt in (synonym.word, *synonym.plain()["prompts"]):
-            if prompt.strip().lower() in kept:
+            if prompt.strip().lower() in texts:
                 raise ConfigurationError(
-                    f"{FIELD}: {prompt!r} is also kept (data.preserve); take it out of one of the two."
+                    f"{FIELD}: {prompt!r} is also preserved (data.preserve); take it out of one of the two."
                 )
 
 

@@ -63,7 +63,8 @@ def certificates(
             device = one.gram.total.device
             concept, target = (rows.to(device).double()[None] for rows in (pair.concept, pair.target))
             difference = concept - target
-            size = float(((difference @ one.gram.total) * difference).sum())
+            # A prompt that is its own target has no way back.
+            size = float(((difference @ one.gram.total) * difference).sum()) or math.nan
             asked: list[float | None] = [*budgets, None]
             found = {b: certify(one.gram, one.maps, concept, target, b, stored=stored, reach=reach) for b in asked}
             results.append(

@@ -80,10 +80,6 @@ class SpaceErasers:
             self.step()
         return self
 
-    def on(self, evidence: Mapping[str, Evidence]) -> SpaceErasers:
-        """As many epochs of the same method on other evidence."""
-        return SpaceErasers(self.method, evidence, self.grams).run(self.epoch)
-
     def measure(self, records: Mapping[str, EpochRecord], attacker_scale: float | None = None) -> dict[str, float]:
         """Figures of an epoch; those of further text spaces carry the space's name: ``pooled/map_change``."""
         figures: dict[str, float] = {}

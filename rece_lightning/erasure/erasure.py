@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -75,10 +75,6 @@ class Erasure:
         """Parameter names of what is edited."""
         return list(dict.fromkeys(name for one in self.spaces for name in one.space.readers))
 
-    def with_maps(self, maps: Mapping[str, AnyMap]) -> Erasure:
-        """The same with other maps, such as those of epoch 0."""
-        return replace(self, spaces=tuple(replace(one, maps=maps[one.space.name]) for one in self.spaces))
-
     def original(self) -> Iterator[tuple[str, Tensor]]:
         """The weights before the edit: ``(name, [o, i])`` in the stored dtype, one at a time."""
         yield from self.source.read_projections(self.names)
@@ -95,11 +91,6 @@ class Erasure:
                 reader = one.space.readers[name]
                 weight = reader.whole(weight, one.maps.applied_to(reader.part(weight), layer))
             yield name, weight.to(home)
-
-    @property
-    def complete(self) -> bool:
-        """Whether everything that reads text is edited: only then does a map on the embeddings do the same."""
-        return set(self.names) == set(self.base.projections)
 
     @property
     def concepts(self) -> list[str]:

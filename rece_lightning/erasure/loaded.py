@@ -97,7 +97,3 @@ class LoadedModel:
     def release_encoder(self) -> None:
         """Let go of the text encoder. It loads again when needed."""
         self._encoder = None
-
-    def release_grams(self) -> None:
-        """Let go of the Gram matrices."""
-        self._grams = {}

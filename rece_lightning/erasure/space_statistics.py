@@ -31,7 +31,7 @@ JOINED = (WORDS, FOUND, NEIGHBOURS)
 """What joins it in a robust loop: other words and prompts for the concepts, attacks that were found, near words."""
 PAIRED = (ERASED, WORDS, FOUND)
 """Kinds of prompts that have a target."""
-MATRICES = {ASKED: 9, JOINED: 10}
+MATRICES: dict[tuple[str, ...], int] = {ASKED: 9, JOINED: 10}
 """Moments that a group of kinds needs once it is no longer rows."""
 PARTS = ("erased", "cross", "target")
 COLUMNS = ("last", "target_last", "weight")
@@ -217,7 +217,7 @@ class SpaceStatistics:
     def update(self, kind: str, rows: Sequence[EncodedPair] | Sequence[Tensor]) -> None:
         """Count rows of one of the kinds."""
         part = self.parts[kind]
-        part.rows += rows  # type: ignore[arg-type]
+        part.rows += rows  # type: ignore[arg-type,operator]
         part.count += len(rows)
         self._grow(ASKED if kind in ASKED else JOINED)
 
@@ -276,7 +276,8 @@ class SpaceStatistics:
         own = [getattr(moments, name) for moments in (first, whole) for name in PARTS]
         *sums, preserved.moments, held_out.moments, counts = summed([*own, preserved.moments, held_out.moments, counts])
         zero = torch.zeros_like(preserved.moments)
-        self._erased.first, self._erased.whole = Moments(*sums[:3], zero), Moments(*sums[3:], zero)
+        self._erased.first = Moments(sums[0], sums[1], sums[2], zero)
+        self._erased.whole = Moments(sums[3], sums[4], sums[5], zero)
         for kind, count in zip(ASKED, counts.tolist(), strict=True):
             self.parts[kind].count = int(count)
         self.shared = False
@@ -295,16 +296,15 @@ class SpaceStatistics:
         together = self.in_rows
         if not together:
             self._fold(ASKED, 1)
-        kept = preserved.total(self.width, self.device, together=together)
+        matrix = preserved.total(self.width, self.device, together=together)
         if self.pairs:  # all rows are here, or so few of them that they stay
-            evidence = gather_evidence(self.pairs, kept, self.rule, self.device, keep_prompts=self.keep_prompts)
+            evidence = gather_evidence(self.pairs, matrix, self.rule, self.device, keep_prompts=self.keep_prompts)
         else:
             first, whole = self._erased.first, self._erased.whole
             assert first is not None
             assert whole is not None
-            evidence = Evidence(
-                replace(first, preserved=kept), replace(whole, preserved=kept), prompts=self.prompts
-            )  # fmt: skip
+            first, whole = (replace(moments, preserved=matrix) for moments in (first, whole))
+            evidence = Evidence(first, whole, prompts=self.prompts)
         drift = held_out.total(self.width, self.device, together=together) if held_out.count else None
         evidence = replace(evidence, held_out=drift, joined=self._joined())
         return with_invariants(evidence, self.invariants, self.device)
@@ -316,6 +316,8 @@ class SpaceStatistics:
         assert isinstance(near, RowSums)
         if not (words.count or found.count or near.count):
             return None
+        if words.whole is not None:  # rows beside moments would take room twice
+            self._fold(JOINED, 1)
         first, whole = words.moments(self.width, self.rule, self.device)
         # An attack's rows are what was sent: all of them count, in every epoch.
         sent = found.moments(self.width, self.rule, self.device)[1]

@@ -6,6 +6,7 @@ text where a matrix belongs.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rece_lightning.core.errors import BaseModelError, ConfigurationError
+from rece_lightning.core.method import Method
 from rece_lightning.models.part_configs import LARGEST_WIDTH
 
 FORMAT = 2
@@ -26,7 +28,12 @@ STATE = {
 }  # fmt: skip
 NAMING: dict[str, type | tuple[type, ...]] = {
     "pretrained": str, "revision": (str, type(None)), "variant": (str, type(None)), "config": (str, type(None)),
+    "attacker_scale": (int, float, type(None)),
 }  # fmt: skip
+PLAIN = ("base", "fingerprint", "concepts", "method")
+"""What files of edited weights repeat."""
+OTHER_KINDS = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RuntimeError, StopIteration)
+"""What reading a value of another kind may raise; tensors without values and endless nesting are a RuntimeError."""
 PAIRED = ("erased", "words", "found")
 ROWS = ("preserved", "held_out", "neighbours")
 PARTS = tuple(f"{name}.{part}" for name in ("first", "whole") for part in ("erased", "cross", "target"))
@@ -40,17 +47,18 @@ def fault(content: Mapping[str, Any]) -> str | None:
     """
     try:
         return _entries("", content, TOP) or _state(content["rece"]) or _others(content)
-    except (KeyError, TypeError, AttributeError, ValueError, StopIteration) as error:
+    except OTHER_KINDS as error:
         return f"an entry is missing or of another kind ({type(error).__name__}: {error})"
 
 
 def former_layout(state: Mapping[str, Any]) -> str | None:
     """What to say of the ``rece`` of an earlier version; ``None`` for one of this layout."""
-    if state.get("format") == FORMAT:
+    layout = state.get("format")
+    if isinstance(layout, int) and layout == FORMAT:
         return None
     if "map" in state and "settings" in state:
         return f"it is of the layout of rece-lightning {FORMER}, and that version reads it; erase anew with this one"
-    return f"its layout {state.get('format')!r} is not known to this version; erase anew"
+    return f"its layout {layout!r} is not known to this version; erase anew"
 
 
 def _entries(where: str, content: Mapping[str, Any], kinds: Mapping[str, Any]) -> str | None:
@@ -64,6 +72,9 @@ def _entries(where: str, content: Mapping[str, Any], kinds: Mapping[str, Any]) -
 
 def _state(state: Mapping[str, Any]) -> str | None:
     wrong = _entries("rece.", state, STATE)
+    if wrong:
+        return wrong
+    wrong = _concepts(state["concepts"]) or _plain(state)
     if wrong:
         return wrong
     if not state["erasers"]:
@@ -83,9 +94,45 @@ def _state(state: Mapping[str, Any]) -> str | None:
     wrong = statistics_fault(state["statistics"], widths)
     if wrong:
         return wrong
+    if state["statistics"]["probe"] is None:
+        return "rece.statistics.probe is missing"
+    named = state["concepts"].get("erased_prompts", len(state["concepts"]["erased"]))
     for name, space in state["statistics"]["spaces"].items():
         if not any(key in space for key in ("erased.concept", "erased.whole.erased")):
             return f"rece.statistics.{name} erases nothing"
+        if int(space["erased.count"]) != named:
+            return f"rece.statistics.{name} erases {int(space['erased.count'])} prompts, rece.concepts {named}"
+    return None
+
+
+def _concepts(concepts: Mapping[str, Any]) -> str | None:
+    for row in concepts["erased"]:
+        texts, weight = (row["prompt"], row["target"]), row["weight"]
+        if not all(isinstance(text, str) for text in texts) or not isinstance(weight, (int, float)):
+            return "rece.concepts.erased holds something other than prompts"
+        if not 0 < weight < float("inf"):
+            return f"rece.concepts.erased holds the weight {weight}"
+    if not isinstance(concepts["preserved"], list) or not all(isinstance(one, str) for one in concepts["preserved"]):
+        return "rece.concepts.preserved holds something other than prompts"
+    return None
+
+
+def _plain(state: Mapping[str, Any]) -> str | None:
+    """Of what a file of edited weights repeats, and of the method; an editor is not looked up, let alone imported."""
+    for key in PLAIN:
+        try:
+            json.dumps(state[key])
+        except (TypeError, ValueError, RecursionError) as error:
+            return f"rece.{key} holds more than plain values ({error})"
+    method = dict(state["method"])
+    for key in ("editor", "first_editor"):
+        editor = method.pop(key, None)
+        if editor is None and key == "first_editor":
+            continue
+        arguments = editor.get("init_args", {}) if isinstance(editor, Mapping) else None
+        if not isinstance(arguments, Mapping) or not isinstance(editor["class_path"], str):
+            return f"rece.method.{key} is no editor"
+    Method.from_plain(method, "rece.method")
     return None
 
 
@@ -123,7 +170,7 @@ def statistics_fault(state: Any, widths: Mapping[str, int]) -> str | None:
             return f"{where}.probe.prompt is no text"
         first = next(iter(widths.values()))
         return matrix_fault(f"{where}.probe", probe["embedding"], (len(probe["embedding"]), first))
-    except (KeyError, TypeError, AttributeError, ValueError, StopIteration) as error:
+    except OTHER_KINDS as error:
         return f"{where} is damaged ({type(error).__name__}: {error})"
 
 
@@ -142,12 +189,20 @@ def _space_faults(where: str, state: Mapping[str, Tensor], width: int) -> Iterat
         count = own.pop("count")
         if not isinstance(count, Tensor) or count.numel() != 1 or count.is_floating_point() or int(count) < 0:
             yield f"{where}.{kind}.count is no number"
+        # Whose rows are gone is in the moments.
+        rows, alone = _rows_in(own), not any(name in own for name in ("first.erased", "moments"))
         yield from (_pair_faults if kind in PAIRED else _row_faults)(f"{where}.{kind}", own, width)
+        if count.dtype == torch.bool or int(count) < rows or (alone and int(count) != rows):
+            yield f"{where}.{kind}.count is {int(count)}, beside {rows} rows{' and no moments' * alone}"
     if "invariants" in left:
         rows = left.pop("invariants")
         yield matrix_fault(f"{where}.invariants", rows, (len(rows), width))
     if left:
         yield f"{where} holds {next(iter(left))!r}, which nothing reads"
+
+
+def _rows_in(own: Mapping[str, Tensor]) -> int:
+    return next((len(own[name]) for name in ("concept", "rows") if name in own), 0)
 
 
 def _pair_faults(where: str, own: dict[str, Tensor], width: int) -> Iterator[str | None]:
@@ -191,9 +246,6 @@ def _others(content: Mapping[str, Any]) -> str | None:
     steps = content["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"]
     if not isinstance(steps, int) or steps < 0:
         return "loops count no batches"
-    for row in content["rece"]["concepts"]["erased"]:
-        if not isinstance(row["prompt"], str):
-            return "rece.concepts.erased holds something other than prompts"
     return _entries("hyper_parameters.", content["hyper_parameters"], NAMING)
 
 

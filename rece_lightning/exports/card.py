@@ -133,7 +133,7 @@ def _literal(text: str) -> str:
     return json.dumps(text, ensure_ascii=False).replace("`", "\\u0060")
 
 
-ROLES = {"erased": "erased concepts", "synonym": "their synonyms", "kept": "kept concepts"}
+ROLES = {"erased": "erased concepts", "synonym": "their synonyms", "kept": "preserved concepts"}
 # The columns of the file that count, the last epoch's before UCE's where both are there.
 EDITED, ATTACKED = ("rece", "uce"), ("rece_derived", "uce_derived")
 

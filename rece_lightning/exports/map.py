@@ -80,7 +80,8 @@ class EmbeddingMap(embedding_map.EmbeddingMap):
         """
         if POOLED not in self.further:
             raise ConfigurationError(
-                "EmbeddingMap: the erasure did not edit what reads pooled embeddings; give them to the model as they are."
+                "EmbeddingMap: the erasure did not edit what reads pooled embeddings; give them to the model as they "
+                "are."
             )
         return _mapped(self.further[POOLED], pooled_prompt_embeds)
 
@@ -128,9 +129,9 @@ def check_map(erasure: Erasure) -> None:
         # A space that was left alone altogether needs no map.
         if left and (len(left) < len(space.readers) or space.name == TEXT):
             raise ConfigurationError(
-                f"--format map: {len(left)} of {len(space.readers)} weights that read the space {space.name!r} were not "
-                f"edited (model.method.projections, layers), such as {left[0]}, and would read mapped embeddings too; "
-                "export lora or pipeline in its place."
+                f"--format map: {len(left)} of {len(space.readers)} weights that read the space {space.name!r} were "
+                f"not edited (model.method.projections, layers), such as {left[0]}, and would read mapped embeddings "
+                "too; export lora or pipeline in its place."
             )
 
 

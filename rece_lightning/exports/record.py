@@ -20,7 +20,7 @@ class Loss:
     change: float = 0.0
     """``‖ΔW' − ΔW‖ / ‖ΔW‖`` in Frobenius norm over all edited projections."""
     weight: float = 0.0
-    """``‖W' − W‖ / ‖W‖``: the same against the edited weights."""
+    """``‖W' − W‖ / ‖W‖``: the same against the edited weights, of each the columns that read text."""
     rank: int | None = None
     """Of a LoRA."""
 
@@ -52,7 +52,7 @@ def file_metadata(description: Mapping[str, Any], kind: str) -> dict[str, str]:
     """Metadata of a safetensors file: base model and its hashes, concepts with targets, settings, version, date.
 
     Args:
-        description: as ``RECE.description`` gives it.
+        description: as :meth:`ErasureSession.description` gives it.
         kind: the name of the format, such as ``delta``.
 
     Raises:

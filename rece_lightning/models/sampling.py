@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import diffusers
 import torch
@@ -61,6 +62,10 @@ def _scheduler_class(field: str, name: str) -> Any:
     return found
 
 
+_OWN: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+"""Pipeline → the scheduler that it was loaded with."""
+
+
 def use_scheduler(pipeline: Any, name: str | None) -> None:
     """Put another scheduler in, with the noise schedule that the model was trained with.
 
@@ -68,8 +73,7 @@ def use_scheduler(pipeline: Any, name: str | None) -> None:
         pipeline: whose own scheduler is remembered.
         name: of diffusers' class; ``None`` puts the model's own back.
     """
-    own = getattr(pipeline, "_own_scheduler", pipeline.scheduler)
-    pipeline._own_scheduler = own
+    own = _OWN.setdefault(pipeline, pipeline.scheduler)
     pipeline.scheduler = own if name is None else _scheduler_class("scheduler", name).from_config(own.config)
 
 

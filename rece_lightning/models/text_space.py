@@ -110,8 +110,9 @@ def edited_spaces(spaces: Sequence[TextSpace], method: Method) -> tuple[TextSpac
     if missing or not chosen:
         every = [name for space in spaces for name in space.readers]
         examples = "\n  ".join(every[:: max(1, len(every) // 4)][:4])
+        where = f" of the space {missing[0]!r}" if missing else ""
         raise ConfigurationError(
-            f"{FIELD}.layers: {method.layers!r} matches no projection{f' of the space {missing[0]!r}' * bool(missing)}; "
+            f"{FIELD}.layers: {method.layers!r} matches no projection{where}; "
             f"write a part of one of them, for example:\n  {examples}"
         )
     return tuple(chosen)

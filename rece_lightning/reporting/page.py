@@ -103,7 +103,7 @@ def render_page(
     Args:
         title: of the page; the erased prompts without it.
         description: of base, concepts, settings and version.
-        settings: the module's hyper-parameters.
+        settings: of the module, name by name.
         change: share of parameters edited and relative change; empty where nothing was edited.
         history: figures of every epoch.
         placement: device of every part.

@@ -127,8 +127,6 @@ class PartialSums:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
                 probe = str(file.metadata()["probe"])
             batches = tensors.pop(BATCHES)
-            if batches.dtype != torch.int64 or batches.ndim != 1 or bool((batches < 0).any()):
-                raise ValueError("its batches are no numbers")
             sums.take(nested(tensors, list(sums.spaces), probe))
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             reason = str(error).removeprefix("ckpt_path: ").split(";")[0]
@@ -182,9 +180,11 @@ def partials(place: Path) -> list[Partial]:
         try:
             with safe_open(file, framework="pt") as opened:
                 run, names = json.loads(opened.metadata()["run"]), set(opened.keys())
-                batches = tuple(opened.get_tensor(BATCHES).tolist())
+                batches = opened.get_tensor(BATCHES)
             if not isinstance(run, dict) or not isinstance(run["concepts"], dict):
                 raise ValueError("it does not say of which run it is")
+            if batches.dtype != torch.int64 or batches.ndim != 1 or bool((batches < 0).any()):
+                raise ValueError("its batches are no numbers")
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
             print(f"{file} is damaged ({error}); its prompts are encoded again.", file=sys.stderr)
             continue
@@ -193,7 +193,7 @@ def partials(place: Path) -> list[Partial]:
                 file,
                 int(named[1]),
                 int(named[2]),
-                batches,
+                tuple(batches.tolist()),
                 any(name.endswith("/erased.whole.erased") for name in names),
                 run,
             )

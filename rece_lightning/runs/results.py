@@ -164,7 +164,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def flattened(key: str, value: Any) -> dict[str, Any]:
-    """A nested setting as flat keys: ``model.method.editor`` is its class's name, ``model.method.editor.lamb`` below it."""
+    """A nested setting as flat keys: ``model.method.editor`` names its class, ``model.method.editor.lamb`` is below."""
     if not isinstance(value, dict) or not key.startswith("model."):
         return {key: value}
     inner, found = dict(value), dict[str, Any]()

@@ -100,13 +100,13 @@ class Outcome:
             setting, figures = self.choice.ranked[place]
             return setting, (
                 f"Not measured with pictures. {ERASED_BY[self.choice.erased_by].capitalize()}: "
-                f"{point(figures, self.choice.erased_by)[0]:.3f}; drift of kept prompts: {figures.drift:.3f}."
+                f"{point(figures, self.choice.erased_by)[0]:.3f}; drift of preserved prompts: {figures.drift:.3f}."
             )
         best = best_balance(self.states)
         chosen = None if best is None else self._of_state[best.place]
         if best is None or chosen is None:
             raise ConfigurationError(
-                "data.validation: a setting is chosen by erased and by kept prompts; give both kinds, or --measure 0."
+                "data.validation: a setting is chosen by erased and by preserved prompts; give both, or --measure 0."
             )
         state = self.states[best.place]
         count = len(self.measured)
@@ -117,7 +117,8 @@ class Outcome:
         )
         return chosen, (
             f"Harmonic mean {state.balance_text}, {rank}: "
-            f"erased concepts and synonyms detected in {state.share(UNWANTED)}, kept ones in {state.share(('kept',))}."
+            f"erased concepts and synonyms detected in {state.share(UNWANTED)}, preserved ones in "
+            f"{state.share(('kept',))}."
         )
 
     def name(self, setting: Setting) -> str:
@@ -142,7 +143,7 @@ class Outcome:
         write_atomically(config, lambda path: path.write_text(text, encoding="utf-8"))
         choice, data = self.choice, self.parts.data
         erased = [pair.prompt for pair in data.pairs]
-        changed = self.recommended.differs(self.base) or dict(self.base.values)
+        changed = self.recommended.differs(self.base) or self.base.values
         page = sweep_page(
             title=f"Settings for erasing {', '.join(erased[:5])}{', …' if len(erased) > 5 else ''}",
             recommended=self.name(self.recommended),
@@ -168,17 +169,22 @@ class Outcome:
         return FrontRow(number, described, _cells(figures), place in self.measured)
 
     def _notes(self) -> list[str]:
-        notes = [f"Drift is measured on {len(self.parts.kept)} kept prompts."]
+        notes = [f"Drift is measured on {len(self.parts.held_out)} prompts that must stay and are in no other list."]
         if not self.parts.data.held_out:
-            notes = ["Drift is measured on the preserved prompts themselves: data.validation has no other kept ones."]
+            notes = ["Drift is measured on the preserved prompts themselves: data.validation has no others."]
         # At the end of what was tried there may be a better setting beyond it.
-        for key, value in self.recommended.values:
-            tried: set[Any] = {other[key] for other in self.table.settings.values()}
-            if isinstance(value, (int, float)) and not isinstance(value, bool) and len(tried) > 1:
+        for key, value in self.recommended.values.items():
+            tried = {other.values[key] for other in self.table.settings.values() if is_number(other.values.get(key))}
+            if is_number(value) and len(tried) > 1:
                 end = {max(tried): "largest", min(tried): "smallest"}.get(value)
                 if end:
                     notes.append(f"{key} {in_words(value)} is the {end} value tried: beyond it may be a better one.")
         return notes
+
+
+def is_number(value: Any) -> bool:
+    """Whether there may be a larger one, or a smaller one."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _cells(figures: Figures) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.evaluation.results.comparison import ORIGINAL
 from rece_lightning.sweep.choice import Choice
-from rece_lightning.sweep.grid import TARGET, Setting
+from rece_lightning.sweep.grid import Setting
 from rece_lightning.sweep.measuring import Measuring, column_of
 from rece_lightning.sweep.outcome import Outcome
 from rece_lightning.sweep.parts import Parts
@@ -37,7 +37,7 @@ def run_sweep(
         BaseModelError: if the base model cannot be read.
     """
     console = Console(stderr=True)
-    _ = parts.kept
+    _ = parts.held_out
     if measure and parts.measure is None:
         console.print("There is no Evaluation with a detector, or no data.validation: nothing is measured.")
         measure = 0
@@ -45,8 +45,8 @@ def run_sweep(
     table = SweepTable(folder / TABLE)
     if goes_on:
         console.print(f"going on with {folder}: {len(table.found)} settings are there")
-    targets = {target: parts.pairs(target) for target in {setting[TARGET] for setting in settings}}
-    ranking = Ranking(parts.module, targets, parts.data.preserved, parts.kept)
+    targets = {target: parts.pairs(target) for target in {setting.target for setting in settings}}
+    ranking = Ranking(parts.loaded, targets, parts.data.preserved, parts.held_out, parts.attacker_scale)
     missing = [setting for setting in settings if setting.identity not in table.found]
     with _progress(console, "settings") as progress:
         task = progress.add_task("ranking", total=len(missing))
@@ -58,7 +58,7 @@ def run_sweep(
         raise ConfigurationError(f"--grid: no setting has figures: {next(iter(table.found.values()))}")
     measuring = None
     if measure and parts.measure is not None:
-        measuring = Measuring(folder, parts.module, ranking, parts.measure)
+        measuring = Measuring(folder, ranking, parts.measure)
         chosen = [choice.ranked[place][0] for place in choice.worth_measuring(measure)]
         _measure(measuring, table, [settings[0], *chosen], console)
     outcome = Outcome(parts, settings[0], folder, choice, table, measuring)

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.core.method import Method
 from rece_lightning.files import check_writable, discard_temporaries, write_atomically
-from rece_lightning.sweep.grid import KEYS, Setting
+from rece_lightning.sweep.grid import EPOCHS, TARGET, Setting
 from rece_lightning.sweep.ranking import FIGURES, Figures
 
-COLUMNS = ("setting", *KEYS, *FIGURES, "error")
+METHOD = "method"
+COLUMNS = ("setting", METHOD, EPOCHS, TARGET, *FIGURES, "error")
 
 
 class SweepTable:
@@ -45,9 +47,15 @@ class SweepTable:
 
     def _take(self, row: dict[str, str]) -> None:
         try:
-            setting = Setting(tuple((key, json.loads(row[key])) for key in KEYS))
+            plain, epochs, target = (json.loads(row[key]) for key in (METHOD, EPOCHS, TARGET))
+            # This user's command wrote the class path of an editor of their own.
+            setting = Setting(Method.from_plain(plain, trusted=True), int(epochs), str(target))
             figures = None if row["error"] else Figures(**{name: float(row[name]) for name in FIGURES})
             number = int(row["setting"])
+        except ConfigurationError as error:
+            raise ConfigurationError(
+                f"--output: {self.path}: {error} Make it importable, or choose another folder."
+            ) from error
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigurationError(
                 f"--output: {self.path} is no table of this version's sweep; choose another folder, or move it away."
@@ -59,7 +67,8 @@ class SweepTable:
     def add(self, setting: Setting, result: Figures | str) -> None:
         """Append a setting's line."""
         number = len(self.found)
-        cells: dict[str, Any] = {key: json.dumps(value, ensure_ascii=False) for key, value in setting.values}
+        values = {METHOD: setting.method.plain(), EPOCHS: setting.epochs, TARGET: setting.target}
+        cells: dict[str, Any] = {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}
         if isinstance(result, Figures):
             cells |= {name: f"{getattr(result, name):.10g}" for name in FIGURES}
         else:

@@ -49,9 +49,9 @@ def mine(
     ``Σ_l ‖W_l w − W_l c‖²`` at the last token of the word and at the end of the text, in the scan's template and over
     the concept's own distance from its target: 0 is the concept, 1 is as far as the target.
 
-    The rule. A word that is preserved, or that is a concept itself, is neither. Of the others, those nearer than ``within``
-    to a concept mean it: the nearest are its synonyms, further ones are neither erased nor preserved. All words beyond
-    ``within`` of every concept may be neighbours: of each concept the nearest.
+    The rule. A word that is preserved, or that is a concept itself, is neither. Of the others, those nearer than
+    ``within`` to a concept mean it: the nearest are its synonyms, further ones are neither erased nor preserved. All
+    words beyond ``within`` of every concept may be neighbours: of each concept the nearest.
 
     Args:
         encoder: of the model.
@@ -105,7 +105,7 @@ class _Distances:
         for (concept, target), rows in zip(concepts, own.view(-1, 2, *own.shape[1:]), strict=True):
             if torch.equal(rows[0], rows[1]):
                 raise ConfigurationError(
-                    f"model.method.robust: {concept!r} and its target {target!r} read alike, so no word is near or far; give "
-                    "another target."
+                    f"model.method.robust: {concept!r} and its target {target!r} read alike, so no word is near or "
+                    "far; give another target."
                 )
         return Reaching.of(self.gram, self.unedited, own[0::2], own[1::2]).measure(self.rows)[0].mT

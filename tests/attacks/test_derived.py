@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rece_lightning import RECE, ConceptData
+from rece_lightning import RECE, ConceptData, Method
 from rece_lightning.attacks import Derived, Victim, derived_curve, make_goal
-from rece_lightning.core.derivation import derive
+from rece_lightning.core import Derivation, Projection
 from rece_lightning.core.embedding_map import EmbeddingMap
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.gram import Gram
@@ -37,7 +37,7 @@ def test_the_curve_has_the_norms_asked_for_and_is_the_derivation(seed: int, sing
     for ratio, point in zip(RATIOS, derived_curve(gram, maps, concept, RATIOS), strict=True):
         assert float(point.embedding.norm() / concept.norm()) == pytest.approx(ratio, rel=1e-6)
         assert point.ratio == pytest.approx(ratio, rel=1e-6)
-        torch.testing.assert_close(point.embedding, derive(gram, maps, point.ridge).apply(concept))
+        torch.testing.assert_close(point.embedding, Derivation(point.ridge)(gram, maps).apply(concept))
         edited = [weight @ maps.matrix for weight in weights]
         system = sum(weight.mT @ weight for weight in edited) + point.ridge * torch.eye(12, dtype=torch.float64)
         right = sum(new.mT @ (old @ concept.mT) for new, old in zip(edited, weights, strict=True))
@@ -96,14 +96,15 @@ def test_senseless_ratios_are_refused(ratios: list[float]) -> None:
 
 def test_an_embedding_that_no_projection_was_edited_for_meets_them_all() -> None:
     """With edited values alone the attacker's system holds the keys too, and is stronger for it."""
-    module = RECE("emoji", projections="v", editor="projection")
+    module = RECE("emoji", method=Method(projections="v", editor=Projection()))
     fit_quietly(module, ConceptData(["bomb"], preserve=[" ", "dog", "rose"]))
     keys = [name for name in module.base.projections if name.endswith("to_k.weight")]
-    gram, maps = module.attacked(module.maps)
+    session = module.session
+    gram, maps = session.attacked(module.maps)["text"]
     own = Gram.of(module.base.read_projections(keys)).total
-    torch.testing.assert_close(gram.total, module.session.gram.total + own, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(gram.total, session.gram.total + own, rtol=1e-12, atol=1e-12)
     assert torch.equal(maps.of_layer(0), module.maps["text"].of_layer(0))
     assert torch.equal(maps.of_layer(1), torch.eye(gram.width, dtype=torch.float64))
     whole = RECE("emoji")
     fit_quietly(whole, ConceptData(["bomb"], preserve=[" ", "dog", "rose"]))
-    assert whole.attacked(whole.maps) == (whole.gram, whole.maps)
+    assert whole.session.attacked(whole.maps) == {"text": (whole.session.gram, whole.maps["text"])}

@@ -12,12 +12,13 @@ import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 
-from rece_lightning import RECE, ConceptData
+from rece_lightning import RECE, ConceptData, Method
 from rece_lightning.attacks import LADDER, AdversarialPrompt, Cce, Derived, Mma, make_attacks
 from rece_lightning.attacks.outcome import Rung, spent_queries, together
 from rece_lightning.attacks.store import EMBEDDINGS, PROMPTS
 from rece_lightning.callbacks import Evaluation, RedTeam
 from rece_lightning.cli.flags import expand_attack_flags
+from rece_lightning.core import Derivation
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.metrics import EmojiDetector, Share
 from rece_lightning.models.sampling import Sampling
@@ -26,7 +27,7 @@ SAMPLING: dict[str, Any] = {"steps": 2, "guidance_scale": 4.0, "pictures_per_pro
 
 
 def run(folder: Path, red_team: RedTeam, verb: str = "fit") -> RECE:
-    module = RECE(pretrained="emoji", regular_scale=1e-3)
+    module = RECE(pretrained="emoji", method=Method(derivation=Derivation(1e-3)))
     data = ConceptData(concepts=["bomb"], preserve=[" ", "dog", "fish", "rose"], validation=["bomb"])
     trainer = Trainer(
         max_epochs=2,

@@ -16,8 +16,9 @@ from peft import LoraConfig
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from rece_lightning import RECE, ConceptData, ConfigurationError, erase
+from rece_lightning import RECE, ConceptData, ConfigurationError, Method, erase
 from rece_lightning.callbacks import Erase
+from rece_lightning.core import UCE, NullSpace, Projection, TensorUCE
 from tests.helpers.models import make_checkpoint
 
 
@@ -77,51 +78,51 @@ def test_saved_and_live_model_equal_a_rece_run_on_the_trained_weights(checkpoint
     )
     trainer.fit(reference, ConceptData(["bomb", "axe"], preserve=[" ", "dog"]))
     state = torch.load(tmp_path / "saved.ckpt", weights_only=True)["state_dict"]
-    for name, weight in reference.edited_weights():
+    for name, weight in reference.erasure().weights():
         torch.testing.assert_close(state[f"unet.{name}"], weight, rtol=1e-5, atol=1e-7)
         torch.testing.assert_close(module.unet.get_parameter(name).data, weight, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize(
-    "settings",
+    "method",
     [
-        {"editor": "projection", "erased_rank": 1, "shrinkage": 1.0},
-        {"editor": "null_space", "null_space_threshold": 2.0, "augmented_rank": 0, "first_edit": {"lamb": 0.5}},
+        Method(editor=Projection(rank=1, shrinkage=1.0)),
+        Method(editor=NullSpace(threshold=2.0, augmented_rank=0), first_editor=UCE(lamb=0.5)),
+        Method(editor=TensorUCE()),
     ],
+    ids=lambda method: type(method.editor).__name__,
 )
-def test_every_editor_edits_what_is_saved_and_what_is_live(
-    wide: Path, tmp_path: Path, settings: dict[str, Any]
-) -> None:
-    """As a run of RECE with the same settings does, while it trains and at the end."""
+def test_every_editor_edits_what_is_saved_and_what_is_live(wide: Path, tmp_path: Path, method: Method) -> None:
+    """As a run of RECE with the same method does, while it trains and at the end."""
     module, taken = SomebodysModule(wide, 0.0), Snapshots()
-    eraser = Erase(concepts=["bomb"], preserve=[" ", "dog"], epochs=2, every_n_steps=2, **settings)
+    eraser = Erase(concepts=["bomb"], preserve=[" ", "dog"], epochs=2, every_n_steps=2, method=method)
     train(module, tmp_path, eraser, taken, steps=2)
-    reference = RECE(str(wide), **settings)
+    reference = RECE(str(wide), method=method)
     trainer = Trainer(
         max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu"
     )
     trainer.fit(reference, ConceptData(["bomb"], preserve=[" ", "dog"]))
     state = torch.load(tmp_path / "saved.ckpt", weights_only=True)["state_dict"]
-    for name, weight in reference.edited_weights():
+    for name, weight in reference.erasure().weights():
         torch.testing.assert_close(state[f"unet.{name}"], weight, rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(taken.taken[-1][name], weight, rtol=1e-4, atol=1e-6)
         assert not torch.allclose(taken.taken[0][name], weight, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("settings", "named"),
+    ("editor", "named"),
     [
-        ({"editor": "null"}, "Erase.editor"),
-        ({"editor": "null_space", "null_space_threshold": -1.0}, "Erase.null_space_threshold"),
-        ({"editor": "null_space", "augmented_rank": 0.5}, "Erase.augmented_rank"),
-        ({"editor": "projection", "erased_rank": 0}, "Erase.erased_rank"),
-        ({"editor": "projection", "shrinkage": 0.0}, "Erase.shrinkage"),
-        ({"editor": "projection", "first_edit": {"lamb": 1.0}}, "Erase.first_edit"),
+        ("null", "editor"),
+        ({"class_path": "NullSpace", "init_args": {"threshold": -1.0}}, "NullSpace.threshold"),
+        ({"class_path": "NullSpace", "init_args": {"augmented_rank": 0.5}}, "NullSpace.augmented_rank"),
+        ({"class_path": "Projection", "init_args": {"rank": 0}}, "Projection.rank"),
+        ({"class_path": "Projection", "init_args": {"shrinkage": 0.0}}, "Projection.shrinkage"),
+        ({"class_path": "Projection", "init_args": {"lamb": 1.0}}, "lamb"),
     ],
 )
-def test_settings_that_an_editor_cannot_use_are_refused(settings: dict[str, Any], named: str) -> None:
+def test_settings_that_an_editor_cannot_use_are_refused(editor: Any, named: str) -> None:
     with pytest.raises(ConfigurationError, match=named):
-        Erase(concepts=["bomb"], **settings)
+        Erase(concepts=["bomb"], method={"editor": editor})  # type: ignore[arg-type]
 
 
 def test_training_itself_is_untouched(checkpoint: Path, tmp_path: Path) -> None:

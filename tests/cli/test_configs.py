@@ -19,7 +19,7 @@ from huggingface_hub import constants
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from rece_lightning import RECE
+from rece_lightning import RECE, Method
 from rece_lightning.__main__ import main
 from rece_lightning.cli.verbs import PACKAGE, VERBS, shipped_configs
 from tests.helpers.command import Outcome, run_command, write_config
@@ -28,6 +28,8 @@ from tests.helpers.models import make_checkpoint
 STABLE_DIFFUSION = ("nudity", "unsafe", "van_gogh", "objects")
 RECE_EPOCHS = {"nudity": 3, "unsafe": 2, "van_gogh": 1, "objects": 1}
 """The paper's."""
+PUBLISHED = {"nudity": "nudity", "unsafe": "unsafe", "van_gogh": "style", "objects": "object"}
+"""Configuration → its published settings in :meth:`Method.published`."""
 
 Command = Callable[..., Outcome]
 
@@ -71,6 +73,10 @@ def files_of(folder: Path) -> dict[str, str]:
 # The configurations themselves
 
 
+def read_shipped(config: str) -> dict[str, Any]:
+    return yaml.safe_load((PACKAGE / "configs" / config).read_text(encoding="utf-8"))
+
+
 def test_the_promised_configurations_ship() -> None:
     assert {"emoji.yaml", "emoji_style.yaml", *(f"{name}.yaml" for name in STABLE_DIFFUSION)} <= set(shipped_configs())
 
@@ -82,17 +88,35 @@ def test_a_printed_config_is_read_back_as_itself(command: Command, tmp_path: Pat
     (tmp_path / "printed.yaml").write_text(printed.out, encoding="utf-8")
     again = command("fit", "--config", "printed.yaml", "--print_config")
     assert yaml.safe_load(again.out) == yaml.safe_load(printed.out)
-    shipped = yaml.safe_load((PACKAGE / "configs" / config).read_text(encoding="utf-8"))
-    for section in ("model", "data"):
-        read = yaml.safe_load(printed.out)[section]
-        assert {key: read[key] for key in shipped[section]} == shipped[section]
+    shipped = read_shipped(config)
+    read = yaml.safe_load(printed.out)
+    assert {key: read["data"][key] for key in shipped["data"]} == shipped["data"]
+    methods = [Method.from_plain(one["model"]["method"], trusted=True) for one in (shipped, read)]
+    assert methods[0] == methods[1]
+    assert read["model"]["pretrained"] == shipped["model"]["pretrained"]
+    assert read["model"]["certificate"] == shipped["model"].get("certificate")
 
 
 @pytest.mark.parametrize("name", STABLE_DIFFUSION)
 def test_published_numbers_of_epochs(name: str) -> None:
-    shipped = yaml.safe_load((PACKAGE / "configs" / f"{name}.yaml").read_text(encoding="utf-8"))
+    shipped = read_shipped(f"{name}.yaml")
     assert shipped["trainer"]["max_epochs"] == 1 + RECE_EPOCHS[name]
     assert shipped["model"]["pretrained"] == "CompVis/stable-diffusion-v1-4"
+
+
+@pytest.mark.parametrize("name", STABLE_DIFFUSION)
+def test_published_settings_are_the_same_in_python_and_yaml(name: str) -> None:
+    method = read_shipped(f"{name}.yaml")["model"]["method"]
+    assert Method.from_plain(method) == Method.published(PUBLISHED[name])
+    # Every value that the paper names stands in the file, whatever the defaults become.
+    assert set(method["editor"]["init_args"]) == {"preserve_scale", "lamb"}
+    assert set(method["derivation"]) == {"scale"}
+
+
+def test_easy_objects_differ_from_hard_ones_in_the_derivation_alone() -> None:
+    hard, easy = Method.published("object"), Method.published("easy-object")
+    assert (hard.derivation.scale, easy.derivation.scale) == (1e-3, 0.1)
+    assert hard.editor == easy.editor
 
 
 def test_text_in_a_mapping_stays_text(command: Command, tmp_path: Path) -> None:
@@ -126,8 +150,29 @@ def test_a_shipped_config_by_every_spelling(command: Command, arguments: tuple[s
 def test_help_of_a_verb_lists_its_settings(command: Command, verb: str) -> None:
     outcome = command(verb, "--help")
     assert outcome.code == 0
-    for key in ("--model.lamb", "--data.concepts", "--trainer.max_epochs", "--ckpt_path"):
+    for key in ("--model.method.editor", "lamb=0.1", "--data.concepts", "--trainer.max_epochs", "--ckpt_path"):
         assert key in outcome.out
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_shows_our_settings_first_and_says_how_to_see_lightnings(command: Command, verb: str) -> None:
+    text = command(verb, "--help").out
+    places = [text.index(key) for key in ("--model.pretrained", "--model.method.editor", "--data.concepts", "RedTeam")]
+    assert places == sorted(places)
+    assert text[: places[0]].count("\n") < 10
+    assert "--trainer.gradient_clip_val" not in text
+    assert ":class:" not in text
+    assert text.splitlines()[-1] == f"All options of Lightning's Trainer: rece {verb} --help.trainer"
+    outcome = command(verb, "--help.trainer")
+    assert outcome.code == 0
+    assert "--trainer.gradient_clip_val" in outcome.out
+    assert "--model.pretrained" not in outcome.out
+
+
+def test_help_of_an_editor_lists_its_arguments(command: Command) -> None:
+    outcome = command("fit", "--model.method.editor.help", "Projection")
+    assert outcome.code == 0
+    assert "shrinkage" in outcome.out
 
 
 def test_top_level_help_loads_no_framework() -> None:
@@ -204,7 +249,7 @@ def test_a_run_leaves_its_files_in_its_folder(run: Command, tmp_path: Path, name
     assert str(Path("runs") / name / "version_0" / "report.html") in outcome.out
     for checkpoint in checkpoints:
         state = torch.load(folder / checkpoint, weights_only=True)["rece"]
-        assert torch.isfinite(state["map"]).all()
+        assert torch.isfinite(state["erasers"]["text"]["map"]).all()
         assert (folder / checkpoint).stat().st_size < 10e6
     rows = list(csv.DictReader((folder / "metrics.csv").open(encoding="utf-8")))
     assert [int(row["epoch"]) for row in rows if row["regeneration_residual"]] == list(range(epochs))
@@ -217,7 +262,7 @@ def test_a_second_run_never_touches_the_first(run: Command, tmp_path: Path) -> N
     run("fit", "objects.yaml")
     first = tmp_path / "runs/objects/version_0"
     before = files_of(first)
-    run("fit", "objects.yaml", "--model.lamb", "0.5")
+    run("fit", "objects.yaml", "--model.method.editor.lamb", "0.5")
     second = tmp_path / "runs/objects/version_1"
     assert files_of(first) == before
     assert (second / "report.html").is_file()
@@ -233,7 +278,7 @@ def test_the_same_run_gives_the_same_bytes(run: Command, tmp_path: Path) -> None
 
 
 def test_the_config_of_a_run_repeats_it(run: Command, command: Command, tmp_path: Path) -> None:
-    run("fit", "objects.yaml", "--model.lamb", "0.3", "--trainer.default_root_dir", "first")
+    run("fit", "objects.yaml", "--model.method.editor.lamb", "0.3", "--trainer.default_root_dir", "first")
     assert command("fit", "--config", "first/version_0/config.yaml").code == 0
     # The folder is a setting like the others.
     first, second = (files_of(tmp_path / f"first/version_{number}") for number in (0, 1))
@@ -260,11 +305,18 @@ def test_a_checkpoints_pipeline_holds_the_exported_weights(run: Command, tmp_pat
     "settings",
     [
         (),
-        ("--model.accumulate", "true"),
-        ("--model.technique", "tensor"),
-        ("--model.first_edit", "{lamb: 0.5}", "--model.tokens", "all", "--data.concepts", "[bomb, a water pistol]"),
+        ("--model.method.accumulate", "true"),
+        ("--model.method.editor", "TensorUCE"),
+        (
+            "--model.method.first_editor",
+            "{class_path: UCE, init_args: {lamb: 0.5}}",
+            "--model.method.tokens",
+            "all",
+            "--data.concepts",
+            "[bomb, a water pistol]",
+        ),
     ],
-    ids=["published", "accumulate", "tensor", "first_edit"],
+    ids=["published", "accumulate", "tensor", "first_editor"],
 )
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_a_resumed_run_equals_the_uninterrupted_one_to_the_bit(
@@ -282,15 +334,18 @@ def test_a_resumed_run_equals_the_uninterrupted_one_to_the_bit(
     first, second = (
         torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["rece"] for folder in (whole, resumed)
     )
-    assert torch.equal(first["map"], second["map"])
+    assert torch.equal(first["erasers"]["text"]["map"], second["erasers"]["text"]["map"])
     assert len(second["history"]) == 3
 
 
 @pytest.mark.parametrize(
     ("change", "parts"),
     [
-        (("--model.lamb", "0.2"), ["model.lamb: 0.1 → 0.2"]),
-        (("--model.tokens", "last", "--model.accumulate", "true"), ["'aligned' → 'last'", "accumulate: False → True"]),
+        (("--model.method.editor.lamb", "0.2"), ["model.method.editor.lamb: 0.1 → 0.2"]),
+        (
+            ("--model.method.tokens", "last", "--model.method.accumulate", "true"),
+            ["'aligned' → 'last'", "accumulate: False → True"],
+        ),
         (("--data.concepts", '["garbage truck"]'), ["other concepts", "data.concepts"]),
         (("--data.concepts", "[{prompt: church, target: art}]"), ["other concepts", "data.concepts"]),
         (("--data.preserve", "[rocket]"), ["other prompts", "data.preserve"]),

@@ -9,8 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rece_lightning.core import UCE, EmbeddingMap, LayerMaps, derive, edit, edit_tensor
-from rece_lightning.core.eraser import LoopSettings, RECELoop
+from rece_lightning.core import UCE, Derivation, Eraser, TensorUCE
+from rece_lightning.core.editors.tensor import edit_tensor
+from rece_lightning.core.editors.uce import edit
+from rece_lightning.core.embedding_map import AnyMap
 from tests.helpers.plain import Erased, plain_derive, plain_edit, plain_rece
 from tests.helpers.problems import (
     Problem,
@@ -18,6 +20,7 @@ from tests.helpers.problems import (
     core_weights,
     edited_maps,
     erasure_problems,
+    method_of,
     random_problem,
     relative,
     tensor_problems,
@@ -32,8 +35,8 @@ REGULARIZERS = [
 SHAPES = {
     "fewer tokens than width": {"width": 16, "tokens": (3, 2)},
     "more tokens than width": {"width": 4, "tokens": (5, 6, 3)},
-    "nothing kept": {"width": 8, "kept": 0},
-    "much kept": {"width": 8, "kept": 30},
+    "nothing preserved": {"width": 8, "preserved": 0},
+    "much preserved": {"width": 8, "preserved": 30},
     "one concept, one token, one layer": {"width": 6, "tokens": (1,), "outs": (9,)},
     "layers narrower than the embedding": {"width": 24, "outs": (3, 5)},
     "layers of rank 1 and of any size": {"width": 8, "layers": ("low_rank", "scaled", "full")},
@@ -49,9 +52,9 @@ def plain(problem: Problem, epochs: int, **settings: object) -> list[torch.Tenso
     return plain_rece(
         problem.weights,
         problem.pairs,
-        problem.kept,
+        problem.preserved,
         epochs,
-        regular_scale=problem.regular_scale,
+        regular_scale=problem.derivation_scale,
         **{**asdict(problem.scales), **settings},  # type: ignore[arg-type]
     )
 
@@ -87,7 +90,7 @@ def test_surrogate_first_equals_the_formulas_after_one_derivation(technique: str
 @pytest.mark.parametrize("regularizer", ["norm", "standard"])
 def test_accumulated_epochs_equal_the_formulas(technique: str, regularizer: str) -> None:
     """Every edit also holds the rows of the epochs before, epoch 0's selected rows included."""
-    problem = random_problem(11, width=7, tokens=(4, 3), kept=5)
+    problem = random_problem(11, width=7, tokens=(4, 3), preserved=5)
     settings = {"regularizer": regularizer, "technique": technique, "accumulate": True}
     for epochs in (1, 2, 3, 4):
         found = core_weights(problem, core_maps(problem, epochs, **settings))  # type: ignore[arg-type]
@@ -110,32 +113,34 @@ def test_a_layer_that_answers_nothing_stays_so_under_tensor() -> None:
 
 @pytest.mark.parametrize("technique", ["replace", "tensor"])
 @pytest.mark.parametrize("accumulate", [True, False])
-def test_the_loops_record_says_what_each_epoch_did(technique: str, accumulate: bool) -> None:
+def test_the_erasers_record_says_what_each_epoch_did(technique: str, accumulate: bool) -> None:
     """Its maps compose, and its moments are those of the rows that the edit was made from."""
     problem = random_problem(9)
     first = UCE(1.0, 1.0, 0.5)
-    settings = LoopSettings(problem.scales, first, technique=technique, accumulate=accumulate)
-    loop = RECELoop(problem.gram, problem.evidence, settings)
+    if technique == "tensor":
+        first = TensorUCE(1.0, 1.0, 0.5)
+    method = method_of(problem, first_editor=first, technique=technique, accumulate=accumulate)
+    eraser = Eraser(method, problem.evidence, problem.gram)
     erased = torch.zeros_like(problem.moments.erased)
     for epoch in range(3):
-        record = loop.run_epoch()
-        assert loop.epoch == epoch + 1
+        record = eraser.step()
+        assert eraser.epoch == epoch + 1
         assert (record.derivation is None) == (epoch == 0)
-        assert record.scales == (first if epoch == 0 else problem.scales)
+        assert record.editor == (first if epoch == 0 else method.editor)
         now = problem.first_moments if record.derivation is None else problem.moments.derived(record.derivation)
         erased = now.erased + (erased if accumulate else 0)
         assert relative(record.moments.erased, erased) < 1e-12
         assert relative(record.moments.preserved, problem.preserving.preserved) < 1e-12
         for layer in range(len(problem.weights)):
             composed = record.before.of_layer(layer) @ record.step.of_layer(layer)
-            assert relative(loop.maps.of_layer(layer), composed) < 1e-14
+            assert relative(eraser.maps.of_layer(layer), composed) < 1e-14
 
 
-def test_scales_of_the_first_edit_hold_for_epoch_0_alone() -> None:
+def test_the_first_editor_holds_for_epoch_0_alone() -> None:
     problem = random_problem(5)
     first = UCE(erase_scale=problem.scales.erase_scale, preserve_scale=1.0, lamb=0.5)
     for epochs in (1, 3):
-        found = core_weights(problem, core_maps(problem, epochs, first_scales=first))
+        found = core_weights(problem, core_maps(problem, epochs, first_editor=first))
         assert_same_weights(found, plain(problem, epochs, first_edit={"preserve_scale": 1.0, "lamb": 0.5}))
 
 
@@ -179,7 +184,7 @@ def test_one_edit_equals_uce_layer_by_layer(problem: Problem) -> None:
     for maps in edited_maps(problem)[:3]:
         present = core_weights(problem, maps)
         found = core_weights(problem, maps @ edit(problem.moments, problem.scales))  # type: ignore[operator]
-        expected = [plain_edit(weight, erased, problem.kept, **asdict(problem.scales)) for weight in present]
+        expected = [plain_edit(weight, erased, problem.preserved, **asdict(problem.scales)) for weight in present]
         assert_same_weights(found, expected)
 
 
@@ -191,21 +196,20 @@ def test_one_tensor_edit_equals_uce_layer_by_layer(problem: Problem) -> None:
     preserved = problem.preserving.preserved
     step = edit_tensor(problem.prompts, preserved, problem.gram, maps, problem.scales)  # type: ignore[arg-type]
     expected = [
-        plain_edit(weight, erased, problem.kept, technique="tensor", **asdict(problem.scales)) for weight in present
+        plain_edit(weight, erased, problem.preserved, technique="tensor", **asdict(problem.scales))
+        for weight in present
     ]
     assert_same_weights(core_weights(problem, maps @ step), expected, TENSOR_TOLERANCE)  # type: ignore[operator]
 
 
-def assert_derives_as_written(
-    problem: Problem, maps: EmbeddingMap | LayerMaps, regularizer: tuple[str, str], tolerance: float
-) -> None:
+def assert_derives_as_written(problem: Problem, maps: AnyMap, regularizer: tuple[str, str], tolerance: float) -> None:
     """The derived rows and their moments, against the formula for one row at a time."""
     name, items = regularizer
     present = core_weights(problem, maps)
-    derivation = derive(problem.gram, maps, problem.regular_scale, regularizer=name, surrogate_items=items)
+    derivation = Derivation(problem.derivation_scale, name, items)(problem.gram, maps)
     expected = torch.stack(
         [
-            plain_derive(problem.weights, present, row, target, problem.regular_scale, name, items)
+            plain_derive(problem.weights, present, row, target, problem.derivation_scale, name, items)
             for row, target in zip(problem.rows, problem.target_rows, strict=True)
         ]
     )
@@ -237,7 +241,7 @@ def test_every_derived_row_equals_rece_row_by_row_with_one_map_a_layer(
 
 def test_derived_rows_keep_the_dtype_of_the_concept_rows() -> None:
     problem = random_problem(2)
-    derivation = derive(problem.gram, core_maps(problem, 1), 0.1)
+    derivation = Derivation(0.1)(problem.gram, core_maps(problem, 1))
     rows = problem.rows.float()
     assert derivation.apply(rows).dtype == torch.float32
     assert torch.equal(derivation.apply(rows), derivation.apply(rows.double()).float())
@@ -245,6 +249,6 @@ def test_derived_rows_keep_the_dtype_of_the_concept_rows() -> None:
 
 def test_standard_cannot_derive_without_the_target_rows() -> None:
     problem = random_problem(2)
-    derivation = derive(problem.gram, core_maps(problem, 1), 0.1, regularizer="standard")
+    derivation = Derivation(0.1, "standard")(problem.gram, core_maps(problem, 1))
     with pytest.raises(ValueError, match="concept and target rows"):
         derivation.apply(problem.rows)

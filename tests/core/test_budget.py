@@ -17,8 +17,7 @@ from rece_lightning.core.diagnostics import regeneration_residual
 from rece_lightning.core.editors.projection import Projection
 from rece_lightning.core.embedding_map import AnyMap
 from rece_lightning.core.errors import ConfigurationError
-from tests.core.test_projection_editor import projected_map
-from tests.helpers.problems import Problem, core_maps, core_weights, erasure_problems, random_problem
+from tests.helpers.problems import Problem, core_maps, core_weights, erasure_problems, projected_map, random_problem
 
 LARGE = 100.0
 """Maps a layer have no bound where a layer has one output direction; those that lose their digits are left out."""

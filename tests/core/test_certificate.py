@@ -17,8 +17,7 @@ from rece_lightning.core.editors.projection import Projection
 from rece_lightning.core.embedding_map import AnyMap
 from rece_lightning.core.errors import ConfigurationError
 from tests.core.test_budget import edited_models, squared_distance
-from tests.core.test_projection_editor import projected_map
-from tests.helpers.problems import Problem, core_maps, core_weights, random_problem
+from tests.helpers.problems import Problem, core_maps, core_weights, projected_map, random_problem
 
 SAMPLES = 300
 

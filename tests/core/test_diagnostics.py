@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rece_lightning.core import UCE, EmbeddingMap, Gram, LayerMaps, Moments, derive, edit
+from rece_lightning.core import UCE, Derivation, EmbeddingMap, Eraser, Gram, LayerMaps, Moments
 from rece_lightning.core.diagnostics import (
     edit_objectives,
     map_figures,
@@ -21,9 +21,10 @@ from rece_lightning.core.diagnostics import (
     objective_gradient,
     preservation_drift,
     regeneration_residual,
+    remaining_answer,
     trace_product,
 )
-from rece_lightning.core.eraser import LoopSettings, RECELoop
+from rece_lightning.core.editors.uce import edit
 from rece_lightning.core.errors import ConfigurationError
 from tests.helpers.problems import (
     Problem,
@@ -31,6 +32,7 @@ from tests.helpers.problems import (
     core_weights,
     edited_maps,
     erasure_problems,
+    method_of,
     random_problem,
     random_rows,
 )
@@ -85,7 +87,7 @@ def test_an_attackers_system_that_is_singular_to_rounding_leaves_the_figure_out(
     problem = random_problem(1)
     lost = torch.eye(problem.width, dtype=torch.float64)
     lost[0, 0], lost[1, 1] = 0.0, 1e9
-    with pytest.warns(UserWarning, match=r"No regeneration residual: The attacker's system is singular.*model.lamb"):
+    with pytest.warns(UserWarning, match=r"No regeneration residual: The attacker's system is singular.*larger lamb"):
         found = regeneration_residual(problem.gram, EmbeddingMap(lost), problem.moments.erased, 1e-12)
     assert math.isnan(found)
     # A mistake of the user's is still one.
@@ -121,7 +123,7 @@ def plain_objective(problem: Problem, present: list[Tensor], edited: list[Tensor
     for old, new in zip(present, edited, strict=True):
         for row, target, weight in weighted_rows(problem):
             total += scales.erase_scale * weight * squares(new @ row - old @ target)
-        total += scales.preserve_scale * sum(squares(new @ row - old @ row) for row in problem.kept)
+        total += scales.preserve_scale * sum(squares(new @ row - old @ row) for row in problem.preserved)
         total += scales.lamb * squares(new - old)
     return total
 
@@ -143,16 +145,16 @@ def test_objective_before_and_after_is_the_sum_over_rows_and_layers(problem: Pro
 
 
 def test_objectives_of_an_epoch_are_those_of_its_weights_before_and_after() -> None:
-    """From the loop's record, in a later epoch: the rows are the derived ones."""
+    """From the eraser's record, in a later epoch: the rows are the derived ones."""
     problem = random_problem(6)
-    loop = RECELoop(problem.gram, problem.evidence, LoopSettings(problem.scales))
-    loop.run(2)
-    record = loop.run_epoch()
+    eraser = Eraser(method_of(problem), problem.evidence, problem.gram).run(2)
+    record = eraser.step()
     assert record.derivation is not None
     pairs = [replace(pair, rows=record.derivation.apply(pair.rows)) for pair in problem.pairs]
     derived = problem.with_pairs(pairs)
-    present, edited = core_weights(problem, record.before), core_weights(problem, loop.maps)
-    before, after = edit_objectives(problem.gram, record.before, record.step, record.moments, record.scales)
+    present, edited = core_weights(problem, record.before), core_weights(problem, eraser.maps)
+    assert record.editor == problem.scales
+    before, after = edit_objectives(problem.gram, record.before, record.step, record.moments, problem.scales)
     assert before == pytest.approx(plain_objective(derived, present, present), rel=1e-9)
     assert after == pytest.approx(plain_objective(derived, present, edited), rel=1e-9)
     assert after < 0.9 * before
@@ -177,7 +179,7 @@ def test_objective_gradient_is_0_at_the_minimiser_and_nowhere_else(problem: Prob
 
 @given(problem=erasure_problems())
 def test_norm_ratio_is_that_of_all_rows(problem: Problem) -> None:
-    derivation = derive(problem.gram, core_maps(problem, 1), problem.regular_scale)
+    derivation = Derivation(problem.derivation_scale)(problem.gram, core_maps(problem, 1))
     derived = problem.moments.derived(derivation)
     rows = derivation.apply(problem.rows)
     plain = [weight * squares(row) for row, weight in zip(rows, problem.row_weights, strict=True)]
@@ -222,7 +224,7 @@ def test_map_figures_of_a_singular_map_have_an_infinite_condition() -> None:
 def test_an_edit_changes_no_more_directions_than_it_erases_rows() -> None:
     """``E − I = η (X − S) A⁻¹``, so UCE's rank is that of the concepts' rows."""
     for seed in range(10):
-        problem = random_problem(seed, width=16, tokens=(2, 3), kept=4, scales=UCE(1.0, 0.1, 0.5))
+        problem = random_problem(seed, width=16, tokens=(2, 3), preserved=4, scales=UCE(1.0, 0.1, 0.5))
         assert map_figures(edit(problem.moments, problem.scales)).rank == 5
 
 
@@ -233,3 +235,45 @@ def test_figures_of_layer_maps_need_the_gram_of_every_layer() -> None:
     for ask in (maps.edited_gram, maps.cross_gram, maps.change_gram):
         with pytest.raises(ValueError, match="keep_layers=True"):
             ask(summed)
+
+
+# What remains of a concept under its own words: against the sum over layers and rows, and at its fixed points.
+
+
+def drawn(*shape: int, seed: int) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+WEIGHTS = [("a", drawn(7, 5, seed=1)), ("b", drawn(4, 5, seed=2))]
+CONCEPTS, TARGETS = drawn(6, 5, seed=3), drawn(6, 5, seed=4)
+MOMENTS = Moments.of(CONCEPTS, TARGETS)
+GRAM = Gram.of(WEIGHTS, keep_layers=True)
+
+
+def plain_remaining(maps: list[torch.Tensor]) -> float:
+    """Layer by layer, row by row."""
+    left = size = 0.0
+    for (_, weight), matrix in zip(WEIGHTS, maps, strict=True):
+        for concept, target in zip(CONCEPTS, TARGETS, strict=True):
+            way = weight @ (concept - target)
+            left += float((weight @ matrix @ concept - weight @ target) @ way)
+            size += float(way @ way)
+    return left / size
+
+
+def test_remaining_answer_is_the_sum_over_layers_and_rows() -> None:
+    one, other = drawn(5, 5, seed=5), drawn(5, 5, seed=6)
+    torch.testing.assert_close(remaining_answer(GRAM, EmbeddingMap(one), MOMENTS), plain_remaining([one, one]))
+    layers = LayerMaps(torch.stack([one, other]))
+    torch.testing.assert_close(remaining_answer(GRAM, layers, MOMENTS), plain_remaining([one, other]))
+
+
+def test_remaining_answer_is_one_unedited_and_zero_at_the_target() -> None:
+    assert abs(remaining_answer(GRAM, EmbeddingMap.identity(5), MOMENTS) - 1) < 1e-12
+    few = Moments.of(CONCEPTS[:4], TARGETS[:4])
+    onto = TARGETS[:4].mT @ torch.linalg.pinv(CONCEPTS[:4].mT)  # every concept row to its target row
+    assert abs(remaining_answer(GRAM, EmbeddingMap(onto), few)) < 1e-12
+
+
+def test_a_concept_that_is_its_own_target_has_nothing_to_erase() -> None:
+    assert remaining_answer(GRAM, EmbeddingMap.identity(5), Moments.of(CONCEPTS, CONCEPTS)) == 0.0

@@ -7,11 +7,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rece_lightning.core import EmbeddingMap, LayerMaps, apply_to_weight, edit
+from rece_lightning.core import UCE, Derivation, EmbeddingMap, Gram, LayerMaps
+from rece_lightning.core.budget import Reach
+from rece_lightning.core.editors.uce import edit, edit_rows
+from rece_lightning.core.embedding_map import apply_to_weight, beside
 from tests.helpers.problems import (
     Problem,
     core_maps,
     core_weights,
+    drawn_pairs,
+    drawn_preserved,
     erasure_problems,
     random_problem,
     random_rows,
@@ -66,7 +71,7 @@ def test_editing_the_weights_is_mapping_the_embeddings(problem: Problem, epochs:
     """``(W_0 M) c`` is ``W_0 (M c)``, for embeddings in any batch shape."""
     maps = core_maps(problem, epochs)
     assert isinstance(maps, EmbeddingMap)
-    rows = torch.cat([problem.rows, problem.kept])
+    rows = torch.cat([problem.rows, problem.preserved])
     mapped = maps.apply_to_embeddings(rows)
     for before, after in zip(problem.weights, core_weights(problem, maps), strict=True):
         assert torch.linalg.norm(rows @ after.T - mapped @ before.T) <= 1e-12 * torch.linalg.norm(rows) * (
@@ -99,6 +104,22 @@ def test_low_rank_of_one_edit_has_as_many_columns_as_erased_rows() -> None:
 def test_low_rank_of_the_identity_is_empty() -> None:
     up, down = EmbeddingMap.identity(5).low_rank()
     assert (up.shape, down.shape) == ((5, 0), (0, 5))
+
+
+@given(counts=st.lists(st.integers(1, 4), min_size=1, max_size=5), seed=st.integers(0, 100))
+def test_a_map_with_factors_is_the_map_without(counts: list[int], seed: int) -> None:
+    width = 24
+    maps = EmbeddingMap.identity(width)
+    for place, count in enumerate(counts):
+        step = edit_rows(drawn_pairs(count, width, seed + place), drawn_preserved(width), UCE())
+        maps = step if place == 0 else maps @ step
+    plain = EmbeddingMap(maps.matrix)
+    weight = torch.randn(7, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    assert relative(maps.applied_to(weight), plain.applied_to(weight)) < 1e-12
+    assert (maps.factors is not None) == (3 * sum(counts) <= width)
+    if maps.factors is not None:
+        left, right = maps.factors
+        assert relative(left @ right, maps.change) < 1e-10
 
 
 def test_layer_maps_hold_each_layer_its_own_map() -> None:
@@ -138,3 +159,36 @@ def test_identity_layer_maps_are_identities() -> None:
     maps = LayerMaps.identity(3, 4)
     assert maps.matrices.shape == (3, 4, 4)
     assert torch.equal(maps.change, torch.zeros(3, 4, 4, dtype=torch.float64))
+
+
+def drawn(*shape: int, seed: int) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("a_layer", [False, True])
+def test_beside_the_derived_embedding_answers_all_projections_as_one_system(a_layer: bool) -> None:
+    """An attacker meets edited and untouched projections together: from the projections themselves."""
+    width = 6
+    values = [drawn(5, width, seed=1), drawn(7, width, seed=2)]
+    keys = [drawn(5, width, seed=3), drawn(4, width, seed=4)]
+    matrices = [torch.eye(width, dtype=torch.float64) + 0.3 * drawn(width, width, seed=5 + one) for one in range(2)]
+    if not a_layer:
+        matrices[1] = matrices[0]
+    gram = Gram.of((("", value) for value in values), keep_layers=a_layer)
+    maps = LayerMaps(torch.stack(matrices)) if a_layer else EmbeddingMap(matrices[0])
+    whole, met = beside(gram, maps, Gram.of(("", key) for key in keys))
+    concept, ridge = drawn(3, width, seed=9), 0.2
+
+    # min Σ_v ‖W_v M_v c' − W_v c‖² + Σ_k ‖W_k (c' − c)‖² + λ‖c'‖² as one least-squares problem.
+    edited = torch.cat([value @ one for value, one in zip(values, matrices, strict=True)] + keys)
+    original = torch.cat(values + keys)
+    system = torch.cat([edited, ridge**0.5 * torch.eye(width, dtype=torch.float64)])
+    wanted = torch.cat([original @ concept.mT, torch.zeros(width, 3, dtype=torch.float64)])
+    best = torch.linalg.lstsq(system, wanted).solution.mT
+
+    torch.testing.assert_close(Derivation(ridge)(whole, met).apply(concept), best, rtol=1e-9, atol=1e-9)
+    free = torch.linalg.lstsq(edited, original @ concept.mT).solution.mT
+    missed = (free @ edited.mT - concept @ original.mT).square().sum(-1)
+    reach = Reach.of(whole, met).embeddings(concept)
+    torch.testing.assert_close(reach.residual(float("inf")), missed, rtol=1e-8, atol=1e-9)
+    assert whole.outputs == sum(len(one) for one in [*values, *keys])

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rece_lightning.core import LayerMaps, derive, edit, edit_tensor
+from rece_lightning.core import Derivation, LayerMaps
+from rece_lightning.core.editors.tensor import edit_tensor
+from rece_lightning.core.editors.uce import edit
 from tests.helpers.plain import Erased, plain_derive, plain_edit
 from tests.helpers.problems import (
     Problem,
@@ -48,7 +50,7 @@ def edit_objective(problem: Problem, present: Tensor, tensor: bool = False) -> C
             for row, target in zip(pair.rows, pair.target_rows, strict=True):
                 wanted = present @ target - share * (present @ row)
                 total = total + scales.erase_scale * pair.weight * (weight @ row - wanted).square().sum()
-        for row in problem.kept:
+        for row in problem.preserved:
             total = total + scales.preserve_scale * (weight @ row - present @ row).square().sum()
         return total
 
@@ -59,7 +61,7 @@ def derivation_objective(
     problem: Problem, present: list[Tensor], concept: Tensor, target: Tensor, regularizer: str, items: str
 ) -> Callable[[Tensor], Tensor]:
     """RECE's objective of one row, as a function of the derived row: ``Σ ‖W_t c' − W_0 c‖²`` and the penalty."""
-    scale = problem.regular_scale
+    scale = problem.derivation_scale
 
     def objective(derived: Tensor) -> Tensor:
         layers = list(zip(problem.weights, present, strict=True))
@@ -123,7 +125,7 @@ def test_derived_row_is_the_minimiser(problem: Problem, regularizer: tuple[str, 
     name, items = regularizer
     for maps in edited_maps(problem):
         present = core_weights(problem, maps)
-        derivation = derive(problem.gram, maps, problem.regular_scale, regularizer=name, surrogate_items=items)
+        derivation = Derivation(problem.derivation_scale, name, items)(problem.gram, maps)
         found = derivation.apply(problem.rows, problem.target_rows)
         rounding = TENSOR_ROUNDING if isinstance(maps, LayerMaps) else ROUNDING
         for row in range(0, len(found), 3):
@@ -136,7 +138,7 @@ def test_derived_row_is_the_minimiser(problem: Problem, regularizer: tuple[str, 
 def test_derived_row_of_surrogate_first_is_the_minimiser(seed: int) -> None:
     problem = random_problem(seed, width=6, tokens=(2, 1))
     maps = core_maps(problem, 1)
-    derivation = derive(problem.gram, maps, 0.1, regularizer="surrogate", surrogate_items="first")
+    derivation = Derivation(0.1, "surrogate", "first")(problem.gram, maps)
     for concept, found in zip(problem.rows, derivation.apply(problem.rows), strict=True):
         present = core_weights(problem, maps)
         assert_minimises(derivation_objective(problem, present, concept, concept, "surrogate", "first"), found)
@@ -148,10 +150,10 @@ def test_the_oracle_minimises_too(problem: Problem) -> None:
     erased = [Erased(pair.rows, pair.target_rows, pair.weight) for pair in problem.pairs]
     for technique in ("replace", "tensor"):
         for weight in problem.weights:
-            found = plain_edit(weight, erased, problem.kept, technique=technique, **asdict(problem.scales))
+            found = plain_edit(weight, erased, problem.preserved, technique=technique, **asdict(problem.scales))
             assert_minimises(edit_objective(problem, weight, technique == "tensor"), found)
-    present = [plain_edit(weight, erased, problem.kept, **asdict(problem.scales)) for weight in problem.weights]
+    present = [plain_edit(weight, erased, problem.preserved, **asdict(problem.scales)) for weight in problem.weights]
     concept, target = problem.rows[0], problem.target_rows[0]
     for name, items in REGULARIZERS:
-        found = plain_derive(problem.weights, present, concept, target, problem.regular_scale, name, items)
+        found = plain_derive(problem.weights, present, concept, target, problem.derivation_scale, name, items)
         assert_minimises(derivation_objective(problem, present, concept, target, name, items), found)

@@ -131,7 +131,7 @@ def test_epoch_0_moves_the_encoder_once_and_leaves_the_algebra_its_memory(
     edit = RECE._edit
 
     def edited(self: RECE) -> None:
-        inside.append(self.encoder.waiting._inside)  # type: ignore[attr-defined]
+        inside.append(self.session.encoder.waiting._inside)  # type: ignore[attr-defined]
         edit(self)
 
     monkeypatch.setattr(RECE, "_edit", edited)
@@ -142,7 +142,7 @@ def test_epoch_0_moves_the_encoder_once_and_leaves_the_algebra_its_memory(
     monkeypatch.undo()
     plain = RECE()
     trainer(tmp_path).fit(plain, ConceptData(concepts=["bomb", "axe"], preserve=["dog", "cat"], batch_size=1))
-    assert torch.equal(module.maps["text"].of_layer(0), plain.maps.of_layer(0))
+    assert torch.equal(module.maps["text"].of_layer(0), plain.maps["text"].of_layer(0))
 
 
 def test_unet_and_autoencoder_are_on_their_device_only_while_pictures_are_made(
@@ -377,7 +377,7 @@ def test_the_plan_and_the_peaks_are_logged_and_in_the_report(tmp_path: Path) -> 
     assert placement.decided.placement.waiting == frozenset()
     plain = RECE(pretrained=str(model))
     trainer(tmp_path).fit(plain, ConceptData(concepts=["bomb"], preserve=["dog"]))
-    assert torch.equal(module.maps["text"].of_layer(0), plain.maps.of_layer(0))
+    assert torch.equal(module.maps["text"].of_layer(0), plain.maps["text"].of_layer(0))
 
 
 def test_one_plan_serves_the_verbs_that_it_covers(tmp_path: Path) -> None:
@@ -422,4 +422,4 @@ def test_a_run_on_cuda_with_offload_gives_the_cpus_map_to_rounding(tmp_path: Pat
     assert placement.decided is not None
     assert placement.decided.placement.waiting == {"text_encoder"}
     assert placement.peaks["cuda:0"] > 0
-    torch.testing.assert_close(found.maps.of_layer(0).cpu(), plain.maps.of_layer(0), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(found.maps["text"].of_layer(0).cpu(), plain.maps["text"].of_layer(0), atol=1e-3, rtol=1e-3)

@@ -13,7 +13,8 @@ from lightning.pytorch import Trainer
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from rece_lightning import RECE, ConceptData
+from rece_lightning import RECE, ConceptData, Method
+from rece_lightning.core import Projection, TensorUCE
 from rece_lightning.devices.sizes import (
     DRAWING,
     decoding,
@@ -113,21 +114,22 @@ def test_what_encoding_needs_is_estimated_and_not_too_low(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "concepts"),
+    ("method", "concepts"),
     [
-        ({}, 4),
-        ({"accumulate": True}, 40),
-        ({"editor": "projection"}, 4),
-        ({"technique": "tensor"}, 12),
-        ({"technique": "tensor", "accumulate": True}, 4),
+        (Method(), 4),
+        (Method(accumulate=True), 40),
+        (Method(editor=Projection()), 4),
+        (Method(editor=TensorUCE()), 12),
+        (Method(editor=TensorUCE(), accumulate=True), 4),
     ],
+    ids=["UCE", "accumulate", "projection", "tensor", "tensor and accumulate"],
 )
 def test_what_the_algebra_needs_is_estimated_and_not_too_low(
-    settings: dict[str, Any], concepts: int, monkeypatch: pytest.MonkeyPatch
+    method: Method, concepts: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Counted through two epochs with their measurements."""
     words = [f"{word} {number}" for number in range(10) for word in ("bomb", "axe", "key", "dagger")][:concepts]
-    module, edit = RECE(**settings), RECE._edit
+    module, edit = RECE(method=method), RECE._edit
     live = LiveBytes()
 
     def counted(self: RECE) -> None:
@@ -140,7 +142,7 @@ def test_what_the_algebra_needs_is_estimated_and_not_too_low(
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     trainer.fit(module, ConceptData(concepts=words, preserve=["sun"]))
-    apart = concepts if "technique" in settings else None
+    apart = concepts if method.editor.per_layer else None
     need = needs_of(module.base, module.session.names, batch_size=1, apart=apart)["algebra"]
     assert live.peak["cpu"] <= need.weights + need.working <= 2 * live.peak["cpu"]
     assert live.now["cpu"] <= need.weights

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +14,25 @@ from hypothesis import strategies as st
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from rece_lightning import RECE, ConceptData, ConfigurationError
-from rece_lightning.core.editors.uce import UCE
-from rece_lightning.core.eraser import Evidence, LoopSettings, RECELoop
-from rece_lightning.core.gram import Gram
-from rece_lightning.core.moments import Moments
+from rece_lightning import RECE, ConceptData, ConfigurationError, Method
+from rece_lightning.core import UCE, Derivation, Eraser, Evidence, Gram, Moments, TensorUCE
 from rece_lightning.erasure.incremental import IncrementalErasure
 from rece_lightning.models.text import PromptEncoder
 from tests.helpers.ranks import NAMES
 
 FEW, MANY = NAMES[:4], NAMES[:150]
-KEPT = [" ", *NAMES[200:230]]
+PRESERVED = [" ", *NAMES[200:230]]
 EPOCHS = 3
+METHOD = Method(editor=UCE(lamb=1.0))
 
 
-def fit(model: Path, concepts: list[str], save: Path | None = None, **settings_: Any) -> RECE:
-    module = RECE(str(model), lamb=1.0, **settings_)
+def fit(model: Path, concepts: list[str], save: Path | None = None, method: Method = METHOD) -> RECE:
+    module = RECE(str(model), method=method)
     trainer = Trainer(
         max_epochs=EPOCHS, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False,
     )  # fmt: skip
-    trainer.fit(module, ConceptData(list(concepts), preserve=KEPT))
+    trainer.fit(module, ConceptData(list(concepts), preserve=PRESERVED))
     if save is not None:
         trainer.save_checkpoint(save)
     return module
@@ -86,11 +85,20 @@ def test_the_others_are_not_encoded_again(tiny_model: Path, monkeypatch: pytest.
     assert sorted(seen) == ["hatchet", "toy"]
 
 
-@pytest.mark.parametrize("more", [{"technique": "tensor"}, {"accumulate": True}, {"regularizer": "standard"}])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"editor": TensorUCE(lamb=1.0)},
+        {"accumulate": True},
+        {"derivation": Derivation(regularizer="standard")},
+    ],
+    ids=["tensor", "accumulate", "standard"],
+)
 def test_every_kind_of_loop(tiny_model: Path, more: dict[str, Any]) -> None:
-    module = fit(tiny_model, FEW, **more)
+    method = replace(METHOD, **more)
+    module = fit(tiny_model, FEW, method=method)
     IncrementalErasure(module.session).remove(FEW[:1])
-    assert difference(module, fit(tiny_model, FEW[1:], **more)) < 1e-4
+    assert difference(module, fit(tiny_model, FEW[1:], method=method)) < 1e-4
 
 
 def test_a_changed_erasure_is_saved_and_taken_up(tiny_model: Path, tmp_path: Path) -> None:
@@ -98,7 +106,7 @@ def test_a_changed_erasure_is_saved_and_taken_up(tiny_model: Path, tmp_path: Pat
     IncrementalErasure(module.session).remove(MANY[:3])
     checkpoint: dict[str, Any] = {}
     module.on_save_checkpoint(checkpoint)
-    other = RECE(str(tiny_model), lamb=1.0)
+    other = RECE(str(tiny_model), method=METHOD)
     other.on_load_checkpoint(checkpoint)
     assert torch.equal(matrix(other), matrix(module))
     assert IncrementalErasure(other.session).erased == MANY[3:]
@@ -109,7 +117,7 @@ def test_a_changed_erasure_is_saved_and_taken_up(tiny_model: Path, tmp_path: Pat
     [
         (lambda erasure: erasure.remove(["nothing of that kind"]), "is not erased"),
         (lambda erasure: erasure.remove(FEW), "nothing would be left"),
-        (lambda erasure: erasure.add([KEPT[1]]), "also erased"),
+        (lambda erasure: erasure.add([PRESERVED[1]]), "also erased"),
         (lambda erasure: erasure.add([{"prompt": FEW[0], "target": "toy"}]), "remove it first"),
     ],
 )
@@ -125,7 +133,7 @@ def test_what_makes_no_sense_is_refused_and_changes_nothing(
 
 def test_an_unedited_module_is_refused(tiny_model: Path) -> None:
     with pytest.raises(ConfigurationError, match="Nothing was edited"):
-        IncrementalErasure(RECE(str(tiny_model)))
+        IncrementalErasure(RECE(str(tiny_model)).session)
 
 
 # The bound
@@ -149,18 +157,18 @@ def test_subtracting_loses_no_more_than_stated(
     def rows(count: int) -> Tensor:
         return torch.randn(count, width, generator=draw, dtype=torch.float64)
 
-    kept = Moments.preserving(rows(width))
+    preserved = Moments.preserving(rows(width))
     stay, back = Moments.of(rows(left), rows(left)), Moments.of(10**size * rows(gone), 10**size * rows(gone))
     gram = Gram.of([("a", rows(2 * width)), ("b", rows(2 * width))])
-    options = LoopSettings(scales=UCE(1.0, 0.1, 10**lamb))
-    found = (kept + stay).erasing_also(back).erasing_also(back.times(-1.0))
-    wanted = kept + stay
+    method = Method(editor=UCE(1.0, 0.1, 10**lamb))
+    found = (preserved + stay).erasing_also(back).erasing_also(back.times(-1.0))
+    wanted = preserved + stay
     n, eps = left + gone + width, torch.finfo(torch.float64).eps
     ratio = float((stay.erased.trace() + back.erased.trace()) / stay.erased.trace())
     for name in ("erased", "cross", "target"):
         total = getattr(stay, name).norm() + getattr(back, name).norm()
         assert (getattr(found, name) - getattr(wanted, name)).norm() <= 4 * n * eps * total
-    one, other = (RECELoop(gram, Evidence(part, part), options).run(1).of_layer(0) for part in (found, wanted))
+    one, other = (Eraser(method, Evidence(part, part), gram).run(1).maps.of_layer(0) for part in (found, wanted))
     system = wanted.erased + 0.1 * wanted.preserved + 10**lamb * torch.eye(width, dtype=torch.float64)
     bound = 16 * n * eps * ratio * float(torch.linalg.cond(system)) * float(other.norm() + width)
     assert float((one - other).norm()) <= bound

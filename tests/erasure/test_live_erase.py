@@ -14,7 +14,8 @@ from peft import LoraConfig
 from torch import Tensor, nn
 
 import rece_lightning
-from rece_lightning import RECE, BaseModelError, ConceptData, ConfigurationError
+from rece_lightning import RECE, BaseModelError, ConceptData, ConfigurationError, Method
+from rece_lightning.core import UCE, Derivation, NullSpace, Robust
 from rece_lightning.emoji.catalog import WEIGHTS
 from rece_lightning.models.text import PromptEncoder
 from tests.helpers.models import make_checkpoint
@@ -50,6 +51,11 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+def uce(**settings: float) -> dict[str, Any]:
+    """UCE in plain types."""
+    return {"class_path": "UCE", "init_args": settings}
+
+
 def text_reading(pipeline: Any) -> Iterator[tuple[str, Tensor]]:
     for name, weight in pipeline.unet.named_parameters():
         if "attn2.to_k" in name or "attn2.to_v" in name:
@@ -59,7 +65,10 @@ def text_reading(pipeline: Any) -> Iterator[tuple[str, Tensor]]:
 @pytest.mark.parametrize("model", ["tiny", "emoji"])
 def test_equals_a_run(model: str, checkpoint: Path) -> None:
     folder = WEIGHTS if model == "emoji" else checkpoint
-    module = RECE(str(folder), regular_scale=0.01, accumulate=True, first_edit={"lamb": 0.5}, layers="^up_blocks")
+    method = Method(
+        first_editor=UCE(lamb=0.5), derivation=Derivation(0.01), accumulate=True, layers="^up_blocks"
+    )  # fmt: skip
+    module = RECE(str(folder), method=method)
     trainer = Trainer(
         max_epochs=3, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu"
     )
@@ -70,11 +79,8 @@ def test_equals_a_run(model: str, checkpoint: Path) -> None:
         ["bomb", "axe"],
         preserve=PRESERVE,
         templates=["{}", "a {}"],
+        method=method,
         epochs=3,
-        regular_scale=0.01,
-        accumulate=True,
-        first_edit={"lamb": 0.5},
-        layers="^up_blocks",
     )
     assert erasure.names == module.session.names
     expected = dict(text_reading(module.pipeline()))
@@ -91,20 +97,20 @@ def test_equals_a_run(model: str, checkpoint: Path) -> None:
 
 def test_the_null_space_editor_equals_a_run(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path / "wide", width=48, seed=9)
-    settings: dict[str, Any] = {"editor": "null_space", "null_space_threshold": 0.5, "augmented_rank": 2}
-    module = RECE(str(folder), **settings)
+    method = Method(editor=NullSpace(threshold=0.5, augmented_rank=2))
+    module = RECE(str(folder), method=method)
     trainer = Trainer(
         max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu"
     )
     trainer.fit(module, ConceptData(["bomb"], preserve=PRESERVE))
     live = load(folder)
-    erasure = rece_lightning.erase(live, ["bomb"], preserve=PRESERVE, epochs=2, **settings)
+    erasure = rece_lightning.erase(live, ["bomb"], preserve=PRESERVE, epochs=2, method=method)
     expected = dict(text_reading(module.pipeline()))
     for name, weight in text_reading(live):
         torch.testing.assert_close(weight, expected[name], rtol=1e-4, atol=1e-6)
     # The empty prompt stays, whatever the edit.
     rows = PromptEncoder.of_pipeline(live).encode([""]).embeddings
-    moved = rows.double() @ erasure.maps.change.mT  # type: ignore[union-attr]
+    moved = rows.double() @ erasure.maps["text"].change.mT  # type: ignore[union-attr]
     assert float(torch.linalg.norm(moved)) < 1e-4
 
 
@@ -117,7 +123,7 @@ def test_only_the_projections_change_and_come_back_bit_for_bit(pipeline: StableD
     assert changed == {f"unet.{name}" for name in erasure.names}
     assert len(erasure.names) == len(list(text_reading(pipeline)))
     for name in erasure.names:
-        assert torch.equal(after[f"unet.{name}"], erasure.maps.applied_to(before[f"unet.{name}"]))
+        assert torch.equal(after[f"unet.{name}"], erasure.maps["text"].applied_to(before[f"unet.{name}"]))
     assert modes == [module.training for module in pipeline.text_encoder.modules()]
     erasure.undo()
     assert equal(everything(pipeline), before)
@@ -149,7 +155,7 @@ def test_half_precision_is_edited_in_its_dtype(checkpoint: Path, dtype: torch.dt
     wide = dict(text_reading(full))
     for name, weight in text_reading(half):
         assert weight.dtype == dtype
-        assert torch.equal(weight, erasure.maps.applied_to(before[f"unet.{name}"]))
+        assert torch.equal(weight, erasure.maps["text"].applied_to(before[f"unet.{name}"]))
         # Also the prompts were encoded in half precision, so that it is not one rounding alone.
         error = torch.linalg.norm(weight.float() - wide[name]) / torch.linalg.norm(wide[name])
         assert error < 16 * torch.finfo(dtype).eps
@@ -167,7 +173,7 @@ def test_erasures_stack_and_come_off_in_reverse_order(pipeline: StableDiffusionP
     twice = everything(pipeline)
     # The second one edits what the first one left.
     for name in second.names:
-        assert torch.equal(twice[f"unet.{name}"], second.maps.applied_to(once[f"unet.{name}"]))
+        assert torch.equal(twice[f"unet.{name}"], second.maps["text"].applied_to(once[f"unet.{name}"]))
     with pytest.raises(ConfigurationError, match="Undo what came later first"):
         first.undo()
     assert equal(everything(pipeline), twice)
@@ -228,16 +234,25 @@ def test_settings_are_refused_before_anything_changes(pipeline: StableDiffusionP
         ({"concepts": ["bomb"], "preserve": ["bomb"]}, "also erased"),
         ({"concepts": ["bomb"], "epochs": 0}, "erase.epochs: 0"),
         ({"concepts": ["bomb"], "epochs": True}, "erase.epochs: True"),
-        ({"concepts": ["bomb"], "lamb": float("nan")}, "erase.lamb"),
-        ({"concepts": ["bomb"], "regular_scale": 0}, "erase.regular_scale"),
-        ({"concepts": ["bomb"], "regularizer": "nrm"}, "erase.regularizer.*did you mean 'norm'"),
-        ({"concepts": ["bomb"], "tokens": "first"}, "erase.tokens"),
-        ({"concepts": ["bomb"], "projections": "q"}, "erase.projections"),
-        ({"concepts": ["bomb"], "layers": "^nowhere"}, "matches no projection"),
-        ({"concepts": ["bomb"], "layers": "("}, "no regular expression"),
-        ({"concepts": ["bomb"], "first_edit": {"lam": 1.0}}, "erase.first_edit: unknown key 'lam'"),
-        ({"concepts": ["bomb"], "first_edit": {"lamb": -1.0}}, "erase.first_edit.lamb"),
-        ({"concepts": ["bomb"], "first_edit": 3}, "give a mapping"),
+        (
+            {"concepts": ["bomb"], "method": {"layers": "^nowhere"}},
+            r"model\.method\.layers: '\^nowhere' matches no proj",
+        ),
+        ({"concepts": ["bomb"], "method": {"editor": uce(lamb=float("nan"))}}, r"UCE\.lamb"),
+        ({"concepts": ["bomb"], "method": {"derivation": {"scale": 0}}}, r"derivation\.scale"),
+        (
+            {"concepts": ["bomb"], "method": {"derivation": {"regularizer": "nrm"}}},
+            r"derivation\.regularizer.*did you mean 'norm'",
+        ),
+        ({"concepts": ["bomb"], "method": {"tokens": "first"}}, r"model\.method\.tokens"),
+        ({"concepts": ["bomb"], "method": {"projections": "q"}}, r"model\.method\.projections"),
+        ({"concepts": ["bomb"], "method": {"layers": "("}}, "no regular expression"),
+        ({"concepts": ["bomb"], "method": {"first_editor": uce(lam=1.0)}}, r"method\.first_editor\.lam: .*'lamb'"),
+        ({"concepts": ["bomb"], "method": {"first_editor": uce(lamb=-1.0)}}, r"UCE\.lamb: -1"),
+        ({"concepts": ["bomb"], "method": {"first_editor": 3}}, r"model\.method\.first_editor: 3"),
+        ({"concepts": ["bomb"], "method": {"lamb": 0.5}}, r"model\.method\.lamb: no such setting"),
+        ({"concepts": ["bomb"], "method": 3}, r"model\.method: 3 is no method"),
+        ({"concepts": ["bomb"], "method": Method(robust=Robust(synonyms=2))}, r"erase\.method\.robust"),
     ]
     for arguments, message in wrong:
         with pytest.raises(ConfigurationError, match=message):
@@ -274,7 +289,7 @@ def test_a_text_encoder_of_another_width_is_refused(checkpoint: Path, tmp_path: 
     pipeline, other = load(checkpoint), load(make_checkpoint(tmp_path / "wide", width=32))
     original = everything(pipeline)
     theirs, pipeline.text_encoder = pipeline.text_encoder, other.text_encoder
-    with pytest.raises(ConfigurationError, match="24 wide, the text encoder gives 32"):
+    with pytest.raises(ConfigurationError, match=r"24 wide in the space .text., the text encoder gives 32"):
         rece_lightning.erase(pipeline, ["bomb"])
     pipeline.text_encoder = theirs
     assert equal(everything(pipeline), original)
@@ -284,8 +299,8 @@ def test_nan_weights_and_overflow_change_nothing(checkpoint: Path) -> None:
     pipeline = load(checkpoint, torch.float16)
     with rece_lightning.erase(pipeline, ["bomb"], epochs=1) as erasure:
         # UCE's map does not depend on the weights: the signs of its largest column make a sum that is too large.
-        sums = erasure.maps.of_layer(0).abs().sum(0)
-        column = erasure.maps.of_layer(0)[:, sums.argmax()]
+        sums = erasure.maps["text"].of_layer(0).abs().sum(0)
+        column = erasure.maps["text"].of_layer(0)[:, sums.argmax()]
         assert 60000 * sums.max() > torch.finfo(torch.float16).max
     name, weight = list(text_reading(pipeline))[-1]
     weight[0] = 60000 * column.sign()
@@ -323,7 +338,7 @@ def test_a_lora_around_the_projections_is_refused_until_fused(checkpoint: Path) 
     assert all(not torch.equal(weight, base[name]) for name, weight in fused.items())
     erasure = rece_lightning.erase(pipeline, ["bomb"])
     for name, weight in text_reading(pipeline):
-        assert torch.equal(weight, erasure.maps.applied_to(fused[name]))
+        assert torch.equal(weight, erasure.maps["text"].applied_to(fused[name]))
     # A LoRA that came later stands in the way of undoing, and says so.
     pipeline.unet.add_adapter(LoraConfig(r=2, target_modules=["to_k"]))
     with pytest.raises(ConfigurationError, match=r"unload what was put around it"):
@@ -334,7 +349,7 @@ def test_a_lora_elsewhere_is_no_hindrance(checkpoint: Path) -> None:
     pipeline = load(checkpoint)
     pipeline.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"]))
     erasure = rece_lightning.erase(pipeline, ["bomb"])
-    assert erasure.names == [name for name, _ in text_reading(pipeline)]
+    assert erasure.names == sorted(name for name, _ in text_reading(pipeline))
 
 
 def test_fused_projections_are_refused_until_unfused(checkpoint: Path) -> None:

@@ -1,7 +1,8 @@
-"""``model.editor: null_space`` in runs: what is held, checkpoints, exports, the sweep, certificates."""
+"""The editor ``NullSpace`` in runs: what is held, checkpoints, exports, the sweep, certificates."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +11,24 @@ import torch
 from lightning.pytorch import Trainer
 from safetensors.torch import load_file
 
-from rece_lightning import RECE, ConceptData, ConfigurationError, EmbeddingMap
-from rece_lightning.erasure.certificates import certify_module
+from rece_lightning import RECE, ConceptData, ConfigurationError, EmbeddingMap, Method
+from rece_lightning.cli.grid import parse_grid, settings_of
+from rece_lightning.core import UCE, Derivation, NullSpace, Projection, TensorUCE
+from rece_lightning.erasure.certificates import certificates
 from rece_lightning.erasure.encoding import with_invariants
 from rece_lightning.erasure.transfer import transfer
 from rece_lightning.exports import export
-from rece_lightning.module import DECISIVE
-from rece_lightning.sweep.grid import EPOCHS, MODEL, TARGET, Setting, Values, parse_grid, settings_of
+from rece_lightning.sweep.grid import Setting
 from rece_lightning.sweep.ranking import Figures, Ranking
 from tests.helpers.command import run_command, write_config
 from tests.helpers.models import make_checkpoint
 
 DATA: dict[str, Any] = {"concepts": ["bomb", "axe"], "preserve": ["dog", "key"]}
-MODEL_SETTINGS: dict[str, Any] = {"editor": "null_space", "null_space_threshold": 1e-3, "regular_scale": 0.01}
+METHOD = Method(editor=NullSpace(threshold=1e-3), derivation=Derivation(0.01))
 
 
 def fit(pretrained: Path, folder: Path, epochs: int = 3, resume: Path | None = None, **settings: Any) -> RECE:
-    module = RECE(str(pretrained), **{**MODEL_SETTINGS, **settings})
+    module = RECE(str(pretrained), method=replace(METHOD, **settings))
     trainer = Trainer(
         max_epochs=epochs, accelerator="cpu", default_root_dir=folder, logger=False, enable_progress_bar=False,
         enable_model_summary=False,
@@ -38,7 +40,7 @@ def fit(pretrained: Path, folder: Path, epochs: int = 3, resume: Path | None = N
 
 @pytest.fixture(scope="module")
 def wide_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Wide enough that 16 rows of the empty prompt and 32 of what is kept leave something."""
+    """Wide enough that 16 rows of the empty prompt and 32 of what is preserved leave something."""
     return make_checkpoint(tmp_path_factory.mktemp("model") / "wide", width=64, seed=11)
 
 
@@ -48,7 +50,7 @@ def run(wide_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[REC
     return fit(wide_model, folder), folder / "saved.ckpt"
 
 
-def test_empty_prompt_and_begin_of_text_stay_exactly_and_kept_prompts_nearly(run: tuple[RECE, Path]) -> None:
+def test_empty_prompt_and_begin_of_text_stay_exactly_and_preserved_prompts_nearly(run: tuple[RECE, Path]) -> None:
     """Though neither is in the preserve list; UCE's edit moves them."""
     module = run[0]
     encoded = module.session.encoder.encode(["", "rocket", "dog", "bomb"]).embeddings.double()
@@ -57,11 +59,11 @@ def test_empty_prompt_and_begin_of_text_stay_exactly_and_kept_prompts_nearly(run
     assert float(moved[1, 0]) < 1e-9  # the begin of any text
     assert float(moved[2].max()) < 0.2 * float(moved[3].max())
     uce = fit_uce(module)
-    assert float(torch.linalg.norm(encoded[0] @ uce.maps.change.mT)) > 1e-3
+    assert float(torch.linalg.norm(encoded[0] @ uce.maps["text"].change.mT)) > 1e-3
 
 
 def fit_uce(module: RECE) -> RECE:
-    other = RECE(module.hparams["pretrained"], regular_scale=0.01)
+    other = RECE(module.hparams["pretrained"], method=Method(derivation=Derivation(0.01)))
     trainer = Trainer(
         max_epochs=1, accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False,
         enable_model_summary=False,
@@ -80,7 +82,7 @@ def test_a_resumed_run_ends_with_the_same_bits(wide_model: Path, tmp_path: Path,
     whole = fit(wide_model, tmp_path / "whole", accumulate=accumulate)
     fit(wide_model, tmp_path / "part", epochs=2, accumulate=accumulate)
     resumed = fit(wide_model, tmp_path / "rest", resume=tmp_path / "part" / "saved.ckpt", accumulate=accumulate)
-    assert torch.equal(resumed.maps["text"].of_layer(0), whole.maps.of_layer(0))
+    assert torch.equal(resumed.maps["text"].of_layer(0), whole.maps["text"].of_layer(0))
     assert len(resumed.history) == 3
 
 
@@ -92,14 +94,14 @@ def test_an_encoder_that_is_let_go_is_not_loaded_again(
             super().setup(stage)
             self.keeps_encoder = False
 
-    module = LetGo(str(wide_model), **MODEL_SETTINGS)
+    module = LetGo(str(wide_model), method=METHOD)
     trainer = Trainer(
         max_epochs=3, accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False,
         enable_model_summary=False,
     )  # fmt: skip
     trainer.fit(module, ConceptData(**DATA))
-    assert "encoder" not in module._tools
-    assert torch.equal(module.maps["text"].of_layer(0), run[0].maps.of_layer(0))
+    assert module.session.loaded._encoder is None
+    assert torch.equal(module.maps["text"].of_layer(0), run[0].maps["text"].of_layer(0))
 
 
 def test_a_checkpoint_holds_the_rows_and_is_refused_under_other_settings(
@@ -107,23 +109,28 @@ def test_a_checkpoint_holds_the_rows_and_is_refused_under_other_settings(
 ) -> None:
     module, checkpoint = run
     content = torch.load(checkpoint, weights_only=True)
-    torch.testing.assert_close(content["rece"]["invariants"], module.session.encoder.encode([""]).embeddings[0])
+    stored = content["rece"]["statistics"]["spaces"]["text"]
+    torch.testing.assert_close(stored["invariants"], module.session.encoder.encode([""]).embeddings[0])
     loaded = RECE.load_from_checkpoint(checkpoint, weights_only=True)
     assert torch.equal(loaded.maps["text"].of_layer(0), module.maps["text"].of_layer(0))
-    assert "encoder" not in loaded._tools
-    for name, value in (("null_space_threshold", 0.5), ("augmented_rank", 0), ("editor", "uce")):
-        with pytest.raises(ConfigurationError, match=f"model.{name}"):
-            RECE.load_from_checkpoint(checkpoint, weights_only=True, **{name: value})
-    # What another editor alone reads does not matter.
-    RECE.load_from_checkpoint(checkpoint, weights_only=True, shrinkage=1.0)
-    content["rece"]["invariants"] = torch.zeros(4, 3)
+    assert loaded.session.loaded._encoder is None
+    for named, editor in (
+        ("threshold", NullSpace(threshold=0.5)),
+        ("augmented_rank", NullSpace(threshold=1e-3, augmented_rank=0)),
+        ("", UCE()),
+    ):
+        changed = rf"settings \([^)]*model\.method\.editor{'.' if named else ''}{named}: .* → "
+        with pytest.raises(ConfigurationError, match=changed):
+            RECE.load_from_checkpoint(checkpoint, weights_only=True, method=replace(METHOD, editor=editor))
+    stored["invariants"] = torch.zeros(4, 3)
     torch.save(content, tmp_path / "damaged.ckpt")
-    with pytest.raises(ConfigurationError, match="damaged"):
+    with pytest.raises(ConfigurationError, match=r"text\.invariants is \[4, 3\], not \[4, 64\]; give a checkpoint"):
         RECE.load_from_checkpoint(tmp_path / "damaged.ckpt", weights_only=True)
 
 
 def test_without_such_rows_the_evidence_stays(run: tuple[RECE, Path]) -> None:
-    evidence = run[0].loop.evidence
+    evidence = run[0].session.erasers.evidence["text"]
+    assert evidence.invariants is not None
     assert with_invariants(evidence, None, "cpu") is evidence
 
 
@@ -138,7 +145,7 @@ def test_exports_are_the_edited_weights(run: tuple[RECE, Path], tmp_path: Path) 
     assert adapters
     lora = load_file(next(path for path in files(export(erasure, "lora", tmp_path / "lora").path)))
     mapped = EmbeddingMap.load(export(erasure, "map", tmp_path / "map.safetensors").path)
-    rows = torch.randn(5, erasure.gram.width, generator=torch.Generator().manual_seed(0))
+    rows = torch.randn(5, erasure.text.gram.width, generator=torch.Generator().manual_seed(0))
     for name, weight in plain.read_projections():
         layer = name.removesuffix(".weight")
         down, up = (lora[f"unet.{layer}.lora_{part}.weight"] for part in ("A", "B"))
@@ -152,7 +159,8 @@ def files(path: Path) -> list[Path]:
 
 
 def test_certificates_lie_below_what_an_attack_reaches(run: tuple[RECE, Path]) -> None:
-    for row in certify_module(run[0], (0.5, 1.0)):
+    session = run[0].session
+    for row in certificates(session.erasure(), session.erased_prompts, session.pairs, (0.5, 1.0)):
         for budget, reached in row.residuals.items():
             assert 0 <= row.bounds[budget] <= reached
             assert row.bounds[None] <= row.bounds[budget] * (1 + 1e-9) or row.holds_to < budget
@@ -161,35 +169,37 @@ def test_certificates_lie_below_what_an_attack_reaches(run: tuple[RECE, Path]) -
 def test_the_erasure_moves_to_another_model_of_the_same_text_encoder(run: tuple[RECE, Path]) -> None:
     """Applied to the model it was made from it is itself, and the rows are encoded anew."""
     content = torch.load(run[1], weights_only=True)
-    moved = transfer(content, {"pretrained": run[0].hparams["pretrained"]}, reuse_map=False)
-    torch.testing.assert_close(moved.erasure.maps.of_layer(0), run[0].maps.of_layer(0))
+    moved = transfer(content, (run[0].hparams["pretrained"], None, None, None), reuse_map=False)
+    torch.testing.assert_close(moved.erasure.maps["text"].of_layer(0), run[0].maps["text"].of_layer(0))
 
 
 # The sweep
 
 
 def test_a_sweep_varies_what_the_editor_reads_and_only_there(wide_model: Path) -> None:
-    module = RECE(str(wide_model), **MODEL_SETTINGS)
-    base = {**{f"model.{key}": module.hparams[key] for key in MODEL}, EPOCHS: 3, TARGET: " "}
+    base = Setting(METHOD, 3, " ")
     grid = parse_grid(
-        ["model.null_space_threshold=0.001,0.1,1", "model.editor=uce,null_space", "trainer.max_epochs=1,3"], Values()
+        [
+            "model.method.editor.threshold=0.001,0.1,1",
+            "model.method.editor=UCE,NullSpace",
+            "trainer.max_epochs=1,3",
+        ]
     )
     settings = settings_of(grid, base)
     # UCE is tried once for every number of epochs, whatever the threshold.
     assert len(settings) == 2 * (1 + 3)
-    assert set(DECISIVE) < set(MODEL)
     data = ConceptData(**DATA, validation=[{"prompt": "rocket", "kind": "preserved"}])
-    ranking = Ranking(RECE(str(wide_model)), {" ": data.pairs}, data.preserved, data.held_out)
+    loaded = RECE(str(wide_model)).session.loaded
+    ranking = Ranking(loaded, {" ": data.pairs}, data.preserved, data.held_out)
     found = dict(ranking.rank(settings))
-    own = next(one for one in settings if one == Setting.of({}, base))
-    figures, logged = found[own], fit_of(wide_model, data).history[-1]
+    figures, logged = found[base], fit_of(wide_model, data).history[-1]
     assert isinstance(figures, Figures)
     assert figures.residual == pytest.approx(logged["regeneration_residual"], rel=1e-6)
     assert figures.drift == pytest.approx(logged["preservation_drift"], rel=1e-6)
 
 
 def fit_of(pretrained: Path, data: ConceptData) -> RECE:
-    module = RECE(str(pretrained), **MODEL_SETTINGS)
+    module = RECE(str(pretrained), method=METHOD)
     trainer = Trainer(
         max_epochs=3, accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False,
         enable_model_summary=False,
@@ -199,11 +209,11 @@ def fit_of(pretrained: Path, data: ConceptData) -> RECE:
 
 
 def test_a_configuration_of_another_editor_keeps_its_own_settings_in_a_sweep(wide_model: Path) -> None:
-    module = RECE(str(wide_model), editor="projection", erased_rank=2, shrinkage=20.0)
-    base = {**{f"model.{key}": module.hparams[key] for key in MODEL}, EPOCHS: 1, TARGET: " "}
-    setting = Setting.of({}, base)
-    assert setting.model["shrinkage"] == 20.0
-    assert RECE(**setting.model).settings.projection == module.settings.projection
+    method = Method(editor=Projection(rank=2, shrinkage=20.0))
+    module = RECE(str(wide_model), method=method)
+    (setting,) = settings_of({}, Setting(module.method, 1, " "))
+    assert setting.values["model.method.editor.shrinkage"] == 20.0
+    assert RECE(str(wide_model), method=setting.method.plain()).method == module.method == method  # type: ignore[arg-type]
 
 
 # Settings and the command
@@ -212,28 +222,36 @@ def test_a_configuration_of_another_editor_keeps_its_own_settings_in_a_sweep(wid
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"null_space_threshold": -1.0}, "model.null_space_threshold"),
-        ({"null_space_threshold": float("inf")}, "model.null_space_threshold"),
-        ({"augmented_rank": -1}, "model.augmented_rank"),
-        ({"technique": "tensor"}, "model.technique"),
+        ({"threshold": -1.0}, r"NullSpace\.threshold: -1"),
+        ({"threshold": float("inf")}, r"NullSpace\.threshold: inf"),
+        ({"augmented_rank": -1}, r"NullSpace\.augmented_rank: -1"),
+        ({"augmented_rank": 1.5}, r"NullSpace\.augmented_rank: 1\.5"),
+        ({"lamb": -1.0}, r"NullSpace\.lamb: -1"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigurationError, match=named):
-        RECE(editor="null_space", **settings)
+        NullSpace(**settings)
 
 
-def test_too_much_kept_is_one_message(wide_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_editor_with_a_map_a_layer_cannot_begin() -> None:
+    with pytest.raises(ConfigurationError, match=r"model\.method\.first_editor: .* does not go with NullSpace"):
+        Method(editor=NullSpace(), first_editor=TensorUCE())
+
+
+def test_too_much_preserved_is_one_message(
+    wide_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     many = [f"{first} {second}" for first in ("dog", "key", "rose") for second in ("door", "tent", "pizza", "guitar")]
     config = write_config(
         tmp_path,
         wide_model,
-        model={"editor": "null_space", "null_space_threshold": 0.0},
+        model={"method": {"editor": {"class_path": "NullSpace", "init_args": {"threshold": 0.0}}}},
         data={"concepts": ["bomb"], "preserve": many},
     )
     found = run_command(capsys, "fit", "--config", config)
     assert found.code == 2
-    assert "model.null_space_threshold" in found.err
+    assert "NullSpace.threshold" in found.err
     assert "Traceback" not in found.err
 
 
@@ -246,7 +264,7 @@ def test_a_figure_that_cannot_be_had_stops_no_run_and_is_a_dash_in_the_report(
     config = write_config(
         tmp_path,
         wide_model,
-        model={"attacker_scale": 1e-300, "editor": "projection"},
+        model={"attacker_scale": 1e-300, "method": {"editor": "Projection"}},
         trainer={"max_epochs": 1, "callbacks": [{"class_path": "Export"}, {"class_path": "Report"}]},
     )
     found = run_command(capsys, "fit", "--config", config)

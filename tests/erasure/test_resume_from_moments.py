@@ -8,7 +8,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from rece_lightning import RECE, ConceptData
+from rece_lightning import RECE, ConceptData, Method
 from rece_lightning.emoji.catalog import load_catalog
 from tests.helpers.models import make_checkpoint
 
@@ -19,7 +19,7 @@ FEW, MANY = 0, 40
 
 
 def run(model: Path, epochs: int, concepts: int, *, resume: Path | None = None, save: Path) -> torch.Tensor:
-    module = RECE(str(model), accumulate=True, tokens="last")
+    module = RECE(str(model), method=Method(accumulate=True, tokens="last"))
     # One concept at ``last`` has fewer rows than the width; a hundred preserved prompts make moments the smaller store.
     data = ConceptData(list(NAMES[: max(1, concepts)]), preserve=[" ", *NAMES[40:140]])
     trainer = Trainer(
@@ -37,9 +37,9 @@ def test_resuming_twice_from_moments_equals_the_uninterrupted_run(tmp_path: Path
     tiny_model = make_checkpoint(tmp_path / "wide", width=64)
     first, second, third = (tmp_path / f"{name}.ckpt" for name in ("first", "second", "third"))
     run(tiny_model, 2, concepts, save=first)
-    stored = torch.load(first, weights_only=True)["rece"]["evidence"]
-    assert "first" in stored
-    assert ("whole_rows" in stored) == (concepts == FEW)
+    stored = torch.load(first, weights_only=True)["rece"]["statistics"]["spaces"]["text"]
+    assert "erased.first.erased" in stored
+    assert ("erased.concept" in stored) == (concepts == FEW)
     run(tiny_model, 3, concepts, resume=first, save=second)
     resumed = run(tiny_model, 4, concepts, resume=second, save=third)
     assert torch.equal(resumed, run(tiny_model, 4, concepts, save=tmp_path / "whole.ckpt"))

@@ -63,7 +63,7 @@ def fitted(home: Path) -> Path:
     from rece_lightning.__main__ import main
 
     trainer = {"callbacks": [evaluation(*METRICS)], "default_root_dir": str(home / "runs/run")}
-    config = write_config(home, "emoji", model={"regular_scale": 1e-3}, data=DATA, trainer=trainer)
+    config = write_config(home, "emoji", model={"method": {"derivation": {"scale": 1e-3}}}, data=DATA, trainer=trainer)
     main(["fit", "--config", str(config)])
     return home / "runs/run/version_0"
 
@@ -74,7 +74,9 @@ def rece(home: Path, fitted: Path, capsys: pytest.CaptureFixture[str]) -> Callab
 
     def run(*arguments: str | Path, metrics: list[str] = METRICS, **more: Any) -> Outcome:
         trainer = {"callbacks": [evaluation(*metrics, **more)], "default_root_dir": str(home / "runs/run")}
-        config = write_config(home, "emoji", model={"regular_scale": 1e-3}, data=DATA, trainer=trainer)
+        config = write_config(
+            home, "emoji", model={"method": {"derivation": {"scale": 1e-3}}}, data=DATA, trainer=trainer
+        )
         return run_command(capsys, "validate", "--config", config, *arguments)
 
     return run
@@ -215,7 +217,9 @@ def test_tensorboard_compares_runs_by_settings_and_final_figures(fitted: Path) -
     events = EventAccumulator(str(fitted)).Reload()
     plugin = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     start = plugin_data_pb2.HParamsPluginData.FromString(plugin).session_start_info.hparams
-    assert start["regular_scale"].number_value == pytest.approx(1e-3)
+    assert start["method.derivation.scale"].number_value == pytest.approx(1e-3)
+    assert start["method.editor"].string_value == "UCE"
+    assert start["method.editor.lamb"].number_value == pytest.approx(0.1)
     assert start["max_epochs"].number_value == 2
     assert start["concepts"].string_value == '["bomb", "axe"]'
     plugin = events.SummaryMetadata("_hparams_/experiment").plugin_data.content

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rece_lightning import ConfigurationError
 from rece_lightning.data.prompts import EvaluationPrompt
-from rece_lightning.evaluation import collecting
+from rece_lightning.evaluation import columns
 from rece_lightning.evaluation.columns import ColumnParts
 from rece_lightning.evaluation.quality import Quality
 from rece_lightning.evaluation.results.comparison import Comparison
@@ -167,7 +167,7 @@ def test_figures_of_other_rules_stand_in_other_rows() -> None:
 
 
 def test_a_column_keeps_small_pictures_of_the_sheet_and_the_grid_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collecting, "MOST", 7)
+    monkeypatch.setattr(columns, "MOST", 7)
     prompts = tuple(EvaluationPrompt(f"fox {row}", "fox", "preserved") for row in range(4))
     found = Comparison(prompts)
     shots = [(row, seed) for row in range(4) for seed in range(5)]

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from rece_lightning import RECE
+from rece_lightning import RECE, Method
+from rece_lightning.core import TensorUCE
 from rece_lightning.exports import Erasure
-from tests.helpers.erasures import erase, erasure_of, make_xl_checkpoint
+from tests.helpers.erasures import erase, make_xl_checkpoint
 from tests.helpers.models import make_checkpoint
 from tests.helpers.models_original import make_folder, make_original
 
@@ -23,7 +24,7 @@ def tiny_module(tiny_model: Path) -> RECE:
 @pytest.fixture(scope="session")
 def tiny(tiny_module: RECE) -> Erasure:
     """Of the module."""
-    return erasure_of(tiny_module)
+    return tiny_module.erasure()
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +37,7 @@ def half_module(tmp_path_factory: pytest.TempPathFactory) -> RECE:
 @pytest.fixture(scope="session")
 def half(half_module: RECE) -> Erasure:
     """Of the module."""
-    return erasure_of(half_module)
+    return half_module.erasure()
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +49,7 @@ def xl_module(tmp_path_factory: pytest.TempPathFactory) -> RECE:
 @pytest.fixture(scope="session")
 def xl(xl_module: RECE) -> Erasure:
     """Of the module."""
-    return erasure_of(xl_module)
+    return xl_module.erasure()
 
 
 @pytest.fixture(scope="session", params=["sd1", "sd2", "sdxl"])
@@ -57,25 +58,25 @@ def original_file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
     folder = tmp_path_factory.mktemp("original")
     configs = make_folder(folder / "configs", request.param)
     file = make_original(folder / "model.safetensors", request.param, dtype=torch.float16)
-    return erasure_of(erase(file, config=str(configs)))
+    return erase(file, config=str(configs)).erasure()
 
 
 @pytest.fixture(scope="session")
 def per_layer_module(tiny_model: Path) -> RECE:
     """One map a layer."""
-    return erase(tiny_model, technique="tensor")
+    return erase(tiny_model, Method(editor=TensorUCE()))
 
 
 @pytest.fixture(scope="session")
 def per_layer(per_layer_module: RECE) -> Erasure:
     """Of the module."""
-    return erasure_of(per_layer_module)
+    return per_layer_module.erasure()
 
 
 @pytest.fixture(scope="session")
 def values_only(tiny_model: Path) -> Erasure:
     """Keys are left as they were."""
-    return erasure_of(erase(tiny_model, projections="v"))
+    return erase(tiny_model, Method(projections="v")).erasure()
 
 
 @pytest.fixture(scope="session")
@@ -87,4 +88,4 @@ def world_module() -> RECE:
 @pytest.fixture(scope="session")
 def world(world_module: RECE) -> Erasure:
     """Of the module."""
-    return erasure_of(world_module)
+    return world_module.erasure()

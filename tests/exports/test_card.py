@@ -82,7 +82,7 @@ def test_the_usage_code_of_a_checkpoint_file_loads(
 def test_front_matter_of_a_base_from_the_hub(kind: str, relation: str, tiny: Erasure, tmp_path: Path) -> None:
     base = shutil.copytree(tiny.base.path, tmp_path / "base")
     (base / "README.md").write_text("---\nlicense: creativeml-openrail-m\ntags: [x]\n---\n# Base\n")
-    erasure = replace(tiny, base=replace(find_base(str(base)), name="somebody/tiny-diffusion"))
+    erasure = replace(tiny, source=replace(find_base(str(base)), name="somebody/tiny-diffusion"))
     _, card = write(erasure, kind, tmp_path)
     front = front_of(card)
     assert front["base_model"] == "somebody/tiny-diffusion"
@@ -108,7 +108,7 @@ def test_a_local_copy_that_names_its_hub_id_is_known_by_it(tiny: Erasure, tmp_pa
     base = shutil.copytree(tiny.base.path, tmp_path / "base")
     config = (base / "unet" / "config.json").read_text().replace("{", '{"_name_or_path": "somebody/tiny",', 1)
     (base / "unet" / "config.json").write_text(config)
-    _, card = write(replace(tiny, base=find_base(str(base))), "lora", tmp_path)
+    _, card = write(replace(tiny, source=find_base(str(base))), "lora", tmp_path)
     assert front_of(card)["base_model"] == "somebody/tiny"
     assert str(base) in card.split("## Use")[1]
 
@@ -118,7 +118,7 @@ def test_concepts_targets_settings_hashes_and_error_stand_in_the_card(tiny: Eras
     assert "| bomb | (empty prompt) | 1.0 |" in card
     assert "| axe | spoon | 1.0 |" in card
     assert "Held while editing: (empty prompt), rocket." in card
-    assert "| `regular_scale` | `0.1` |" in card
+    assert '| `derivation` | `{"scale": 0.1, "regularizer": "norm", "surrogate_items": "both"}` |' in card
     assert all(hash in card for hash in tiny.base.fingerprint().values())
     assert f"| rank | {record.rank} |" in card
     assert LORA_FILE in card
@@ -129,7 +129,7 @@ def test_measured_results_stand_in_the_card_with_their_intervals(tiny: Erasure, 
     (tmp_path / "evaluation.csv").write_text(EVALUATION)
     _, card = write(replace(tiny, run=tmp_path), "pipeline", tmp_path)
     assert "| erased concepts | 100 % (34–100) | 0 % (0–66) | 50 % (9–91) |" in card
-    assert "| kept concepts | 100 % (21–100) | 100 % (21–100) | – |" in card
+    assert "| preserved concepts | 100 % (21–100) | 100 % (21–100) | – |" in card
     assert "their synonyms" not in card
     assert "not the LoRA of this rank" not in card
     export(replace(tiny, run=tmp_path), "lora", tmp_path / "rough.safetensors", rank=1)

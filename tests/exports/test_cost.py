@@ -49,9 +49,9 @@ def test_no_map_where_there_is_none(name: str, request: pytest.FixtureRequest) -
 def test_the_report_shows_them(tiny_module: RECE, tiny: Erasure) -> None:
     common = {
         "title": None,
-        "description": tiny_module.description(),
+        "description": tiny_module.session.description(),
         "settings": dict(tiny_module.hparams),
-        "change": tiny_module.change(),
+        "change": tiny_module.session.change(),
         "history": tiny_module.history,
         "placement": {},
         "comparison": None,

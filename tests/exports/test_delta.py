@@ -13,14 +13,13 @@ from safetensors.torch import load_file
 from rece_lightning import RECE, ConfigurationError
 from rece_lightning.exports import Erasure, ExportRecord, export, file_metadata
 from rece_lightning.version import __version__
+from tests.helpers.erasures import pipeline_of
 
 
 @pytest.mark.parametrize("module_name", ["tiny_module", "half_module", "xl_module", "per_layer_module", "world_module"])
 def test_equals_the_edited_pipeline(module_name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    from tests.helpers.erasures import erasure_of
-
     module: RECE = request.getfixturevalue(module_name)
-    record = export(erasure_of(module), "delta", tmp_path / "delta.safetensors")
+    record = export(module.erasure(), "delta", tmp_path / "delta.safetensors")
     written = load_file(record.path)
     dtype = next(iter(written.values())).dtype
     unet = module.pipeline(dtype).unet
@@ -31,11 +30,9 @@ def test_equals_the_edited_pipeline(module_name: str, request: pytest.FixtureReq
 
 
 def test_loads_into_the_original_unet_as_the_readme_says(tiny: Erasure, tmp_path: Path) -> None:
-    from tests.helpers.erasures import pipeline_of
-
     unet = pipeline_of(tiny).unet
     unet.load_state_dict(load_file(export(tiny, "delta", tmp_path / "delta.safetensors").path), strict=False)
-    for name, weight in tiny.edited():
+    for name, weight in tiny.weights():
         assert torch.equal(unet.get_parameter(name), weight)
 
 
@@ -50,7 +47,10 @@ def test_metadata_name_base_hash_concepts_targets_settings_version_and_date(
     assert json.loads(said["rece.fingerprint"]) == tiny.base.fingerprint()
     erased = json.loads(said["rece.concepts"])["erased"]
     assert [(row["prompt"], row["target"]) for row in erased] == [("bomb", " "), ("axe", "spoon")]
-    assert json.loads(said["rece.settings"])["lamb"] == 0.1
+    assert json.loads(said["rece.method"])["editor"] == {
+        "class_path": "UCE",
+        "init_args": {"erase_scale": 1.0, "preserve_scale": 0.1, "lamb": 0.1},
+    }
     assert said["rece.version"] == __version__
     assert said["rece.kind"] == "delta"
     assert said["rece.date"] == "2023-11-14T22:13:20+00:00"

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from rece_lightning import RECE, ConceptData
 from rece_lightning.callbacks import ErasureCheckpoint
-from rece_lightning.cli.checkpoint import load_erasure
+from rece_lightning.cli.checkpoint import load_session
 from rece_lightning.exports import FORMATS
 from tests.helpers.command import run_command
 
@@ -41,7 +41,7 @@ def run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def edited(run: Path) -> dict[str, torch.Tensor]:
-    return dict(load_erasure(str(run))[1].edited())
+    return dict(load_session(str(run))[1].weights())
 
 
 @pytest.mark.parametrize("kind", list(FORMATS))

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from rece_lightning.exports import Erasure, export
 from rece_lightning.exports.lora import kohya_metadata, kohya_names
-from tests.helpers.erasures import distance, effective_weights, noise_of, pipeline_of
+from tests.helpers.erasures import distance, edited_exactly, effective_weights, noise_of, pipeline_of
 
 
 @pytest.mark.parametrize("name", ["tiny", "xl", "per_layer", "values_only"])
@@ -33,18 +33,14 @@ def test_diffusers_conversion_gives_what_the_lora_gives(
     torch.testing.assert_close(other_noise, noise)
     assert (first.error, first.rank) == (second.error, second.rank)
     if rank is None:
-        edited = {
-            key: weight.double() @ erasure.maps.of_layer(layer)
-            for layer, (key, weight) in enumerate(erasure.original())
-        }
-        assert distance(converted, edited) < 1e-5
+        assert distance(converted, edited_exactly(erasure)) < 1e-5
 
 
 def test_names_of_stable_diffusion_1(tiny: Erasure, tmp_path: Path) -> None:
     tensors = load_file(export(tiny, "kohya", tmp_path / "kohya.safetensors").path)
     layer = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
     rank, width = tensors[f"{layer}.lora_down.weight"].shape
-    assert width == tiny.gram.width
+    assert width == tiny.text.gram.width
     assert tensors[f"{layer}.lora_up.weight"].shape[1] == rank
     assert tensors[f"{layer}.alpha"].shape == ()
     assert {float(tensor) for name, tensor in tensors.items() if name.endswith("alpha")} == {float(rank)}
@@ -56,6 +52,7 @@ def test_names_of_stable_diffusion_xl(xl: Erasure) -> None:
     names = kohya_names(xl.base, [name.removesuffix(".weight") for name in xl.names])
     blocks = {name.split("_transformer_blocks")[0] for name in names.values()}
     assert blocks == {
+        "lora_unet_label_emb_0_0",  # reads the pooled embedding
         *(f"lora_unet_input_blocks_{block}_1" for block in (4, 5, 7, 8)),
         "lora_unet_middle_block_1",
         *(f"lora_unet_output_blocks_{block}_1" for block in range(6)),
@@ -102,10 +99,7 @@ def test_checkpoint_files_have_the_names_of_their_kind(original_file: Erasure, t
     record = export(original_file, "kohya", tmp_path / "kohya.safetensors")
     pipeline = pipeline_of(original_file)
     pipeline.load_lora_weights(str(tmp_path), weight_name="kohya.safetensors")
-    edited = {
-        key: weight.double() @ original_file.maps.of_layer(layer)
-        for layer, (key, weight) in enumerate(original_file.original())
-    }
+    edited = edited_exactly(original_file)
     assert distance(effective_weights(pipeline.unet, original_file.names), edited) < 1e-5
     place = "input_blocks" if original_file.base.family == "sdxl" else "down_blocks"
     assert any(name.startswith(f"lora_unet_{place}_") for name in load_file(record.path))

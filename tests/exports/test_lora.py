@@ -10,7 +10,16 @@ import torch
 from safetensors.torch import load_file
 
 from rece_lightning.exports import LORA_FILE, Erasure, export
-from tests.helpers.erasures import distance, effective_weights, noise_of, pipeline_of
+from tests.helpers.erasures import (
+    distance,
+    edited_exactly,
+    effective_weights,
+    noise_of,
+    original_of,
+    pipeline_of,
+    text_columns,
+    with_strength,
+)
 
 
 @pytest.fixture(params=["tiny", "xl", "per_layer", "values_only", "world"])
@@ -20,23 +29,12 @@ def erasure(request: pytest.FixtureRequest) -> Erasure:
     return found
 
 
-def edited_exactly(erasure: Erasure) -> dict[str, torch.Tensor]:
-    """The edited weights in float64, before any rounding."""
-    return {
-        name: weight.double() @ erasure.maps.of_layer(layer) for layer, (name, weight) in enumerate(erasure.original())
-    }
-
-
-def original(erasure: Erasure) -> dict[str, torch.Tensor]:
-    return {name: weight.double() for name, weight in erasure.original()}
-
-
 def test_at_scale_one_the_weights_are_the_edited_ones_fused_and_not(erasure: Erasure, tmp_path: Path) -> None:
     record = export(erasure, "lora", tmp_path / "lora")
     pipeline = pipeline_of(erasure)
     pipeline.load_lora_weights(str(record.path))
     edited = edited_exactly(erasure)
-    assert distance(edited, original(erasure)) > 1e-2  # there is something to get wrong
+    assert distance(edited, original_of(erasure)) > 1e-2  # there is something to get wrong
     assert distance(effective_weights(pipeline.unet, erasure.names), edited) < 1e-5
     expected = pipeline_of(erasure)
     for name, weight in edited.items():
@@ -58,11 +56,11 @@ def test_at_scale_zero_and_unloaded_the_model_is_the_original(erasure: Erasure, 
     assert torch.equal(noise_of(pipeline.unet), before)
     pipeline.set_adapters(["erasure"], [1.0])
     pipeline.fuse_lora(lora_scale=0.0)
-    assert distance(effective_weights(pipeline.unet, erasure.names), original(erasure)) == 0
+    assert distance(effective_weights(pipeline.unet, erasure.names), original_of(erasure)) == 0
     pipeline.unfuse_lora()
     pipeline.unload_lora_weights()
     assert torch.equal(noise_of(pipeline.unet), before)
-    assert distance(effective_weights(pipeline.unet, erasure.names), original(erasure)) == 0
+    assert distance(effective_weights(pipeline.unet, erasure.names), original_of(erasure)) == 0
 
 
 def test_half_models_get_the_edited_weights_to_their_rounding(half: Erasure, tmp_path: Path) -> None:
@@ -79,8 +77,6 @@ def test_half_models_get_the_edited_weights_to_their_rounding(half: Erasure, tmp
 
 
 def test_no_strength_takes_a_factor_out_of_the_range_of_a_half(half: Erasure, tmp_path: Path) -> None:
-    from tests.helpers.erasures import with_strength
-
     weak = with_strength(half, 1e-4)
     tensors = load_file(export(weak, "lora", tmp_path / "lora.safetensors").path)
     for name in half.names:
@@ -105,7 +101,7 @@ def test_all_layers_have_one_rank(name: str, request: pytest.FixtureRequest, tmp
 @pytest.mark.parametrize("name", ["tiny", "xl", "per_layer"])
 def test_a_smaller_rank_says_truly_what_it_lacks(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     erasure: Erasure = request.getfixturevalue(name)
-    edited, before = edited_exactly(erasure), original(erasure)
+    edited, before = edited_exactly(erasure), original_of(erasure)
     change = {key: edited[key] - before[key] for key in edited}
     full = export(erasure, "lora", tmp_path / "full.safetensors")
     errors = [1.0]
@@ -115,7 +111,8 @@ def test_a_smaller_rank_says_truly_what_it_lacks(name: str, request: pytest.Fixt
         pipeline.load_lora_weights(str(record.path))
         made = effective_weights(pipeline.unet, erasure.names)
         assert record.rank == rank
-        assert record.weight_error == pytest.approx(distance(made, edited), rel=1e-4)
+        read = (text_columns(erasure, weights) for weights in (made, edited))
+        assert record.weight_error == pytest.approx(distance(*read), rel=1e-4)
         lacks = distance({key: made[key] - before[key] for key in made}, change)
         assert record.error == pytest.approx(lacks, rel=1e-4)
         assert record.bytes < full.bytes
@@ -131,8 +128,6 @@ def test_a_rank_beyond_the_full_one_is_the_full_one(tiny: Erasure, tmp_path: Pat
 
 
 def test_an_edit_that_changed_nothing_still_loads(tiny: Erasure, tmp_path: Path) -> None:
-    from tests.helpers.erasures import with_strength
-
     pipeline = pipeline_of(tiny)
     before = noise_of(pipeline.unet)
     record = export(with_strength(tiny, 0.0), "lora", tmp_path / "lora")

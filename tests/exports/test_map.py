@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 import rece_lightning
 from rece_lightning import RECE, ConfigurationError, EmbeddingMap
 from rece_lightning.exports import Erasure, export
-from tests.helpers.erasures import noise_of, pipeline_of
+from tests.helpers.erasures import edited_exactly, noise_of, original_of, pipeline_of
 
 
 @pytest.mark.parametrize("name", ["tiny", "xl", "world"])
@@ -19,12 +19,15 @@ def test_keys_and_values_equal_the_edited_models(name: str, request: pytest.Fixt
     erasure: Erasure = request.getfixturevalue(name)
     record = export(erasure, "map", tmp_path / "map.safetensors")
     mapped = rece_lightning.EmbeddingMap.load(record.path)
-    embeddings = torch.randn(3, 16, erasure.gram.width, generator=torch.Generator().manual_seed(0))
-    for layer, (key, weight) in enumerate(erasure.original()):
-        exact = embeddings.double() @ (weight.double() @ erasure.maps.of_layer(layer)).mT
-        ours = mapped(embeddings).double() @ weight.double().mT
-        assert (ours - exact).norm() < 1e-5 * exact.norm(), key
-        assert (embeddings.double() @ weight.double().mT - exact).norm() > 1e-3 * exact.norm()
+    original, edited = original_of(erasure), edited_exactly(erasure)
+    for one in erasure.spaces:
+        embeddings = torch.randn(3, 16, one.space.width, generator=torch.Generator().manual_seed(0))
+        answers = (mapped if one.space.name == "text" else mapped.pooled)(embeddings).double()
+        for key, reader in one.space.readers.items():
+            before, after = reader.part(original[key]), reader.part(edited[key])
+            exact = embeddings.double() @ after.mT
+            assert (answers @ before.mT - exact).norm() < 1e-5 * exact.norm(), key
+            assert (embeddings.double() @ before.mT - exact).norm() > 1e-3 * exact.norm()
 
 
 def test_the_whole_unet_predicts_the_same(tiny_module: RECE, tiny: Erasure, tmp_path: Path) -> None:
@@ -47,8 +50,8 @@ def test_the_whole_unet_predicts_the_same(tiny_module: RECE, tiny: Erasure, tmp_
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_dtype_and_shape_stay(tiny: Erasure, tmp_path: Path, dtype: torch.dtype) -> None:
     mapped = EmbeddingMap.load(export(tiny, "map", tmp_path / "map.safetensors").path)
-    made = mapped(torch.ones(2, 5, tiny.gram.width, dtype=dtype))
-    assert made.shape == (2, 5, tiny.gram.width)
+    made = mapped(torch.ones(2, 5, tiny.text.space.width, dtype=dtype))
+    assert made.shape == (2, 5, tiny.text.space.width)
     assert made.dtype == dtype
 
 
@@ -59,7 +62,7 @@ def test_is_refused_where_some_projections_were_not_edited(values_only: Erasure,
 
 
 def test_is_refused_for_tensor(per_layer: Erasure, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"--format map: model\.technique tensor"):
+    with pytest.raises(ConfigurationError, match=r"--format map: the editor keeps one map a layer"):
         export(per_layer, "map", tmp_path / "map.safetensors")
     assert not list(tmp_path.iterdir())
 

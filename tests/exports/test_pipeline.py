@@ -34,15 +34,15 @@ def check(erasure: Erasure, folder: Path, dtype: torch.dtype, base: Path | None 
     """All tensors are the base's, the edited ones are the edited ones."""
     variant = erasure.base.variant
     made = DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, variant=variant, local_files_only=True)
-    kept = DiffusionPipeline.from_pretrained(base or erasure.base.path, torch_dtype=dtype, variant=variant)
-    edited = {f"unet.{name}": weight for name, weight in erasure.edited()}
-    wanted = {**tensors_of(kept), **edited}
+    unedited = DiffusionPipeline.from_pretrained(base or erasure.base.path, torch_dtype=dtype, variant=variant)
+    edited = {f"unet.{name}": weight for name, weight in erasure.weights()}
+    wanted = {**tensors_of(unedited), **edited}
     found = tensors_of(made)
     assert set(found) == set(wanted)
     for name, tensor in wanted.items():
         assert found[name].dtype == dtype
         assert torch.equal(found[name], tensor), name
-    assert not any(torch.equal(edited[name], tensors_of(kept)[name]) for name in edited)
+    assert not any(torch.equal(edited[name], tensors_of(unedited)[name]) for name in edited)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_equals_the_modules_own_pipeline(tiny_module: RECE, tiny: Erasure, tmp_p
 def test_can_be_erased_from_again(tiny: Erasure, tmp_path: Path) -> None:
     found = find_base(str(export(tiny, "pipeline", tmp_path / "model").path))
     again = dict(found.read_projections())
-    assert all(torch.equal(again[name], weight) for name, weight in tiny.edited())
+    assert all(torch.equal(again[name], weight) for name, weight in tiny.weights())
 
 
 def rewritten(erasure: Erasure, folder: Path, *, safe: bool, shard: str) -> Erasure:
@@ -84,7 +84,7 @@ def rewritten(erasure: Erasure, folder: Path, *, safe: bool, shard: str) -> Eras
     pipeline.save_pretrained(folder, safe_serialization=safe)
     shutil.rmtree(folder / "unet")
     pipeline.unet.save_pretrained(folder / "unet", safe_serialization=safe, max_shard_size=shard)
-    return replace(erasure, base=find_base(str(folder)))
+    return replace(erasure, source=find_base(str(folder)))
 
 
 @pytest.mark.parametrize(("safe", "shard"), [(False, "10GB"), (True, "60KB"), (False, "60KB")])
@@ -102,12 +102,12 @@ def test_a_checkpoint_file_becomes_a_folder(original_file: Erasure, tmp_path: Pa
     """In the file's own dtype, which need not be what its configuration says."""
     folder = export(original_file, "pipeline", tmp_path / "model").path
     made = tensors_of(DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float16, local_files_only=True))
-    kept = tensors_of(load_pipeline(original_file.base, torch.float16))
-    edited = {f"unet.{name}": weight for name, weight in original_file.edited()}
-    wanted = {**kept, **edited}
+    unedited = tensors_of(load_pipeline(original_file.base, torch.float16))
+    edited = {f"unet.{name}": weight for name, weight in original_file.weights()}
+    wanted = {**unedited, **edited}
     assert set(made) == set(wanted)
     assert all(torch.equal(made[name], tensor) for name, tensor in wanted.items())
-    assert not any(torch.equal(edited[name], kept[name]) for name in edited)
+    assert not any(torch.equal(edited[name], unedited[name]) for name in edited)
     [file] = (folder / "unet").glob("*.safetensors")
     with safe_open(file, framework="pt") as stored:
         assert stored.get_tensor(original_file.names[0]).dtype == torch.float16
@@ -120,7 +120,7 @@ def test_the_model_before_the_edit_stays_behind(tiny: Erasure, tmp_path: Path) -
     for name in ("unet/diffusion_pytorch_model.fp16.safetensors", "unet/diffusion_pytorch_model.bin", "whole.ckpt"):
         (base / name).write_bytes(b"the model before the edit")
     (base / "vae" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"another variant")
-    erasure = replace(tiny, base=find_base(str(base)))
+    erasure = replace(tiny, source=find_base(str(base)))
     folder = export(erasure, "pipeline", tmp_path / "model").path
     names = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
     plain = {str(file.relative_to(tiny.base.path)) for file in tiny.base.path.rglob("*") if file.is_file()}
@@ -133,7 +133,7 @@ def test_a_part_that_was_not_fetched_is_left_out(tiny: Erasure, tmp_path: Path) 
     index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
     index["requires_safety_checker"] = True
     (base / "model_index.json").write_text(json.dumps(index))
-    erasure = replace(tiny, base=find_base(str(base)))
+    erasure = replace(tiny, source=find_base(str(base)))
     check(erasure, export(erasure, "pipeline", tmp_path / "model").path, torch.float32, tiny.base.path)
 
 
@@ -147,7 +147,7 @@ def test_links_of_a_cache_become_files(tiny: Erasure, tmp_path: Path) -> None:
             link.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, blob)
             link.symlink_to(Path(os.path.relpath(blob, link.parent)))
-    erasure = replace(tiny, base=find_base(str(base)))
+    erasure = replace(tiny, source=find_base(str(base)))
     before = {file: file.read_bytes() for file in cache.rglob("*") if file.is_file()}
     folder = export(erasure, "pipeline", tmp_path / "model").path
     assert not any(file.is_symlink() for file in folder.rglob("*"))
@@ -200,7 +200,7 @@ def test_a_folder_that_is_no_export_is_never_replaced(tiny: Erasure, tmp_path: P
 def test_the_base_model_is_never_replaced(tiny: Erasure, tmp_path: Path) -> None:
     """Not even where it is an export itself."""
     base = export(tiny, "pipeline", tmp_path / "base").path
-    erasure = replace(tiny, base=find_base(str(base)))
+    erasure = replace(tiny, source=find_base(str(base)))
     with pytest.raises(ConfigurationError, match="is the base model itself"):
         export(erasure, "pipeline", base, overwrite=True)
     assert (base / "model_index.json").is_file()

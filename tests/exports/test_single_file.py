@@ -15,7 +15,7 @@ from torch import Tensor
 from rece_lightning.core.embedding_map import EmbeddingMap
 from rece_lightning.core.errors import BaseModelError
 from rece_lightning.core.gram import Gram
-from rece_lightning.erasure.erasure import Erasure
+from rece_lightning.erasure.erasure import ErasedSpace, Erasure
 from rece_lightning.exports.safetensors import stream_tensors
 from rece_lightning.exports.single_file import write_single_file
 from rece_lightning.models.base import BaseModel
@@ -30,17 +30,21 @@ AVERAGE = "model_ema.diffusion_modelinput_blocks11transformer_blocks0attn2to_kwe
 
 
 def erasure_of(base: BaseModel, part: str = "") -> Erasure:
-    """A random edit of the projections that hold ``part`` in their names."""
-    names = tuple(name for name in base.projections if part in name)
-    matrix = torch.eye(base.width, dtype=torch.float64)
-    matrix += 0.1 * torch.randn(base.width, base.width, generator=torch.Generator().manual_seed(1)).double()
-    return Erasure(base, names, EmbeddingMap(matrix), Gram.of(base.read_projections(list(names))), {})
+    """A random edit, in every text space, of the readers that hold ``part`` in their names."""
+    generator, spaces = torch.Generator().manual_seed(1), []
+    for whole in base.spaces:
+        space = whole.without(name for name in whole.readers if part not in name)
+        if space.readers:
+            matrix = torch.eye(space.width, dtype=torch.float64)
+            matrix += 0.1 * torch.randn(space.width, space.width, generator=generator).double()
+            spaces.append(ErasedSpace(space, EmbeddingMap(matrix), Gram.of(base.read_space(space))))
+    return Erasure(base, tuple(spaces))
 
 
 def assert_only_edits(before: dict[str, Tensor], after: dict[str, Tensor], erasure: Erasure) -> None:
     """The same names; the edited projections are what the erasure says, all other bits are the same."""
     names = projections_in(before)
-    edited = {names[name]: weight for name, weight in erasure.edited()}
+    edited = {names[name]: weight for name, weight in erasure.weights()}
     assert set(after) == set(before)
     for name, tensor in before.items():
         assert after[name].dtype == tensor.dtype
@@ -69,7 +73,7 @@ def test_of_a_file(kind: str, dtype: torch.dtype, tmp_path: Path) -> None:
     with safe_open(tmp_path / "out.safetensors", framework="pt") as stored:
         assert stored.metadata() == METADATA
     # Back through the loader.
-    edited = dict(erasure.edited())
+    edited = dict(erasure.weights())
     written = find_base(str(tmp_path / "out.safetensors"))
     assert all(torch.equal(tensor, edited[name]) for name, tensor in written.read_projections())
 
@@ -95,7 +99,7 @@ def test_of_a_folder(kind: str, tmp_path: Path) -> None:
     pipeline_class = getattr(diffusers, LAYOUTS[kind].configs()["model_index"]["_class_name"])
     folder = config_folder(kind, SafetensorsWeights(out).shapes())
     pipeline = pipeline_class.from_single_file(str(out), config=str(folder), local_files_only=True)
-    edited = dict(erasure.edited())
+    edited = dict(erasure.weights())
     for part, module in parts.items():
         loaded = getattr(pipeline, part).state_dict()
         for name, tensor in module.state_dict().items():
@@ -105,10 +109,11 @@ def test_of_a_folder(kind: str, tmp_path: Path) -> None:
 def test_a_part_without_a_place_writes_nothing(tmp_path: Path) -> None:
     base = find_base(str(make_folder(tmp_path / "model", "sd1")))
     erasure = erasure_of(base)
-    strange = {f"motion.{name}": shape for name, shape in base.projections.items()}
-    base = replace(base, projections=strange)
+    readers = {f"motion.{name}": reader for name, reader in erasure.text.space.readers.items()}
+    strange = replace(erasure.text.space, readers=readers)
+    moved = Erasure(replace(base, spaces=(strange,)), (replace(erasure.text, space=strange),))
     with pytest.raises(BaseModelError, match="motion"):
-        write_single_file(replace(erasure, base=base, names=tuple(strange)), tmp_path / "out.safetensors", METADATA)
+        write_single_file(moved, tmp_path / "out.safetensors", METADATA)
     assert not (tmp_path / "out.safetensors").exists()
 
 

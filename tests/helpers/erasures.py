@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,17 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from rece_lightning import RECE, ConceptData
+from rece_lightning import RECE, ConceptData, Method
+from rece_lightning.core.embedding_map import map_of, stored
 from rece_lightning.emoji.catalog import load_catalog
 from rece_lightning.emoji.training.tokenizer import train_tokenizer
-from rece_lightning.exports import Erasure
+from rece_lightning.erasure.erasure import ErasedSpace, Erasure
 from rece_lightning.models.pipelines import load_pipeline
 
 
-def erase(pretrained: str | Path, **settings: Any) -> RECE:
+def erase(pretrained: str | Path, method: Method | None = None, **model: Any) -> RECE:
     """A module after UCE and one epoch of RECE."""
-    module = RECE(str(pretrained), **settings)
+    module = RECE(str(pretrained), method=method or Method(), **model)
     data = ConceptData(["bomb", {"prompt": "axe", "target": "spoon"}], preserve=[" ", "rocket"])
     trainer = Trainer(
         max_epochs=2,
@@ -36,18 +38,37 @@ def erase(pretrained: str | Path, **settings: Any) -> RECE:
     return module
 
 
-def erasure_of(module: RECE) -> Erasure:
-    """What is exported of a module."""
-    return Erasure(
-        module.base, tuple(module.session.names), module.maps, module.session.gram, module.session.description()
-    )
-
-
 def with_strength(erasure: Erasure, strength: float) -> Erasure:
-    """The same erasure with its change multiplied."""
-    eye = torch.eye(erasure.gram.width, dtype=torch.float64)
-    matrix = erasure.maps.of_layer(0)
-    return replace(erasure, maps=type(erasure.maps)(eye + strength * (matrix - eye)))  # type: ignore[call-arg]
+    """The same erasure with its change multiplied, in every text space."""
+
+    def stronger(one: ErasedSpace) -> ErasedSpace:
+        matrix = stored(one.maps)
+        eye = torch.eye(one.space.width, dtype=torch.float64)
+        return replace(one, maps=map_of(eye + strength * (matrix - eye)))
+
+    return replace(erasure, spaces=tuple(stronger(one) for one in erasure.spaces))
+
+
+def edited_exactly(erasure: Erasure) -> dict[str, Tensor]:
+    """The edited weights in float64, before any rounding: in each space the columns that read it, times its map."""
+    weights = original_of(erasure)
+    for one in erasure.spaces:
+        for layer, (name, reader) in enumerate(one.space.readers.items()):
+            first, last = reader.columns or (0, reader.shape[1])
+            columns = weights[name][:, first:last] @ one.maps.of_layer(layer)
+            weights[name] = torch.cat([weights[name][:, :first], columns, weights[name][:, last:]], dim=1)
+    return weights
+
+
+def text_columns(erasure: Erasure, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What of some weights is edited: the columns that read text."""
+    readers = {name: reader for one in erasure.spaces for name, reader in one.space.readers.items()}
+    return {name: reader.part(weights[name]) for name, reader in readers.items()}
+
+
+def original_of(erasure: Erasure) -> dict[str, Tensor]:
+    """The weights before the edit, in float64."""
+    return {name: weight.double() for name, weight in erasure.original()}
 
 
 def pipeline_of(erasure: Erasure, dtype: torch.dtype = torch.float32) -> Any:
@@ -61,7 +82,7 @@ def distance(weights: dict[str, Tensor], others: dict[str, Tensor]) -> float:
     return math.sqrt(difference / sum(float(other.double().square().sum()) for other in others.values()))
 
 
-def effective_weights(unet: torch.nn.Module, names: tuple[str, ...]) -> dict[str, Tensor]:
+def effective_weights(unet: torch.nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
     """What the projections of a U-Net with a LoRA amount to, fused or not; plain ones without one."""
     found = {}
     for name in names:

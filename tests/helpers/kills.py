@@ -37,7 +37,7 @@ RUN = Path("runs/run/version_0")
 SETTINGS: dict[str, dict[str, Any]] = {
     "published": {},
     "accumulated": {
-        "model": {"accumulate": True, "regular_scale": 0.01},
+        "model": {"method": {"accumulate": True, "derivation": {"scale": 0.01}}},
         "data": {"concepts": ["bomb", "a water pistol"], "validation": ["bomb"]},
         "trainer": {
             "callbacks": [{"class_path": "Evaluation", "init_args": {"steps": 1, "pictures_per_prompt": 1}}],

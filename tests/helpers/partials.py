@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 
-from rece_lightning import RECE, ConceptData
+from rece_lightning import RECE, ConceptData, Method
 from rece_lightning.callbacks import ErasureCheckpoint
-from rece_lightning.core.embedding_map import EmbeddingMap
+from rece_lightning.core import UCE
+from rece_lightning.core.embedding_map import stored
 from rece_lightning.distributed import rank_and_world
 from rece_lightning.models.text import Encoded, PromptEncoder
 from rece_lightning.runs.partial import PartialSums, partials
@@ -46,7 +47,7 @@ def fit(model: str, concepts: str, folder: Path, devices: int, **data: Any) -> R
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    module = RECE(model, lamb=10.0, accumulate=True)
+    module = RECE(model, method=Method(editor=UCE(lamb=10.0), accumulate=True))
     given: dict[str, Any] = {"preserve": ["dog", "cat"], "validation": [{"prompt": "a rose", "kind": "preserved"}]}
     trainer.fit(module, ConceptData(concepts, **{**given, "batch_size": SIZE, **data}))
     return module
@@ -78,10 +79,9 @@ def one(model: str, concepts: str, folder: Path, devices: int, kill: int) -> Non
     PromptEncoder.encode, PartialSums.write = counted, dying  # type: ignore[method-assign]
     module = fit(model, concepts, folder, devices)
     rank = rank_and_world()[0]
-    maps, evidence = module.maps, module.loop.evidence
-    assert isinstance(maps, EmbeddingMap)
-    left = {"map": maps.matrix, "moments": [vars(evidence.first), vars(evidence.whole)], "prompts": evidence.prompts}
-    torch.save({**left, "held_out": module._held_out_moments()}, folder / f"rank-{rank}.pt")
+    matrix, evidence = stored(module.maps["text"]), module.session.erasers.first.evidence
+    left = {"map": matrix, "moments": [vars(evidence.first), vars(evidence.whole)], "prompts": evidence.prompts}
+    torch.save({**left, "held_out": evidence.held_out}, folder / f"rank-{rank}.pt")
     (folder / f"encoded-{rank}.json").write_text(json.dumps(encoded))
 
 

@@ -1,17 +1,32 @@
-"""Erasure problems to try the core on: models, concepts, what is kept, settings. And the core's loop on them."""
+"""Erasure problems to try the core on: models, concepts, what is preserved, settings. And the core's epochs on them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
+from typing import Any
 
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rece_lightning.core import UCE, EmbeddingMap, Gram, LayerMaps, Moments, apply_to_weight
-from rece_lightning.core.eraser import Evidence, LoopSettings, RECELoop
+from rece_lightning.core import (
+    UCE,
+    Derivation,
+    Editor,
+    EmbeddingMap,
+    Eraser,
+    Evidence,
+    Gram,
+    Method,
+    Moments,
+    Projection,
+    RowPairs,
+    TensorUCE,
+)
+from rece_lightning.core.embedding_map import AnyMap, apply_to_weight
 from tests.helpers.plain import PlainPair
 
+MOMENTS = ("erased", "cross", "target", "preserved")
 ROWS = ("independent", "repeated", "common")
 """How embeddings lie: anywhere; several times the same (padding); a large part shared (as a text encoder's)."""
 LAYERS = ("full", "low_rank", "scaled")
@@ -20,13 +35,13 @@ LAYERS = ("full", "low_rank", "scaled")
 
 @dataclass(frozen=True)
 class Problem:
-    """A model, what is erased from it and what is kept, and the settings."""
+    """A model, what is erased from it and what is preserved, and the settings."""
 
     weights: list[Tensor]
     pairs: list[PlainPair]
-    kept: Tensor
-    scales: EditScales
-    regular_scale: float
+    preserved: Tensor
+    scales: UCE
+    derivation_scale: float
 
     @property
     def width(self) -> int:
@@ -38,7 +53,7 @@ class Problem:
 
     @property
     def preserving(self) -> Moments:
-        return Moments.preserving(self.kept)
+        return Moments.preserving(self.preserved)
 
     @property
     def first_prompts(self) -> list[Moments]:
@@ -60,7 +75,18 @@ class Problem:
 
     @property
     def evidence(self) -> Evidence:
-        return Evidence(self.first_moments, self.moments, tuple(self.first_prompts), tuple(self.prompts))
+        return Evidence(
+            self.first_moments,
+            self.moments,
+            tuple(self.first_prompts),
+            tuple(self.prompts),
+            prompts=len(self.pairs),
+        )
+
+    @property
+    def row_pairs(self) -> RowPairs:
+        """All rows with their targets and weights."""
+        return RowPairs(self.rows, self.target_rows, torch.tensor(self.row_weights, dtype=torch.float64))
 
     @property
     def rows(self) -> Tensor:
@@ -88,6 +114,19 @@ def random_rows(count: int, width: int, kind: str, generator: torch.Generator) -
     return rows
 
 
+def drawn_pairs(count: int, width: int, seed: int) -> RowPairs:
+    """Random rows to erase, ``[count, width]``, with targets and weights between 0.5 and 1.5."""
+    generator = torch.Generator().manual_seed(seed)
+    concept, target = (torch.randn(count, width, generator=generator, dtype=torch.float64) for _ in range(2))
+    return RowPairs(concept, target, 0.5 + torch.rand(count, generator=generator, dtype=torch.float64))
+
+
+def drawn_preserved(width: int, seed: int = 9) -> Tensor:
+    """``P`` of six random rows."""
+    sample = torch.randn(6, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return sample.mT @ sample
+
+
 def random_layer(out: int, width: int, kind: str, generator: torch.Generator) -> Tensor:
     weight = torch.randn(out, width, generator=generator, dtype=torch.float64) / width**0.5
     if kind == "low_rank":
@@ -104,12 +143,12 @@ def random_problem(
     width: int = 8,
     outs: tuple[int, ...] = (5, 8, 13),
     tokens: tuple[int, ...] = (3, 2),
-    kept: int = 4,
+    preserved: int = 4,
     rows: str = "independent",
     layers: tuple[str, ...] = ("full",),
     weights: tuple[float, ...] = (1.0, 2.5, 0.4),
-    scales: EditScales | None = None,
-    regular_scale: float = 0.1,
+    scales: UCE | None = None,
+    derivation_scale: float = 0.1,
 ) -> Problem:
     """A problem of a given shape: ``tokens[i]`` rows of concept i, of which epoch 0 takes the last ones."""
     generator = torch.Generator().manual_seed(seed)
@@ -124,9 +163,9 @@ def random_problem(
     return Problem(
         [random_layer(out, width, layers[i % len(layers)], generator) for i, out in enumerate(outs)],
         pairs,
-        random_rows(kept, width, rows, generator),
+        random_rows(preserved, width, rows, generator),
         scales or UCE(erase_scale=0.8, preserve_scale=0.3, lamb=0.2),
-        regular_scale,
+        derivation_scale,
     )
 
 
@@ -134,13 +173,13 @@ def random_problem(
 def erasure_problems(
     draw: st.DrawFn, *, width: int = 12, narrowest: int = 1, kinds: tuple[str, ...] = LAYERS
 ) -> Problem:
-    """Models up to ``width`` wide, one to three concepts, fewer and more rows than the width, perhaps nothing kept."""
+    """Models up to ``width`` wide, one to three concepts, fewer or more rows than that, perhaps none preserved."""
     return random_problem(
         draw(st.integers(0, 2**20)),
         width=draw(st.integers(2, width)),
         outs=tuple(draw(st.lists(st.integers(narrowest, 16), min_size=1, max_size=4))),
         tokens=tuple(draw(st.lists(st.integers(1, 8), min_size=1, max_size=3))),
-        kept=draw(st.sampled_from([0, 0, 1, 5, 20])),
+        preserved=draw(st.sampled_from([0, 0, 1, 5, 20])),
         rows=draw(st.sampled_from(ROWS)),
         layers=tuple(draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=3))),
         weights=tuple(draw(st.lists(st.sampled_from([0.3, 1.0, 2.0, 5.0]), min_size=1, max_size=3))),
@@ -149,12 +188,12 @@ def erasure_problems(
             preserve_scale=draw(st.sampled_from([0.0, 0.1, 1.0])),
             lamb=draw(st.sampled_from([0.1, 0.5, 2.0])),
         ),
-        regular_scale=draw(st.sampled_from([0.05, 0.1, 1.0])),
+        derivation_scale=draw(st.sampled_from([0.05, 0.1, 1.0])),
     )
 
 
 def tensor_problems() -> st.SearchStrategy[Problem]:
-    """Problems that the technique ``tensor`` keeps its digits on.
+    """Problems that :class:`TensorUCE` keeps its digits on.
 
     Where a layer has one output direction, the target loses all of itself: ``W (X − α S)`` is then a difference of
     equal numbers that are as large as ``α``, and α has no bound.
@@ -162,35 +201,42 @@ def tensor_problems() -> st.SearchStrategy[Problem]:
     return erasure_problems(narrowest=3, kinds=("full", "scaled"))
 
 
-def core_maps(
+def method_of(
     problem: Problem,
-    epochs: int,
     *,
     regularizer: str = "norm",
     surrogate_items: str = "both",
     technique: str = "replace",
-    accumulate: bool = False,
-    first_scales: EditScales | None = None,
-) -> EmbeddingMap | LayerMaps:
-    """The core's loop, as a run takes it: edit, derive, edit, …; ``epochs`` edits in all."""
-    settings = LoopSettings(
-        scales=problem.scales,
-        first_scales=first_scales,
-        regular_scale=problem.regular_scale,
-        regularizer=regularizer,
-        surrogate_items=surrogate_items,
-        technique=technique,
-        accumulate=accumulate,
-    )
-    return RECELoop(problem.gram, problem.evidence, settings).run(epochs)
+    editor: Editor | None = None,
+    **settings: Any,
+) -> Method:
+    """A problem's method: UCE with its scales, or ``tensor`` as the oracle calls it, unless an editor is given."""
+    editor = editor or (TensorUCE(*astuple(problem.scales)) if technique == "tensor" else problem.scales)
+    derivation = Derivation(problem.derivation_scale, regularizer, surrogate_items)
+    return Method(editor=editor, derivation=derivation, **settings)
 
 
-def core_weights(problem: Problem, maps: EmbeddingMap | LayerMaps) -> list[Tensor]:
+def core_maps(problem: Problem, epochs: int, **settings: Any) -> AnyMap:
+    """The core's epochs, as a run takes them: edit, derive, edit, …; ``epochs`` edits in all.
+
+    Settings are those of :func:`method_of`.
+    """
+    return Eraser(method_of(problem, **settings), problem.evidence, problem.gram).run(epochs).maps
+
+
+def projected_map(problem: Problem, editor: Projection, epochs: int = 1, *, accumulate: bool = False) -> EmbeddingMap:
+    """The map of the projection editor."""
+    found = Eraser(Method(editor=editor, accumulate=accumulate), problem.evidence, problem.gram).run(epochs).maps
+    assert isinstance(found, EmbeddingMap)
+    return found
+
+
+def core_weights(problem: Problem, maps: AnyMap) -> list[Tensor]:
     """Every layer's weight under the maps."""
     return [apply_to_weight(weight, maps.of_layer(layer)) for layer, weight in enumerate(problem.weights)]
 
 
-def edited_maps(problem: Problem) -> list[EmbeddingMap | LayerMaps]:
+def edited_maps(problem: Problem) -> list[AnyMap]:
     """The map of the unedited model, of UCE, of one RECE epoch, and one a layer."""
     return [
         EmbeddingMap.identity(problem.width),
@@ -203,3 +249,9 @@ def edited_maps(problem: Problem) -> list[EmbeddingMap | LayerMaps]:
 def relative(found: Tensor, expected: Tensor) -> float:
     """``‖found − expected‖ / ‖expected‖`` (Frobenius)."""
     return float(torch.linalg.norm(found - expected) / torch.linalg.norm(expected))
+
+
+def assert_same_moments(found: Moments, expected: Moments) -> None:
+    for field in MOMENTS:
+        one, other = getattr(found, field), getattr(expected, field)
+        assert torch.linalg.norm(one - other) <= 1e-12 * torch.linalg.norm(other), field

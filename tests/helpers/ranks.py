@@ -14,23 +14,25 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 
-from rece_lightning import RECE, ConceptData
+from rece_lightning import RECE, ConceptData, Method
 from rece_lightning.callbacks import ErasureCheckpoint
-from rece_lightning.core.embedding_map import EmbeddingMap
+from rece_lightning.core import Derivation, Robust, TensorUCE
+from rece_lightning.core.embedding_map import stored
+from rece_lightning.core.eraser import Evidence
 from rece_lightning.distributed import rank_and_world
 from rece_lightning.emoji.catalog import load_catalog
 
 NAMES = list(load_catalog().names)
 EPOCHS = 3
-CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+CASES: dict[str, tuple[Method, dict[str, Any]]] = {
     "robust": (
-        {"robust": {"norms": [1.0], "synonyms": 2, "neighbours": 3, "within": 0.9}},
+        Method(robust=Robust(norms=(1.0,), synonyms=2, neighbours=3, within=0.9)),
         {"concepts": NAMES[:3], "preserve": [" ", *NAMES[5:9]], "batch_size": 1},
     ),
-    "few": ({}, {"concepts": NAMES[:3], "preserve": [" ", *NAMES[3:8]], "batch_size": 1}),
+    "few": (Method(), {"concepts": NAMES[:3], "preserve": [" ", *NAMES[3:8]], "batch_size": 1}),
     # More than their moments take: rows are let go as they come.
     "many": (
-        {"accumulate": True},
+        Method(accumulate=True),
         {
             "concepts": [{"prompt": name, "weight": 1 + number % 3} for number, name in enumerate(NAMES[:150])],
             "preserve": [" ", *NAMES[150:300]],
@@ -39,16 +41,16 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
     ),
     # One batch is erased: the second of two ranks has none.
-    "alone": ({"regularizer": "standard"}, {"concepts": ["bomb"], "preserve": NAMES[1:5]}),
+    "alone": (Method(derivation=Derivation(regularizer="standard")), {"concepts": ["bomb"], "preserve": NAMES[1:5]}),
     # Takes every prompt apart: no moments to sum.
-    "tensor": ({"technique": "tensor"}, {"concepts": NAMES[:3], "preserve": NAMES[5:9], "batch_size": 1}),
+    "tensor": (Method(editor=TensorUCE()), {"concepts": NAMES[:3], "preserve": NAMES[5:9], "batch_size": 1}),
 }
 
 
 def fit(model: str, case: str, place: Path, devices: int, *, epochs: int = EPOCHS, resume: Path | None = None) -> RECE:
     """Fit a case; checkpoints go into ``place``."""
-    settings, data = CASES[case]
-    module = RECE(model, **settings)
+    method, data = CASES[case]
+    module = RECE(model, method=method)
     trainer = Trainer(
         max_epochs=epochs,
         accelerator="cpu",
@@ -64,8 +66,16 @@ def fit(model: str, case: str, place: Path, devices: int, *, epochs: int = EPOCH
 
 
 def matrix_of(module: RECE) -> torch.Tensor:
-    maps = module.maps
-    return maps.matrix if isinstance(maps, EmbeddingMap) else maps.matrices
+    return stored(module.maps["text"])
+
+
+def evidence_of(module: RECE) -> Evidence:
+    return module.session.erasers.first.evidence
+
+
+def held_out_of(evidence: Evidence) -> torch.Tensor:
+    """Moments of what drift is measured on."""
+    return evidence.whole.preserved if evidence.held_out is None else evidence.held_out
 
 
 def main(model: str, folder: Path) -> None:
@@ -73,11 +83,11 @@ def main(model: str, folder: Path) -> None:
     left: dict[str, Any] = {}
     for case in CASES:
         module = fit(model, case, folder / case, 2)
-        evidence = module.loop.evidence
+        evidence = evidence_of(module)
         left[case] = {
             "map": matrix_of(module),
             "moments": [vars(evidence.first), vars(evidence.whole)],
-            "held_out": module._held_out_moments(),
+            "held_out": held_out_of(evidence),
             "prompts": evidence.prompts,
             "history": [{key: value for key, value in row.items() if key != "edit_seconds"} for row in module.history],
         }

@@ -12,8 +12,9 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 
-from rece_lightning import RECE, ConceptData
+from rece_lightning import RECE, ConceptData, Method
 from rece_lightning.callbacks import ErasureCheckpoint, Evaluation, PictureWriter
+from rece_lightning.core import UCE
 from rece_lightning.data.prompts import PromptMapping
 from rece_lightning.metrics import ClipScore, EmojiDetector
 
@@ -43,7 +44,7 @@ def trainer(folder: Path, devices: int, name: str, batch: int) -> Trainer:
 
 def main(folder: Path, devices: int) -> None:
     torch.set_num_threads(1)
-    module = RECE("emoji", lamb=1.0)
+    module = RECE("emoji", method=Method(editor=UCE(lamb=1.0)))
     data = ConceptData(["bomb", "axe"], preserve=[" ", "dog", "cactus"], validation=PROMPTS, predict=PROMPTS)
     # Ten pictures: batches of four leave two ranks with unequal parts, one of sixteen leaves the second none.
     trainer(folder, devices, "fit", 4).fit(module, data)

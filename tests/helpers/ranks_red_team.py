@@ -13,16 +13,18 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 
-from rece_lightning import RECE, ConceptData
+from rece_lightning import RECE, ConceptData, Method
 from rece_lightning.attacks import Attack, Cce, Derived, Goal, Mma, Paraphrase, Victim
 from rece_lightning.attacks.base import AdversarialPrompt
 from rece_lightning.callbacks import RedTeam
+from rece_lightning.core import Derivation
 from rece_lightning.distributed import rank_and_world
 from rece_lightning.emoji.catalog import load_catalog
 from rece_lightning.metrics import EmojiDetector
 from tests.helpers.forked import run_ranks
 
 CONCEPTS = ["bomb", "axe", "rocket"]
+METHOD = Method(derivation=Derivation(1e-3))
 
 
 def attacks() -> list[str | Attack]:
@@ -55,24 +57,31 @@ def fit(folder: Path, devices: int) -> None:
         enable_checkpointing=False,
         num_sanity_val_steps=0,
     )
-    trainer.fit(RECE("emoji", regular_scale=1e-3), ConceptData(CONCEPTS, preserve=[" ", "dog", "fish", "rose"]))
+    trainer.fit(RECE("emoji", method=METHOD), ConceptData(CONCEPTS, preserve=[" ", "dog", "fish", "rose"]))
     rank = rank_and_world()[0]
     figures = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("attack_")}
     (folder / f"ran-{rank}.json").write_text(json.dumps({"ran": ran, "figures": figures}))
 
 
 def fit_attacked(folder: Path) -> None:
-    """A robust loop of two ranks that asks for attacks; each rank's map and what joined in ``joined-N.pt``."""
-    red_team = RedTeam(attacks=[Cce(steps=1, pictures=2)], detector=EmojiDetector(), fit=False, steps=2)
-    module = RECE("emoji", regular_scale=1e-3, robust={"attacks": ["cce"]})
+    """A loop of two ranks with attacks between its epochs; each rank's map and what joined in ``joined-N.pt``."""
+    red_team = RedTeam(
+        attacks=[Cce(steps=1, pictures=2)], between_epochs=["cce"], detector=EmojiDetector(), fit=False, steps=2
+    )
+    module = RECE("emoji", method=METHOD)
     trainer = Trainer(
         max_epochs=2, accelerator="cpu", devices=2, strategy="closed_form", callbacks=[red_team],
         logger=CSVLogger(folder, name="", version="run"), enable_progress_bar=False, enable_model_summary=False,
         enable_checkpointing=False,
     )  # fmt: skip
     trainer.fit(module, ConceptData(CONCEPTS, preserve=[" ", "dog"]))
-    assert module.joined is not None
-    told = {"map": module.maps["text"].of_layer(0), "sums": module.joined.joined.found.erased, **module.joined.summary}
+    joined = module.session.erasers.first.evidence.joined
+    assert joined is not None
+    told = {
+        "map": module.maps["text"].of_layer(0),
+        "sums": joined.found.erased,
+        **module.session.concepts["robust"],
+    }
     torch.save(told, folder / f"joined-{rank_and_world()[0]}.pt")
 
 

@@ -13,8 +13,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rece_lightning import RECE, ConceptData
+from rece_lightning import RECE, ConceptData, Method
 from rece_lightning.callbacks import Export
+from rece_lightning.core import UCE, Derivation, TensorUCE
 from tests.helpers.models import make_checkpoint
 from tests.helpers.plain import PlainPair, plain_rece
 
@@ -43,9 +44,9 @@ def half_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_checkpoint(tmp_path_factory.mktemp("model") / "half", seed=4, dtype=torch.float16)
 
 
-def fit(folder: Path, output: Path, epochs: int, **settings: Any) -> RECE:
+def fit(folder: Path, output: Path, epochs: int, method: Method = Method()) -> RECE:  # noqa: B008  frozen
     """One run in Python, as a user's own Trainer does it."""
-    module = RECE(pretrained=str(folder), **settings)
+    module = RECE(pretrained=str(folder), method=method)
     data = ConceptData(concepts=CONCEPTS, preserve=PRESERVED, batch_size=2)
     trainer = Trainer(
         max_epochs=epochs,
@@ -93,11 +94,11 @@ def original_weights(folder: Path) -> dict[str, Tensor]:
 @pytest.mark.parametrize("rule", ["aligned", "last", "all"])
 @pytest.mark.parametrize("epochs", [1, 2, 3, 4])
 def test_edited_file_equals_the_plain_formulas(checkpoint: Path, tmp_path: Path, rule: str, epochs: int) -> None:
-    fit(checkpoint, tmp_path, epochs, tokens=rule)
+    fit(checkpoint, tmp_path, epochs, Method(tokens=rule))
     edited = load_file(tmp_path / "edited.safetensors")
     original = original_weights(checkpoint)
-    pairs, kept = plain_pairs(checkpoint, rule)
-    wanted = plain_rece(list(original.values()), pairs, kept, epochs)
+    pairs, preserved = plain_pairs(checkpoint, rule)
+    wanted = plain_rece(list(original.values()), pairs, preserved, epochs)
     assert list(edited) == sorted(original)
     for name, weight in zip(original, wanted, strict=True):
         assert edited[name].dtype == torch.float32
@@ -105,21 +106,29 @@ def test_edited_file_equals_the_plain_formulas(checkpoint: Path, tmp_path: Path,
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("method", "settings"),
     [
-        {"accumulate": True, "regular_scale": 1e-2},
-        {"regularizer": "standard", "first_edit": {"preserve_scale": 1.0, "lamb": 0.5}},
-        {"regularizer": "surrogate", "surrogate_items": "second"},
-        {"technique": "tensor"},
+        (Method(accumulate=True, derivation=Derivation(1e-2)), {"accumulate": True, "regular_scale": 1e-2}),
+        (
+            Method(first_editor=UCE(preserve_scale=1.0, lamb=0.5), derivation=Derivation(regularizer="standard")),
+            {"regularizer": "standard", "first_edit": {"preserve_scale": 1.0, "lamb": 0.5}},
+        ),
+        (
+            Method(derivation=Derivation(regularizer="surrogate", surrogate_items="second")),
+            {"regularizer": "surrogate", "surrogate_items": "second"},
+        ),
+        (Method(editor=TensorUCE()), {"technique": "tensor"}),
     ],
-    ids=["accumulate", "standard and first_edit", "surrogate", "tensor"],
+    ids=["accumulate", "standard and first_editor", "surrogate", "tensor"],
 )
-def test_every_setting_reaches_the_file(checkpoint: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
-    fit(checkpoint, tmp_path, 3, **settings)
+def test_every_setting_reaches_the_file(
+    checkpoint: Path, tmp_path: Path, method: Method, settings: dict[str, Any]
+) -> None:
+    fit(checkpoint, tmp_path, 3, method)
     edited = load_file(tmp_path / "edited.safetensors")
     original = original_weights(checkpoint)
-    pairs, kept = plain_pairs(checkpoint, "aligned")
-    wanted = plain_rece(list(original.values()), pairs, kept, 3, **settings)
+    pairs, preserved = plain_pairs(checkpoint, "aligned")
+    wanted = plain_rece(list(original.values()), pairs, preserved, 3, **settings)
     for name, weight in zip(original, wanted, strict=True):
         assert float((edited[name] - weight).norm() / weight.norm()) < 2e-6, name
 
@@ -128,8 +137,8 @@ def test_half_precision_is_the_float64_result_rounded_once(half_checkpoint: Path
     fit(half_checkpoint, tmp_path, 3)
     edited = load_file(tmp_path / "edited.safetensors")
     original = original_weights(half_checkpoint)
-    pairs, kept = plain_pairs(half_checkpoint, "aligned")
-    wanted = plain_rece(list(original.values()), pairs, kept, 3)
+    pairs, preserved = plain_pairs(half_checkpoint, "aligned")
+    wanted = plain_rece(list(original.values()), pairs, preserved, 3)
     for name, weight in zip(original, wanted, strict=True):
         assert edited[name].dtype == torch.float16
         # A value that lies between two halves to within the encoder's own rounding may go either way.
@@ -141,7 +150,7 @@ def test_half_precision_is_the_float64_result_rounded_once(half_checkpoint: Path
 def test_only_the_chosen_projections_are_in_the_file(
     checkpoint: Path, tmp_path: Path, choice: str, ending: str
 ) -> None:
-    fit(checkpoint, tmp_path, 2, projections=choice, layers=r"^up_blocks")
+    fit(checkpoint, tmp_path, 2, Method(projections=choice, layers=r"^up_blocks"))
     edited = load_file(tmp_path / "edited.safetensors")
     assert edited
     assert all(name.startswith("up_blocks") and name.endswith(ending) for name in edited)
@@ -163,7 +172,7 @@ def test_file_says_what_it_is(checkpoint: Path, tmp_path: Path) -> None:
         metadata = file.metadata()
     assert metadata["rece.base"] == str(checkpoint)
     assert "painting by twemoji" in metadata["rece.concepts"]
-    assert '"lamb": 0.1' in metadata["rece.settings"]
+    assert '"lamb": 0.1' in metadata["rece.method"]
     assert metadata["rece.epochs"] == "2"
 
 

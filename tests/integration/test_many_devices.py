@@ -21,12 +21,13 @@ from PIL import Image
 
 from rece_lightning import RECE, ConceptData, ConfigurationError
 from rece_lightning.cli.lightning import strategy_for
-from rece_lightning.core.eraser import RECELoop
+from rece_lightning.core import UCE, Eraser
+from rece_lightning.core.embedding_map import stored
 from rece_lightning.data.batches import EvaluationBatches
 from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.devices.strategy import ClosedFormStrategy, check_strategy, check_trainer
 from tests.helpers.command import write_config
-from tests.helpers.ranks import CASES, EPOCHS, fit, matrix_of
+from tests.helpers.ranks import CASES, EPOCHS, evidence_of, fit, matrix_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BOUND = 1e-10
@@ -61,15 +62,15 @@ def fits(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 def condition_of(module: RECE) -> float:
     """Largest condition number of the systems that the epochs solve, from the evidence of one process."""
-    loop = RECELoop(module.session.gram, module.loop.evidence, module.settings)
-    worst = 1.0
+    gram, eraser, worst = module.session.gram, Eraser(module.method, evidence_of(module), module.session.gram), 1.0
     for _ in range(EPOCHS):
-        record = loop.run_epoch()
-        scales, moments = record.scales, record.moments
+        record = eraser.step()
+        scales, moments = record.editor, record.moments
+        assert isinstance(scales, UCE)
         eye = torch.eye(moments.width, dtype=torch.float64)
         system = scales.erase_scale * moments.erased + scales.preserve_scale * moments.preserved + scales.lamb * eye
-        befores = record.before.matrices if hasattr(record.before, "matrices") else [record.before.matrix]
-        derivations = [m.mT @ module.session.gram.total @ m + module.settings.regular_scale * eye for m in befores]
+        befores = stored(record.before).reshape(-1, *eye.shape)
+        derivations = [m.mT @ gram.total @ m + module.method.derivation.scale * eye for m in befores]
         worst = max(worst, *(float(torch.linalg.cond(matrix)) for matrix in (system, *derivations)))
     return worst
 
@@ -88,7 +89,7 @@ def test_two_ranks_hold_the_same_bits(fits: Mapping[str, Any], case: str) -> Non
 @pytest.mark.parametrize("case", CASES)
 def test_two_ranks_hold_what_one_process_holds(fits: Mapping[str, Any], case: str) -> None:
     module, two = fits["alone"][case], fits["ranks"][0][case]
-    evidence = module.loop.evidence
+    evidence = evidence_of(module)
     assert two["prompts"] == evidence.prompts
     for mine, theirs in zip((evidence.first, evidence.whole), two["moments"], strict=True):
         for name, matrix in vars(mine).items():

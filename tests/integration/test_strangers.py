@@ -6,9 +6,11 @@ import json
 import math
 import os
 import pickle
+import re
 import resource
 import shutil
 import struct
+import sys
 import tempfile
 import time
 import zipfile
@@ -19,12 +21,18 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import rece_lightning
-from rece_lightning import ConfigurationError
+from rece_lightning import RECE, ConfigurationError
 from rece_lightning.core.errors import ReceError
+from rece_lightning.erasure.certificates import certificates
+from rece_lightning.erasure.finished import finished_session
+from rece_lightning.erasure.state import fault, former_layout
+from rece_lightning.erasure.transfer import transfer
 from rece_lightning.exports.map import EmbeddingMap
+from rece_lightning.exports.record import file_metadata
 from rece_lightning.models.find import find_base
 from rece_lightning.models.pipelines import load_pipeline
 from tests.cli.test_bad_input import Malice, assert_names, change_tensor, message_of
@@ -674,31 +682,175 @@ def put(*keys: str | int, value: Any) -> Callable[[Any], None]:
     return change
 
 
-FORMS = {
-    "map of nan": (put("rece", "map", value=lambda matrix: matrix * math.nan), "rece.map"),
-    "map of int": (put("rece", "map", value=lambda matrix: matrix.long()), "rece.map"),
-    "map of a list": (put("rece", "map", value=[[1.0]]), "rece.map"),
-    "map not square": (put("rece", "map", value=lambda matrix: matrix[1:]), "rece.map"),
-    "map of another width": (put("rece", "map", value=lambda matrix: matrix[1:, 1:].clone()), "rece.probe"),
-    "map without values": (put("rece", "map", value=torch.empty(24, 24, dtype=torch.float64, device="meta")), "rece"),
-    "a billion epochs": (put("rece", "epoch", value=10**9), "rece.epoch"),
-    "epochs as text": (put("rece", "epoch", value="2"), "rece.epoch"),
+def in_statistics(name: str, value: Any) -> Callable[[Any], None]:
+    """Replace a tensor of what the prompts of the first text space say."""
+    return put("rece", "statistics", "spaces", "text", name, value=value)
+
+
+def as_moments(content: Any) -> None:
+    """The checkpoint of many prompts: moments in place of rows, with every kind of what a robust loop joins."""
+    eye = torch.eye(24, dtype=torch.float64)
+    parts = {f"{name}.{part}": eye.clone() for name in ("first", "whole") for part in ("erased", "cross", "target")}
+    space = content["rece"]["statistics"]["spaces"]["text"]
+    rows = {name.removeprefix("erased."): value for name, value in space.items() if name.startswith("erased.")}
+    kinds: dict[str, dict[str, Any]] = {"erased": {"count": torch.tensor(1), **parts}, "words": rows, "found": rows}
+    kinds["found"] = {"count": torch.tensor(9), **parts}
+    kinds |= {kind: {"count": torch.tensor(5), "moments": eye.clone()} for kind in ("preserved", "held_out")}
+    kinds["neighbours"] = {"count": torch.tensor(2), "rows": torch.ones(2, 16, 24)}
+    space.clear()
+    space |= {f"{kind}.{name}": value for kind, own in kinds.items() for name, value in own.items()}
+    space["invariants"] = torch.ones(16, 24)
+
+
+def moments_with(name: str, value: Any) -> Callable[[Any], None]:
+    """The same, with one of its tensors replaced."""
+
+    def change(content: Any) -> None:
+        as_moments(content)
+        in_statistics(name, value)(content)
+
+    return change
+
+
+def square(size: int = 24, value: float = 1.0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return torch.full((size, size), value, dtype=dtype)
+
+
+MAP = ("rece", "erasers", "text", "map")
+EDITOR = ("rece", "method", "editor")
+NOWHERE = torch.empty((), dtype=torch.int64, device="meta")
+FORMS: dict[str, tuple[Callable[[Any], None], str]] = {
+    "no erasers": (put("rece", "erasers", value={}), "rece.erasers"),
+    "erasers as a list": (put("rece", "erasers", value=[]), "rece.erasers"),
+    "an eraser as text": (put("rece", "erasers", "text", value="x"), "another kind"),
+    "an eraser without a map": (put(*MAP, value=KeyError), "map"),
+    "map of nan": (put(*MAP, value=lambda matrix: matrix * math.nan), "rece.erasers.text.map"),
+    "map of int": (put(*MAP, value=lambda matrix: matrix.long()), "rece.erasers.text.map"),
+    "map of a list": (put(*MAP, value=[[1.0]]), "rece.erasers.text.map"),
+    "map not square": (put(*MAP, value=lambda matrix: matrix[1:]), "rece.erasers.text.map"),
+    "map of another width": (put(*MAP, value=lambda matrix: matrix[1:, 1:].clone()), "rece.statistics"),
+    "map without width": (put(*MAP, value=lambda matrix: matrix[:0, :0].clone()), "rece.erasers.text.map"),
+    "map beyond reason": (put(*MAP, value=torch.zeros(1).double().expand(10**5, 10**5)), "rece.erasers.text.map"),
+    "map without values": (
+        put(*MAP, value=torch.empty(24, 24, dtype=torch.float64, device="meta")),
+        "rece.erasers.text.map",
+    ),
+    "map of few values": (put(*MAP, value=lambda matrix: matrix.to_sparse()), "rece.erasers.text.map"),
+    "another space's eraser": (
+        lambda content: content["rece"]["erasers"].update(pooled={"map": square(), "epoch": 2}),
+        "of the text spaces",
+    ),
+    "epochs of an eraser": (put("rece", "erasers", "text", "epoch", value=3), "rece.erasers.text.epoch"),
+    "epochs of an eraser as tensors": (put("rece", "erasers", "text", "epoch", value=torch.ones(3)), "another kind"),
+    "a billion epochs": (
+        lambda content: (
+            put("rece", "epochs", value=10**9)(content),
+            put("rece", "erasers", "text", "epoch", value=10**9)(content),
+        ),
+        "rece.epochs",
+    ),
+    "no epochs": (
+        lambda content: (
+            put("rece", "epochs", value=0)(content),
+            put("rece", "history", value=[])(content),
+            put("rece", "erasers", "text", "epoch", value=0)(content),
+        ),
+        "rece.epochs",
+    ),
+    "epochs as text": (put("rece", "epochs", value="2"), "rece.epochs"),
+    "epochs that are true": (put("rece", "epochs", value=True), "rece.epochs"),
     "no history": (put("rece", "history", value=KeyError), "rece.history"),
     "history of text": (put("rece", "history", 0, value={"x": "y"}), "rece.history"),
-    "no probe": (put("rece", "probe", value={}), "missing"),
-    "no evidence": (put("rece", "evidence", value={}), "missing"),
-    "nothing erased": (put("rece", "evidence", "pairs", value=[]), "erases nothing"),
-    "more in a pair": (put("rece", "evidence", "pairs", 0, "x", value=1), "another kind"),
-    "a position outside": (put("rece", "evidence", "pairs", 0, "last", value=99), "position"),
-    "embeddings of inf": (put("rece", "evidence", "pairs", 0, "concept", value=lambda rows: rows / 0), "pairs"),
-    "kept rows too wide": (put("rece", "evidence", "kept", 0, value=torch.zeros(3, 99)), "kept"),
-    "settings as a list": (put("rece", "settings", value=[]), "rece.settings"),
+    "history of lists": (put("rece", "history", 0, value=[1.0]), "another kind"),
+    "no statistics": (put("rece", "statistics", value={}), "rece.statistics"),
+    "statistics as a list": (put("rece", "statistics", value=[]), "rece.statistics"),
+    "statistics of no space": (put("rece", "statistics", "spaces", value={}), "of the text spaces"),
+    "statistics of names alone": (put("rece", "statistics", "spaces", value=["text"]), "rece.statistics"),
+    "a space as a tensor": (put("rece", "statistics", "spaces", "text", value=torch.ones(3, 2)), "rece.statistics"),
+    "no probe": (put("rece", "statistics", "probe", value={}), "rece.statistics"),
+    "a probe that is none": (put("rece", "statistics", "probe", value=None), "probe is missing"),
+    "a probe of no text": (put("rece", "statistics", "probe", "prompt", value=5), "probe.prompt"),
+    "a probe of another width": (put("rece", "statistics", "probe", "embedding", value=torch.ones(16, 5)), "probe"),
+    "a probe of nan": (put("rece", "statistics", "probe", "embedding", value=torch.ones(16, 24) * math.nan), "probe"),
+    "nothing erased": (put("rece", "statistics", "spaces", "text", value={}), "erases nothing"),
+    "more in a pair": (in_statistics("erased.more", torch.ones(1)), "nothing reads"),
+    "more kinds": (in_statistics("others.rows", torch.ones(1)), "nothing reads"),
+    "names that are none": (in_statistics(5, torch.ones(1)), "rece.statistics"),  # type: ignore[arg-type]
+    "a position outside": (in_statistics("erased.last", torch.tensor([99])), "position"),
+    "a position below zero": (in_statistics("erased.target_last", torch.tensor([-1])), "position"),
+    "positions of float": (in_statistics("erased.last", torch.tensor([1.0])), "position"),
+    "positions without values": (in_statistics("erased.last", NOWHERE[None]), "rece.statistics"),
+    "too many positions": (in_statistics("erased.last", torch.tensor([1, 1])), "position"),
+    "a weight below zero": (in_statistics("erased.weight", torch.tensor([-1.0]).double()), "weight"),
+    "a weight of inf": (in_statistics("erased.weight", torch.tensor([math.inf]).double()), "weight"),
+    "weights of float32": (in_statistics("erased.weight", torch.tensor([1.0])), "weight"),
+    "embeddings of inf": (in_statistics("erased.concept", lambda rows: rows / 0), "rece.statistics.text.erased"),
+    "embeddings of bytes": (in_statistics("erased.concept", lambda rows: rows.char()), "rece.statistics.text.erased"),
+    "embeddings of one prompt": (in_statistics("erased.concept", lambda rows: rows[0]), "holds no rows"),
+    "embeddings as a list": (in_statistics("erased.concept", [1.0]), "holds no rows"),
+    "embeddings without targets": (in_statistics("erased.target", KeyError), "rece.statistics"),
+    "targets of another number": (in_statistics("erased.target", lambda rows: rows[:, 1:]), "text.erased"),
+    "no number of prompts": (in_statistics("erased.count", KeyError), "rece.statistics"),
+    "a billion prompts": (in_statistics("erased.count", torch.tensor(10**9)), "erased.count"),
+    "fewer prompts than rows": (in_statistics("erased.count", torch.tensor(0)), "erased.count"),
+    "a negative number of prompts": (in_statistics("erased.count", torch.tensor(-1)), "erased.count"),
+    "half a prompt": (in_statistics("erased.count", torch.tensor(0.5)), "erased.count"),
+    "several numbers of prompts": (in_statistics("erased.count", torch.tensor([1, 1])), "erased.count"),
+    "a number that is text": (in_statistics("erased.count", "1"), "erased.count"),
+    "a number without a value": (in_statistics("erased.count", NOWHERE), "rece.statistics"),
+    "a number that is true": (in_statistics("erased.count", torch.tensor(True)), "erased.count"),
+    "more prompts than are named": (moments_with("erased.count", torch.tensor(2)), "rece.concepts"),
+    "preserved rows too wide": (in_statistics("preserved.rows", torch.zeros(1, 3, 99)), "preserved"),
+    "preserved rows of one prompt": (in_statistics("preserved.rows", torch.zeros(16, 24)), "preserved"),
+    "preserved rows of nan": (in_statistics("preserved.rows", lambda rows: rows * math.nan), "preserved"),
+    "preserved rows that are gone": (in_statistics("preserved.rows", KeyError), "preserved.count"),
+    "moments of another width": (moments_with("erased.first.cross", square(23)), "erased.first.cross"),
+    "moments of nan": (moments_with("erased.whole.target", square(value=math.nan)), "erased.whole.target"),
+    "moments of float32": (moments_with("erased.whole.erased", square(dtype=torch.float32)), "erased.whole.erased"),
+    "moments that are missing": (moments_with("erased.first.target", KeyError), "erased.first.target"),
+    "preserved moments of inf": (moments_with("preserved.moments", square(value=math.inf)), "preserved.moments"),
+    "held-out moments of another width": (moments_with("held_out.moments", square(5)), "held_out.moments"),
+    "held-out moments as a list": (moments_with("held_out.moments", [1.0]), "held_out.moments"),
+    "words at a position outside": (moments_with("words.last", torch.tensor([99])), "position"),
+    "words of another width": (moments_with("words.concept", torch.ones(1, 16, 23)), "text.words"),
+    "found moments of nan": (moments_with("found.first.erased", square(value=math.nan)), "found.first.erased"),
+    "neighbours of another width": (moments_with("neighbours.rows", torch.ones(2, 16, 23)), "neighbours.rows"),
+    "invariants of another width": (moments_with("invariants", torch.ones(16, 23)), "invariants"),
+    "invariants of nan": (moments_with("invariants", torch.ones(16, 24) * math.nan), "invariants"),
+    "invariants as a number": (moments_with("invariants", 5), "rece.statistics"),
+    "method as a list": (put("rece", "method", value=[]), "rece.method"),
+    "no method": (put("rece", "method", value=KeyError), "rece.method"),
+    "a method without an editor": (put(*EDITOR, value=KeyError), "rece.method.editor"),
+    "an editor as text": (put(*EDITOR, value="UCE"), "rece.method.editor"),
+    "an editor of no class": (put(*EDITOR, value={"init_args": {}}), "class_path"),
+    "an editor that is a number": (put(*EDITOR, "class_path", value=5), "rece.method.editor"),
+    "an editor's settings as text": (put(*EDITOR, "init_args", value="x"), "rece.method.editor"),
+    "a first editor as a list": (put("rece", "method", "first_editor", value=[1]), "rece.method.first_editor"),
+    "a derivation as a number": (put("rece", "method", "derivation", value=5), "derivation"),
+    "a derivation of nan": (put("rece", "method", "derivation", "scale", value=math.nan), "derivation.scale"),
+    "a robust loop as a number": (put("rece", "method", "robust", value=5), "robust"),
+    "an unknown choice": (put("rece", "method", "tokens", value="x"), "tokens"),
+    "an unknown setting": (put("rece", "method", "more", value=1), "more"),
+    "a method with a tensor": (put(*EDITOR, "init_args", "lamb", value=torch.ones(2)), "rece.method"),
     "fingerprint as text": (put("rece", "fingerprint", value="x"), "rece.fingerprint"),
+    "a base that is a number": (put("rece", "base", value=5), "rece.base"),
     "concepts as text": (put("rece", "concepts", value={"erased": "bomb"}), "another kind"),
+    "concepts of numbers": (put("rece", "concepts", "erased", 0, "prompt", value=5), "rece.concepts.erased"),
+    "targets of numbers": (put("rece", "concepts", "erased", 0, "target", value=5), "rece.concepts.erased"),
+    "concepts without weights": (put("rece", "concepts", "erased", 0, "weight", value=KeyError), "weight"),
+    "concepts of negative weight": (put("rece", "concepts", "erased", 0, "weight", value=-1.0), "rece.concepts.erased"),
+    "concepts that are not counted": (
+        put("rece", "concepts", "erased", value=lambda rows: rows * 2),
+        "rece.concepts",
+    ),
+    "preserved prompts of numbers": (put("rece", "concepts", "preserved", value=[5]), "rece.concepts.preserved"),
+    "no preserved prompts": (put("rece", "concepts", "preserved", value=KeyError), "preserved"),
+    "concepts with a tensor": (put("rece", "concepts", "more", value=torch.ones(2)), "rece.concepts"),
     "no hyper-parameters": (put("hyper_parameters", value=KeyError), "hyper_parameters"),
     "a model that is a number": (put("hyper_parameters", "pretrained", value=5), "hyper_parameters.pretrained"),
+    "an attacker of text": (put("hyper_parameters", "attacker_scale", value="x"), "hyper_parameters.attacker_scale"),
     "loops as a list": (put("loops", value=[]), "loops"),
-    "loops without batches": (put("loops", "fit_loop", value={}), "missing"),
+    "loops without batches": (put("loops", "fit_loop", value={}), "another kind"),
     "callbacks as numbers": (put("callbacks", value={"x": 1}), "callbacks"),
 }
 
@@ -709,9 +861,183 @@ def test_a_checkpoint_of_another_form(scene: Scene, tmp_path: Path, change: Call
     content = torch.load(scene.run / "checkpoints" / "last.ckpt", weights_only=True)
     change(content)
     torch.save(content, file)
-    for verb in VERBS if part == "rece.epoch" else VERBS[1:2]:
+    for verb in VERBS if part == "rece.epochs" else VERBS[1:2]:
         message = scene.checkpoint(file, verb)
         assert_names(message, "--ckpt_path", str(file), part, "give a checkpoint that RECE wrote")
+
+
+def test_the_forms_depart_from_checkpoints_that_are_taken(scene: Scene, tmp_path: Path) -> None:
+    content = torch.load(scene.run / "checkpoints" / "last.ckpt", weights_only=True)
+    for name, change in (("rows", lambda content: None), ("moments", as_moments)):
+        change(content)
+        torch.save(content, tmp_path / f"{name}.ckpt")
+        given = ("--ckpt_path", tmp_path / f"{name}.ckpt", "--pretrained", scene.tiny, "--format", "delta")
+        outcome = run_command(scene.capsys, "export", *given, "--output", f"{name}.safetensors")
+        assert outcome.code == 0, outcome.err
+
+
+def test_a_checkpoint_without_end(scene: Scene, tmp_path: Path) -> None:
+    """What is nested beyond reason would end the program that writes it down again."""
+    content = torch.load(scene.run / "checkpoints" / "last.ckpt", weights_only=True)
+    nested: list[Any] = []
+    for _ in range(2000):
+        nested = [nested]
+    for keys in (("concepts", "more"), ("method", "layers"), ("fingerprint", "more")):
+        changed = {**content, "rece": {**content["rece"], keys[0]: {**content["rece"][keys[0]], keys[1]: nested}}}
+        assert (fault(changed) or "").startswith(f"rece.{keys[0]} holds more than plain values"), keys
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        (put("rece", value={"map": torch.eye(24), "settings": {}, "epoch": 2}), "rece-lightning 0.1.0"),
+        (put("rece", "format", value=KeyError), "layout None"),
+        (put("rece", "format", value=3), "layout 3"),
+        (put("rece", "format", value="2"), "layout '2'"),
+    ],
+)
+def test_a_checkpoint_of_another_layout(scene: Scene, tmp_path: Path, change: Callable[[Any], None], part: str) -> None:
+    """Said as such, with what reads it, before anything else of it is looked at."""
+    content = torch.load(scene.run / "checkpoints" / "last.ckpt", weights_only=True)
+    change(content)
+    torch.save(content, tmp_path / "theirs.ckpt")
+    for verb in VERBS:
+        message = scene.checkpoint(tmp_path / "theirs.ckpt", verb)
+        assert_names(message, "--ckpt_path", str(tmp_path / "theirs.ckpt"), part, "erase anew")
+
+
+ANYTHING: list[Any] = [
+    None, True, -1, 10**20, math.nan, "x", "", [], [1], {}, {"x": 1}, NOWHERE, torch.ones(3),
+    torch.ones(24, 24), square(value=math.nan), torch.ones(0, 24, 24), torch.ones(2, 24, 24).double(),
+]  # fmt: skip
+
+
+def entries(content: Any, *before: Any) -> Iterator[tuple[Any, ...]]:
+    """Keys of everything within."""
+    inner = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    for key, value in inner:
+        yield (*before, key)
+        yield from entries(value, *before, key)
+
+
+def with_entry(content: Any, keys: tuple[Any, ...], value: Any) -> Any:
+    """The same with another value; what holds it is copied."""
+    if not keys:
+        return value
+    other = content.copy()
+    other[keys[0]] = with_entry(content[keys[0]], keys[1:], value)
+    return other
+
+
+@pytest.mark.parametrize("moments", [False, True], ids=["rows", "moments"])
+@pytest.mark.filterwarnings("ignore")
+def test_whatever_stands_in_a_checkpoint_it_is_refused_or_used(scene: Scene, moments: bool) -> None:
+    """Every entry in turn is replaced by whatever there may be; nothing ends in another error than ours."""
+    content = torch.load(scene.run / "checkpoints" / "last.ckpt", weights_only=True)
+    if moments:
+        as_moments(content)
+    naming = (str(scene.tiny), None, None, None)
+    used, refused = 0, 0
+    for keys in entries(content["rece"]):
+        for value in ANYTHING:
+            changed = {**content, "rece": with_entry(content["rece"], keys, value)}
+            if former_layout(changed["rece"]) or fault(changed):
+                refused += 1
+                continue
+            try:
+                session = finished_session(changed, naming, "theirs")
+                erasure = session.erasure()
+                assert all(bool(weight.isfinite().all()) for _, weight in erasure.weights()), keys
+                file_metadata(erasure.description, "delta")
+                certificates(erasure, session.erased_prompts, session.pairs, [1.0])
+                transfer(changed, naming)
+            except ReceError:
+                refused += 1
+            except Exception as error:
+                raise AssertionError(f"{keys} = {value!r}") from error
+            else:
+                used += 1
+    assert refused > 10 * used > 0
+
+
+THEIRS = """
+from dataclasses import dataclass
+from pathlib import Path
+
+from rece_lightning.core import UCE
+
+Path({mark!r}).touch()
+
+
+@dataclass(frozen=True)
+class Edits(UCE):
+    pass
+"""
+
+
+@pytest.fixture
+def theirs(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A module that is installed and not imported; importing it leaves a mark."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "editors_of_theirs.py").write_text(THEIRS.format(mark=str(scene.mark)))
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    yield "editors_of_theirs"
+    sys.modules.pop("editors_of_theirs", None)
+
+
+@pytest.mark.parametrize("path", ["editors_of_theirs.Edits", "editors_of_theirs.missing", "os.system", "Edits", ""])
+@pytest.mark.parametrize("key", ["editor", "first_editor"])
+def test_an_editor_that_a_checkpoint_names_is_not_imported(
+    scene: Scene, theirs: str, tmp_path: Path, path: str, key: str
+) -> None:
+    """What runs no epoch shows and exports it; what would run it says how it is imported."""
+    content = torch.load(scene.run / "checkpoints" / "last.ckpt", weights_only=True)
+    named = {"class_path": path, "init_args": {"lamb": 0.1}}
+    for method in (content["rece"]["method"], content["hyper_parameters"]["method"]):
+        method[key] = named
+    file = tmp_path / "theirs.ckpt"
+    torch.save(content, file)
+    given = ("--ckpt_path", file, "--pretrained", scene.tiny)
+    outputs = ("theirs.safetensors", "ours.safetensors")
+    for source, output in zip((file, scene.run), outputs, strict=True):
+        format = ("--format", "delta", "--output", output)
+        assert run_command(scene.capsys, "export", "--ckpt_path", source, "--pretrained", scene.tiny, *format).code == 0
+    first, second = (load_file(output) for output in outputs)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], weight) for name, weight in second.items())
+    with safe_open(outputs[0], framework="pt") as opened:
+        assert json.loads(opened.metadata()["rece.method"])[key] == named  # as it was named
+    for verb in ("test", "validate"):
+        outcome = run_command(scene.capsys, verb, "--certificate", *given)
+        assert outcome.code == 0, outcome.err
+        assert "bomb" in outcome.out
+    for output in outputs:
+        Path(output).unlink()
+    assert_names(scene.command("apply", *given, "--output", "out.safetensors"), f"method.{key}", path, "ditor")
+    data = {"concepts": ["bomb"], "validation": ["bomb"]}
+    for verb in ("fit", "validate", "test", "predict"):
+        config = scene.config(scene.tiny, data=data, max_epochs=3)
+        message = scene.command(verb, "--config", config, "--ckpt_path", file)
+        assert_names(message, "ckpt_path", f"model.method.{key}", "other settings")
+    with pytest.raises(
+        ConfigurationError, match=rf"model\.method\.{key}: .*{re.escape(repr(path) if '.' not in path else path)}"
+    ):
+        RECE.load_from_checkpoint(file, weights_only=True)
+    assert theirs not in sys.modules
+    assert not scene.mark.exists()
+
+
+def test_an_editor_is_imported_where_the_user_names_it(scene: Scene, theirs: str, tmp_path: Path) -> None:
+    """So the mark above would be there."""
+    content = torch.load(scene.run / "checkpoints" / "last.ckpt", weights_only=True)
+    content["rece"]["method"]["editor"]["class_path"] = f"{theirs}.Edits"
+    torch.save(content, tmp_path / "theirs.ckpt")
+    given = ("--ckpt_path", tmp_path / "theirs.ckpt", "--pretrained", scene.tiny, "--output", "out.safetensors")
+    message = scene.command("apply", *given, "--editor", "os.system")
+    assert_names(message, "--editor", "os.system", "no subclass")
+    outcome = run_command(scene.capsys, "apply", *given, "--editor", f"{theirs}.Edits")
+    assert outcome.code == 0, outcome.err
+    assert scene.mark.exists()
 
 
 def test_the_class_that_a_checkpoint_asks_for_is_not_made(scene: Scene, tmp_path: Path) -> None:
@@ -753,10 +1079,11 @@ def test_a_checkpoint_does_not_choose_what_is_deleted(scene: Scene, tmp_path: Pa
 def test_a_checkpoint_of_another_width_than_its_fingerprint_says(scene: Scene, tmp_path: Path) -> None:
     content = torch.load(scene.run / "checkpoints" / "last.ckpt", weights_only=True)
     state = content["rece"]
-    state["map"] = torch.eye(7, dtype=torch.float64)
-    state["probe"]["embedding"] = torch.ones(16, 7)
-    state["evidence"]["kept"] = []
-    state["evidence"]["pairs"][0] |= {"concept": torch.ones(16, 7), "target": torch.zeros(16, 7)}
+    state["erasers"]["text"]["map"] = torch.eye(7, dtype=torch.float64)
+    statistics = state["statistics"]
+    statistics["probe"]["embedding"] = torch.ones(16, 7)
+    rows = {"erased.concept": torch.ones(1, 16, 7), "erased.target": torch.zeros(1, 16, 7)}
+    statistics["spaces"]["text"] |= {**rows, "preserved.rows": torch.ones(1, 16, 7)}
     torch.save(content, tmp_path / "theirs.ckpt")
     for verb in VERBS:
         message = scene.checkpoint(tmp_path / "theirs.ckpt", verb)

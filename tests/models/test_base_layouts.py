@@ -13,10 +13,11 @@ from lightning.pytorch import Trainer
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
 
-from rece_lightning import RECE, ConceptData
+from rece_lightning import RECE, ConceptData, Method
 from rece_lightning.core.errors import BaseModelError
 from rece_lightning.models.base import BaseModel
 from rece_lightning.models.encoders import load_encoder
+from rece_lightning.models.families.unet import POOLED_READER
 from rece_lightning.models.find import find_base
 from rece_lightning.models.pipelines import load_pipeline
 from rece_lightning.models.sampling import Request, Sampling, generate
@@ -39,9 +40,11 @@ def erased(pretrained: Path | str, **model: object) -> RECE:
 
 
 def assert_same(first: RECE, second: RECE) -> None:
-    """Fingerprints, map and edited weights, bit for bit."""
-    assert first.fingerprint == second.fingerprint
-    assert torch.equal(first.maps.of_layer(0), second.maps.of_layer(0))
+    """Fingerprints, maps and edited weights, bit for bit."""
+    assert first.session.loaded.fingerprint == second.session.loaded.fingerprint
+    assert first.maps.keys() == second.maps.keys()
+    for space, maps in first.maps.items():
+        assert torch.equal(maps.of_layer(0), second.maps[space].of_layer(0))
     edited = dict(second.erasure().weights())
     for name, weight in first.erasure().weights():
         assert torch.equal(weight, edited[name])
@@ -198,9 +201,10 @@ def test_pictures(folders: dict[str, Path], kind: str) -> None:
     torch.testing.assert_close(made[0], alone[0].float(), rtol=1e-3, atol=1e-3)
 
 
-def test_the_pooled_embedding_is_left_alone(folders: dict[str, Path]) -> None:
-    """SDXL's text reaches the U-Net in a second way, which the erasure does not edit."""
-    module = erased(folders["sdxl"])
+def test_the_pooled_embedding_is_left_alone_where_the_text_is_edited_alone(folders: dict[str, Path]) -> None:
+    """SDXL's text reaches the U-Net in a second way, which ``method.spaces`` may leave out."""
+    module = erased(folders["sdxl"], method=Method(spaces=("text",)))
+    assert list(module.maps) == ["text"]
     edited = set(dict(module.erasure().weights()))
     assert edited
     assert not [name for name in edited if "attn2" not in name]
@@ -209,6 +213,26 @@ def test_the_pooled_embedding_is_left_alone(folders: dict[str, Path]) -> None:
     added = pipeline.unet.add_embedding.state_dict()
     for name, weight in original.unet.add_embedding.state_dict().items():
         assert torch.equal(weight, added[name])
+
+
+def test_of_the_pooled_embeddings_reader_the_text_columns_alone_change(
+    folders: dict[str, Path], reference: dict[str, RECE]
+) -> None:
+    """Behind them come sizes and crops of the picture, which no concept says anything about."""
+    module = reference["sdxl"]
+    assert list(module.maps) == ["text", "pooled"]
+    edited = dict(module.erasure().weights())
+    assert [name for name in edited if "attn2" not in name] == [POOLED_READER]
+    unet, original = module.pipeline().unet, DiffusionPipeline.from_pretrained(folders["sdxl"]).unet
+    assert torch.equal(unet.get_parameter(POOLED_READER), edited[POOLED_READER])
+    before, width = original.get_parameter(POOLED_READER), module.maps["pooled"].of_layer(0).shape[0]
+    expected = before[:, :width].double() @ module.maps["pooled"].of_layer(0)
+    torch.testing.assert_close(edited[POOLED_READER][:, :width], expected.float())
+    assert not torch.equal(edited[POOLED_READER][:, :width], before[:, :width])
+    assert torch.equal(edited[POOLED_READER][:, width:], before[:, width:])
+    for name, weight in original.add_embedding.state_dict().items():
+        if f"add_embedding.{name}" != POOLED_READER:
+            assert torch.equal(weight, unet.add_embedding.state_dict()[name])
 
 
 def test_the_fingerprint_is_of_tensors_not_of_files(folders: dict[str, Path], tmp_path: Path) -> None:

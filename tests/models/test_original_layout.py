@@ -13,6 +13,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from rece_lightning.core.errors import BaseModelError
+from rece_lightning.models.families.unet import POOLED_READER
 from rece_lightning.models.layouts import LAYOUTS, config_folder, kind_of
 from rece_lightning.models.original import (
     ToDiffusers,
@@ -137,14 +138,16 @@ def test_shapes_are_known_beforehand(kind: str, parts: dict[str, nn.Module], fil
 
 
 def test_projections_are_found_by_name(kind: str, parts: dict[str, nn.Module], file: Path) -> None:
-    """Read from the file one at a time, they are the module's."""
+    """Read from the file one at a time, they are the module's; XL's reader of the pooled embedding is among them."""
     weights = SafetensorsWeights(file)
     names = projections_in(weights.shapes())
     unet = parts["unet"].state_dict()
-    assert set(names) == {name for name in unet if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))}
+    attention = {name for name in unet if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))}
+    pooled = {POOLED_READER} if kind == "sdxl" else set()
+    assert set(names) == attention | pooled
     for name, tensor in Renamed(weights, names).read(names):
         assert torch.equal(tensor, unet[name])
-    assert len(unet_projections(weights.shapes())) == len(names) * 3 // 2
+    assert len(unet_projections(weights.shapes())) == len(attention) * 3 // 2 + len(pooled)
 
 
 def test_text_encoders_are_found_by_name(kind: str, parts: dict[str, nn.Module], file: Path) -> None:

@@ -13,10 +13,11 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 
-from rece_lightning import RECE, ConceptData
+from rece_lightning import RECE, ConceptData, Method
 from rece_lightning.attacks import Cce, Derived
 from rece_lightning.attacks.outcome import Rung, together, write_rungs
 from rece_lightning.callbacks import Evaluation, RedTeam, Report
+from rece_lightning.core import Derivation
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.evaluation.results.sheets import save_sheet, sheet_path
 from rece_lightning.metrics import EmojiDetector, Share
@@ -171,7 +172,7 @@ def test_a_run_without_attacks_has_no_section_and_a_damaged_table_is_refused(tmp
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The page of every verb: ``test`` goes on with what ``fit`` edited, ``validate`` measures the original model."""
-    edited, found = RECE(pretrained="emoji", regular_scale=1e-3), {}
+    edited, found = RECE(pretrained="emoji", method=Method(derivation=Derivation(1e-3))), {}
     for verb in ("fit", "test", "validate"):
         module = edited if verb != "validate" else RECE(pretrained="emoji")
         folder = tmp_path_factory.mktemp(verb)

@@ -12,20 +12,23 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
-from rece_lightning import RECE, ConfigurationError
+from rece_lightning import ConfigurationError
 from rece_lightning.callbacks import ErasureCheckpoint
-from rece_lightning.core.eraser import Evidence
 from rece_lightning.erasure.encoding import EncodedPair
-from rece_lightning.erasure.statistics import PromptSums
-from rece_lightning.runs.partial import Partial, apart, fault, partials
-from tests.data.test_many_concepts import random_pairs
+from rece_lightning.erasure.session import ErasureSession
+from rece_lightning.erasure.state import statistics_fault
+from rece_lightning.erasure.statistics import ConceptStatistics
+from rece_lightning.runs.partial import Partial, apart, flat, nested, partials
 from tests.helpers.command import run_command, write_config
+from tests.helpers.pairs import random_pairs
 from tests.helpers.partials import KILLED, OF_TWO, SIZE, fit
 from tests.integration.test_many_devices import run
 
 ROWS = 300
+METHOD = {"editor": {"class_path": "UCE", "init_args": {"lamb": 10.0}}}
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -159,22 +162,21 @@ def test_a_damaged_file_costs_its_prompts_alone(
     file.write_bytes(file.read_bytes()[:-1000])
     module = fit(str(tiny_model), str(concepts), tmp_path, 1)
     assert "partial-0-of-1.safetensors is damaged" in capsys.readouterr().err
-    assert torch.equal(
-        module.maps["text"].of_layer(0), fit(str(tiny_model), str(concepts), tmp_path / "whole", 1).maps.of_layer(0)
-    )
+    whole = fit(str(tiny_model), str(concepts), tmp_path / "whole", 1)
+    assert torch.equal(module.maps["text"].of_layer(0), whole.maps["text"].of_layer(0))
 
 
 def stop_in_the_middle(monkeypatch: pytest.MonkeyPatch, model: Path, concepts: Path, folder: Path) -> None:
     """An interrupt that Lightning lets through, after the fifth batch."""
-    encode = RECE._encode
+    count = ErasureSession.count
 
-    def stopped(self: RECE, batch: Any) -> None:
+    def stopped(self: ErasureSession, batch: Any) -> dict[str, str]:
         if batch.number == 5:
             raise RuntimeError("out of paper")
-        encode(self, batch)
+        return count(self, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(RECE, "_encode", stopped)
+        patch.setattr(ErasureSession, "count", stopped)
         with pytest.raises(RuntimeError, match="out of paper"):
             fit(str(model), str(concepts), folder, 1)
     assert [part.batches for part in partials(folder)] == [(0, 1, 2, 3, 4)]
@@ -199,20 +201,20 @@ def test_the_command_goes_on_in_its_own_folder(
         asked = {"preserve": "auto", "preserve_vocabulary": vocabulary, "preserve_count": 3, "batch_size": SIZE, **data}
         whole = {"concepts": str(concepts), **asked}
         return write_config(
-            tmp_path, tiny_model, model={"lamb": 10.0}, data=whole, trainer={"callbacks": [saving]}
+            tmp_path, tiny_model, model={"method": METHOD}, data=whole, trainer={"callbacks": [saving]}
         )  # fmt: skip
 
     assert run_command(capsys, "fit", "--config", write()).code == 0
     first = tmp_path / "runs/run/version_0"
-    encode, batches = RECE._encode, list[int]()
+    count, batches = ErasureSession.count, list[int]()
 
-    def stopped(self: RECE, batch: Any) -> None:
+    def stopped(self: ErasureSession, batch: Any) -> dict[str, str]:
         batches.append(batch.number)
         if batch.number == 7 and len(batches) == 8:
             raise RuntimeError("out of paper")
-        encode(self, batch)
+        return count(self, batch)
 
-    monkeypatch.setattr(RECE, "_encode", stopped)
+    monkeypatch.setattr(ErasureSession, "count", stopped)
     with pytest.raises(RuntimeError, match="out of paper"):
         run_command(capsys, "fit", "--config", write())
     second = tmp_path / "runs/run/version_1"
@@ -223,7 +225,7 @@ def test_the_command_goes_on_in_its_own_folder(
     assert outcome.code == 2
     assert "differs in data.batch_size" in outcome.err
     assert (second / "config.yaml").read_bytes() == config
-    # What was chosen to be kept is not chosen again.
+    # What was chosen to be preserved is not chosen again.
     with monkeypatch.context() as patch:
         patch.setattr("rece_lightning.module.choose_preserved", None)
         outcome = run_command(capsys, "fit", "--config", write(), "--ckpt_path", "last")
@@ -243,15 +245,31 @@ def test_senseless_seconds_are_refused(seconds: Any) -> None:
 # The sums
 
 
-def add(sums: PromptSums, pairs: list[EncodedPair], number: int) -> None:
-    sums.add_pairs([f"prompt {number}"], pairs)
-    sums.add_kept([2 * pair.concept for pair in pairs])
-    sums.add_held_out([pair.target for pair in pairs[:1]])
+def add(sums: ConceptStatistics, pairs: list[EncodedPair], number: int) -> None:
+    sums.update(
+        {"text": pairs},
+        {"text": [2 * pair.concept for pair in pairs]},
+        {"text": [pair.target for pair in pairs[:1]]},
+        prompts=[f"prompt {number}"],
+    )
     sums.batches.append(number)
 
 
-def matrices(evidence: Evidence) -> list[torch.Tensor]:
-    return [matrix for part in (evidence.first, evidence.whole) for matrix in vars(part).values()]
+def empty(*, keep_prompts: bool = False, shared: bool = False) -> ConceptStatistics:
+    return ConceptStatistics({"text": 4}, "aligned", "cpu", keep_prompts=keep_prompts, shared=shared)
+
+
+def content(sums: ConceptStatistics) -> dict[str, Any]:
+    """What of a file's tensors is read back."""
+    tensors = flat(sums)
+    assert tensors.pop("batches").tolist() == sums.batches
+    return nested(tensors, ["text"], sums.probe["prompt"] if sums.probe else "")
+
+
+def matrices(sums: ConceptStatistics) -> list[torch.Tensor]:
+    evidence = sums.evidence()["text"]
+    assert evidence.held_out is not None
+    return [*(matrix for part in (evidence.first, evidence.whole) for matrix in vars(part).values()), evidence.held_out]
 
 
 @given(
@@ -261,46 +279,54 @@ def matrices(evidence: Evidence) -> list[torch.Tensor]:
 def test_sums_go_on_to_the_same_bits(count: int, cut: int, stop: float, seed: int, shared: bool, tensor: bool) -> None:
     pairs = random_pairs(count, 4, seed)
     batches = [pairs[first : first + cut] for first in range(0, count, cut)]
-    half = round(stop * len(batches))
-
-    def empty() -> PromptSums:
-        return PromptSums("aligned", "cpu", keep_prompts=tensor and not shared, shared=shared)
-
-    whole, before = empty(), empty()
+    half, how = round(stop * len(batches)), {"keep_prompts": tensor and not shared, "shared": shared}
+    whole, before, after = empty(**how), empty(**how), empty(**how)
     for number, batch in enumerate(batches):
         add(whole, batch, number)
     for number, batch in enumerate(batches[:half]):
         add(before, batch, number)
-    parts = before.parts()
-    assert not fault(parts, 4)
-    after = empty()
-    after.take(parts, before.probe["prompt"] if before.probe else "", "cpu")
+    parts = content(before)
+    assert not statistics_fault(parts, {"text": 4})
+    after.take(parts).batches += before.batches
     for number, batch in enumerate(batches[half:], start=half):
         add(after, batch, number)
     assert after.batches == whole.batches == list(range(len(batches)))
     assert (after.probe or {})["prompt"] == (whole.probe or {})["prompt"]
-    for one, other in zip(after.parts().items(), whole.parts().items(), strict=True):
+    for one, other in zip(flat(after).items(), flat(whole).items(), strict=True):
         assert one[0] == other[0]
         assert torch.equal(one[1], other[1])
-    found, wanted = after.evidence(4), whole.evidence(4)
-    assert all(torch.equal(one, other) for one, other in zip(matrices(found), matrices(wanted), strict=True))
-    assert torch.equal(after.held_out_moments(4), whole.held_out_moments(4))
+    assert after.prompts == whole.prompts == count
+    assert all(torch.equal(one, other) for one, other in zip(matrices(after), matrices(whole), strict=True))
 
 
 @given(count=st.integers(1, 160), cut=st.integers(1, 40), world=st.integers(1, 4), seed=st.integers(0, 99))
 def test_sums_of_several_ranks_are_put_together(count: int, cut: int, world: int, seed: int) -> None:
     pairs = random_pairs(count, 4, seed)
-    whole, shares = PromptSums("aligned", "cpu"), [PromptSums("aligned", "cpu", shared=True) for _ in range(world)]
+    whole, shares = empty(), [empty(shared=True) for _ in range(world)]
     for number, first in enumerate(range(0, count, cut)):
         add(whole, pairs[first : first + cut], number)
         add(shares[number % world], pairs[first : first + cut], number)
-    together = PromptSums("aligned", "cpu")
+    together = empty()
     for share in shares:
-        together.take(share.parts(), "", "cpu")
-    found, wanted = together.evidence(4), whole.evidence(4)
-    assert found.prompts == wanted.prompts == count
-    for one, other in zip(matrices(found), matrices(wanted), strict=True):
+        together.take(content(share))
+    assert together.prompts == whole.prompts == count
+    for one, other in zip(matrices(together), matrices(whole), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-10)
+
+
+def test_every_text_space_is_in_the_file() -> None:
+    sums = ConceptStatistics({"text": 4, "pooled": 6}, "aligned", "cpu")
+    rows = {"text": random_pairs(2, 4, 0), "pooled": random_pairs(2, 6, 1)}
+    sums.update(rows, {name: [pair.target for pair in pairs] for name, pairs in rows.items()}, prompts=["a", "b"])
+    tensors = flat(sums)
+    assert {name.split("/")[0] for name in tensors} == {"text", "pooled", "probe", "batches"}
+    tensors.pop("batches")
+    again = ConceptStatistics({"text": 4, "pooled": 6}, "aligned", "cpu").take(nested(tensors, ["text", "pooled"], "a"))
+    for name, evidence in sums.evidence().items():
+        assert torch.equal(again.evidence()[name].whole.erased, evidence.whole.erased)
+        assert torch.equal(again.evidence()[name].whole.preserved, evidence.whole.preserved)
+    with pytest.raises(ConfigurationError, match="of the text spaces"):
+        empty().take(nested(tensors, ["text"], "a"))
 
 
 def part(rank: int, world: int, *batches: int) -> Partial:
@@ -318,22 +344,73 @@ def test_no_batch_is_counted_twice() -> None:
     assert apart([part(0, 1, 3, 3)], 1) == []
 
 
+SENSELESS: dict[str, tuple[str, Any, str]] = {
+    "preserved of another width": ("preserved.moments", torch.zeros(3, 3, dtype=torch.float64), "preserved.moments is"),
+    "moments of nan": ("erased.first.cross", torch.full((4, 4), torch.nan, dtype=torch.float64), "first.cross holds"),
+    "moments of float32": ("erased.whole.target", torch.zeros(4, 4), "whole.target is stored as float32"),
+    "a number below zero": ("erased.count", torch.tensor(-1), "erased.count is no number"),
+    "a number that is none": ("held_out.count", torch.tensor(1.5), "held_out.count is no number"),
+    "several numbers": ("preserved.count", torch.tensor([1, 2]), "preserved.count is no number"),
+    "fewer than there are rows": ("erased.count", torch.tensor(3), "erased.count"),
+    "rows of another width": ("erased.concept", torch.zeros(36, 5, 3), "erased is"),
+    "rows of another number": ("erased.target", torch.zeros(35, 5, 4), "erased is"),
+    "rows of inf": ("erased.target", torch.full((36, 5, 4), torch.inf), "erased holds"),
+    "too few weights": ("erased.weight", torch.tensor([1.0], dtype=torch.float64), "erased.weight is"),
+    "a weight below zero": ("erased.weight", torch.full((36,), -1.0, dtype=torch.float64), "a weight in"),
+    "a position outside": ("erased.last", torch.tensor([99] * 36), "a position in"),
+    "positions that are no numbers": ("erased.target_last", torch.zeros(36), "a position in"),
+    "an entry that nothing reads": ("erased.more", torch.zeros(1), "nothing reads"),
+    "a kind that nothing reads": ("others.count", torch.tensor(1), "nothing reads"),
+}
+
+
+@pytest.fixture
+def parts() -> dict[str, torch.Tensor]:
+    """Rows and moments of each kind, as one file has them."""
+    sums = empty()
+    add(sums, random_pairs(100, 4, 0), 0)
+    state = sums.state_dict()
+    assert not statistics_fault(state, {"text": 4})
+    return state["spaces"]["text"]
+
+
+@pytest.mark.parametrize(("name", "value", "message"), SENSELESS.values(), ids=SENSELESS)
+def test_senseless_parts_are_found(parts: dict[str, torch.Tensor], name: str, value: Any, message: str) -> None:
+    wrong = statistics_fault({"spaces": {"text": {**parts, name: value}}, "probe": None}, {"text": 4})
+    assert wrong is not None
+    assert message in wrong
+
+
+def test_a_part_that_is_missing_is_found(parts: dict[str, torch.Tensor]) -> None:
+    """Rows and moments are each there as a whole, or not at all."""
+    for name in parts:
+        left = {key: value for key, value in parts.items() if key != name}
+        wrong = statistics_fault({"spaces": {"text": left}, "probe": None}, {"text": 4})
+        # Sums of moments alone are as good as any; of rows that are gone the number tells.
+        assert wrong is not None or name.endswith((".rows", ".moments")), name
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("preserved", torch.zeros(3, 3, dtype=torch.float64), "preserved is"),
-        ("first.cross", torch.full((4, 4), torch.nan, dtype=torch.float64), "first.cross holds"),
         ("batches", torch.tensor([-1]), "batches are no numbers"),
-        ("numbers", torch.tensor([1]), "numbers are too few"),
-        ("pairs.concept", torch.zeros(2, 5, 3), "pairs.concept is"),
-        ("pairs.weight", torch.tensor([-1.0]), "do not fit together"),
-        ("pairs.last", torch.tensor([99] * 36), "do not fit together"),
+        ("batches", torch.tensor([[0.5]]), "batches are no numbers"),
+        ("text/erased.first.cross", torch.full((24, 24), torch.nan, dtype=torch.float64), "first.cross holds"),
+        ("probe", torch.zeros(16, 5), "probe is"),
+        ("pooled/erased.count", torch.tensor(1), "of the text spaces"),
     ],
 )
-def test_senseless_parts_are_found(name: str, value: torch.Tensor, message: str) -> None:
-    sums = PromptSums("aligned", "cpu")
-    add(sums, random_pairs(100, 4, 0), 0)
-    parts = sums.parts()
-    assert not fault(parts, 4)
-    assert message in fault({**parts, name: value}, 4)
-    assert "some moments are missing" in fault({key: part for key, part in parts.items() if key != "preserved"}, 4)
+def test_a_file_with_senseless_parts_costs_its_prompts_alone(
+    tiny_model: Path, concepts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], name: str, value: torch.Tensor, message: str,
+) -> None:  # fmt: skip
+    stop_in_the_middle(monkeypatch, tiny_model, concepts, tmp_path)
+    (file,) = tmp_path.glob("partial-*")
+    with safe_open(file, framework="pt") as opened:
+        metadata = opened.metadata()
+    save_file({**load_file(file), name: value}, file, metadata)
+    module = fit(str(tiny_model), str(concepts), tmp_path, 1)
+    said = capsys.readouterr().err
+    assert "partial-0-of-1.safetensors is damaged" in said
+    assert message in said
+    assert module.session.statistics.prompts == ROWS

@@ -40,7 +40,7 @@ def fit(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str | Path, verb: str = "fit", code: int = 0, **config: Any) -> Outcome:
-        config = {"model": {"accumulate": True}, **config}
+        config = {"model": {"method": {"accumulate": True}}, **config}
         config["trainer"] = {"max_epochs": EPOCHS, **config.get("trainer", {})}
         outcome = run_command(capsys, verb, "--config", write_config(tmp_path, tiny_model, **config), *arguments)
         assert outcome.code == code, outcome.err
@@ -359,7 +359,10 @@ def test_a_result_of_fewer_epochs_is_not_taken_for_the_end(fit: Fit, whole: Path
 @pytest.mark.parametrize(
     ("change", "parts"),
     [
-        ({"model": {"lamb": 0.3}}, ["model.lamb: 0.1 → 0.3", "model.accumulate: True → False"]),
+        (
+            {"model": {"method": {"editor": {"class_path": "UCE", "init_args": {"lamb": 0.3}}}}},
+            ["model.method.editor.lamb: 0.1 → 0.3", "model.method.accumulate: True → False"],
+        ),
         ({"data": {"concepts": ["axe"]}}, ["other concepts"]),
         ({"pretrained": True}, ["model.pretrained", "differ", "Give the base"]),
     ],
@@ -398,7 +401,7 @@ def test_a_new_run_never_replaces_one_unasked(fit: Fit) -> None:
         Path("out", name).unlink()
     assert "config.yaml is another run's" in fit(code=2, **settings).err
     assert content_of(Path("out")) == {key: value for key, value in before.items() if Path("out", key).exists()}
-    fit("--overwrite", "--model.lamb", "0.4", **settings)
+    fit("--overwrite", "--model.method.editor.lamb", "0.4", **settings)
     after = content_of(Path("out"))
     assert set(after) == set(before)
     assert all(after[name] != before[name] for name in ("edited.safetensors", "checkpoints/epoch=0.ckpt"))

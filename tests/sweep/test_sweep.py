@@ -1,9 +1,10 @@
-"""``rece sweep``: the grid, the figures without pictures, the front, the choice, and going on after a kill."""
+"""``rece sweep``: the figures without pictures, the front, the choice, and going on after a kill."""
 
 from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,21 @@ from hypothesis import strategies as st
 from lightning.pytorch import Trainer
 
 from rece_lightning import RECE, ConceptData
+from rece_lightning.core import UCE, Method, NullSpace, TensorUCE
 from rece_lightning.core.diagnostics import preservation_drift, regeneration_residual
 from rece_lightning.core.embedding_map import LayerMaps
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.gram import Gram
 from rece_lightning.core.moments import Moments
-from rece_lightning.module import DECISIVE
+from rece_lightning.erasure.loaded import LoadedModel
 from rece_lightning.sweep.choice import Choice, pareto_front
-from rece_lightning.sweep.grid import EPOCHS, TARGET, Setting, Values, parse_grid, settings_of
+from rece_lightning.sweep.grid import EPOCHS, Setting
 from rece_lightning.sweep.ranking import Figures, Ranking
+from rece_lightning.sweep.table import SweepTable
 from tests.helpers.command import Outcome, run_command, write_config
 
+LAMB = "model.method.editor.lamb"
+BASE = Setting(Method(), 3, " ")
 DATA: dict[str, Any] = {
     "concepts": ["bomb", "axe"],
     "preserve": [" ", "key"],
@@ -33,60 +38,13 @@ DATA: dict[str, Any] = {
 }
 
 
-def base_of(module: RECE, **more: Any) -> dict[str, Any]:
-    return {**{f"model.{key}": module.hparams[key] for key in DECISIVE}, EPOCHS: 3, TARGET: " ", **more}
+def loaded_model(folder: Path) -> LoadedModel:
+    return LoadedModel((str(folder), None, None, None))
 
 
-# The grid
-
-
-def test_every_combination_is_tried_once() -> None:
-    values = Values()
-    grid = parse_grid(["model.lamb=0.1,1e-1,1", "trainer.max_epochs=1,2", "model.regular_scale=[0.1,1]"], values)
-    assert grid["model.lamb"] == [0.1, 1.0]
-    settings = settings_of(grid, base_of(RECE()))
-    # λ counts in later epochs alone: UCE is tried once for every λ₂. The base comes first.
-    assert len(settings) == 1 + 2 * (2 + 1)
-    assert settings[0].epochs == 3
-    assert sum(setting.epochs == 1 for setting in settings) == 2
-
-
-def test_values_with_commas_of_their_own() -> None:
-    values = Values()
-    text = "model.first_edit={preserve_scale: 1.0, lamb: 0.5},null"
-    assert parse_grid([text], values) == {"model.first_edit": [{"preserve_scale": 1.0, "lamb": 0.5}, None]}
-    assert parse_grid(['data.target=" ","a toy",5'], values) == {TARGET: [" ", "a toy", "5"]}
-
-
-@pytest.mark.parametrize(
-    ("argument", "parts"),
-    [
-        ("model.lambd=1", ["model.lambd", "did you mean 'model.lamb'"]),
-        ("model.pretrained=a,b", ["model.pretrained", "no setting that a sweep can vary"]),
-        ("model.lamb=1,two", ["model.lamb", "two"]),
-        ("model.lamb=-1", ["model.lamb", "-1", "0 or greater"]),
-        ("model.lamb=.nan", ["model.lamb", "nan"]),
-        ("model.accumulate=ture", ["model.accumulate", "ture"]),
-        ("model.tokens=last,allign", ["model.tokens", "allign", "did you mean 'aligned'"]),
-        ("trainer.max_epochs=0", ["trainer.max_epochs", "0", "1 or more"]),
-        ("model.lamb", ["no values"]),
-        ("model.lamb=", ["no values"]),
-        ("model.lamb=[1,", ["cannot be read"]),
-    ],
-)
-def test_grids_that_cannot_be_used(argument: str, parts: list[str]) -> None:
-    with pytest.raises(ConfigurationError) as caught:
-        settings_of(parse_grid([argument], Values()), base_of(RECE()))
-    for part in parts:
-        assert part in str(caught.value)
-
-
-def test_a_grid_too_large_or_given_twice_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="twice"):
-        parse_grid(["model.lamb=1", "model.lamb=2"], Values())
-    many = ",".join(str(1 + index) for index in range(400))
-    with pytest.raises(ConfigurationError, match="160,000 settings"):
-        parse_grid([f"model.lamb={many}", f"model.preserve_scale={many}"], Values())
+def ranking_of(folder: Path, data: ConceptData, preserved: list[str] | None = None) -> Ranking:
+    kept = data.preserved if preserved is None else preserved
+    return Ranking(loaded_model(folder), {" ": data.pairs}, kept, data.held_out)
 
 
 # Front and choice
@@ -112,11 +70,10 @@ def test_a_setting_without_a_figure_is_on_no_front() -> None:
 
 
 def test_what_is_measured_lies_on_the_front_where_it_promises_most() -> None:
-    base = base_of(RECE())
     ranked = []
     for index in range(20):
         figures = Figures(1 - index / 19, 1.0, index / 19, 0.0, 1.0, 1.0, 0.0)
-        ranked.append((Setting.of({"model.lamb": float(index)}, base), figures))
+        ranked.append((replace(BASE, method=Method(editor=UCE(lamb=float(index)))), figures))
     choice = Choice.of(ranked, "remaining")
     assert len(choice.front) == 20
     chosen = choice.worth_measuring(4)
@@ -129,58 +86,118 @@ def test_what_is_measured_lies_on_the_front_where_it_promises_most() -> None:
 # Figures
 
 
-@pytest.mark.parametrize("model", [{}, {"technique": "tensor"}, {"accumulate": True, "tokens": "last", "lamb": 2.0}])
-def test_figures_are_those_of_a_run(tiny_model: Path, tmp_path: Path, model: dict[str, Any]) -> None:
-    module, data = RECE(pretrained=str(tiny_model), **model), ConceptData(**DATA)
+METHODS = {
+    "published": Method(),
+    "tensor": Method(editor=TensorUCE()),
+    "null space": Method(editor=NullSpace()),
+    "accumulating": Method(editor=UCE(lamb=2.0), accumulate=True, tokens="last"),
+    "other first editor": Method(first_editor=UCE(preserve_scale=1.0, lamb=0.5)),
+}
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_figures_are_those_of_a_run(tiny_model: Path, tmp_path: Path, method: Method) -> None:
+    module, data = RECE(pretrained=str(tiny_model), method=method), ConceptData(**DATA)
     trainer = Trainer(
         max_epochs=3, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, default_root_dir=tmp_path,
     )  # fmt: skip
     trainer.fit(module, data)
-    plain = RECE(pretrained=str(tiny_model))
-    ranking = Ranking(plain, {" ": data.pairs}, data.preserved, data.held_out)
-    values = {f"model.{key}": value for key, value in model.items()}
-    settings = [Setting.of({**values, EPOCHS: epochs}, base_of(plain)) for epochs in (3, 1, 2)]
-    found = dict(ranking.rank(settings))
+    ranking = ranking_of(tiny_model, data)
+    settings = [Setting(method, epochs, " ") for epochs in (3, 1, 2)]
+    results = dict(ranking.rank(settings))
     for setting in settings:
-        figures, logged = found[setting], module.history[setting.epochs - 1]
+        figures, logged = results[setting], module.history[setting.epochs - 1]
         assert isinstance(figures, Figures)
         assert figures.residual == pytest.approx(logged["regeneration_residual"], rel=1e-6)
         assert figures.drift == pytest.approx(logged["preservation_drift"], rel=1e-6)
-    last = found[settings[0]]
+    last = results[settings[0]]
     assert isinstance(last, Figures)
     assert last.weight_change == pytest.approx(module.session.change()["weight_change"], rel=1e-6)
     assert last.remaining < 1
+    # Pictures are drawn with the weights that the run would export.
+    for (name, weight), (other, drawn) in zip(
+        module.erasure().weights(), ranking.erasure(settings[0]).weights(), strict=True
+    ):
+        assert name == other
+        assert torch.allclose(weight, drawn, rtol=1e-5, atol=1e-7)
+
+
+def test_settings_that_differ_in_epochs_share_their_erasers(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ranking = ranking_of(tiny_model, ConceptData(**DATA))
+    made = []
+    make = ranking.erasers
+    monkeypatch.setattr(ranking, "erasers", lambda setting: made.append(setting) or make(setting))
+    settings = [replace(BASE, epochs=epochs) for epochs in (4, 2, 1)]
+    assert [setting.epochs for setting, _ in ranking.rank(settings)] == [1, 2, 4]
+    assert len(made) == 1
 
 
 def test_projections_that_stay_count_as_they_are(tiny_model: Path) -> None:
     """An edit of the keys alone leaves the values to the attacker: figures over the keys alone would hide them."""
-    module, data = RECE(pretrained=str(tiny_model)), ConceptData(**DATA)
-    ranking = Ranking(module, {" ": data.pairs}, data.preserved, data.held_out)
-    setting = Setting.of({"model.projections": "k"}, base_of(module))
+    data = ConceptData(**DATA)
+    ranking = ranking_of(tiny_model, data)
+    setting = replace(BASE, method=Method(projections="k"))
     figures = dict(ranking.rank([setting]))[setting]
     assert isinstance(figures, Figures)
-    keys = set(module.base.select("k", None))
-    matrix = ranking.loop(setting).run(setting.epochs).of_layer(0)
+    loaded = ranking.loaded
+    keys = {name for space in ranking.spaces(setting) for name in space.readers}
+    matrix = ranking.erasers(setting).run(setting.epochs).first.maps.of_layer(0)
     eye = torch.eye(len(matrix), dtype=torch.float64)
-    names, weights = zip(*module.base.read_projections(), strict=True)
+    names, weights = zip(*loaded.base.read_projections(), strict=True)
     maps = LayerMaps(torch.stack([matrix if name in keys else eye for name in names]))
     gram = Gram.of(zip(names, weights, strict=True), keep_layers=True)
-    erased = ranking.evidence(setting).whole.erased
-    kept = Moments.preserving(torch.cat(list(module.session.encoder.encode(data.held_out).embeddings))).preserved
+    erased = ranking.evidence(setting)["text"].whole.erased
+    held_out = Moments.preserving(torch.cat(list(loaded.encoder.encode(data.held_out).embeddings))).preserved
     assert figures.residual == pytest.approx(regeneration_residual(gram, maps, erased), rel=1e-6)
-    assert figures.drift == pytest.approx(preservation_drift(gram, maps, kept), rel=1e-6)
+    assert figures.drift == pytest.approx(preservation_drift(gram, maps, held_out), rel=1e-6)
     assert 0 < len(keys) < len(names)
 
 
 def test_a_singular_setting_says_so_and_the_others_go_on(tiny_model: Path) -> None:
-    module, data = RECE(pretrained=str(tiny_model)), ConceptData(**DATA)
-    ranking = Ranking(module, {" ": data.pairs}, [], data.held_out)
-    bad = {"model.lamb": 0.0, "model.preserve_scale": 0.0}
-    settings = [Setting.of(values, base_of(module)) for values in (bad, {})]
+    ranking = ranking_of(tiny_model, ConceptData(**DATA), [])
+    settings = [replace(BASE, method=Method(editor=UCE(1.0, 0.0, 0.0))), BASE]
     results = dict(ranking.rank(settings))
     assert isinstance(results[settings[0]], str)
     assert isinstance(results[settings[1]], Figures)
+
+
+def test_a_setting_that_edits_nothing_says_so(tiny_model: Path) -> None:
+    ranking = ranking_of(tiny_model, ConceptData(**DATA))
+    setting = replace(BASE, method=Method(layers="decoder"))
+    message = dict(ranking.rank([setting]))[setting]
+    assert isinstance(message, str)
+    assert "model.method.layers" in message
+
+
+# The table
+
+
+def test_a_table_gives_its_settings_back(tmp_path: Path) -> None:
+    methods = [Method(), Method(editor=NullSpace(lamb=0.5), first_editor=UCE(), layers="^up", spaces=("text",))]
+    settings = [
+        Setting(method, epochs, target) for method in methods for epochs, target in ((1, " "), (3, 'a "toy", x'))
+    ]
+    table = SweepTable(tmp_path / "sweep.csv")
+    for place, setting in enumerate(settings):
+        table.add(setting, "singular" if place == 1 else Figures(*(float(place),) * 7))
+    again = SweepTable(tmp_path / "sweep.csv")
+    assert list(again.settings.values()) == settings
+    assert again.found == table.found
+    with (tmp_path / "sweep.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [json.loads(row["method"]) for row in rows] == [setting.method.plain() for setting in settings]
+
+
+def test_a_table_of_another_layout_or_with_an_editor_that_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "former.csv").write_text("setting,model.lamb,error\n0,0.1,\n")
+    with pytest.raises(ConfigurationError, match="no table of this version's sweep"):
+        SweepTable(tmp_path / "former.csv")
+    path = tmp_path / "sweep.csv"
+    SweepTable(path).add(BASE, "singular")
+    path.write_text(path.read_text().replace('""UCE""', '""no.such.Forget""'))
+    with pytest.raises(ConfigurationError, match=r"sweep\.csv: model\.method\.editor: .*no\.such\.Forget"):
+        SweepTable(path)
 
 
 # The command
@@ -200,7 +217,7 @@ def test_a_killed_sweep_goes_on(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     config = write_config(tmp_path, tiny_model, data=DATA)
-    grid = ("--grid", "model.lamb=0.1,1,10", "--grid", "trainer.max_epochs=1,2", "--measure", "0")
+    grid = ("--grid", f"{LAMB}=0.1,1,10", "--grid", "trainer.max_epochs=1,2", "--measure", "0")
     outcome = sweep(capsys, config, *grid)
     assert outcome.code == 0, outcome.err
     folder = tmp_path / "runs/run/sweep"
@@ -213,14 +230,12 @@ def test_a_killed_sweep_goes_on(
     assert sweep(capsys, config, *grid).code == 0
     again = (folder / "sweep.csv").read_text()
     assert again.startswith(kept)
-    settings = [{key: row[key] for key in ("model.lamb", EPOCHS, "residual", "drift")} for row in lines(folder)]
-    former = [
-        {key: row[key] for key in ("model.lamb", EPOCHS, "residual", "drift")}
-        for row in csv.DictReader(whole.splitlines())
-    ]
+    told = ("method", EPOCHS, "residual", "drift")
+    settings = [{key: row[key] for key in told} for row in lines(folder)]
+    former = [{key: row[key] for key in told} for row in csv.DictReader(whole.splitlines())]
     assert sorted(map(json.dumps, settings)) == sorted(map(json.dumps, former))
     # A wider grid adds to what is there; other prompts are another sweep.
-    assert sweep(capsys, config, "--grid", "model.lamb=100", "--measure", "0").code == 0
+    assert sweep(capsys, config, "--grid", f"{LAMB}=100", "--measure", "0").code == 0
     assert len(lines(folder)) == 7
     outcome = sweep(capsys, config, *grid, "--data.preserve", "[fish]")
     assert (outcome.code, "another preserved" in outcome.err) == (2, True)
@@ -234,7 +249,7 @@ def test_the_front_is_measured_and_the_best_recommended(
     evaluation = {"detector": "rece_lightning.metrics.EmojiDetector", "pictures_per_prompt": 1, "steps": 2}
     callbacks = [{"class_path": "Evaluation", "init_args": evaluation}]
     config = write_config(tmp_path, "emoji", data=DATA, trainer={"callbacks": callbacks})
-    grid = ("--grid", "model.lamb=0.1,10", "--measure", "1", "--output", "out")
+    grid = ("--grid", f"{LAMB}=0.1,10", "--measure", "1", "--output", "out")
     outcome = sweep(capsys, config, *grid)
     assert outcome.code == 0, outcome.err
     columns = {row["column"] for row in csv.DictReader((tmp_path / "out/evaluation.csv").open())}
@@ -245,7 +260,8 @@ def test_the_front_is_measured_and_the_best_recommended(
     assert "http" not in page.replace("http://www.w3.org", "")
     recommended = yaml.safe_load((tmp_path / "out/recommended.yaml").read_text())
     assert recommended["data"]["concepts"] == DATA["concepts"]
-    assert recommended["model"]["lamb"] in (0.1, 10.0)
+    editor = recommended["model"]["method"]["editor"]
+    assert (editor["class_path"], editor["init_args"]["lamb"] in (0.1, 10.0)) == ("UCE", True)
     # What is there is not measured again.
     before = (tmp_path / "out/evaluation.csv").stat().st_mtime_ns
     assert sweep(capsys, config, *grid).code == 0
@@ -260,13 +276,14 @@ def test_the_front_is_measured_and_the_best_recommended(
     ("more", "parts"),
     [
         ((), ["--grid"]),
-        (("--gird", "model.lamb=1"), ["--grid"]),
-        (("--grid", "model.lamb=1", "--mesure", "3"), ["--mesure", "did you mean '--measure'"]),
-        (("--grid", "model.lamb=1", "--measure", "-1"), ["--measure", "-1"]),
-        (("--grid", "model.lamb=1", "--model.lambd", "3"), ["model.lambd", "did you mean"]),
-        (("--grid", "model.lamb=1", "--erased-by", "hope"), ["--erased-by", "remaining"]),
-        (("--grid", "model.lamb=1", "--model.robust", "{norms: [1.0]}"), ["model.robust", "leave it out"]),
-        (("--grid", "model.lamb=1", "--data.synonyms", "auto"), ["data.synonyms", "auto"]),
+        (("--gird", f"{LAMB}=1"), ["--grid"]),
+        (("--grid", f"{LAMB}=1", "--mesure", "3"), ["--mesure", "did you mean '--measure'"]),
+        (("--grid", f"{LAMB}=1", "--measure", "-1"), ["--measure", "-1"]),
+        (("--grid", f"{LAMB}=1", "--model.lambd", "3"), ["model.lambd", f"did you mean '{LAMB}'"]),
+        (("--grid", f"{LAMB}=1", "--erased-by", "hope"), ["--erased-by", "remaining"]),
+        (("--grid", f"{LAMB}=1", "--model.method.robust", "{norms: [1.0]}"), ["model.method.robust", "leave it out"]),
+        (("--grid", "model.lamb=1"), ["--grid model.lamb: it is model.method.editor.lamb now."]),
+        (("--grid", f"{LAMB}=1", "--data.synonyms", "auto"), ["data.synonyms", "auto"]),
     ],
 )
 def test_mistakes(

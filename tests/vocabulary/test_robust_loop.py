@@ -9,18 +9,19 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from rece_lightning import RECE, ConceptData
+from rece_lightning import RECE, ConceptData, Method
 from rece_lightning.attacks import AdversarialPrompt, AttackStore
 from rece_lightning.callbacks import ErasureCheckpoint, Export
+from rece_lightning.core import UCE, Derivation, Editor, NullSpace, Projection, Robust, TensorUCE
 from rece_lightning.core.certificate import certify
-from rece_lightning.core.editors.base import EDITORS
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.emoji.catalog import load_catalog
-from rece_lightning.erasure.certificates import certify_module
+from rece_lightning.erasure.certificates import ConceptCertificate, certificates
 from rece_lightning.erasure.incremental import IncrementalErasure
 from rece_lightning.erasure.transfer import transfer
 from rece_lightning.vocabulary.expand import read_found
@@ -28,13 +29,17 @@ from rece_lightning.vocabulary.neighbours import mine
 from tests.helpers.command import run_command, write_config
 
 CONCEPTS = ["bomb", "axe"]
-KEPT = [" ", "dog", "rose", "pizza", "guitar", "key", "door", "tent", "hammer"]
+PRESERVED = [" ", "dog", "rose", "pizza", "guitar", "key", "door", "tent", "hammer"]
 STAYS = "shield"
 """A validation prompt that should stay: the nearest word to ``bomb`` that does not mean it."""
 ALL = {
     "norms": [0.5, 1.0], "ridges": [0.1], "templates": ["a photo of {}"], "synonyms": 3, "neighbours": 4, "weight": 0.5,
 }  # fmt: skip
-SCALES = {"lamb": 10.0, "regular_scale": 1e-3}
+METHOD = Method(editor=UCE(lamb=10.0), derivation=Derivation(1e-3))
+STOP: dict[str, Any] = {
+    "monitor": "certificate", "mode": "max", "patience": 1000, "check_on_train_epoch_end": True,
+}  # fmt: skip
+"""Of ``EarlyStopping``, beside the certificate that is enough."""
 
 
 def fit(
@@ -44,26 +49,36 @@ def fit(
     epochs: int = 2,
     resume: Path | None = None,
     concepts: list[Any] = CONCEPTS,
+    certificate: float | str | None = None,
+    enough: float | None = None,
+    robust: dict[str, Any] | None = None,
     **settings: Any,
 ) -> RECE:
-    """Erase two weapons; checkpoints go into ``place``."""
-    module = RECE(model, **{**SCALES, **settings})
+    """Erase two weapons; checkpoints go into ``place``. It stops at a certificate that is ``enough``."""
+    switches = None if robust is None else Robust(**robust)
+    module = RECE(model, method=replace(METHOD, robust=switches, **settings), certificate=certificate)
+    callbacks: list[Callback] = [EarlyStopping(**STOP, stopping_threshold=enough)] if enough is not None else []
     trainer = Trainer(
         max_epochs=epochs,
         accelerator="cpu",
-        callbacks=[ErasureCheckpoint(dirpath=str(place))] if place else [],
+        callbacks=[*callbacks, *([ErasureCheckpoint(dirpath=str(place))] if place else [])],
         enable_checkpointing=place is not None,
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    data = ConceptData(concepts, preserve=KEPT, validation=[{"prompt": STAYS, "kind": "preserved"}])
+    data = ConceptData(concepts, preserve=PRESERVED, validation=[{"prompt": STAYS, "kind": "preserved"}])
     trainer.fit(module, data, ckpt_path=resume, weights_only=True)
     return module
 
 
 def matrix_of(module: RECE) -> torch.Tensor:
     return module.maps["text"].of_layer(0)
+
+
+def certified(module: RECE, budgets: list[float]) -> list[ConceptCertificate]:
+    session = module.session
+    return certificates(session.erasure(), session.erased_prompts, session.pairs, budgets)
 
 
 def figures(module: RECE) -> list[dict[str, float]]:
@@ -80,7 +95,7 @@ def attacked(tmp_path_factory: pytest.TempPathFactory, published: RECE) -> Path:
     """A folder as ``RedTeam`` leaves it: a prompt and an embedding for ``bomb``, one of each for something else."""
     folder = tmp_path_factory.mktemp("attacked")
     store = AttackStore(folder)
-    rows = published.encoder.encode(["bomb"]).embeddings[0]
+    rows = published.session.encoder.encode(["bomb"]).embeddings[0]
     text = AdversarialPrompt("mma", "bomb", 0, "comic explosion firecracker", queries=1)
     store.add("one", [text, replace(text, concept="church", prompt="chapel"), replace(text, prompt="bomb")])
     sent = replace(text, attack="derived", prompt="bomb", embedding=1.5 * rows.roll(1, 0))
@@ -102,18 +117,21 @@ def test_every_switch_alone_changes_the_map(published: RECE, attacked: Path, key
 
 
 def test_without_switches_the_file_says_nothing_of_them(published: RECE) -> None:
-    assert "robust" not in published.description()["settings"]
-    assert "robust" not in published.description()["concepts"]
-    assert published.hparams["robust"] is None
+    described = published.session.description()
+    assert described["method"]["robust"] is None
+    assert "robust" not in described["concepts"]
+    assert published.hparams["method"]["robust"] is None
 
 
-@pytest.mark.parametrize("editor", EDITORS)
-def test_all_switches_together_work_with_every_editor(editor: str, attacked: Path) -> None:
+@pytest.mark.parametrize(
+    "editor", [UCE(lamb=10.0), NullSpace(lamb=10.0), Projection()], ids=["uce", "null space", "projection"]
+)
+def test_all_switches_together_work_with_every_editor(editor: Editor, attacked: Path) -> None:
     module = fit(editor=editor, robust={**ALL, "found": str(attacked)}, epochs=3)
     assert len(module.history) == 3
     assert all(value == value for row in module.history for value in row.values())
     described = module.session.description()
-    assert described["settings"]["robust"] == {**ALL, "found": str(attacked)}
+    assert described["method"]["robust"] == {**ALL, "found": str(attacked)}
     # A text and an embedding about bomb: its own prompt is erased anyway, the others are about a church.
     assert described["concepts"]["robust"]["found"] == 2
     assert [row["prompt"] for row in described["concepts"]["erased"]] == CONCEPTS
@@ -123,7 +141,7 @@ def test_norms_take_reach_from_an_attacker_within_them() -> None:
     """What the switch is for: with λ₂ on the scale of the moments the certificate within the norms grows."""
 
     def reach(robust: dict[str, Any] | None) -> float:
-        return min(one.bounds[1.0] for one in certify_module(fit(epochs=4, robust=robust), [1.0]))
+        return min(one.bounds[1.0] for one in certified(fit(epochs=4, robust=robust), [1.0]))
 
     assert reach({"norms": [0.25, 0.5, 1, 2]}) > 1.2 * reach(None)
 
@@ -144,7 +162,7 @@ def test_synonyms_are_erased_with_their_concept(published: RECE) -> None:
 
     texts = [word for found in words.values() for word in found]
     assert published.first_maps is not None
-    assert left(matrix_of(module), texts) < 0.5 * left(published.first_maps.of_layer(0), texts)
+    assert left(matrix_of(module), texts) < 0.5 * left(published.first_maps["text"].of_layer(0), texts)
 
 
 def test_neighbours_move_less(published: RECE) -> None:
@@ -164,9 +182,9 @@ def test_neighbours_move_less(published: RECE) -> None:
 
 
 def test_mining_keeps_its_rule(published: RECE) -> None:
-    encoder, gram = published.encoder, published.gram
+    encoder, gram = published.session.encoder, published.session.gram
     concepts = [("bomb", " "), ("axe", " "), ("water pistol", " ")]
-    found = mine(encoder, gram, concepts, lambda: "", synonyms=5, neighbours=8, kept=["gun", STAYS, "hammer"])
+    found = mine(encoder, gram, concepts, lambda: "", synonyms=5, neighbours=8, preserved=["gun", STAYS, "hammer"])
     own = {item.name: set(item.synonyms) for item in load_catalog().objects}
     assert set(found.synonyms[0]) == own["bomb"]
     assert {"handgun", "revolver"} <= set(found.synonyms[2])
@@ -175,7 +193,7 @@ def test_mining_keeps_its_rule(published: RECE) -> None:
     assert not set(found.neighbours) & {*meant, "gun", STAYS, "hammer", "bomb", "axe"}
     assert len(found.neighbours) == len(set(found.neighbours)) <= 24
     # Fewer are the nearest of more, and what is left out as a synonym does not become a neighbour.
-    fewer = mine(encoder, gram, concepts, lambda: "", synonyms=1, neighbours=3, kept=["gun", STAYS, "hammer"])
+    fewer = mine(encoder, gram, concepts, lambda: "", synonyms=1, neighbours=3, preserved=["gun", STAYS, "hammer"])
     assert [words[:1] for words in found.synonyms] == list(fewer.synonyms)
     assert set(fewer.neighbours) <= set(found.neighbours)
     nothing = mine(encoder, gram, concepts, lambda: "", synonyms=5, within=1e-9)
@@ -184,14 +202,16 @@ def test_mining_keeps_its_rule(published: RECE) -> None:
 
 def test_a_concept_that_reads_as_its_target_has_no_neighbours(published: RECE) -> None:
     with pytest.raises(ConfigurationError, match="read alike"):
-        mine(published.encoder, published.gram, [("bomb", "bomb")], lambda: "", synonyms=1)
+        mine(published.session.encoder, published.session.gram, [("bomb", "bomb")], lambda: "", synonyms=1)
 
 
 # Going on
 
 
-@pytest.mark.parametrize(("editor", "accumulate"), [("uce", False), ("projection", True)])
-def test_a_resumed_run_has_the_same_bits(tmp_path: Path, attacked: Path, editor: str, accumulate: bool) -> None:
+@pytest.mark.parametrize(
+    ("editor", "accumulate"), [(METHOD.editor, False), (Projection(), True)], ids=["uce", "projection"]
+)
+def test_a_resumed_run_has_the_same_bits(tmp_path: Path, attacked: Path, editor: Editor, accumulate: bool) -> None:
     settings: dict[str, Any] = {"editor": editor, "accumulate": accumulate}
     copy = Path(shutil.copytree(attacked, tmp_path / "attacked"))
     settings["robust"] = {**ALL, "found": str(copy)}
@@ -200,14 +220,16 @@ def test_a_resumed_run_has_the_same_bits(tmp_path: Path, attacked: Path, editor:
     again = fit(tmp_path / "again", epochs=3, resume=tmp_path / "whole" / "epoch=0.ckpt", **settings)
     assert torch.equal(matrix_of(again), matrix_of(whole))
     assert figures(again) == figures(whole)
-    assert again.description() == whole.description()
+    assert again.session.description() == whole.session.description()
     for name in ("epoch=2.ckpt", "last.ckpt"):
         one, other = (
-            torch.load(tmp_path / run / name, weights_only=True)["rece"]["evidence"]["joined"]
+            torch.load(tmp_path / run / name, weights_only=True)["rece"]["statistics"]["spaces"]["text"]
             for run in ("whole", "again")
         )
-        assert torch.equal(one["kept"][0], other["kept"][0])
-        assert [pair["weight"] for pair in one["words"]] == [pair["weight"] for pair in other["words"]]
+        assert one.keys() == other.keys()
+        assert {"words.concept", "words.weight", "found.concept", "neighbours.rows"} <= one.keys()
+        for key, tensor in one.items():
+            assert torch.equal(tensor, other[key]), key
 
 
 def test_what_takes_more_room_than_its_moments_is_stored_as_moments(tmp_path: Path, tiny_model: Path) -> None:
@@ -216,8 +238,11 @@ def test_what_takes_more_room_than_its_moments_is_stored_as_moments(tmp_path: Pa
         "robust": {"norms": [1.0], "synonyms": 40, "neighbours": 40, "within": 0.9},
     }
     whole = fit(tmp_path / "whole", epochs=3, **settings)
-    stored = torch.load(tmp_path / "whole" / "last.ckpt", weights_only=True)["rece"]["evidence"]["joined"]
-    assert set(stored) == {"moments", "preserved"}
+    stored = torch.load(tmp_path / "whole" / "last.ckpt", weights_only=True)["rece"]["statistics"]["spaces"]["text"]
+    joined = {name for name in stored if name.startswith(("words.", "found.", "neighbours."))}
+    moments = {f"words.{part}.{name}" for part in ("first", "whole") for name in ("erased", "cross", "target")}
+    moments |= {name.replace("words", "found") for name in moments}
+    assert joined == {*moments, "neighbours.moments", "words.count", "neighbours.count", "found.count"}
     again = fit(tmp_path / "again", epochs=3, resume=tmp_path / "whole" / "epoch=0.ckpt", **settings)
     assert torch.equal(matrix_of(again), matrix_of(whole))
     assert figures(again) == figures(whole)
@@ -227,84 +252,83 @@ def test_another_model_gets_what_joined_too(tmp_path: Path, published: RECE) -> 
     """``apply`` runs the epochs anew from the checkpoint alone."""
     module = fit(tmp_path, robust=ALL)
     content = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    assert torch.equal(transfer(content, {"pretrained": "emoji"}).erasure.maps.of_layer(0), matrix_of(module))
+    assert torch.equal(
+        transfer(content, ("emoji", None, None, None)).erasure.maps["text"].of_layer(0), matrix_of(module)
+    )
 
 
 def test_a_run_goes_on_under_the_same_switches_alone(tmp_path: Path) -> None:
     fit(tmp_path, epochs=1, robust=ALL)
     for robust in (None, {**ALL, "weight": 0.4}, {"norms": [0.5]}):
-        with pytest.raises(ConfigurationError, match=r"model\.robust: .* → "):
+        with pytest.raises(ConfigurationError, match=r"model\.method\.robust.*: .* → "):
             fit(epochs=2, resume=tmp_path / "last.ckpt", robust=robust)
 
 
 def test_a_published_run_goes_on_as_one(tmp_path: Path) -> None:
     fit(tmp_path, epochs=1)
-    with pytest.raises(ConfigurationError, match=r"model\.robust: None → "):
+    with pytest.raises(ConfigurationError, match=r"model\.method\.robust: None → "):
         fit(epochs=2, resume=tmp_path / "last.ckpt", robust=ALL)
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     fit(tmp_path, epochs=1, robust={"synonyms": 2, "neighbours": 2})
     content = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    joined = content["rece"]["evidence"]["joined"]
-    whole = joined["kept"][0]
-    for broken in (whole * float("nan"), whole[:, :3], "text"):
-        joined["kept"][0] = broken
+    stored = content["rece"]["statistics"]["spaces"]["text"]
+    whole = stored["neighbours.rows"]
+    for broken in (whole * float("nan"), whole[..., :3], whole[0], "text"):
+        stored["neighbours.rows"] = broken
         torch.save(content, tmp_path / "broken.ckpt")
-        with pytest.raises(ConfigurationError, match=r"rece\.evidence\.joined"):
-            RECE.load_from_checkpoint(tmp_path / "broken.ckpt")
-    joined["kept"][0] = whole
-    joined["words"][0]["weight"] = -1.0
+        with pytest.raises(ConfigurationError, match=r"rece\.statistics.*; give a checkpoint that RECE wrote"):
+            RECE.load_from_checkpoint(tmp_path / "broken.ckpt", weights_only=True)
+    stored["neighbours.rows"] = whole
+    stored["words.weight"][0] = -1.0
     torch.save(content, tmp_path / "broken.ckpt")
-    with pytest.raises(ConfigurationError, match=r"rece\.evidence\.joined"):
-        RECE.load_from_checkpoint(tmp_path / "broken.ckpt")
+    with pytest.raises(ConfigurationError, match=r"a weight in rece\.statistics\.text\.words cannot be"):
+        RECE.load_from_checkpoint(tmp_path / "broken.ckpt", weights_only=True)
 
 
 def test_concepts_are_not_added_to_words_that_were_chosen_for_others() -> None:
-    with pytest.raises(ConfigurationError, match=r"model\.robust"):
-        IncrementalErasure(fit(epochs=1, robust={"synonyms": 1}))
-    IncrementalErasure(fit(epochs=2, robust={"norms": [1.0]})).add(["dagger"])
+    with pytest.raises(ConfigurationError, match=r"model\.method\.robust"):
+        IncrementalErasure(fit(epochs=1, robust={"synonyms": 1}).session)
+    IncrementalErasure(fit(epochs=2, robust={"norms": [1.0]}).session).add(["dagger"])
 
 
 # Stopping
 
 
-def test_it_stops_at_the_certificate_and_not_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_stops_at_the_certificate_and_not_before(tmp_path: Path) -> None:
     """Over embeddings of any norm, as the stored weights have it; the epochs are those of the published loop."""
-    whole = fit(editor="projection", epochs=4, robust={"certificate": 1e6})
+    settings: dict[str, Any] = {"editor": Projection(), "epochs": 4, "certificate": "any"}
+    whole = fit(enough=1e6, **settings)
     least = [row["certificate"] for row in whole.history]
     assert len(least) == 4
     assert least[1] > least[0]
     wanted = (least[0] + least[1]) / 2
-    capsys.readouterr()
-    module = fit(tmp_path, editor="projection", epochs=4, robust={"certificate": wanted})
-    said = capsys.readouterr().out
-    assert "Stopped after 2 of 4 epochs" in said
-    assert "any embedding" in said
+    module = fit(tmp_path, enough=wanted, **settings)
     assert len(module.history) == 2
-    assert torch.equal(matrix_of(module), matrix_of(fit(editor="projection", epochs=2)))
-    found = min(one.bounds[None] for one in certify_module(module, []))
+    assert torch.equal(matrix_of(module), matrix_of(fit(editor=Projection(), epochs=2)))
+    found = min(one.bounds[None] for one in certified(module, []))
     assert found == module.history[-1]["certificate"] >= wanted
     assert (tmp_path / "last.ckpt").exists()
 
 
 def test_a_budget_lets_an_editor_with_an_invertible_map_stop() -> None:
-    module = fit(epochs=4, robust={"norms": [0.5, 1], "certificate": 0.03, "budget": 0.5})
-    certificates = [row["certificate"] for row in module.history]
-    assert certificates[-1] >= 0.03
-    assert all(one < 0.03 for one in certificates[:-1])
-    pairs = module.pairs
+    module = fit(epochs=4, robust={"norms": [0.5, 1]}, certificate=0.5, enough=0.03)
+    found = [row["certificate"] for row in module.history]
+    assert found[-1] >= 0.03
+    assert all(one < 0.03 for one in found[:-1])
+    pairs = module.session.pairs["text"]
     rows = [torch.stack([getattr(pair, name) for pair in pairs]).double() for name in ("concept", "target")]
-    exact = certify(module.session.gram, module.maps, *rows, 0.5)
+    exact = certify(module.session.gram, module.maps["text"], *rows, 0.5)
     # What the stored half-precision weights take off is little.
-    assert float(exact.relative.min()) == pytest.approx(certificates[-1], rel=0.2)
+    assert float(exact.relative.min()) == pytest.approx(found[-1], rel=0.2)
 
 
 def test_a_run_that_was_stopped_by_its_certificate_is_finished(tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"editor": "projection", "epochs": 4, "robust": {"certificate": 0.01}}
+    settings: dict[str, Any] = {"editor": Projection(), "epochs": 4, "certificate": "any", "enough": 0.01}
     fit(tmp_path, **settings)
-    with pytest.raises(ConfigurationError, match=r"met model\.robust\.certificate after 1 epochs"):
-        fit(resume=tmp_path / "last.ckpt", **settings)
+    with pytest.raises(ConfigurationError, match=r"EarlyStopping ended the run after 1 epochs"):
+        fit(tmp_path, resume=tmp_path / "last.ckpt", **settings)
 
 
 def test_a_run_that_died_after_its_certificate_gets_its_end_alone(
@@ -312,12 +336,18 @@ def test_a_run_that_died_after_its_certificate_gets_its_end_alone(
 ) -> None:
     """With a budget so small that one epoch is enough: what is missing is written, no epoch is added."""
     monkeypatch.chdir(tmp_path)
-    model = {"robust": {"norms": [1.0], "certificate": 1e-3, "budget": 1e-3}}
-    config = write_config(tmp_path, tiny_model, model=model, trainer={"max_epochs": 4})
+    stop = {"class_path": "EarlyStopping", "init_args": {**STOP, "stopping_threshold": 1e-3}}
+    config = write_config(
+        tmp_path,
+        tiny_model,
+        model={"certificate": 1e-3, "method": {"robust": {"norms": [1.0]}}},
+        trainer={"max_epochs": 4, "callbacks": [stop, {"class_path": "Export"}]},
+    )
     first = run_command(capsys, "fit", "--config", config)
     assert first.code == 0, first.err
-    assert "Stopped after 1 of 4 epochs" in first.out
     run = Path("runs/run/version_0")
+    assert (run / "checkpoints/epoch=0.ckpt").exists()
+    assert not (run / "checkpoints/epoch=1.ckpt").exists()
     edited = load_file(run / "edited.safetensors")
     (run / "edited.safetensors").unlink()
     again = run_command(capsys, "fit", "--config", config, "--ckpt_path", "last")
@@ -331,10 +361,11 @@ def test_the_command_line_refuses_a_key_and_names_the_nearest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny_model: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    config = write_config(tmp_path, tiny_model, model={"robust": {"synonims": 5}})
+    config = write_config(tmp_path, tiny_model, model={"method": {"robust": {"synonims": 5}}})
     outcome = run_command(capsys, "fit", "--config", config)
     assert outcome.code == 2
-    assert "model.robust: unknown key 'synonims'; did you mean 'synonyms'?" in outcome.err
+    assert "model.method.robust.synonims" in outcome.err
+    assert "did you mean 'model.method.robust.synonyms'" in outcome.err
     assert not (tmp_path / "runs").exists()
 
 
@@ -344,50 +375,61 @@ def test_the_command_line_refuses_a_key_and_names_the_nearest(
 @pytest.mark.parametrize(
     ("robust", "said"),
     [
-        ({"norm": [1.0]}, "did you mean 'norms'"),
+        ({"norm": [1.0]}, r"model\.method\.robust\.norm: no such setting; did you mean 'norms'"),
         ({}, "switches nothing on"),
         ({"weight": 2.0}, "switches nothing on"),
-        ("norms", "give a mapping"),
+        ("norms", r"model\.method\.robust: 'norms' is no Robust"),
         ({"norms": 1.0}, "list of numbers"),
-        ({"norms": []}, "list of numbers"),
-        ({"norms": [0.0]}, r"model\.robust\.norms: 0\.0"),
+        ({"norms": []}, "switches nothing on"),
+        ({"norms": [0.0]}, r"robust\.norms: 0\.0"),
         ({"norms": [1, 1.0]}, "twice"),
-        ({"ridges": ["small"]}, r"model\.robust\.ridges"),
-        ({"templates": ["a photo"]}, r"model\.robust\.templates"),
-        ({"synonyms": 0}, r"model\.robust\.synonyms: 0"),
-        ({"synonyms": 2.5}, r"model\.robust\.synonyms"),
-        ({"neighbours": True}, r"model\.robust\.neighbours"),
-        ({"synonyms": 1, "within": -1}, r"model\.robust\.within"),
+        ({"ridges": ["small"]}, r"robust\.ridges"),
+        ({"templates": ["a photo"]}, r"robust\.templates"),
+        ({"synonyms": 0}, "switches nothing on"),
+        ({"synonyms": -1}, r"robust\.synonyms: -1"),
+        ({"synonyms": 2.5}, r"robust\.synonyms"),
+        ({"neighbours": True}, r"robust\.neighbours"),
+        ({"synonyms": 1, "within": -1}, r"robust\.within"),
         ({"norms": [1.0], "within": 0.2}, "only synonyms and neighbours"),
-        ({"neighbours": 3, "weight": 2.0}, r"model\.robust\.weight: only"),
-        ({"norms": [1.0], "budget": 1.0}, r"model\.robust\.budget: only certificate"),
-        ({"norms": [1.0], "weight": 0}, r"model\.robust\.weight: 0"),
-        ({"certificate": 0.1}, r"give model\.robust\.budget"),
-        ({"certificate": "high", "budget": 1.0}, r"model\.robust\.certificate"),
-        ({"found": " "}, r"model\.robust\.found"),
+        ({"norms": [1.0], "weight": 0}, r"robust\.weight: 0"),
+        ({"found": " "}, r"robust\.found"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused_before_any_model(robust: Any, said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
-        RECE("no such model", robust=robust)
+        RECE("no such model", method={"robust": robust})  # type: ignore[arg-type]
 
 
-def test_the_technique_tensor_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match=r"model\.technique replace"):
-        RECE(technique="tensor", robust={"norms": [1.0]})
+@pytest.mark.parametrize(
+    ("certificate", "said"),
+    [
+        ("high", r"model\.certificate: 'high'"),
+        (0, r"model\.certificate: 0"),
+        (True, r"model\.certificate: True"),
+        ("any", r"model\.certificate: any: UCE leaves a map that can be inverted.*give a number"),
+    ],
+)
+def test_certificates_that_make_no_sense_are_refused_before_any_model(certificate: Any, said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        RECE("no such model", certificate=certificate)
+
+
+def test_an_editor_with_a_map_a_layer_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"model\.method\.robust: TensorUCE takes every prompt apart"):
+        Method(editor=TensorUCE(), robust=Robust(norms=(1.0,)))
 
 
 def test_what_was_found_on_a_concept_counts_together_as_the_concept(attacked: Path) -> None:
-    data = ConceptData([{"prompt": "bomb", "weight": 3.0}, "axe"], preserve=KEPT)
+    data = ConceptData([{"prompt": "bomb", "weight": 3.0}, "axe"], preserve=PRESERVED)
     found = read_found(str(attacked), data)
     assert [pair.prompt for pair in found.prompts] == ["comic explosion firecracker"]
     assert len(found.embeddings) == 1
     assert [pair.weight for pair in found.prompts] == [1.5]
-    assert [weight for _, _, weight in found.embeddings] == [1.5]
+    assert [one.weight for one in found.embeddings] == [1.5]
 
 
 def test_a_folder_without_attacks_on_these_concepts_is_refused(tmp_path: Path, attacked: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"model\.robust\.found: .* has neither"):
+    with pytest.raises(ConfigurationError, match=r"model\.method\.robust\.found: .* has neither"):
         fit(robust={"found": str(tmp_path)})
     with pytest.raises(ConfigurationError, match="but about bomb, church"):
         fit(robust={"found": str(attacked)}, concepts=["dagger"])
@@ -407,11 +449,11 @@ def test_a_damaged_file_of_attacks_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_file_of_edited_weights_says_what_joined(tmp_path: Path) -> None:
-    module = RECE("emoji", **SCALES, robust={"synonyms": 2})
+    module = RECE("emoji", method=replace(METHOD, robust=Robust(synonyms=2)))
     trainer = Trainer(
         max_epochs=1, accelerator="cpu", default_root_dir=tmp_path, callbacks=[Export()], logger=False,
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
-    trainer.fit(module, ConceptData(["bomb"], preserve=KEPT))
+    trainer.fit(module, ConceptData(["bomb"], preserve=PRESERVED))
     with safe_open(tmp_path / "edited.safetensors", framework="pt") as file:
         assert "explosion" in file.metadata()["rece.concepts"]

@@ -11,33 +11,34 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from rece_lightning.scan.section import section_of, words_section
 from torch import Tensor
 
-from rece_lightning import RECE, ConceptData, ConfigurationError
+from rece_lightning import RECE, ConceptData, ConfigurationError, Method
+from rece_lightning.core import UCE
 from rece_lightning.data.concept_table import ConceptTable
 from rece_lightning.emoji.catalog import load_catalog
-from rece_lightning.vocabulary import scan_module, vocabulary_words
+from rece_lightning.reporting.words import section_of, words_section
+from rece_lightning.vocabulary import scan, vocabulary_words
 from rece_lightning.vocabulary.rows import SMALL
 from tests.helpers.fits import fit_quietly
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-KEPT = [" ", "dog", "rose", "pizza", "guitar", "key", "door", "tent", "train", "moon"]
+PRESERVED = [" ", "dog", "rose", "pizza", "guitar", "key", "door", "tent", "train", "moon"]
 CONCEPTS = ["water pistol", "snake"]
-WEAK: dict[str, Any] = {"lamb": 1e4}
+WEAK = 1e4
 """λ₂ of an edit that moves little: words that mean a concept survive it, whatever the weights."""
 REACH = 0.25
 
 
 def fit(
-    data: ConceptData, resume: Path | None = None, epochs: int = 1, model: str = "emoji", **settings: Any
+    data: ConceptData, resume: Path | None = None, epochs: int = 1, model: str = "emoji", lamb: float = WEAK
 ) -> tuple[RECE, Trainer]:
-    module = RECE(model, **(settings or WEAK))
+    module = RECE(model, method=Method(editor=UCE(lamb=lamb)))
     return module, fit_quietly(module, data, resume, epochs)
 
 
 def auto(**others: Any) -> ConceptData:
-    return ConceptData(**{"concepts": CONCEPTS, "preserve": KEPT, "synonyms": "auto", **others})
+    return ConceptData(**{"concepts": CONCEPTS, "preserve": PRESERVED, "synonyms": "auto", **others})
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,7 @@ def distances(module: RECE, texts: list[str], concept: str, *, edited: bool) -> 
 
 def test_words_that_mean_the_concept_and_survive_do_so_no_longer(chosen: tuple[RECE, ConceptData]) -> None:
     module, data = chosen
-    alone, _ = fit(ConceptData(CONCEPTS, preserve=KEPT))
+    alone, _ = fit(ConceptData(CONCEPTS, preserve=PRESERVED))
     for concept in CONCEPTS:
         synonyms = next(item.synonyms for item in load_catalog().objects if item.name == concept)
         added = [one.word for one in data.added if one.of == concept]
@@ -82,14 +83,14 @@ def test_words_that_mean_the_concept_and_survive_do_so_no_longer(chosen: tuple[R
         survived, now = (distances(one, others, concept, edited=True) for one in (alone, module))
         assert min(survived) < REACH <= min(now)
     for one in data.added:
-        assert {one.word, f"a photo of {one.word}"} <= set(module.erased_prompts)
+        assert {one.word, f"a photo of {one.word}"} <= set(module.session.erased_prompts)
 
 
 def test_gun_is_erased_with_the_water_pistol() -> None:
     data = auto(concepts=["water pistol"], synonyms_vocabulary=["dog", "gun", "banana"])
     module, _ = fit(data)
     assert [(one.word, one.of) for one in data.added] == [("gun", "water pistol")]
-    alone, _ = fit(ConceptData(["water pistol"], preserve=KEPT))
+    alone, _ = fit(ConceptData(["water pistol"], preserve=PRESERVED))
     survived, gone = (distances(one, ["gun"], "water pistol", edited=True)[0] for one in (alone, module))
     assert survived < REACH
     assert gone > 2 * survived
@@ -98,15 +99,15 @@ def test_gun_is_erased_with_the_water_pistol() -> None:
 def test_no_word_that_means_a_concept_reaches_it_any_more(chosen: tuple[RECE, ConceptData]) -> None:
     """What was left out does not reach, what was taken would: an independent look at all the words."""
     module, data = chosen
-    scan = scan_module(module)
-    assert scan.concepts == tuple(CONCEPTS)
+    found = scan(module.session)
+    assert found.concepts == tuple(CONCEPTS)
     barred = data.not_synonyms() | {one.word for one in data.added}
     for place, concept in enumerate(CONCEPTS):
         own = int(sum(one.of == concept for one in data.added))
         assert 0 < own < 10  # the limit ended nothing
-        left = [word for word, _, _ in scan.reaching(place) if word not in barred]
+        left = [word for word, _, _ in found.reaching(place) if word not in barred]
         assert not left
-    alone = scan_module(fit(ConceptData(CONCEPTS, preserve=KEPT))[0])
+    alone = scan(fit(ConceptData(CONCEPTS, preserve=PRESERVED))[0].session)
     survivors = {word for place in range(2) for word, _, _ in alone.reaching(place)}
     # The first of each concept are among them; what the edit of these takes along is not taken.
     assert {one.word for one in data.added[:2]} <= survivors
@@ -114,7 +115,7 @@ def test_no_word_that_means_a_concept_reaches_it_any_more(chosen: tuple[RECE, Co
 
 
 def test_words_that_stay_are_never_taken() -> None:
-    data = auto(concepts=["water pistol"], preserve=[*KEPT, "a toy gun"])
+    data = auto(concepts=["water pistol"], preserve=[*PRESERVED, "a toy gun"])
     fit(data)
     words = {one.word for one in data.added}
     assert words
@@ -167,7 +168,7 @@ def test_nothing_is_added_where_nothing_survives() -> None:
     module, _ = fit(data, lamb=0.1)
     assert data.added == []
     assert data.summary()["synonyms"] == []
-    assert module.erased_prompts == ["snake", "a photo of snake"]
+    assert module.session.erased_prompts == ["snake", "a photo of snake"]
 
 
 def test_a_run_goes_on_with_what_it_chose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,8 +182,10 @@ def test_a_run_goes_on_with_what_it_chose(tmp_path: Path, monkeypatch: pytest.Mo
         )  # what is chosen now does not count
         resumed, _ = fit(data, tmp_path / "two.ckpt", epochs=3)
     assert data.added
-    assert torch.equal(resumed.maps["text"].of_layer(0), whole.maps.of_layer(0))
-    assert [one.word for one in data.added] == [row["word"] for row in resumed.description()["concepts"]["synonyms"]]
+    assert torch.equal(resumed.maps["text"].of_layer(0), whole.maps["text"].of_layer(0))
+    assert [one.word for one in data.added] == [
+        row["word"] for row in resumed.session.description()["concepts"]["synonyms"]
+    ]
     for others in (
         {"synonyms_count": 9},
         {"synonyms_reach": 0.2},
@@ -204,16 +207,18 @@ def test_a_second_fit_chooses_anew(chosen: tuple[RECE, ConceptData]) -> None:
 TWO = """
 import sys, torch
 from lightning.pytorch import Trainer
-from rece_lightning import RECE, ConceptData
+from rece_lightning import RECE, ConceptData, Method
+from rece_lightning.core import UCE
 from rece_lightning.distributed import rank_and_world
 torch.set_num_threads(1)
-module = RECE(sys.argv[1], lamb=1e6)
+module = RECE(sys.argv[1], method=Method(editor=UCE(lamb=1e6)))
 data = ConceptData(["water pistol", "snake"], preserve=[" ", "dog"], synonyms="auto", synonyms_reach=0.9,
                    synonyms_count=3)
 trainer = Trainer(max_epochs=2, accelerator="cpu", devices=2, strategy="closed_form", logger=False,
                   enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
 trainer.fit(module, data)
-torch.save({"map": module.maps["text"].matrix, "summary": data.summary()}, f"{sys.argv[2]}/rank-{rank_and_world()[0]}.pt")
+told = {"map": module.maps["text"].matrix, "summary": data.summary()}
+torch.save(told, f"{sys.argv[2]}/rank-{rank_and_world()[0]}.pt")
 """
 
 
@@ -267,7 +272,7 @@ def test_concepts_of_a_short_csv_are_looked_through_and_a_stream_is_refused(tmp_
         ({"synonyms": {"snake": [" "]}}, "data.synonyms: snake: ' ' is no word"),
         ({"synonyms": {"snake": ["Water Pistol"]}}, "'Water Pistol' is erased already"),
         ({"synonyms": {"snake": ["cobra"], "water pistol": ["cobra"]}}, "'cobra' is erased already"),
-        ({"synonyms": {"snake": ["Dog"]}}, "'Dog' is also kept"),
+        ({"synonyms": {"snake": ["Dog"]}}, "'Dog' is also preserved"),
         ({"synonyms_vocabulary": ["gun"]}, "it is for data.synonyms: auto"),
         ({"synonyms": "auto", "synonyms_vocabulary": [" "]}, "names no words"),
         ({"synonyms": "auto", "synonyms_vocabulary": "none.csv"}, "data.synonyms_vocabulary: none.csv cannot be read"),
@@ -277,7 +282,7 @@ def test_concepts_of_a_short_csv_are_looked_through_and_a_stream_is_refused(tmp_
 )
 def test_settings_that_make_no_sense(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
-        ConceptData(CONCEPTS, preserve=KEPT, **settings)
+        ConceptData(CONCEPTS, preserve=PRESERVED, **settings)
 
 
 def test_a_concept_that_reads_as_its_target_is_refused() -> None:
@@ -286,9 +291,9 @@ def test_a_concept_that_reads_as_its_target_is_refused() -> None:
 
 
 def test_the_report_lists_what_reaches_and_what_was_hurt() -> None:
-    module, _ = fit(ConceptData(["water pistol"], preserve=KEPT))
-    scan = scan_module(module)
-    section = section_of(scan)
+    module, _ = fit(ConceptData(["water pistol"], preserve=PRESERVED))
+    found = scan(module.session)
+    section = section_of(found)
     assert section.words == len(vocabulary_words(module.session.encoder.tokenizer)) < SMALL
     assert "gun" in [row.word for row in section.reaching]
     for row in section.reaching:
@@ -298,16 +303,16 @@ def test_the_report_lists_what_reaches_and_what_was_hurt() -> None:
     assert [row.after for row in section.reaching] == sorted(row.after for row in section.reaching)
     moved = [row.moved for row in section.hurt]
     assert moved == sorted(moved, reverse=True)
-    assert words_section(module, None) == section
-    assert words_section(module, False) is None
+    assert words_section(module.session, None) == section
+    assert words_section(module.session, False) is None
 
 
 def test_a_large_vocabulary_is_scanned_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    module, _ = fit(ConceptData(["water pistol"], preserve=KEPT))
-    monkeypatch.setattr("rece_lightning.scan.section.SMALL", 100)
-    section = words_section(module, None)
+    module, _ = fit(ConceptData(["water pistol"], preserve=PRESERVED))
+    monkeypatch.setattr("rece_lightning.reporting.words.SMALL", 100)
+    section = words_section(module.session, None)
     assert section is not None
     assert "rece test --ckpt_path RUN --scan" in section.left_out
-    asked = words_section(module, True)
+    asked = words_section(module.session, True)
     assert asked is not None
     assert asked.reaching

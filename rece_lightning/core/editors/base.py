@@ -153,11 +153,15 @@ def editor_of(plain: Mapping[str, Any], where: str, *, trusted: bool = False) ->
     path, arguments = plain.get("class_path"), plain.get("init_args") or {}
     if not isinstance(path, str) or not isinstance(arguments, Mapping):
         raise ConfigurationError(f"{where}: {dict(plain)!r} is no editor; give class_path and init_args.")
+    for key in plain:
+        if key not in ("class_path", "init_args"):
+            raise ConfigurationError(f"{where}.{key}: no such key; an editor's settings belong under init_args.")
     kind = editor_class(path, where, trusted=trusted)
     try:
-        return kind(**arguments)
+        # What :func:`_plain` made a list of was a tuple: a frozen class has no lists.
+        return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()})
     except TypeError as error:
-        known = [one.name for one in fields(kind)] if is_dataclass(kind) else []
+        known: list[str] = [one.name for one in fields(kind)] if is_dataclass(kind) else []
         unknown = [key for key in arguments if key not in known]
         if unknown:
             raise ConfigurationError(
@@ -172,7 +176,7 @@ def editor_class(path: str, where: str, *, trusted: bool = False) -> type[Editor
     Raises:
         ConfigurationError: if there is no such editor.
     """
-    every = [kind for kind in _subclasses(Editor) if kind is not NotImported]
+    every = [kind for kind in _subclasses(Editor) if kind is not NotImported]  # type: ignore[type-abstract]
     known = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in every}
     ours = {kind.__qualname__: kind for name, kind in known.items() if name.startswith(f"{OURS}.")}
     if path in ours or path.removeprefix(f"{OURS}.") in ours:

@@ -18,7 +18,7 @@ from rece_lightning.core.linalg import factor_positive_definite, symmetrized
 from rece_lightning.core.moments import Moments
 
 AUGMENTED = 10 / 11
-"""Share of augmented rows where every preserved row has ten: what their noise, of variance 1, adds to the mean moment."""
+"""Share of augmented rows where every preserved row has ten: what their noise of variance 1 adds to the mean moment."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,11 @@ def null_space(preserved: Tensor, gram: Gram, settings: NullSpace, invariants: T
     Eigenvectors of ``P̄ = P d/tr P`` with values up to τ; rows of a text encoder that ends in a layer norm have squared
     norms near d, and ``P̄`` is then the mean moment that the paper's τ is read against (0.1; for 100 concepts 1e-4).
 
-    Directed augmentation adds ten noisy copies of every preserved row, the noise confined to the r directions ``U`` that a
-    projection sees least. In moments its expectation has a closed form, ``P̄ + 10/11 · U Uᵀ``, and nothing is drawn.
-    The paper takes ``U``, and the filter of its preserved prompts, a layer; here both are those of ``G``, which sums over
-    the layers, so that one map serves all. The filter is ``data.preserve: auto``: moments know no prompts any more.
+    Directed augmentation adds ten noisy copies of every preserved row, the noise confined to the r directions ``U``
+    that a projection sees least. In moments its expectation has a closed form, ``P̄ + 10/11 · U Uᵀ``, and nothing is
+    drawn. The paper takes ``U``, and the filter of its preserved prompts, a layer; here both are those of ``G``, which
+    sums over the layers, so that one map serves all. The filter is ``data.preserve: auto``: moments know no prompts any
+    more.
 
     Equality constraints hold some rows exactly. Their closed form by Lagrange multipliers is the same problem on the
     part of the null space that is orthogonal to these rows.
@@ -126,8 +127,8 @@ def edit_in_null_space(moments: Moments, free: Tensor, scales: UCE) -> Embedding
     gives ``W' = W E``, the minimiser of ``η Σ ‖W' c − W c*‖² + λ₁ Σ ‖W' c_j − W c_j‖² + λ₂ ‖W' − W‖²`` over all
     ``W' = W + K Nᵀ``, for every ``W`` at once. With λ₁ = 0 it is SPEED's problem; λ₂ weighs its ``‖ΔP‖²`` against sums
     over the concepts, where the published code takes means: its 1, and 0.05 for 100 concepts, are here 1 and 0.05
-    times the number of concepts. λ₁ weighs what is left of the preserved prompts in directions that count as free: with all
-    directions free this is UCE's edit.
+    times the number of concepts. λ₁ weighs what is left of the preserved prompts in directions that count as free: with
+    all directions free this is UCE's edit.
 
     Args:
         moments: of concepts, targets and what is preserved, ``[d, d]`` each, float64.

@@ -8,11 +8,11 @@ from itertools import islice
 from torch import Tensor
 
 from rece_lightning.core.errors import BaseModelError
+from rece_lightning.models.families.unet import is_text_projection
 from rece_lightning.models.original.pieces import Piece, Shape
 from rece_lightning.models.original.text import TOWERS, text_pieces, text_pieces_in_file
 from rece_lightning.models.original.unet import PREFIX, diffusers_unet_names, unet_names
 from rece_lightning.models.original.vae import vae_pieces, vae_pieces_in_file
-from rece_lightning.models.families.unet import is_text_projection
 from rece_lightning.models.weights import Weights
 
 PARTS = {family: ("unet", "vae", *towers) for family, towers in TOWERS.items()}
@@ -98,7 +98,7 @@ def sgm_names(names: Iterable[str]) -> dict[str, str]:
     LoRA files for SDXL name the U-Net's modules so.
 
     Args:
-        names: diffusers names of the projections. Where resolutions differ in how many residual blocks they have,
+        names: diffusers names of what reads the text. Where resolutions differ in how many residual blocks they have,
             the names of all the U-Net's parameters.
 
     Raises:
@@ -107,7 +107,7 @@ def sgm_names(names: Iterable[str]) -> dict[str, str]:
     return {
         name: original.removeprefix(PREFIX).removesuffix(".weight").replace(".", "_")
         for name, original in unet_names(names).items()
-        if is_text_projection(name)
+        if is_text_projection(name) or original.endswith(POOLED_READER)
     }
 
 

@@ -10,21 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rece_lightning.core import UCE, EmbeddingMap, Gram, Moments
+from rece_lightning.core import UCE, EditProblem, EmbeddingMap, Eraser, Gram, Method, Moments
 from rece_lightning.core.editors.projection import GramRoot, Projection, leading_directions, project
 from rece_lightning.core.editors.uce import edit
-from rece_lightning.core.eraser import LoopSettings, RECELoop
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.core.moments import RowPairs
-from tests.helpers.problems import Problem, erasure_problems, random_problem, relative
-
-
-def projected_map(problem: Problem, settings: Projection, epochs: int = 1, *, accumulate: bool = False) -> EmbeddingMap:
-    """The loop's map with the editor ``projection``."""
-    loop = LoopSettings(problem.scales, editor="projection", projection=settings, accumulate=accumulate)
-    found = RECELoop(problem.gram, replace(problem.evidence, prompts=len(problem.pairs)), loop).run(epochs)
-    assert isinstance(found, EmbeddingMap)
-    return found
+from tests.helpers.problems import Problem, erasure_problems, projected_map, random_problem, relative
 
 
 def cost(problem: Problem, change: Tensor, shrinkage: float) -> float:
@@ -32,12 +22,12 @@ def cost(problem: Problem, change: Tensor, shrinkage: float) -> float:
     gram = sum(weight.mT @ weight for weight in problem.weights)
     inverse = torch.linalg.inv(gram)
     root = torch.linalg.cholesky(inverse)
-    kept = problem.kept
+    rows = problem.preserved
     total = 0.0
     for weight in problem.weights:
         moved = weight @ change
-        if len(kept):
-            total += float((kept @ moved.mT).square().sum() / kept.square().sum())
+        if len(rows):
+            total += float((rows @ moved.mT).square().sum() / rows.square().sum())
         total += shrinkage * float((moved @ root).square().sum() / inverse.trace())
     return total
 
@@ -51,8 +41,8 @@ def differences(problem: Problem) -> Tensor:
 def well_posed() -> st.SearchStrategy[Problem]:
     """Models with as many outputs as the width, so that G can be inverted plainly."""
     return st.builds(
-        lambda seed, width, kept, rows: random_problem(
-            seed, width=width, outs=(width, width + 2), tokens=(2, 3), kept=kept, rows=rows
+        lambda seed, width, preserved, rows: random_problem(
+            seed, width=width, outs=(width, width + 2), tokens=(2, 3), preserved=preserved, rows=rows
         ),
         st.integers(0, 2**20),
         st.integers(3, 8),
@@ -72,8 +62,8 @@ def test_map_is_the_plain_formula(problem: Problem, rank: int, shrinkage: float)
         return  # the leading directions are not determined
     # The principal components' scores give the directions back in the span of the rows.
     delta = rows.mT @ left[:, :rank]
-    kept = problem.preserving.preserved
-    between = shrinkage * inverse / inverse.trace() + (kept / kept.trace() if len(problem.kept) else 0)
+    preserved = problem.preserving.preserved
+    between = shrinkage * inverse / inverse.trace() + (preserved / preserved.trace() if len(problem.preserved) else 0)
     normal = torch.linalg.inv(between) @ delta
     expected = eye - delta @ torch.linalg.inv(normal.mT @ delta) @ normal.mT
     assert relative(projected_map(problem, Projection(rank, shrinkage)).matrix, expected) < 1e-6
@@ -99,13 +89,13 @@ def test_no_other_map_that_erases_costs_less(problem: Problem, rank: int, seed: 
 
 def test_it_is_the_limit_of_uce_where_erasing_weighs_all_and_keys_and_values_see_alike() -> None:
     """With ``G = I`` the ridge is UCE's own: λ₁ = 1/tr P, λ₂ = κ/d, the difference onto nothing, and η → ∞."""
-    problem = replace(random_problem(4, width=6, kept=5), weights=[torch.eye(6, dtype=torch.float64)])
+    problem = replace(random_problem(4, width=6, preserved=5), weights=[torch.eye(6, dtype=torch.float64)])
     settings = Projection(2, 0.7)
     found = projected_map(problem, settings).matrix
     _, values, right = torch.linalg.svd(found)
     delta = right[values < 1e-9]
     moments = Moments.of(delta, torch.zeros_like(delta)) + problem.preserving
-    trace = float(problem.kept.square().sum())
+    trace = float(problem.preserved.square().sum())
     limit = edit(moments, UCE(1e7, 1 / trace, settings.shrinkage / 6)).matrix
     assert relative(found, limit) < 1e-5
 
@@ -153,14 +143,10 @@ def test_what_was_unreachable_stays_so_and_every_epoch_takes_more(
 
 @given(problem=erasure_problems(), epochs=st.integers(1, 3), accumulate=st.booleans())
 def test_rows_and_moments_give_one_map(problem: Problem, epochs: int, accumulate: bool) -> None:
-    settings = LoopSettings(
-        editor="projection", projection=Projection(1, 1.0), accumulate=accumulate, regular_scale=0.1
-    )
-    weights = torch.tensor(problem.row_weights, dtype=torch.float64)
-    rows = RowPairs(problem.rows, problem.target_rows, weights)
+    method, rows = Method(editor=Projection(1, 1.0), accumulate=accumulate), problem.row_pairs
     evidence = replace(problem.evidence, first=problem.moments, first_prompts=(), whole_prompts=())
-    by_moments = RECELoop(problem.gram, evidence, settings).run(epochs)
-    by_rows = RECELoop(problem.gram, replace(evidence, first_rows=rows, whole_rows=rows), settings).run(epochs)
+    by_moments = Eraser(method, evidence, problem.gram).run(epochs).maps
+    by_rows = Eraser(method, replace(evidence, first_rows=rows, whole_rows=rows), problem.gram).run(epochs).maps
     assert isinstance(by_moments, EmbeddingMap)
     assert isinstance(by_rows, EmbeddingMap)
     if epochs == 1:
@@ -176,7 +162,7 @@ def test_scale_of_the_model_of_the_weights_and_of_the_preserved_does_not_matter(
     expected = projected_map(problem, settings).matrix
     louder = replace(problem, weights=[factor * weight for weight in problem.weights])
     heavier = problem.with_pairs([replace(pair, weight=factor * pair.weight) for pair in problem.pairs])
-    repeated = replace(problem, kept=problem.kept.repeat(3, 1))
+    repeated = replace(problem, preserved=problem.preserved.repeat(3, 1))
     for other in (louder, heavier, repeated):
         assert relative(projected_map(other, settings).matrix, expected) < 1e-6
 
@@ -185,7 +171,8 @@ def test_nothing_to_erase_is_no_edit() -> None:
     problem = random_problem(2)
     rows = problem.pairs[0].rows
     moments = Moments.of(rows, rows) + problem.preserving
-    found = project(moments, problem.gram, EmbeddingMap.identity(problem.width), Projection())
+    identity = EmbeddingMap.identity(problem.width)
+    found = Projection()(EditProblem(moments, moments.preserved, problem.gram, identity))
     assert torch.equal(found.matrix, EmbeddingMap.identity(problem.width).matrix)
 
 
@@ -215,11 +202,11 @@ def test_narrow_factors_are_the_map() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "values"), [("erased_rank", [0, -1, 1.5, float("nan")]), ("shrinkage", [0.0, -1.0, float("inf")])]
+    ("field", "values"), [("rank", [0, -1, 1.5, float("nan")]), ("shrinkage", [0.0, -1.0, float("inf")])]
 )
 def test_settings_that_make_no_sense_are_refused(field: str, values: list[float]) -> None:
     for value in values:
-        with pytest.raises(ConfigurationError, match=field):
+        with pytest.raises(ConfigurationError, match=rf"Projection\.{field}: "):
             Projection(**{field: value})
 
 
@@ -227,6 +214,6 @@ def test_a_model_with_one_output_is_projected_where_it_looks() -> None:
     """G has rank 1: what no key or value sees is left alone."""
     gram = Gram.of([("only", torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64))])
     moments = Moments.of(torch.tensor([[2.0, 1.0, 0.0]]), torch.zeros(1, 3)) + Moments.preserving(torch.eye(3))
-    found = project(moments, gram, EmbeddingMap.identity(3), Projection(1, 1.0)).matrix
+    found = project(moments, gram, EmbeddingMap.identity(3), 1, 1.0).matrix
     assert float(found[0].abs().max()) < 1e-12
     assert found[2].tolist() == [0, 0, 1]
