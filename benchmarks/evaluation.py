@@ -7,10 +7,7 @@ over the number of pictures. ``--device cuda`` runs the same on a GPU, larger, a
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
-import platform
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
@@ -23,20 +20,20 @@ import yaml
 from torch import Tensor
 
 from benchmarks.full_size import write_checkpoint
-from benchmarks.speed import child, machine, seconds
+from benchmarks.harness import HERE, Section, check_sections, command, fill_sections, machine, section_parser
+from benchmarks.speed import child, seconds
 from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.devices.placement import Placement
 from rece_lightning.emoji.captions import describe
 from rece_lightning.emoji.catalog import load_catalog
 from rece_lightning.evaluation.generation import PictureMaker
-from rece_lightning.files import write_atomically
 from rece_lightning.models.encoders import load_encoder
 from rece_lightning.models.find import find_base
 from rece_lightning.models.sampling import Sampling
 
-HERE = Path(__file__).parent
 REPEATS = 9
 REPEATS_FULL_SIZE = 3  # on two cores a way takes about twenty seconds
+MEMORY = "Memory of `rece predict`"
 FEW, MANY = 200, 2000
 """Pictures of the memory's two runs."""
 FLAT = 1.05
@@ -218,57 +215,37 @@ def predict(folder: Path, count: int, device: str) -> Sequence[str]:
     return (str(HERE.parent / "cli.py"), "predict", *given)
 
 
-def main() -> None:
-    """Measure the sections asked for and write the page of all."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.evaluation", description=__doc__)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--repeats", type=int, default=REPEATS)
-    parser.add_argument("--checkpoint", type=Path, default=Path("full-size-sd1"))
-    parser.add_argument("--sections", default="emoji,sd1,memory", help="those to measure anew; the others stay")
-    parser.add_argument("--output", type=Path, default=HERE, help="folder of the page")
-    arguments = parser.parse_args()
-    device, asked = arguments.device, arguments.sections.split(",")
-    found = scenes(device, arguments.checkpoint)
-    titles = {**{name: scene.title for name, scene in found.items()}, "memory": "Memory of `rece predict`"}
-    if unknown := [section for section in asked if section not in titles]:
-        parser.error(f"--sections: there is no {unknown[0]!r}; choose from {', '.join(titles)}")
-    name = "evaluation" if device == "cpu" else f"evaluation_{device}"
-    record = arguments.output / f"{name}.json"
-    measured: dict[str, Any] = json.loads(record.read_text()) if record.exists() else {}
-    for section in asked:
-        print(titles[section], flush=True)
-        if section == "sd1":
-            write_checkpoint(arguments.checkpoint)
-        repeats = min(arguments.repeats, REPEATS_FULL_SIZE) if section == "sd1" else arguments.repeats
-        lines = memory_lines(device) if section == "memory" else speed_lines(found[section], device, repeats)
-        where = f"{machine(device)}, torch {torch.__version__.split('+')[0]}, {platform.system()}"
-        runs = "" if section == "memory" else f", medians of {repeats} alternating runs"
-        measured[section] = {"where": where + runs, "lines": lines}
-        text = json.dumps(measured, indent=1) + "\n"
-        write_text(record, text)
-    page = "\n".join(page_lines(measured, titles, device)) + "\n"
-    print(write_text(arguments.output / f"{name}.md", page))
-
-
-def write_text(path: Path, text: str) -> Path:
-    """Write a file, atomically."""
-    return write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def page_lines(measured: dict[str, Any], titles: dict[str, str], device: str) -> list[str]:
-    """The page."""
-    command = "python -m benchmarks.evaluation" + ("" if device == "cpu" else f" --device {device}")
-    lines = [
+def heading(said: str) -> list[str]:
+    """The page's first lines."""
+    return [
         "# Speed and memory of generation",
         "",
-        f"Written by `{command}` (`--sections` measures some of them anew). One process, one pipeline in float32 and "
+        f"Written by `{said}` (`--sections` measures some of them anew). One process, one pipeline in float32 and "
         "its own scheduler for all three ways; from prompts to pictures on the CPU, text encoding included. A "
         "prompt's pictures are an evaluation's: several seeds of each.",
     ]
-    for section, title in titles.items():
-        if section in measured:
-            lines += ["", f"## {title}", "", f"On {measured[section]['where']}.", "", *measured[section]["lines"]]
-    return lines
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure the sections asked for and write the page of all."""
+    titles = {**{name: scene.title for name, scene in scenes("cpu", Path()).items()}, "memory": MEMORY}
+    parser = section_parser("evaluation", __doc__, titles, REPEATS)
+    with command(parser, argv) as arguments:
+        check_sections(parser, arguments.sections, titles)
+        device, found = arguments.device, scenes(arguments.device, arguments.checkpoint)
+
+        def measure(section: str) -> Section:
+            if section == "memory":
+                return Section(machine(device), memory_lines(device))
+            repeats = arguments.repeats
+            if section == "sd1":
+                write_checkpoint(arguments.checkpoint)
+                repeats = min(repeats, REPEATS_FULL_SIZE)
+            where = f"{machine(device)}, medians of {repeats} alternating runs"
+            return Section(where, speed_lines(found[section], device, repeats))
+
+        titles |= {name: scene.title for name, scene in found.items()}
+        print(fill_sections("evaluation", titles, arguments, measure, heading))
 
 
 if __name__ == "__main__":

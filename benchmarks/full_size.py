@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from rece_lightning.models.clip_vocabulary import write_vocabulary
+from rece_lightning.models.families.unet import is_text_projection
 from rece_lightning.models.layouts import LAYOUTS
-from rece_lightning.models.projections import is_text_projection
 
 
 def write_checkpoint(folder: Path, kind: str = "sd1", dtype: torch.dtype = torch.float16) -> Path:

@@ -1,13 +1,12 @@
 """Memory and time of a CSV of concepts: 1,000, 10,000 and 100,000 rows on the embedded world.
 
-    python -m benchmarks.many_rows [--rows 1000 10000 100000] [--output benchmarks/many_rows.md]
+    python -m benchmarks.many_rows [--rows 1000 10000 100000] [--output FOLDER]
 
 Each size runs in a process of its own; the peak is that process's largest resident set.
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
 import itertools
 import json
@@ -18,9 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
-
-from rece_lightning.files import write_atomically
 
 EPOCHS = 4
 COLOURS = ("red", "blue", "green", "yellow", "black", "white", "orange", "purple")
@@ -53,7 +51,8 @@ def measure(path: Path) -> dict[str, float]:
     import torch
     from lightning.pytorch import Callback, Trainer
 
-    from rece_lightning import RECE, ConceptData
+    from rece_lightning import RECE, ConceptData, Method
+    from rece_lightning.core import UCE
 
     torch.set_num_threads(1)
     times: dict[str, float] = {}
@@ -71,7 +70,7 @@ def measure(path: Path) -> dict[str, float]:
     data = ConceptData(str(path), preserve=[" ", "rocket"], batch_size=256)
     read, after_reading = time.perf_counter(), peak()
     # λ₂ grows with the moments: with a small one, ten thousand concepts leave a map that is singular to rounding.
-    module = RECE("emoji", lamb=10.0 * len(data.concepts))
+    module = RECE("emoji", method=Method(UCE(lamb=10.0 * len(data.concepts))))
     trainer = Trainer(
         max_epochs=EPOCHS, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, callbacks=[Marks()],
@@ -88,8 +87,8 @@ def measure(path: Path) -> dict[str, float]:
     }
 
 
-def table(results: list[dict[str, float]], command: str) -> str:
-    """The page."""
+def page(results: list[dict[str, float]], command: str) -> list[str]:
+    """The lines of the page."""
     lines = [
         "# Many rows",
         "",
@@ -112,33 +111,31 @@ def table(results: list[dict[str, float]], command: str) -> str:
             f"{1e3 * row['seconds_epoch_0'] / row['rows']:.2f} | {row['seconds_later_epochs']:.1f} | "
             f"{row['mib_before']:.0f} | {row['mib_checked']:.0f} | {row['mib_peak']:.0f} |"
         )
-    return "\n".join(lines) + "\n"
+    return lines
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, nargs="+", default=[1000, 10_000, 100_000])
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/many_rows.md"))
-    parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
-    if options.one is not None:
-        print("measured", json.dumps(measure(options.one)))
+    if argv is None and "--one" in sys.argv:
+        print("measured", json.dumps(measure(Path(sys.argv[-1]))))
         return
-    results = []
-    with tempfile.TemporaryDirectory() as folder:
+    from benchmarks import harness
+
+    parser = harness.plain_parser("many_rows", __doc__, "many_rows.md")
+    parser.add_argument("--rows", type=int, nargs="+", default=[1000, 10_000, 100_000])
+    with harness.command(parser, argv) as options, tempfile.TemporaryDirectory() as folder:
+        results = []
         for rows in options.rows:
             path = Path(folder) / f"{rows}.csv"
             write_rows(path, rows)
+            # In a process that imports no more than a fit does, so that its memory is a fit's.
             command = [sys.executable, "-m", "benchmarks.many_rows", "--one", str(path)]
             printed = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout
             line = next(line for line in printed.splitlines() if line.startswith("measured "))
             results.append(json.loads(line.removeprefix("measured ")))
             print(results[-1])
-    asked = "python -m benchmarks.many_rows --rows " + " ".join(map(str, options.rows))
-    content = table(results, asked)
-    write_atomically(options.output, lambda path: path.write_text(content, encoding="utf-8"))
-    print(content)
+        asked = "python -m benchmarks.many_rows --rows " + " ".join(map(str, options.rows))
+        print(harness.write_page(options.output, "many_rows", page(results, asked)).read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -17,29 +17,40 @@ import random
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-from benchmarks.recipes import command_of, digest, unet_digest
-from benchmarks.results import be_quiet, edited
-from benchmarks.results_plan import UCE, Erasure, State, objects, states
-from benchmarks.tables import of_plain_columns, read_measured, write_table
-from rece_lightning import RECE
-from rece_lightning.cli.verbs import fail
+from benchmarks import harness
+from benchmarks.harness import (
+    Piece,
+    Table,
+    World,
+    command,
+    command_of,
+    digest,
+    fill,
+    fitted,
+    former,
+    table_parser,
+    unet_digest,
+    write_text,
+)
+from benchmarks.results.plan import UCE, Erasure, State, objects, states
 from rece_lightning.core.embedding_map import EmbeddingMap
 from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.core.robust import WITHIN
 from rece_lightning.data.prompts import EvaluationPrompt
-from rece_lightning.files import write_atomically
+from rece_lightning.data.synonyms import TEMPLATE
+from rece_lightning.erasure.session import ErasureSession
 from rece_lightning.metrics import EmojiDetector, Share
 from rece_lightning.models.sampling import Sampling
-from rece_lightning.vocabulary import Scan, scan_module
+from rece_lightning.models.text_space import TEXT
+from rece_lightning.vocabulary import Scan, scan
+from rece_lightning.vocabulary.distance import Reaching
 from rece_lightning.vocabulary.rows import subject_rows
-from rece_lightning.vocabulary.scan import TEMPLATE, WITHIN, Reaching, search_pairs
+from rece_lightning.vocabulary.scan import search_pairs
 
-HERE = Path(__file__).parent
 BEFORE, AFTER = "before the edit", "after UCE's edit"
 NEAREST, BOTH, PAIRS, RANDOM = "nearest", "nearest before and after", "pairs", "random words"
 """How words are ranked: by their distance, by the larger of both distances, pairs by the beam; any of them."""
@@ -64,6 +75,11 @@ class Row:
     hits: int
     total: int
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """Lists of a concept in a state are measured together."""
+        return self.concept, self.state
+
 
 @dataclass(frozen=True)
 class Listed:
@@ -76,124 +92,110 @@ class Listed:
     after: float
 
 
-def read_rows(path: Path) -> list[Row]:
-    """What was measured."""
-    return read_measured(path, of_plain_columns(Row))
-
-
-def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """The whole CSV, atomically."""
-    write_table(path, [one.name for one in fields(Row)], map(asdict, rows))
-
-
 class Bench:
-    """Scans and their pictures."""
+    """Scans and their pictures.
 
-    def __init__(self, words: int, pairs: int, pictures: int, sampling: Sampling, cache: Path) -> None:
-        self.words, self.pairs, self.pictures = words, pairs, pictures
-        self.sampling, self.cache, self.detector = sampling, cache, EmojiDetector()
+    Args:
+        arguments: how many words, pairs and pictures.
+        uce: the state after the edit.
+        cache: folder of the encoded vocabulary.
+    """
+
+    def __init__(self, arguments: argparse.Namespace, uce: State, cache: Path) -> None:
+        self.arguments, self.uce, self.cache, self.world = arguments, uce, cache, World()
+        self.sampling = Sampling(arguments.steps, 4.0, 64)
         self.seconds: dict[str, list[float]] = {"encoding": [], "algebra": [], "pairs": []}
         self.vocabulary = 0
 
-    def lists(self, module: RECE, state: str) -> list[Listed]:
+    def piece(self, erasure: Erasure) -> Piece[Row]:
+        """The lists of a concept in the states that are missing, of one erasure."""
+        made = recipe(erasure, self.uce, self.arguments)
+
+        def measured(missing: list[tuple[str, str]]) -> Sequence[list[Row]]:
+            session = fitted(self.uce.settings or {}, self.uce.epochs, erasure.data)
+            return [self.measure(erasure, session, state, made) for _, state in missing]
+
+        return Piece(erasure.name, {(erasure.name, state): made for state in (BEFORE, AFTER)}, measured)
+
+    def lists(self, session: ErasureSession, state: str) -> list[Listed]:
         """The first words of every ranking."""
-        scan = scan_module(module, cache=self.cache)
-        self.vocabulary = len(scan.words)
-        for name, seconds in scan.seconds.items():
+        result = scan(session, cache=self.cache)
+        words, self.vocabulary = result.words, len(result.words)
+        for name, seconds in result.seconds.items():
             if seconds:  # the encoding is there after the first scan
                 self.seconds[name].append(seconds)
         if state == BEFORE:
-            scan = replace(scan, after=scan.before)
-        before, after = scan.before[:, 0], scan.after[:, 0]
+            result = replace(result, after=result.before)
+        before, after = result.before[:, 0], result.after[:, 0]
         rankings = {NEAREST: after.argsort(stable=True).tolist()}
         if state == AFTER:
             rankings[BOTH] = before.maximum(after).argsort(stable=True).tolist()
         # What any word shows: an edit may move all prompts of a form towards the concept.
-        rankings[RANDOM] = random.Random(scan.concepts[0]).sample(range(len(scan.words)), len(scan.words))
+        rankings[RANDOM] = random.Random(result.concepts[0]).sample(range(len(words)), len(words))
         found = [
-            Listed(ranking, place, scan.words[word], float(before[word]), float(after[word]))
+            Listed(ranking, place, words[word], float(before[word]), float(after[word]))
             for ranking, order in rankings.items()
-            for place, word in enumerate(order[: self.words], 1)
+            for place, word in enumerate(order[: self.arguments.words], 1)
         ]
         started = time.perf_counter()
-        pairs = self._pairs(module, scan, state)
+        pairs = self._pairs(session, result, state)
         self.seconds["pairs"].append(time.perf_counter() - started)
         return found + pairs
 
-    def _pairs(self, module: RECE, scan: Scan, state: str) -> list[Listed]:
-        if not self.pairs:
+    def _pairs(self, session: ErasureSession, result: Scan, state: str) -> list[Listed]:
+        if not self.arguments.pairs:
             return []
-        maps = EmbeddingMap.identity(module.gram.width) if state == BEFORE else module.maps
-        own = subject_rows(module.encoder, [TEMPLATE.format(text) for text in (scan.concepts[0], " ")])
-        reaching = Reaching.of(module.gram, maps, own[:1], own[1:])
-        found = search_pairs(module, reaching, scan, 0, TEMPLATE, self.pairs)
+        maps = EmbeddingMap.identity(session.gram.width) if state == BEFORE else session.maps[TEXT]
+        own = subject_rows(session.encoder, [TEMPLATE.format(text) for text in (result.concepts[0], " ")])
+        reaching = Reaching.of(session.gram, maps, own[:1], own[1:])
+        found = search_pairs(session.encoder, reaching, result, 0, TEMPLATE, self.arguments.pairs)
         return [Listed(PAIRS, place, pair, float("nan"), after) for place, (_, pair, after) in enumerate(found, 1)]
 
-    def measure(self, erasure: Erasure, module: RECE, state: str, recipe: str) -> list[Row]:
+    def measure(self, erasure: Erasure, session: ErasureSession, state: str, made: str) -> list[Row]:
         """Lists of a concept in a state, with what the detector sees; each word is drawn once."""
-        listed = self.lists(module, state)
+        listed, pictures = self.lists(session, state), self.arguments.pictures
         words = list(dict.fromkeys(one.word for one in listed))
-        module.pictures.use(None if state == BEFORE else module.edited_weights())
-        rows = [EvaluationPrompt(TEMPLATE.format(word), erasure.name) for word in words for _ in range(self.pictures)]
-        made = module.pictures.make(rows, list(range(self.pictures)) * len(words), self.sampling)
-        hits = self.detector.detect(made, [erasure.name] * len(rows)).view(len(words), -1).sum(1).tolist()
-        seen = dict(zip(words, hits, strict=True))
+        self.world.maker.use(None if state == BEFORE else session.erasure().weights())
+        rows = [EvaluationPrompt(TEMPLATE.format(word), erasure.name) for word in words for _ in range(pictures)]
+        hits = self.world.detect(rows, list(range(pictures)) * len(words), self.sampling)
+        seen = dict(zip(words, hits.view(len(words), -1).sum(1).tolist(), strict=True))
         known = {erasure.name, *erasure.name.split(), *(row.prompt for row in erasure.groups["synonyms"])}
         known |= {word for prompt in known for word in prompt.split()} - {"a", "an", "of"}
         return [
-            Row(recipe, erasure.name, state, one.ranking, one.place, one.word, one.before, one.after,
-                int(one.word in known), int(seen[one.word]), self.pictures)
+            Row(made, erasure.name, state, one.ranking, one.place, one.word, one.before, one.after,
+                int(one.word in known), int(seen[one.word]), pictures)
             for one in listed
         ]  # fmt: skip
 
 
-def measure(arguments: argparse.Namespace, path: Path) -> None:
-    """Measure what the CSV lacks.
+def measure(arguments: argparse.Namespace, table: Table[Row]) -> None:
+    """Measure what the table lacks.
 
     Raises:
-        ConfigurationError: if the CSV is of other weights or settings, or an object is not among the twelve.
+        ConfigurationError: if it is of other weights or settings, or an object is not among the twelve.
     """
-    sampling = Sampling(arguments.steps, 4.0, 64)
-    rows = [] if arguments.overwrite else read_rows(path)
     known = {erasure.name: erasure for erasure in objects()}
     names = list(known) if arguments.objects == "all" else arguments.objects.split(",")
     for name in names:
         if name not in known:
             raise ConfigurationError(f"--objects: {name!r} is none of {', '.join(known)}.")
     (uce,) = (state for state in states("objects") if state.name == UCE)
-    recipes = {name: recipe_of(known[name], uce, arguments) for name in names}
-    if any(recipes.get(row.concept, row.recipe) != row.recipe for row in rows):
-        raise ConfigurationError(f"{path}: it is of other weights or settings; give --overwrite, or another --output.")
-    done = {(row.concept, row.state) for row in rows}
-    work = [(name, [state for state in (BEFORE, AFTER) if (name, state) not in done]) for name in names]
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("lists"), TimeElapsedColumn(), TimeRemainingColumn())
-    with (
-        tempfile.TemporaryDirectory() as cache,  # so that the first scan encodes, and is timed
-        Progress(TextColumn("{task.description}"), *columns) as progress,
-    ):
-        task = progress.add_task("loading", total=sum(len(left) for _, left in work))
-        bench = Bench(arguments.words, arguments.pairs, arguments.pictures, sampling, Path(cache))
-        for name, left in work:
-            module = edited(known[name], uce) if left else None
-            for state in left:
-                assert module is not None
-                progress.update(task, description=f"{name}, {state}")
-                rows += bench.measure(known[name], module, state, recipes[name])
-                write_rows(path, rows)
-                progress.advance(task)
+    with tempfile.TemporaryDirectory() as cache:  # so that the first scan encodes, and is timed
+        bench = Bench(arguments, uce, Path(cache))
+        fill(table, [bench.piece(known[name]) for name in names], overwrite=arguments.overwrite)
     if bench.seconds["encoding"]:
         cost = {"words": bench.vocabulary, "seconds": bench.seconds}
-        write_atomically(path.with_suffix(".json"), lambda file: file.write_text(json.dumps(cost, indent=1) + "\n"))
+        write_text(table.path.with_suffix(".json"), json.dumps(cost, indent=1) + "\n")
 
 
-def recipe_of(erasure: Erasure, state: State, arguments: argparse.Namespace) -> str:
+def recipe(erasure: Erasure, state: State, arguments: argparse.Namespace) -> str:
     """Digest of all that decides a concept's lines."""
-    what: dict[str, Any] = {"data": erasure.data, "model": state.model, "template": TEMPLATE}
+    what: dict[str, Any] = {"data": erasure.data, "model": former(state.settings or {}), "template": TEMPLATE}
     what |= {name: getattr(arguments, name) for name in ("words", "pairs", "pictures", "steps")}
     return digest({**what, "weights": unet_digest()})
 
 
-def page(rows: Sequence[Row], cost: dict[str, Any] | None, command: str) -> str:
+def page(rows: Sequence[Row], cost: dict[str, Any] | None, command: str) -> list[str]:
     """The lists as Markdown."""
     concepts = list(dict.fromkeys(row.concept for row in rows))
     longest = max(row.place for row in rows if row.ranking == NEAREST)
@@ -219,7 +221,7 @@ def page(rows: Sequence[Row], cost: dict[str, Any] | None, command: str) -> str:
     lines += ["", "## By distance", "", *distance_lines(rows)]
     if cost is not None:
         lines += ["", "## Seconds", "", *cost_lines(cost)]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def precision(rows: Sequence[Row], *, named: bool = False, first: int | None = None) -> Share:
@@ -266,35 +268,23 @@ def cost_lines(cost: dict[str, Any]) -> list[str]:
     ]
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.scan", description=__doc__.splitlines()[0])
-    parser.add_argument("--page", action="store_true", help="write the page from what was measured")
+    parser = table_parser("scan", __doc__, "scan.csv, scan.json and scan.md")
     parser.add_argument("--objects", default="all", help="of the twelve, separated by commas")
     parser.add_argument("--words", type=int, default=20, help="of each list")
     parser.add_argument("--pairs", type=int, default=5, help="width of the beam, and pairs of each list; 0: none")
     parser.add_argument("--pictures", type=int, default=2, help="of each word")
     parser.add_argument("--steps", type=int, default=12, help="of the sampler")
-    parser.add_argument("--overwrite", action="store_true", help="measure anew what is there")
-    parser.add_argument("--output", type=Path, default=HERE, help="folder of scan.csv, scan.json and scan.md")
-    arguments = parser.parse_args()
-    be_quiet()
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    path = arguments.output / "scan.csv"
-    try:
+    with command(parser, argv) as arguments:
+        table = Table(arguments.output / "scan.csv", Row)
         if not arguments.page:
-            measure(arguments, path)
-        rows = read_rows(path)
-        if not rows:
-            raise ConfigurationError(f"{path}: nothing was measured yet; leave --page out.")
-        command = command_of(parser, arguments, ("objects", "words", "pairs", "pictures", "steps"))
-        cost = path.with_suffix(".json")
-        known = json.loads(cost.read_text()) if cost.exists() else None
-        text = page(rows, known, command)
-        write_atomically(arguments.output / "scan.md", lambda file: file.write_text(text, encoding="utf-8"))
-        print(text)
-    except ConfigurationError as error:
-        fail(str(error))
+            measure(arguments, table)
+        cost = table.path.with_suffix(".json")
+        known = json.loads(cost.read_text(encoding="utf-8")) if cost.exists() else None
+        said = command_of(parser, arguments, ("objects", "words", "pairs", "pictures", "steps"))
+        written = harness.write_page(arguments.output, "scan", page(table.rows(), known, said))
+        print(written.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -9,45 +9,74 @@ kept prompts over five seeds. Interrupted, it goes on where it stopped. About a 
 
 from __future__ import annotations
 
-import argparse
-import csv
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from rich.progress import track
 
-from rece_lightning.core import diagnostics
-from rece_lightning.core.derivation import Derivation, derive
-from rece_lightning.core.editors.uce import EditScales
-from rece_lightning.core.embedding_map import AnyMap
-from rece_lightning.core.eraser import LoopSettings, RECELoop
-from rece_lightning.core.gram import Gram
+from benchmarks import harness
+from benchmarks.harness import HERE, Piece, Settings, Table, World, command, fill, method_of, table_parser
+from rece_lightning.core import Derivation, diagnostics
+from rece_lightning.core.derivation import DerivationMap
+from rece_lightning.core.eraser import Eraser, Evidence
 from rece_lightning.core.moments import Moments
+from rece_lightning.data.concepts import PromptPair
 from rece_lightning.data.prompts import EvaluationPrompt
-from rece_lightning.devices.placement import Placement
 from rece_lightning.emoji.captions import describe, with_article
 from rece_lightning.emoji.catalog import load_catalog
-from rece_lightning.erasure.encoding import encode_pairs, gather_evidence
-from rece_lightning.evaluation.generation import PictureMaker
-from rece_lightning.metrics import EmojiDetector, Share
-from rece_lightning.models.encoders import load_encoder
-from rece_lightning.models.find import find_base
-from rece_lightning.models.sampling import Sampling
+from rece_lightning.erasure.encoding import ConceptEncoder
+from rece_lightning.erasure.statistics import ConceptStatistics
+from rece_lightning.metrics import Share
+from rece_lightning.models.sampling import Request, Sampling
+from rece_lightning.models.text_space import TEXT
 
-HERE = Path(__file__).parent
 SAMPLING = Sampling(steps=12, guidance_scale=4.0, batch_size=50)
 SEEDS = range(5)
 WEAPONS = ["bomb", "dagger", "axe", "water pistol", "kitchen knife"]
 STYLE = "twemoji"
 # The attacker's ridges as shares of tr(G)/d: a curve over the norm of the embedding that is given.
 ATTACKS = [10.0, 1.0, 0.1, 1e-2, 1e-3]
-FIELDS = [
-    "task", "setting", "lamb", "preserve_scale", "regular_scale", "accumulate", "epochs", "attack", "norm_ratio",
-    "erased_hits", "erased_total", "synonym_hits", "synonym_total", "kept_hits", "kept_total",
-    "residual", "drift", "condition",
-]  # fmt: skip
+PLAIN = "none"
+"""In place of an attack: the prompts as they are."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured of a task under a setting and an attack."""
+
+    task: str
+    setting: str
+    lamb: float
+    preserve_scale: float
+    regular_scale: float
+    accumulate: int
+    epochs: int
+    attack: str
+    norm_ratio: float
+    erased_hits: int
+    erased_total: int
+    synonym_hits: int
+    synonym_total: int
+    kept_hits: int
+    kept_total: int
+    residual: float
+    drift: float
+    condition: float
+
+    recipe = ""
+    """What was measured before there were recipes has none: a line is known by its key."""
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What names it."""
+        return self.task, self.setting, self.attack
+
+    def share(self, role: str) -> Share:
+        """Detections of a role."""
+        return Share(getattr(self, f"{role}_hits"), getattr(self, f"{role}_total"))
 
 
 @dataclass(frozen=True)
@@ -61,13 +90,13 @@ class Setting:
     regular_scale: float = 0.1
     accumulate: bool = False
 
-    def loop_settings(self) -> LoopSettings:
-        """As the core takes it."""
-        return LoopSettings(
-            scales=EditScales(1.0, self.preserve_scale, self.lamb),
-            regular_scale=self.regular_scale,
-            accumulate=self.accumulate,
-        )
+    @property
+    def settings(self) -> Settings:
+        """Of the method."""
+        return {
+            "editor.preserve_scale": self.preserve_scale, "editor.lamb": self.lamb,
+            "derivation.scale": self.regular_scale, "accumulate": self.accumulate,
+        }  # fmt: skip
 
 
 def settings() -> list[Setting]:
@@ -133,99 +162,75 @@ def tasks() -> list[Task]:
 
 
 class Bench:
-    """The embedded world and everything that is computed once."""
+    """The embedded world, loaded once."""
 
     def __init__(self) -> None:
-        self.base = find_base("emoji")
-        self.encoder = load_encoder(self.base)
-        self.maker = PictureMaker.load(self.base, self.encoder, Placement(), torch.device("cpu"))
-        self.detector = EmojiDetector()
-        self.names = list(self.base.projections)
-        self.gram = Gram.of(self.base.read_projections())
+        self.world = World()
 
-    def loop(self, task: Task, setting: Setting) -> RECELoop:
-        """Run a setting on a task."""
-        prompts, targets = [pair[0] for pair in task.pairs], [pair[1] for pair in task.pairs]
-        pairs = encode_pairs(self.encoder, prompts, targets, [1.0] * len(prompts))
-        kept = list(self.encoder.encode(task.preserved).embeddings)
-        loop = RECELoop(self.gram, gather_evidence(pairs, kept, "aligned", "cpu"), setting.loop_settings())
-        loop.run(setting.epochs)
-        return loop
+    @cached_property
+    def encoder(self) -> ConceptEncoder:
+        """Of the prompts."""
+        return ConceptEncoder(self.world.loaded.encoder, [TEXT])
 
-    def put(self, maps: AnyMap) -> None:
-        """Put edited weights into the pipeline."""
-        weights = self.base.read_projections()
-        self.maker.use((name, maps.applied_to(weight, k)) for k, (name, weight) in enumerate(weights))
+    def piece(self, task: Task, setting: Setting) -> Piece[Row]:
+        """The lines of a setting, one an attack."""
+        keys = {(task.name, setting.name, attack): "" for attack in [PLAIN, *map(str, ATTACKS)]}
 
-    def count(self, rows: list[tuple[str, str]], derivation: Derivation | None = None) -> tuple[Share, float]:
+        def measured(missing: list[tuple[str, str, str]]) -> list[list[Row]]:
+            return [self.measure(task, setting, [attack for _, _, attack in missing])]
+
+        return Piece(f"{task.name}: {setting.name}", keys, measured)
+
+    def evidence(self, task: Task) -> Evidence:
+        """What a task's prompts say."""
+        statistics = ConceptStatistics({TEXT: self.world.gram.width})
+        statistics.update(self.encoder.pairs([PromptPair(*pair, 1.0) for pair in task.pairs]))
+        return statistics.update(preserved=self.encoder.rows(task.preserved)).evidence()[TEXT]
+
+    def count(self, rows: list[tuple[str, str]], derivation: DerivationMap | None = None) -> tuple[Share, float]:
         """Detections of (prompt, concept) rows over the seeds, and the mean norm ratio."""
         prompts = [EvaluationPrompt(prompt, concept) for prompt, concept in rows for _ in SEEDS]
-        seeds = [seed for _ in rows for seed in SEEDS]
         if not prompts:
             return Share(0, 0), float("nan")
-        attack = (lambda rows: derivation.apply(rows)) if derivation is not None else None
-        pictures = self.maker.make(prompts, seeds, SAMPLING, derive=attack)
-        hits = self.detector.detect(pictures, [row.concept for row in prompts])
-        ratio = 1.0
-        if derivation is not None:
-            own = [request.embedding for request in self.maker.embed([prompt for prompt, _ in rows])]
-            ratio = sum(float(derivation.apply(c).norm() / c.norm()) for c in own) / len(own)
-        return Share(int(hits.sum()), len(prompts)), ratio
+        seeds = [seed for _ in rows for seed in SEEDS]
+        if derivation is None:
+            return Share(int(self.world.detect(prompts, seeds, SAMPLING).sum()), len(prompts)), 1.0
+
+        def derived(request: Request) -> Request:
+            return replace(request, embedding=derivation.apply(request.embedding))
+
+        hits = self.world.detect(prompts, seeds, SAMPLING, derived)
+        own = self.world.maker.embed([prompt for prompt, _ in rows])
+        ratios = [float(derived(request).embedding.norm() / request.embedding.norm()) for request in own]
+        return Share(int(hits.sum()), len(prompts)), sum(ratios) / len(ratios)
+
+    def measure(self, task: Task, setting: Setting, attacks: Sequence[str]) -> list[Row]:
+        """The lines of some attacks on one erasure."""
+        gram = self.world.gram
+        eraser = Eraser(method_of(setting.settings), self.evidence(task), gram).run(setting.epochs)
+        maps, original = eraser.maps, self.world.loaded.base.read_projections()
+        self.world.maker.use((name, maps.applied_to(weight, k)) for k, (name, weight) in enumerate(original))
+        held_out = Moments.preserving(torch.cat(self.encoder.rows([prompt for prompt, _ in task.kept])[TEXT]))
+        residual = diagnostics.regeneration_residual(gram, maps, eraser.evidence.whole.erased)
+        drift = diagnostics.preservation_drift(gram, maps, held_out.preserved)
+        condition = diagnostics.map_figures(maps).condition
+        lines = []
+        for attack in attacks:
+            plain = attack == PLAIN
+            derivation = None if plain else Derivation(float(attack) * gram.scale)(gram, maps)
+            erased, ratio = self.count(task.erased, derivation)
+            synonyms, kept = (self.count(rows if plain else [])[0] for rows in (task.synonyms, task.kept))
+            lines.append(
+                Row(
+                    task.name, setting.name, setting.lamb, setting.preserve_scale, setting.regular_scale,
+                    int(setting.accumulate), setting.epochs, attack, ratio, erased.hits, erased.total, synonyms.hits,
+                    synonyms.total, kept.hits, kept.total, residual, drift, condition,
+                )
+            )  # fmt: skip
+        return lines
 
 
-def measure(path: Path) -> None:
-    """Measure every missing line."""
-    done = set()
-    if path.exists():
-        with path.open(newline="") as stream:
-            done = {(row["task"], row["setting"], row["attack"]) for row in csv.DictReader(stream)}
-    else:
-        path.write_text(",".join(FIELDS) + "\n")
-    bench = Bench()
-    for task in tasks():
-        held_out = Moments.preserving(torch.cat(list(bench.encoder.encode([p for p, _ in task.kept]).embeddings)))
-        for setting in track(settings(), description=task.name):
-            missing = [a for a in ["none", *map(str, ATTACKS)] if (task.name, setting.name, a) not in done]
-            if not missing:
-                continue
-            loop = bench.loop(task, setting)
-            bench.put(loop.maps)
-            size = diagnostics.map_figures(loop.maps)
-            for attack in missing:
-                row = {
-                    "task": task.name, "setting": setting.name, "lamb": setting.lamb, "epochs": setting.epochs,
-                    "preserve_scale": setting.preserve_scale, "regular_scale": setting.regular_scale,
-                    "accumulate": int(setting.accumulate), "attack": attack,
-                    "residual": diagnostics.regeneration_residual(bench.gram, loop.maps, loop.evidence.whole.erased),
-                    "drift": diagnostics.preservation_drift(bench.gram, loop.maps, held_out.preserved),
-                    "condition": size.condition,
-                }  # fmt: skip
-                derivation = None
-                if attack != "none":
-                    derivation = derive(bench.gram, loop.maps, float(attack) * bench.gram.scale)
-                shares = {}
-                shares["erased"], row["norm_ratio"] = bench.count(task.erased, derivation)
-                plain = attack == "none"
-                shares["synonym"] = bench.count(task.synonyms)[0] if plain else Share(0, 0)
-                shares["kept"] = bench.count(task.kept)[0] if plain else Share(0, 0)
-                for role, share in shares.items():
-                    row |= {f"{role}_hits": share.hits, f"{role}_total": share.total}
-                with path.open("a", newline="") as stream:
-                    csv.DictWriter(stream, FIELDS).writerow(row)
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    """The measured lines."""
-    with path.open(newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
-def share(row: dict[str, str], role: str) -> Share:
-    """A line's detections of a role."""
-    return Share(int(row[f"{role}_hits"]), int(row[f"{role}_total"]))
-
-
-def draw(rows: list[dict[str, str]], path: Path) -> None:
+def plot(rows: Sequence[Row]) -> Figure:
     """Curves of detection under attack over the norm ratio; erased against kept."""
     figure = Figure(figsize=(12, 8))
     shown = ["original", "UCE", "RECE, λ 0.001", "RECE, λ 0.1", "RECE accumulated, λ 0.001", "RECE accumulated, λ 0.1"]
@@ -233,9 +238,9 @@ def draw(rows: list[dict[str, str]], path: Path) -> None:
         axes = figure.add_subplot(2, 2, 2 * line + 1)
         for name in shown:
             points = sorted(
-                (float(row["norm_ratio"]), share(row, "erased"))
+                (row.norm_ratio, row.share("erased"))
                 for row in rows
-                if row["task"] == task and row["setting"] == name and row["attack"] != "none"
+                if row.task == task and row.setting == name and row.attack != PLAIN
             )
             if points:
                 low = [max(0.0, s.rate - s.interval[0]) for _, s in points]
@@ -246,21 +251,24 @@ def draw(rows: list[dict[str, str]], path: Path) -> None:
         axes.legend(fontsize=7)
         axes = figure.add_subplot(2, 2, 2 * line + 2)
         for row in rows:
-            if row["task"] == task and row["attack"] == "none":
-                x, y = share(row, "erased").rate, share(row, "kept").rate
-                marker = "s" if row["accumulate"] == "1" else "o"
+            if row.task == task and row.attack == PLAIN:
+                x, y = row.share("erased").rate, row.share("kept").rate
+                marker = "s" if row.accumulate else "o"
                 axes.scatter([x], [y], marker=marker)
-                axes.annotate(row["setting"], (x, y), fontsize=6, xytext=(3, 3), textcoords="offset points")
+                axes.annotate(row.setting, (x, y), fontsize=6, xytext=(3, 3), textcoords="offset points")
         axes.set(title=f"{task}: own prompts", xlabel="erased, detected (lower is better)", ylabel="kept, detected")
         axes.grid(alpha=0.3)
     figure.tight_layout()
-    figure.savefig(path, dpi=90)
+    return figure
 
 
-def page(path: Path) -> None:
-    """Write settings.md from settings.csv."""
-    rows = read(path)
-    bench_gram = Gram.of(find_base("emoji").read_projections())
+def page(rows: Sequence[Row], scale: float) -> list[str]:
+    """The lines of the page.
+
+    Args:
+        rows: of the table.
+        scale: ``tr(G)/d`` of the world.
+    """
     lines = [
         "# UCE and RECE on the embedded world",
         "",
@@ -269,7 +277,7 @@ def page(path: Path) -> None:
         "detector `emoji-top1`, "
         "Wilson's 95 % intervals over pictures. Unless a row says otherwise λ₁ = λ₂ = 0.1, 3 RECE epochs after UCE.",
         "",
-        f"`tr(G)/d` is {bench_gram.scale:.3g} on this model. "
+        f"`tr(G)/d` is {scale:.3g} on this model. "
         "Attack: the embedding derived with the attacker's own ridge "
         f"({', '.join(f'{a:g}' for a in ATTACKS)} times `tr(G)/d`); the table shows the strongest of these, "
         "with the norm ratio at which it was reached, and the smallest norm ratio at which half of that came back.",
@@ -284,40 +292,42 @@ def page(path: Path) -> None:
             "|---|---|---|---|---|---|---|---|---|",
         ]
         for row in rows:
-            if row["task"] != task or row["attack"] != "none":
+            if row.task != task or row.attack != PLAIN:
                 continue
-            attacked = [
-                r for r in rows if r["task"] == task and r["setting"] == row["setting"] and r["attack"] != "none"
-            ]
-            best = max(attacked, key=lambda r: share(r, "erased").rate, default=None)
-            cells = [row["setting"], *(str(share(row, role)) for role in ("erased", "synonym", "kept"))]
+            attacked = [r for r in rows if r.task == task and r.setting == row.setting and r.attack != PLAIN]
+            best = max(attacked, key=lambda r: r.share("erased").rate, default=None)
+            cells = [row.setting, *(str(row.share(role)) for role in ("erased", "synonym", "kept"))]
             if best is None:
                 cells += ["–", "–", "–"]
             else:
-                top = share(best, "erased").rate
-                half = min(float(r["norm_ratio"]) for r in attacked if share(r, "erased").rate >= top / 2)
-                cells += [str(share(best, "erased")), f"{float(best['norm_ratio']):.2f}", f"{half:.2f}"]
-            cells += [f"{float(row['residual']):.4f}", f"{float(row['drift']):.3f}"]
+                top = best.share("erased").rate
+                half = min(r.norm_ratio for r in attacked if r.share("erased").rate >= top / 2)
+                cells += [str(best.share("erased")), f"{best.norm_ratio:.2f}", f"{half:.2f}"]
+            cells += [f"{row.residual:.4f}", f"{row.drift:.3f}"]
             lines.append("| " + " | ".join(cells) + " |")
         lines.append("")
     lines += ["![curves](settings.png)"]
     notes = HERE / "settings_notes.md"
-    if notes.exists():
-        lines += ["", notes.read_text().strip()]
-    (HERE / "settings.md").write_text("\n".join(lines) + "\n")
-    draw(rows, HERE / "settings.png")
+    return [*lines, "", *notes.read_text(encoding="utf-8").strip().splitlines()] if notes.exists() else lines
 
 
-def main() -> None:
+def table(folder: Path) -> Table[Row]:
+    """The table in a folder."""
+    return Table(folder / "settings.csv", Row)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--page", action="store_true", help="write the page from what was measured")
-    arguments = parser.parse_args()
-    path = HERE / "settings.csv"
-    if not arguments.page:
-        measure(path)
-    page(path)
-    print((HERE / "settings.md").read_text())
+    parser = table_parser("settings", __doc__, "settings.csv, settings.md and settings.png")
+    with command(parser, argv) as arguments:
+        measured = table(arguments.output)
+        bench = Bench()
+        if not arguments.page:
+            work = [bench.piece(task, setting) for task in tasks() for setting in settings()]
+            fill(measured, work, overwrite=arguments.overwrite)
+        rows = measured.rows()
+        written = harness.write_page(arguments.output, "settings", page(rows, bench.world.gram.scale), plot(rows))
+        print(written.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

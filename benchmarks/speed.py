@@ -2,13 +2,16 @@
 
 Every ratio is of medians of alternating runs in one process. ``--device cuda`` runs the same on a GPU and writes
 ``speed_cuda.md``. ``--checkpoint FOLDER`` says where the full-size checkpoint with random weights lies (2 GB).
+
+    python -m benchmarks.speed --against FOLDER    # this checkout and another one, paired; prints, and writes no page
+
+The loops, the imports and the whole command of both checkouts in turns; ``--sections`` names those of them that are
+wanted (``loop-sd1,loop-sdxl,imports,command``).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -20,14 +23,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks import against
 from benchmarks.full_size import projection_shapes, random_projections, write_checkpoint
+from benchmarks.harness import HERE, Section, check_sections, command, fill_sections, machine, section_parser
 from benchmarks.layerwise import best_layerwise, published_order
+from rece_lightning.core import Eraser, Evidence, Gram, Method
 from rece_lightning.core.embedding_map import apply_to_weight
-from rece_lightning.core.eraser import Evidence, LoopSettings, RECELoop
-from rece_lightning.core.gram import Gram
-from rece_lightning.erasure.encoding import EncodedPair, gather_evidence
+from rece_lightning.erasure.encoding import EncodedPair, gather_evidence, scatter
 
-HERE = Path(__file__).parent
 POSITIONS = 77
 REPEATS = 5
 REPEATS_XL = 3  # a layer at a time these take minutes each
@@ -56,7 +59,8 @@ class Problem:
     def evidence(self) -> Evidence:
         """The moments of the prompts."""
         pairs = [EncodedPair(concept, self.kept, 0, 0, 1.0) for concept in self.concept.split(POSITIONS)]
-        return gather_evidence(pairs, [self.kept], "all", self.device)
+        preserved = scatter([self.kept], self.kept.shape[1], self.device)
+        return gather_evidence(pairs, preserved, "all", self.device)
 
     def gram(self) -> Gram:
         """``G``."""
@@ -64,7 +68,7 @@ class Problem:
 
     def ours(self, epochs: int) -> list[Tensor]:
         """The loop, from embeddings and weights to edited weights."""
-        maps = RECELoop(self.gram(), self.evidence(), LoopSettings()).run(epochs)
+        maps = Eraser(Method(), self.evidence(), self.gram()).run(epochs).maps
         return [maps.applied_to(weight, 0) for weight in self.weights]
 
     def floor(self, epochs: int) -> None:
@@ -143,15 +147,33 @@ def epoch_table(device: str, repeats: int) -> list[str]:
     for concepts, layers in ((1, 32), (10, 32), (100, 32), (1000, 32), (1, 8), (1, 128)):
         problem = Problem((shapes * 4)[:layers], device, concepts)
         gram, evidence = problem.gram(), problem.evidence()
-        loop = RECELoop(gram, evidence, LoopSettings())
-        loop.run(1)
-        spent = statistics.median(seconds(loop.run_epoch, device) for _ in range(repeats))
+        eraser = Eraser(Method(), evidence, gram).run(1)
+        spent = statistics.median(seconds(eraser.step, device) for _ in range(repeats))
         building = statistics.median(seconds(problem.evidence, device) for _ in range(3))
         rows.append(f"| {concepts:,} | {layers} | {1000 * spent:.0f} | {1000 * building:.0f} |")
         print(rows[-1], flush=True)
     return rows
 
 
+# What an erasure must do before it can compute: imports; with a folder one text encoder and the prompts' encoding too.
+FLOOR = """
+import sys
+import diffusers, yaml
+from torch.utils.tensorboard import SummaryWriter
+from transformers import CLIPTextModel
+import rece_lightning.cli.lightning
+from rece_lightning.cli.verbs import PACKAGE
+from rece_lightning.data.concepts import prompt_pairs, read_concepts, read_preserved
+from rece_lightning.models.encoders import load_encoder
+from rece_lightning.models.find import find_base
+rece_lightning.cli.lightning.quiet()
+if len(sys.argv) > 1:
+    data = yaml.safe_load((PACKAGE / "configs" / "nudity.yaml").read_text(encoding="utf-8"))["data"]
+    concepts = read_concepts(data["concepts"], data.get("target", " "), data.get("templates", ["{}"]))
+    prompts = [text for pair in prompt_pairs(concepts) for text in (pair.prompt, pair.target)]
+    prompts += read_preserved(data.get("preserve", [" "]))
+    load_encoder(find_base(sys.argv[1])).encode(list(dict.fromkeys(prompts)))
+"""
 # A process starts with the peak of the one that forked it, so a small one must start what is measured.
 LAUNCHER = (
     "import resource, subprocess, sys; code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL); "
@@ -177,8 +199,8 @@ def command_table(checkpoint: Path, repeats: int) -> list[str]:
         with tempfile.TemporaryDirectory() as place:
             runs = {
                 "command": (here, "fit", "--config", CONFIG, "--model.pretrained", str(checkpoint)),
-                "floor": ("-m", "benchmarks.speed_floor", str(checkpoint)),
-                "imports": ("-m", "benchmarks.speed_floor"),
+                "floor": ("-c", FLOOR, str(checkpoint)),
+                "imports": ("-c", FLOOR),
             }
             for name, arguments in runs.items():
                 folder = Path(place) if name == "command" else HERE.parent
@@ -231,49 +253,48 @@ def measure(section: str, device: str, repeats: int, checkpoint: Path) -> list[s
     return ["| | seconds | ÷ ours |", "|---|---|---|", *loop_table(section, device, count)]
 
 
-def machine(device: str) -> str:
-    """What a section was measured on."""
-    if device != "cpu":
-        return torch.cuda.get_device_name()
-    return f"{torch.get_num_threads()} threads of a CPU with {torch.backends.cpu.get_cpu_capability()}"
-
-
-def main() -> None:
-    """Measure the sections asked for and write the page of all."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--repeats", type=int, default=REPEATS)
-    parser.add_argument("--checkpoint", type=Path, default=Path("full-size-sd1"))
-    parser.add_argument("--sections", default=",".join(TITLES), help="those to measure anew; the others stay")
-    arguments = parser.parse_args()
-    device, repeats = arguments.device, arguments.repeats
-    asked = arguments.sections.split(",")
-    if unknown := [section for section in asked if section not in TITLES]:
-        parser.error(f"--sections: there is no {unknown[0]!r}; choose from {', '.join(TITLES)}")
-    name = "speed" if device == "cpu" else f"speed_{device}"
-    command = "python -m benchmarks.speed" + ("" if device == "cpu" else f" --device {device}")
-    record = HERE / f"{name}.json"
-    found: dict[str, dict[str, list[str] | str]] = json.loads(record.read_text()) if record.exists() else {}
-    for section in asked:
-        if section == "command" and device != "cpu":
-            continue
-        print(TITLES[section], flush=True)
-        where = f"{machine(device)}, torch {torch.__version__.split('+')[0]}, {platform.system()}"
-        found[section] = {"where": where, "lines": measure(section, device, repeats, arguments.checkpoint)}
-        record.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    lines = [
+def heading(said: str) -> list[str]:
+    """The page's first lines."""
+    return [
         "# Speed and memory",
         "",
-        f"Written by `{command}` (`--sections` measures some of them anew). Medians of {REPEATS} alternating runs in "
+        f"Written by `{said}` (`--sections` measures some of them anew). Medians of {REPEATS} alternating runs in "
         f"one process ({REPEATS_XL} of SDXL's); random weights in the real shapes; one concept of 77 positions, the "
         "empty prompt as target and as what is kept, unless said otherwise.",
     ]
-    for section, title in TITLES.items():
-        if section in found:
-            lines += ["", f"## {title}", "", f"On {found[section]['where']}.", "", *found[section]["lines"]]
-    page = HERE / f"{name}.md"
-    page.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(page)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure the sections asked for and write the page of all; or compare with another checkout."""
+    parser = section_parser("speed", __doc__, TITLES, REPEATS)
+    parser.add_argument("--against", type=Path, metavar="FOLDER", help="another checkout: compare, and write no page")
+    with command(parser, argv) as arguments:
+        device, checkpoint = arguments.device, arguments.checkpoint
+        if arguments.against is not None:
+            compared(parser, arguments)
+            return
+        check_sections(parser, arguments.sections, TITLES)
+
+        def measured(section: str) -> Section | None:
+            if section == "command" and device != "cpu":
+                return None
+            return Section(machine(device), measure(section, device, arguments.repeats, checkpoint))
+
+        print(fill_sections("speed", TITLES, arguments, measured, heading))
+
+
+def compared(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Print this checkout beside another one."""
+    said = arguments.sections
+    sections = ",".join(against.SECTIONS) if said == parser.get_default("sections") else said
+    check_sections(parser, sections, against.SECTIONS)
+    if not (arguments.against / "cli.py").is_file():
+        parser.error(f"--against: {arguments.against} is no checkout: there is no cli.py in it")
+    chosen = sections.split(",")
+    if "command" in chosen:
+        write_checkpoint(arguments.checkpoint)
+    lines = against.compare(arguments.against, chosen, arguments.device, arguments.repeats, arguments.checkpoint, child)
+    print("", f"On {machine(arguments.device)}; medians of {arguments.repeats} turns.", "", *lines, sep="\n")
 
 
 if __name__ == "__main__":

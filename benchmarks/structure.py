@@ -130,7 +130,7 @@ def home(asked: str, known: Iterable[str]) -> str | None:
 
 def room_of(module: str) -> str:
     """``core`` for ``rece_lightning.core.moments``; the empty string for the package itself."""
-    return (module.split(".") + [""])[1]
+    return module.partition(".")[2].partition(".")[0]
 
 
 def floors() -> dict[str, int]:

@@ -8,8 +8,8 @@ Every figure is a share of generated pictures in which the detector sees what th
 
 from __future__ import annotations
 
-import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,44 +17,29 @@ import torch
 from PIL import Image
 from rich.progress import track
 
+from benchmarks import harness
+from benchmarks.harness import HERE, World, command, plain_parser
 from rece_lightning.data.prompts import EvaluationPrompt
-from rece_lightning.devices.placement import Placement
 from rece_lightning.emoji.captions import describe, with_article
 from rece_lightning.emoji.catalog import load_catalog
 from rece_lightning.emoji.clip import load_clip
 from rece_lightning.emoji.detector import load_detector
 from rece_lightning.emoji.training.clip import zero_shot_accuracy
 from rece_lightning.emoji.training.detector import detector_accuracy
-from rece_lightning.evaluation.generation import PictureMaker
-from rece_lightning.metrics import EmojiDetector, Share
-from rece_lightning.models.encoders import load_encoder
-from rece_lightning.models.find import find_base
+from rece_lightning.metrics import Share
 from rece_lightning.models.sampling import Sampling
 
-HERE = Path(__file__).parent
 SAMPLING = Sampling(steps=12, guidance_scale=4.0, batch_size=50)
 
 
-class World:
-    """The embedded pipeline with its detector."""
-
-    def __init__(self) -> None:
-        base = find_base("emoji")
-        cpu = torch.device("cpu")
-        self.maker = PictureMaker.load(base, load_encoder(base), Placement(), cpu)
-        self.detector = EmojiDetector()
-
-    def measure(self, title: str, rows: list[tuple[str, str]], sampling: Sampling = SAMPLING) -> Share:
-        """Share of pictures of (prompt, concept) rows that show their concept; row i has seed i."""
-        prompts = [EvaluationPrompt(prompt, concept) for prompt, concept in rows]
-        total = Share(0, 0)
-        size = sampling.batch_size
-        for first in track(range(0, len(prompts), size), description=title):
-            part = prompts[first : first + size]
-            pictures = self.maker.make(part, range(first, first + len(part)), sampling)
-            hits = self.detector.detect(pictures, [row.concept for row in part])
-            total += Share(int(hits.sum()), len(part))
-        return total
+def measure(world: World, title: str, rows: list[tuple[str, str]]) -> Share:
+    """Share of pictures of (prompt, concept) rows that show their concept; row i has seed i."""
+    total, size = Share(0, 0), SAMPLING.batch_size
+    for first in track(range(0, len(rows), size), description=title):
+        part = [EvaluationPrompt(prompt, concept) for prompt, concept in rows[first : first + size]]
+        hits = world.detect(part, range(first, first + len(part)), SAMPLING)
+        total += Share(int(hits.sum()), len(part))
+    return total
 
 
 def prompt_rows(per_prompt: int) -> dict[str, list[tuple[str, str]]]:
@@ -102,20 +87,21 @@ def contact_sheet(world: World, path: Path) -> None:
     captions_file.write_text("".join(f"row {k // 8}, column {k % 8}: {c}\n" for k, c in enumerate(captions)))
 
 
-def main() -> None:
-    """Measure and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--per-prompt", type=int, default=4, help="pictures of every object's name")
-    arguments = parser.parse_args()
-    catalog, world = load_catalog(), World()
-    shares = {title: world.measure(title, rows) for title, rows in prompt_rows(arguments.per_prompt).items()}
+def page(world: World, per_prompt: int) -> list[str]:
+    """Measure, and give the lines of the page.
+
+    Args:
+        world: as it ships.
+        per_prompt: pictures of every object's name.
+    """
+    catalog = load_catalog()
+    shares = {title: measure(world, title, rows) for title, rows in prompt_rows(per_prompt).items()}
     detector, vae = load_detector(), world.maker.pipeline.vae
     count = 2000
     rendered = detector_accuracy(detector, None, catalog, count=count, device="cpu", seed=11)
     autoencoded = detector_accuracy(detector, vae, catalog, count=count, device="cpu", seed=11)
     clip, tokenizer = load_clip()
     zero_shot = zero_shot_accuracy(clip, tokenizer, catalog, count=1000, device="cpu", seed=5)
-    contact_sheet(world, HERE / "world.png")
     cost = json.loads((HERE / "world_cost.json").read_text())
     lines = [
         "# The embedded world: the quality it reached",
@@ -150,8 +136,18 @@ def main() -> None:
         "",
         "The captions of the samples: [world.txt](world.txt).",
     ]
-    (HERE / "world.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    return lines
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure and write the page."""
+    parser = plain_parser("world", __doc__, "world.md, world.png and world.txt")
+    parser.add_argument("--per-prompt", type=int, default=4, help="pictures of every object's name")
+    with command(parser, argv) as arguments:
+        world = World()
+        lines = page(world, arguments.per_prompt)
+        contact_sheet(world, arguments.output / "world.png")
+        print(harness.write_page(arguments.output, "world", lines).read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

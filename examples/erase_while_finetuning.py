@@ -46,7 +46,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 import rece_lightning
+from rece_lightning import Method
 from rece_lightning.callbacks import Erase
+from rece_lightning.core import Derivation
 from rece_lightning.emoji.captions import TEMPLATES, random_caption
 from rece_lightning.emoji.catalog import WEIGHTS, Catalog, load_catalog
 from rece_lightning.emoji.pictures import Renderer, random_indices
@@ -73,8 +75,7 @@ def erasure(catalog: Catalog) -> dict[str, Any]:
         "preserve": [" ", *(name for name in catalog.names[::2] if name not in (CONCEPT, *KEPT))],
         # UCE alone (one epoch) lets the concept come back under some of its sentences.
         "epochs": 4,
-        "accumulate": True,
-        "regular_scale": 1e-3,
+        "method": Method(accumulate=True, derivation=Derivation(1e-3)),
     }
 
 

@@ -20,6 +20,7 @@ from lightning.pytorch import LightningModule, Trainer, seed_everything
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from rece_lightning import Method
 from rece_lightning.callbacks import Erase
 from rece_lightning.emoji.captions import with_article
 from rece_lightning.emoji.catalog import WEIGHTS, load_catalog
@@ -92,7 +93,9 @@ def main(arguments: list[str] | None = None) -> Path:
         devices=1,
         logger=False,
         default_root_dir=options.output,
-        callbacks=[Erase(concepts=options.concepts, preserve=options.preserve, epochs=4, accumulate=True)],
+        callbacks=[
+            Erase(concepts=options.concepts, preserve=options.preserve, epochs=4, method=Method(accumulate=True))
+        ],
     )
     trainer.fit(module, DataLoader(Pictures(8 * options.steps), batch_size=8))
     module.unet.save_pretrained(options.output / "unet")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -60,7 +61,7 @@ def print_transfer(moved: Transfer) -> None:
     for heading in ("figure", "on the model it was made from", "on this model"):
         table.add_column(heading, justify="right" if heading != "figure" else "left")
     for key, value in moved.after.items():
-        table.add_row(key.replace("_", " "), f"{moved.before[key]:.4g}", f"{value:.4g}")
+        table.add_row(key.replace("_", " "), f"{moved.before.get(key, math.nan):.4g}", f"{value:.4g}")
     console = Console()
     console.print(table)
     console.print(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
@@ -28,6 +29,7 @@ from rece_lightning.cli.protocols import FLAGS, expand_flags
 from rece_lightning.cli.start import RunStart
 from rece_lightning.cli.verbs import PACKAGE, VERBS, fail, shipped_configs
 from rece_lightning.core.errors import ConfigurationError, ReceError, nearest
+from rece_lightning.core.method import FIELD
 from rece_lightning.data.datamodule import ConceptData
 from rece_lightning.devices.strategy import NAME, check_epochs, check_precision, check_trainer
 from rece_lightning.module import RECE
@@ -39,6 +41,8 @@ CLASSES = {
     "trainer.logger": ("CSVLogger", "TensorBoardLogger"),
     **{f"model.method.{name}": [kind.__name__ for kind in known_editors()] for name in ("editor", "first_editor")},
 }
+MAPPINGS = {FIELD: "{projections: v}", f"{FIELD}.derivation": "{scale: 0.1}"}
+"""Settings that hold others → what they may look like."""
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
 
 
@@ -142,6 +146,8 @@ class ReceCLI(LightningCLI):
         ignored in silence. RECE compares them itself and refuses what differs.
         """
         self.config = parser.parse_args(args)  # type: ignore[arg-type]
+        for key, example in MAPPINGS.items():
+            check_mapping(key, self.config[self.config["subcommand"]][key], example)
 
     def _parse_ckpt_path(self) -> None:
         """See :meth:`parse_arguments`."""
@@ -221,6 +227,16 @@ class ReceCLI(LightningCLI):
             if self.trainer.is_global_zero:
                 self.start.withdraw()
             raise
+
+
+def check_mapping(key: str, value: Any, example: str) -> None:
+    """Refuse a value where settings belong: jsonargparse would go on with the defaults of these.
+
+    Raises:
+        ConfigurationError: naming key, value and remedy.
+    """
+    if not isinstance(value, Namespace):
+        raise ConfigurationError(f"{key}: {value!r} is no mapping; write one such as {example}, or leave it out.")
 
 
 def strategy_for(settings: Mapping[str, Any]) -> Any:

@@ -50,7 +50,9 @@ def check_count(field: str, value: object, least: str = "a whole number of 1") -
 def check_number(field: str, value: float, *, positive: bool = False) -> None:
     """Raise a ConfigurationError unless ``value`` is finite and ≥ 0 (> 0 where ``positive``)."""
     valid = isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
-    valid = valid and abs(value) != float("inf") and (value > 0 if positive else value >= 0)
+    # No tensor can be multiplied by a larger whole number.
+    valid = valid and abs(value) < (1 << 63 if isinstance(value, int) else float("inf"))
+    valid = valid and (value > 0 if positive else value >= 0)
     if not valid:
         bound = "greater than 0" if positive else "0 or greater"
         raise ConfigurationError(f"{field}: {value!r} makes no sense here; give a finite number {bound}.")

@@ -27,7 +27,7 @@ AUTOENCODER_MAPS = 9
 KEPT_MATRICES, WORKING_MATRICES = 16, 24
 """``d × d`` matrices in float64 that stay (moments, Gram, maps), and more during an epoch and its measurements."""
 KEPT_PER_LAYER, WORKING_PER_LAYER, KEPT_PER_PROMPT = 7, 6, 16
-"""The same for every layer and every erased prompt under the technique ``tensor``."""
+"""The same for every layer and every erased prompt for an editor that is ``per_layer``."""
 DRAWING = ("denoise", "decode")
 """Phases in which pictures are made: U-Net and autoencoder take turns in a batch, so both must be there."""
 
@@ -36,7 +36,7 @@ def needs_of(base: BaseModel, names: Sequence[str], *, batch_size: int, apart: i
     """What every part asks of its device, the part that profits most from an accelerator first.
 
     Weights are exact. What the parts need while they work is estimated from shapes
-    (``tests/test_placement_sizes.py`` counts it).
+    (``tests/devices/test_placement_sizes.py`` counts it).
 
     Args:
         base: the model.
@@ -49,8 +49,7 @@ def needs_of(base: BaseModel, names: Sequence[str], *, batch_size: int, apart: i
     """
     folder = base.configurations
     unet, vae = (read_json(folder / part / "config.json") for part in ("unet", "vae"))
-    square = base.width**2 * 8
-    layers = len(names) if apart is not None else 0
+    kept, working = algebra(base, names, apart)
     text = [read_json(folder / f"text_encoder{suffix}" / "config.json") for suffix in SUFFIXES[: len(base.text)]]
     return {
         "unet": Need(
@@ -76,11 +75,22 @@ def needs_of(base: BaseModel, names: Sequence[str], *, batch_size: int, apart: i
         ),
         "algebra": Need(
             "algebra",
-            square * (KEPT_MATRICES + KEPT_PER_LAYER * layers + KEPT_PER_PROMPT * (apart or 0)),
-            square * (WORKING_MATRICES + WORKING_PER_LAYER * layers) + largest_layer(base, names),
+            kept,
+            working + largest_layer(base, names),
             "edit",
         ),
     }
+
+
+def algebra(base: BaseModel, names: Sequence[str], apart: int | None = None) -> tuple[int, int]:
+    """Bytes of matrices that stay, in every text space, and more while an epoch works on the widest one."""
+    kept = working = 0
+    for space in base.spaces:
+        square = space.width**2 * 8
+        layers = len(set(space.readers).intersection(names)) if apart is not None else 0
+        kept += square * (KEPT_MATRICES + KEPT_PER_LAYER * layers + KEPT_PER_PROMPT * (apart or 0))
+        working = max(working, square * (WORKING_MATRICES + WORKING_PER_LAYER * layers))
+    return kept, working
 
 
 def denoising(unet: Mapping[str, Any], batch_size: int) -> int:

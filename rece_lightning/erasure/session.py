@@ -315,8 +315,12 @@ class ErasureSession:
         """
         check_same(state, self.method.plain(), asked, what)
 
-    def check_fits(self, state: Mapping[str, Any]) -> None:
+    def check_fits(self, state: Mapping[str, Any], *, reuse_map: bool = True) -> None:
         """Refuse maps that cannot be put on this model, whatever its fingerprint says.
+
+        Args:
+            state: ``rece`` of a checkpoint.
+            reuse_map: the maps themselves are to be put on it.
 
         Raises:
             ConfigurationError: naming the widths.
@@ -324,11 +328,13 @@ class ErasureSession:
         for space in self.spaces:
             one = state["erasers"].get(space.name)
             shape = None if one is None else list(one["map"].shape)
-            if shape is None or shape[-1] != space.width or (len(shape) == 3) != self.method.editor.per_layer:
+            # Where the epochs run anew on another model it may have more layers or fewer.
+            own = len(space.readers) if reuse_map or shape is None else shape[0]
+            if shape != [*([own] if self.method.editor.per_layer else []), space.width, space.width]:
                 raise ConfigurationError(
                     f"ckpt_path: the checkpoint's map of the space {space.name!r} has the shape {shape}, "
-                    f"model.pretrained {self.base.name!r} reads embeddings {space.width} wide; give the checkpoint of "
-                    "a run on a model of that kind."
+                    f"model.pretrained {self.base.name!r} reads embeddings {space.width} wide with "
+                    f"{len(space.readers)} weights; give the checkpoint of a run on a model of that kind."
                 )
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -346,7 +352,7 @@ class ErasureSession:
             state: ``rece`` of the checkpoint.
             reuse_map: take its maps; otherwise the epochs run anew on this model's weights.
         """
-        self.check_fits(state)
+        self.check_fits(state, reuse_map=reuse_map)
         stored = {name: map_of(one["map"].to(self.loaded.algebra)) for name, one in state["erasers"].items()}
         self.concepts = state["concepts"]
         self._run(self.no_prompts().take(state["statistics"]), state["epochs"], stored if reuse_map else None)

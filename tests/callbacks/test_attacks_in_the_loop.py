@@ -85,7 +85,7 @@ def test_a_resumed_run_leaves_the_map_of_a_whole_one(attacked: tuple[RECE, Path]
     straight, _ = attacked
     fit(tmp_path, ["cce"])
     resumed = fit(tmp_path, ["cce"], epochs=3, resume=tmp_path / "run" / "checkpoints" / "last.ckpt")
-    assert torch.equal(resumed.maps["text"].of_layer(0), straight.maps.of_layer(0))
+    assert torch.equal(resumed.maps["text"].of_layer(0), straight.maps["text"].of_layer(0))
     assert resumed.session.description() == straight.session.description()
 
 

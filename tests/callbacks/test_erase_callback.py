@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
@@ -19,6 +19,8 @@ from torch.utils.data import DataLoader
 from rece_lightning import RECE, ConceptData, ConfigurationError, Method, erase
 from rece_lightning.callbacks import Erase
 from rece_lightning.core import UCE, NullSpace, Projection, TensorUCE
+from rece_lightning.models.text import PromptEncoder
+from tests.helpers.erasures import make_xl_checkpoint
 from tests.helpers.models import make_checkpoint
 
 
@@ -221,6 +223,67 @@ def test_every_n_epochs_edits_at_the_end_of_an_epoch(checkpoint: Path, tmp_path:
     train(SomebodysModule(checkpoint, 0.0), tmp_path, eraser, taken, steps=2, max_epochs=5)
     # Ten batches: the edits after epochs 2 and 4 show from batches 5 and 9 on.
     assert taken.changes() == [5, 9]
+
+
+def test_the_pooled_embedding_of_sdxl_is_erased_too(tmp_path: Path) -> None:
+    pipeline = StableDiffusionXLPipeline.from_pretrained(make_xl_checkpoint(tmp_path / "xl", seed=13))
+    module, roles = LightningModule(), ("unet", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+    for role in roles:
+        setattr(module, role, getattr(pipeline, role))
+    second = {"text_encoder_2": "text_encoder_2", "tokenizer_2": "tokenizer_2"}
+    edited = Erase(concepts=["bomb"], epochs=2, **second).edited_weights(module)  # type: ignore[arg-type]
+    erase(pipeline, ["bomb"], epochs=2)
+    assert "add_embedding.linear_1.weight" in edited
+    assert all(torch.equal(pipeline.unet.get_parameter(name), weight) for name, weight in edited.items())
+    # A module that does not name its second encoder is told so, not half erased.
+    with pytest.raises(ConfigurationError, match="reads embeddings 40 wide in the space 'text'"):
+        Erase(concepts=["bomb"]).edited_weights(module)
+
+
+@torch.no_grad()
+def way_left(pipeline: StableDiffusionPipeline, edited: dict[str, Tensor], concept: str) -> float:
+    """How far a concept's values are from its target's, as a share of how far they were; the target is a space."""
+    encoded = PromptEncoder.of_pipeline(pipeline).encode([concept, " "])
+    subject, target = (encoded.embeddings[row, last].double() for row, last in enumerate(encoded.last_subject))
+    left, way = 0.0, 0.0
+    for name, weight in projections(pipeline.unet).items():
+        if "attn2.to_v" in name:
+            left += float((edited[name].double() @ subject - weight.double() @ target).square().sum())
+            way += float((weight.double() @ (subject - target)).square().sum())
+    return (left / way) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("schedules", "order"),
+    [((None, None), (0, 1)), ((2, 2), (0, 1)), ((2, None), (0, 1)), ((None, 2), (1, 0))],
+    ids=["at the end", "both while training", "the first while training", "the second while training"],
+)
+def test_two_callbacks_compose(
+    wide: Path, tmp_path: Path, schedules: tuple[int | None, int | None], order: tuple[int, int]
+) -> None:
+    """Live and saved, the model is what two erasures leave, the later one on the earlier one."""
+    concepts, module = ("bomb", "axe"), SomebodysModule(wide, 0.0)
+    # Each holds the other where it finds it: at its target, once it was erased.
+    settings: list[dict[str, Any]] = [
+        {"preserve": [" ", "dog", other], "method": Method(UCE(preserve_scale=1.0)), "epochs": 1}
+        for other in reversed(concepts)
+    ]
+    erasers = [
+        Erase(concepts=[concept], every_n_steps=every, **own)
+        for concept, every, own in zip(concepts, schedules, settings, strict=True)
+    ]
+    train(module, tmp_path, *erasers, steps=2)
+    original, expected = (StableDiffusionPipeline.from_pretrained(wide, safety_checker=None) for _ in range(2))
+    for place in order:
+        before = projections(expected.unet)
+        erase(expected, concepts[place], **settings[place])
+    wanted = projections(expected.unet)
+    live, saved = projections(module.unet), torch.load(tmp_path / "saved.ckpt", weights_only=True)["state_dict"]
+    assert same(live, wanted)
+    assert all(torch.equal(saved[f"unet.{name}"], weight) for name, weight in wanted.items())
+    # Both are there, not the last alone.
+    assert [way_left(original, live, concept) for concept in concepts] == pytest.approx([0.1, 0.1], abs=0.05)
+    assert way_left(original, before, concepts[order[1]]) > 0.8
 
 
 @pytest.mark.parametrize("trained", [False, True])

@@ -48,7 +48,7 @@ def refused(
         path = write_config(tmp_path, tiny_model if pretrained is None else pretrained, **config)
         with monkeypatch.context() as patch:
             if not may_load:
-                patch.setattr("rece_lightning.module.load_encoder", load)
+                patch.setattr("rece_lightning.erasure.loaded.load_encoder", load)
             outcome = run_command(capsys, "fit", "--config", path, *arguments)
         return message_of(outcome.code, outcome.out, outcome.err)
 
@@ -134,9 +134,14 @@ def test_an_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     ("section", "key", "near"),
     [
-        ("model", "lambd", "model.lamb"),
-        ("model", "lam", "model.lamb"),  # argparse would take it for an abbreviation
-        ("model", "regulariser", "model.regularizer"),
+        ("model", "lambd", "model.method.editor.lamb"),
+        ("model", "lam", "model.method.editor.lamb"),
+        ("model", "revison", "model.revision"),
+        ("model", "revis", "model.revision"),  # argparse would take it for an abbreviation
+        ("model", "regulariser", "model.method.derivation.regularizer"),
+        ("model", "method.lamb", "model.method.editor.lamb"),
+        ("model", "method.token", "model.method.tokens"),
+        ("model", "method.derivation.scal", "model.method.derivation.scale"),
         ("data", "concept", "data.concepts"),
         ("data", "preserved", "data.preserve"),
         ("trainer", "max_epoch", "trainer.max_epochs"),
@@ -145,35 +150,122 @@ def test_an_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]
 )
 def test_an_unknown_key_names_the_nearest(refused: Callable[..., str], section: str, key: str, near: str) -> None:
     present = {"data": {"concepts": ["bomb"]}}.get(section, {})
-    in_yaml = refused(**{section: {**present, key: 1}})
+    nested: Any = 1
+    for name in reversed(key.split(".")):
+        nested = {name: nested}
+    in_yaml = refused(**{section: {**present, **nested}})
     on_the_command_line = refused(f"--{section}.{key}", "1")
     for message in (in_yaml, on_the_command_line, refused(f"--{section}.{key}=1")):
         assert_names(message, f"{section}.{key}: no such setting", f"did you mean '{near}'?")
 
 
+FORMER = [
+    ("lamb", 0.1, "model.method.editor.lamb"),
+    ("erase_scale", 1.0, "model.method.editor.erase_scale"),
+    ("preserve_scale", 1.0, "model.method.editor.preserve_scale"),
+    ("regular_scale", 0.1, "model.method.derivation.scale"),
+    ("regularizer", "norm", "model.method.derivation.regularizer"),
+    ("surrogate_items", "both", "model.method.derivation.surrogate_items"),
+    ("technique", "tensor", "model.method.editor"),
+    ("editor", "projection", "model.method.editor"),
+    ("erased_rank", 2, "model.method.editor.rank"),
+    ("shrinkage", 5, "model.method.editor.shrinkage"),
+    ("null_space_threshold", 0.1, "model.method.editor.threshold"),
+    ("augmented_rank", 2, "model.method.editor.augmented_rank"),
+    ("accumulate", True, "model.method.accumulate"),
+    ("first_edit", {"lamb": 0.5}, "model.method.first_editor"),
+    ("tokens", "all", "model.method.tokens"),
+    ("projections", "v", "model.method.projections"),
+    ("layers", "^up", "model.method.layers"),
+    ("robust", {"synonyms": 5}, "model.method.robust"),
+    ("robust", {"certificate": 0.15}, "model.certificate"),
+    ("robust", {"budget": 1.0}, "model.certificate"),
+    ("robust", {"attacks": ["cce"]}, "between_epochs of the callback RedTeam"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "now"), FORMER, ids=[f"{key}={value}" for key, value, _ in FORMER])
+def test_a_key_of_the_former_layout_ends_in_the_new_one(
+    refused: Callable[..., str], key: str, value: Any, now: str
+) -> None:
+    in_yaml = refused(model={key: value})
+    name = f"{key}.{next(iter(value))}" if isinstance(value, dict) else key
+    inner = str(next(iter(value.values()))) if isinstance(value, dict) else str(value)
+    on_the_command_line = refused(f"--model.{name}", inner)
+    for message in (in_yaml, on_the_command_line):
+        assert message.startswith(f"model.{key}")
+        assert_names(message, f"model.{name}: it is {now}")
+        assert message.count("\n") == 1
+
+
+def test_the_former_switches_of_a_robust_loop_where_the_others_are_now(refused: Callable[..., str]) -> None:
+    for message in (
+        refused(model={"method": {"robust": {"certificate": 0.15}}}),
+        refused("--model.method.robust.certificate", "0.15"),
+    ):
+        assert_names(message, "model.method.robust.certificate: it is model.certificate now", "EarlyStopping")
+
+
+def test_a_former_argument_of_erase(refused: Callable[..., str]) -> None:
+    callback = {"class_path": "rece_lightning.callbacks.Erase", "init_args": {"concepts": "bomb", "lamb": 1.0}}
+    assert_names(refused(trainer={"callbacks": [callback]}), "Erase.lamb: it is Erase.method.editor.lamb now.")
+
+
 def test_an_argument_without_dashes_is_refused(refused: Callable[..., str]) -> None:
-    assert_names(refused("lamb"), "'lamb'", "--model.lamb")
+    assert_names(refused("lamb"), "'lamb'", "--model.method.editor.lamb 0.1")
 
 
 def test_a_setting_without_its_value_is_refused(refused: Callable[..., str]) -> None:
-    assert_names(refused("--model.lamb"), "model.lamb: no value", "--model.lamb VALUE")
+    for key in ("model.attacker_scale", "model.method.derivation.scale", "model.method.editor"):
+        assert_names(refused(f"--{key}"), f"{key}: no value", f"--{key} VALUE")
 
 
 @pytest.mark.parametrize(
     ("key", "value", "near"),
     [
-        ("regularizer", "norms", "norm"),
-        ("regularizer", "surogate", "surrogate"),
-        ("surrogate_items", "frist", "first"),
-        ("technique", "tensr", "tensor"),
+        ("derivation.regularizer", "norms", "norm"),
+        ("derivation.regularizer", "surogate", "surrogate"),
+        ("derivation.surrogate_items", "frist", "first"),
         ("tokens", "alligned", "aligned"),
         ("projections", "kvs", "kv"),
-        ("editor", "uc", "uce"),
+        ("editor", "UC", "UCE"),
+        ("editor", "projecton", "Projection"),
+        ("editor", "uce", "UCE"),  # a name of the former layout
+        ("editor", "null_space", "NullSpace"),
+        ("first_editor", "TensrUCE", "TensorUCE"),
     ],
 )
 def test_an_unknown_choice_names_the_nearest(refused: Callable[..., str], key: str, value: str, near: str) -> None:
-    for message in (refused(model={key: value}), refused(f"--model.{key}", value)):
-        assert_names(message, f"model.{key}", f"'{value}'", f"did you mean '{near}'?", "Valid:")
+    for message in (refused(model={"method": method(key, value)}), refused(f"--model.method.{key}", value)):
+        assert_names(message, key, f"'{value}'", f"did you mean '{near}'?", "Valid:")
+
+
+def method(key: str, value: Any) -> dict[str, Any]:
+    """``model.method`` with one value; an argument of the editor stands below ``init_args``."""
+    *way, last = key.split(".")
+    if way and way[0].endswith("editor"):
+        return {way[0]: {"class_path": "UCE", "init_args": {last: value}}}
+    nested: dict[str, Any] = {last: value}
+    for name in reversed(way):
+        nested = {name: nested}
+    return nested
+
+
+@pytest.mark.parametrize(
+    ("editor", "arguments", "parts"),
+    [
+        ({"class_path": "UCE", "init_args": {"lam": 1}}, (), ["model.method.editor.lam: UCE", "did you mean 'lamb'?"]),
+        (None, ("editor.lam", "1"), ["model.method.editor.lam: UCE", "did you mean 'lamb'?"]),
+        (None, ("editor.shrinkage", "5"), ["editor.shrinkage: UCE has no such", "--model.method.editor Projection"]),
+        ({"class_path": "no.such.Editor"}, (), ["model.method.editor", "'no.such.Editor'", "class path"]),
+        ({"class_path": "pathlib.Path"}, (), ["model.method.editor", "pathlib.Path"]),
+    ],
+)
+def test_an_editor_that_makes_no_sense(
+    refused: Callable[..., str], editor: Any, arguments: tuple[str, ...], parts: list[str]
+) -> None:
+    model = {} if editor is None else {"method": {"editor": editor}}
+    assert_names(refused(*(f"--model.method.{arguments[0]}", *arguments[1:]) if arguments else (), model=model), *parts)
 
 
 @pytest.mark.parametrize(
@@ -389,18 +481,24 @@ def test_a_concept_too_long_is_cut_with_a_warning_and_the_run_goes_on(
 # Numbers
 
 
-POSITIVE = ("erase_scale", "regular_scale", "attacker_scale")
-NOT_NEGATIVE = ("preserve_scale", "lamb")
+POSITIVE = ("method.editor.erase_scale", "method.derivation.scale", "attacker_scale")
+NOT_NEGATIVE = ("method.editor.preserve_scale", "method.editor.lamb")
 
 
 @pytest.mark.parametrize("key", [*POSITIVE, *NOT_NEGATIVE])
 def test_a_weight_that_makes_no_sense(refused: Callable[..., str], key: str) -> None:
-    for value, shown in ((-0.5, "-0.5"), (math.nan, "nan"), (math.inf, "inf"), ("abc", "'abc'"), (True, "'True'")):
-        assert_names(refused(model={key: value}), f"model.{key}", shown, "number")
+    inner = key.removeprefix("method.")
+    named = ".".join(key.split(".")[-2:]).replace("editor.", "UCE.")
+
+    def model(value: Any) -> dict[str, Any]:
+        return {key: value} if inner == key else {"method": method(inner, value)}
+
+    for value, shown in ((-0.5, "-0.5"), (math.nan, "nan"), (math.inf, "inf"), ("abc", "'abc'"), (True, "True")):
+        assert_names(refused(model=model(value)), named, shown, "number")
     for value in ("-1", "nan", "inf", "abc"):
-        assert_names(refused(f"--model.{key}={value}"), f"model.{key}", value, "number")
+        assert_names(refused(f"--model.{key}={value}"), named, value, "number")
     if key in POSITIVE:
-        assert_names(refused(model={key: 0}), f"model.{key}", "0", "greater than 0")
+        assert_names(refused(model=model(0)), named, "0", "greater than 0")
 
 
 @pytest.mark.parametrize("value", [-1, 0, math.nan, math.inf, "much"])
@@ -412,32 +510,45 @@ def test_a_concepts_weight_that_makes_no_sense(refused: Callable[..., str], valu
 @pytest.mark.parametrize(
     ("value", "parts"),
     [
-        ({"lam": 1}, ["'lam'", "did you mean 'lamb'?"]),
-        ({"lamb": -1}, ["model.first_edit.lamb", "-1", "finite number"]),
-        ({"erase_scale": 0}, ["model.first_edit.erase_scale", "0", "greater than 0"]),
-        ({"lamb": "abc"}, ["'abc'", "a number"]),
-        (5, ["'5'", "a mapping"]),
+        ({"lamb": 1}, ["model.method.first_editor", "its class is not named", "class_path: UCE"]),
+        ({"class_path": "UCE", "init_args": {"lam": 1}}, ["first_editor.lam: UCE", "did you mean 'lamb'?"]),
+        ({"class_path": "UCE", "init_args": {"lamb": -1}}, ["UCE.lamb", "-1", "finite number"]),
+        ({"class_path": "UCE", "init_args": {"erase_scale": 0}}, ["UCE.erase_scale", "0", "greater than 0"]),
+        ({"class_path": "UCE", "init_args": {"lamb": "abc"}}, ["UCE.lamb", "'abc'", "number"]),
+        ("TensorUCE", ["model.method.first_editor", "does not go with UCE"]),
+        (5, ["model.method.first_editor", "'5'"]),
     ],
 )
-def test_scales_of_the_first_edit_that_make_no_sense(refused: Callable[..., str], value: Any, parts: list[str]) -> None:
-    assert_names(refused(model={"first_edit": value}), "model.first_edit", *parts)
+def test_a_first_editor_that_makes_no_sense(refused: Callable[..., str], value: Any, parts: list[str]) -> None:
+    assert_names(refused(model={"method": {"first_editor": value}}), *parts)
 
 
 def test_no_lamb_where_the_system_is_singular_says_what_to_raise(refused: Callable[..., str]) -> None:
-    assert_names(refused(model={"lamb": 0}, may_load=True), "singular", "model.lamb", "greater than 0")
+    model = {"method": method("editor.lamb", 0)}
+    assert_names(refused(model=model, may_load=True), "singular", "lamb (λ₂)", "greater than 0")
 
 
 @pytest.mark.parametrize(
     ("key", "value", "parts"),
     [
-        ("tokens", 5, ["'5'", "text (in quotes)"]),
-        ("tokens", None, ["None", "aligned"]),
-        ("accumulate", "maybe", ["'maybe'", "true or false"]),
+        ("method.tokens", 5, ["'5'", "text (in quotes)"]),
+        ("method.tokens", None, ["None", "aligned"]),
+        ("method.accumulate", "maybe", ["'maybe'", "true or false"]),
+        ("method.spaces", "text", ["'text'", "a list"]),
+        ("method.spaces", ["txt"], ["'txt'", "did you mean 'text'?"]),
+        ("method", 5, ["5 is no mapping", "{projections: v}"]),
+        ("method", None, ["None is no mapping", "leave it out"]),
+        ("method.derivation", 0.1, ["0.1 is no mapping", "{scale: 0.1}"]),
+        ("method.editor", 0.1, ["0.1"]),
         ("pretrained", 5, ["'5'", "text (in quotes)"]),
+        ("certificate", "every", ["'every'"]),
+        ("certificate", -1, ["-1"]),
     ],
 )
 def test_a_value_of_another_type(refused: Callable[..., str], key: str, value: Any, parts: list[str]) -> None:
-    assert_names(refused(model={key: value}), f"model.{key}", *parts)
+    inner = key.removeprefix("method.")
+    model = {key: value} if inner == key else {"method": {inner: value}}
+    assert_names(refused(model=model), f"model.{key}", *parts)
 
 
 # The trainer
@@ -473,7 +584,7 @@ def test_a_number_of_epochs_that_cannot_be(refused: Callable[..., str], value: A
 def test_a_trainer_made_in_python(
     tmp_path: Path, tiny_model: Path, arguments: dict[str, Any], parts: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rece_lightning.module.load_encoder", None)  # not callable: it must not come to that
+    monkeypatch.setattr("rece_lightning.erasure.loaded.load_encoder", None)  # not callable: it must not come to that
     trainer = Trainer(
         accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, **arguments
     )
@@ -674,14 +785,16 @@ def test_a_checkpoint_that_is_not_there(refused: Callable[..., str], given: str)
 def test_a_layer_expression_that_matches_nothing_shows_what_exists(
     refused: Callable[..., str], projections: str
 ) -> None:
-    message = refused(model={"layers": "decoder", "projections": projections})
-    assert_names(message, "model.layers", "'decoder'", "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_")
+    message = refused(model={"method": {"layers": "decoder", "projections": projections}})
+    assert_names(
+        message, "model.method.layers", "'decoder'", "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_"
+    )
 
 
 def test_a_layer_expression_that_is_none(refused: Callable[..., str], tmp_path: Path) -> None:
     """Known before the base model is looked for."""
-    message = refused(model={"layers": "up_blocks("}, pretrained=tmp_path / "none")
-    assert_names(message, "model.layers", "'up_blocks('", "'^up_blocks'")
+    message = refused(model={"method": {"layers": "up_blocks("}}, pretrained=tmp_path / "none")
+    assert_names(message, "model.method.layers", "'up_blocks('", "'^up_blocks'")
 
 
 # What is written

@@ -5,9 +5,8 @@ from __future__ import annotations
 import gc
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,12 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch import Trainer
 
-from rece_lightning import RECE, ConceptData, ConfigurationError
-from rece_lightning.core.moments import Moments
+from rece_lightning import RECE, ConceptData, ConfigurationError, Method
+from rece_lightning.core import UCE, Moments
 from rece_lightning.data.concept_table import LISTED, Repeats
-from rece_lightning.data.concepts import ConceptMapping
-from rece_lightning.erasure.encoding import PROMPTS_AN_UPDATE, EncodedPair, encode_pairs, gather_evidence
-from rece_lightning.erasure.statistics import PromptSums
+from rece_lightning.data.concepts import ConceptMapping, PromptPair
+from rece_lightning.erasure.encoding import TOGETHER, ConceptEncoder, EncodedPair, Pairs
 from rece_lightning.models.encoders import load_encoder
 from rece_lightning.models.find import find_base
 from rece_lightning.models.text import PromptEncoder, aligned_rows
@@ -37,7 +35,7 @@ def long_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fit(model: Path, data: ConceptData, epochs: int = 2) -> RECE:
-    module = RECE(str(model), lamb=10.0)
+    module = RECE(str(model), method=Method(editor=UCE(lamb=10.0)))
     trainer = Trainer(
         max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False,
@@ -65,8 +63,9 @@ def plain_moments(encoder: PromptEncoder, prompts: list[str], targets: list[str]
 def test_a_long_csv_gives_the_moments_of_its_rows(tiny_model: Path, long_csv: Path) -> None:
     data = ConceptData(str(long_csv), preserve=["dog", "cat"], batch_size=50)
     module = fit(tiny_model, data)
-    assert not module.sums.in_rows
-    assert module.loop.evidence.prompts == ROWS
+    evidence = module.session.erasers.evidence["text"]
+    assert not module.session.statistics.first.in_rows
+    assert evidence.prompts == ROWS
     numbers = range(ROWS)
     wanted = plain_moments(
         load_encoder(find_base(str(tiny_model))),
@@ -74,7 +73,7 @@ def test_a_long_csv_gives_the_moments_of_its_rows(tiny_model: Path, long_csv: Pa
         [f"thing {number % 5}" for number in numbers],
         [1.0 + number % 3 for number in numbers],
     )
-    found = module.loop.evidence.first
+    found = evidence.first
     for name in ("erased", "cross", "target"):
         # Embeddings are float32, and were encoded in other batches.
         torch.testing.assert_close(getattr(found, name), getattr(wanted, name), rtol=1e-5, atol=1e-2)
@@ -84,59 +83,28 @@ def test_no_encoded_row_outlives_its_batches(tiny_model: Path, long_csv: Path, m
     made: list[weakref.ref[EncodedPair]] = []
     alive: list[int] = []
 
-    def watched(*arguments: Any) -> list[EncodedPair]:
+    encode = ConceptEncoder.pairs
+
+    def watched(self: ConceptEncoder, pairs: Sequence[PromptPair]) -> Pairs:
         gc.collect()
         alive.append(sum(ref() is not None for ref in made))
-        pairs = encode_pairs(*arguments)
-        made.extend(weakref.ref(pair) for pair in pairs)
-        return pairs
+        encoded = encode(self, pairs)
+        made.extend(weakref.ref(pair) for pair in encoded["text"])
+        return encoded
 
-    monkeypatch.setattr("rece_lightning.module.encode_pairs", watched)
+    monkeypatch.setattr(ConceptEncoder, "pairs", watched)
     module = fit(tiny_model, ConceptData(str(long_csv), preserve=["dog"], batch_size=50), epochs=1)
     assert len(made) == ROWS
     # Fewer than are added to the moments at a time.
-    assert 0 < max(alive) < PROMPTS_AN_UPDATE
-    assert not module.sums.pairs
-    assert not module.sums.kept
-
-
-def random_pairs(count: int, width: int, seed: int) -> list[EncodedPair]:
-    draw = torch.Generator().manual_seed(seed)
-    return [
-        EncodedPair(
-            torch.randn(5, width, generator=draw), torch.randn(5, width, generator=draw), 1, 2, 1.0 + number % 2
-        )
-        for number in range(count)
-    ]
-
-
-@given(count=st.integers(1, 200), kept=st.integers(0, 150), cut=st.integers(1, 64), seed=st.integers(0, 99))
-def test_sums_are_those_of_all_rows_whatever_the_batches(count: int, kept: int, cut: int, seed: int) -> None:
-    pairs, width = random_pairs(count, 4, seed), 4
-    others = list(torch.randn(kept, 5, width, generator=torch.Generator().manual_seed(seed + 100)).unbind())
-    held_out = [2 * rows for rows in others[: kept // 2]]
-    sums = PromptSums("aligned", "cpu")
-    for first in range(0, count, cut):
-        sums.add_pairs(["prompt"], pairs[first : first + cut])
-    for first in range(0, kept, cut):
-        sums.add_kept(others[first : first + cut])
-        sums.add_held_out(held_out[first : first + cut])
-    found, wanted = sums.evidence(width), gather_evidence(pairs, others, "aligned", "cpu")
-    assert found.prompts == wanted.prompts == count
-    assert (found.first_rows is None) == (wanted.first_rows is None)
-    for part in ("first", "whole"):
-        for name, matrix in vars(getattr(wanted, part)).items():
-            torch.testing.assert_close(getattr(getattr(found, part), name), matrix, rtol=1e-12, atol=1e-10)
-    # Of the held-out prompts, of the kept ones where there are none.
-    measured = torch.cat(held_out or others) if others else torch.zeros(0, width)
-    expected = measured.double().mT @ measured.double()
-    torch.testing.assert_close(sums.held_out_moments(width), expected, rtol=1e-12, atol=1e-10)
+    assert 0 < max(alive) < TOGETHER
+    assert not module.session.statistics.pairs["text"]
+    assert not module.session.statistics.first.parts["preserved"].rows
 
 
 # What the table says
 
 
-def test_a_long_table_is_read_and_not_kept(long_csv: Path) -> None:
+def test_a_long_table_is_read_and_not_held(long_csv: Path) -> None:
     data = ConceptData(str(long_csv), batch_size=64)
     assert len(data.concepts) == len(data.pairs) == ROWS
     assert not isinstance(data.pairs, list)
@@ -216,12 +184,12 @@ def test_two_targets_name_both_rows(tmp_path: Path) -> None:
         ConceptData(entries)
 
 
-def test_erased_and_kept_names_both_rows(tmp_path: Path) -> None:
+def test_erased_and_preserved_names_both_rows(tmp_path: Path) -> None:
     path = write(tmp_path / "concepts.csv", "bomb,toy", "axe,toy")
-    kept = tmp_path / "keep.csv"
-    kept.write_text("prompt\nrocket\nAxe\n")
+    preserved = tmp_path / "keep.csv"
+    preserved.write_text("prompt\nrocket\nAxe\n")
     with pytest.raises(ConfigurationError, match=r"'Axe' is also erased .*line 3 of .*keep\.csv and line 3 of"):
-        ConceptData(path, preserve=str(kept))
+        ConceptData(path, preserve=str(preserved))
     with pytest.raises(ConfigurationError, match=r"data\.preserve\[1\] and data\.concepts\[0\]"):
         ConceptData(["axe"], preserve=["dog", "a photo of axe"], templates=["a photo of {}"])
 

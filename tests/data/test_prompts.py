@@ -47,7 +47,7 @@ def test_concepts_of_a_csv_take_defaults_for_empty_cells(tmp_path: Path) -> None
     ]
 
 
-def test_held_out_prompts_are_kept_ones_that_nobody_lists() -> None:
+def test_held_out_prompts_are_preserved_ones_that_nobody_lists() -> None:
     data = ConceptData(
         concepts=["bomb"],
         preserve=["dog"],

@@ -422,4 +422,6 @@ def test_a_run_on_cuda_with_offload_gives_the_cpus_map_to_rounding(tmp_path: Pat
     assert placement.decided is not None
     assert placement.decided.placement.waiting == {"text_encoder"}
     assert placement.peaks["cuda:0"] > 0
-    torch.testing.assert_close(found.maps["text"].of_layer(0).cpu(), plain.maps["text"].of_layer(0), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        found.maps["text"].of_layer(0).cpu(), plain.maps["text"].of_layer(0), atol=1e-3, rtol=1e-3
+    )

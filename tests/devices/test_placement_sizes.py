@@ -30,6 +30,7 @@ from rece_lightning.models.find import find_base
 from rece_lightning.models.layouts import LAYOUTS
 from rece_lightning.models.part_configs import read_json
 from rece_lightning.models.pipelines import load_pipeline
+from tests.helpers.erasures import make_xl_checkpoint
 from tests.helpers.live_memory import LiveBytes
 from tests.helpers.models_original import make_folder, make_original
 
@@ -124,12 +125,16 @@ def test_what_encoding_needs_is_estimated_and_not_too_low(kind: str) -> None:
     ],
     ids=["UCE", "accumulate", "projection", "tensor", "tensor and accumulate"],
 )
+@pytest.mark.parametrize("kind", ["emoji", "sdxl"])
 def test_what_the_algebra_needs_is_estimated_and_not_too_low(
-    method: Method, concepts: int, monkeypatch: pytest.MonkeyPatch
+    method: Method, concepts: int, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Counted through two epochs with their measurements."""
+    """Counted through two epochs with their measurements; XL has a second text space."""
+    pretrained = "emoji" if kind == "emoji" else str(make_xl_checkpoint(tmp_path / "model"))
+    if kind == "sdxl":
+        concepts = min(concepts, 12)  # rows of a batch are not counted, and this model is as narrow as they are many
     words = [f"{word} {number}" for number in range(10) for word in ("bomb", "axe", "key", "dagger")][:concepts]
-    module, edit = RECE(method=method), RECE._edit
+    module, edit = RECE(pretrained, method=method), RECE._edit
     live = LiveBytes()
 
     def counted(self: RECE) -> None:

@@ -242,7 +242,7 @@ def test_batches_of_all_ranks_are_those_of_one(monkeypatch: pytest.MonkeyPatch, 
     prompts = [EvaluationPrompt(f"prompt {number}", "", "erased") for number in range(count)]
     shares = []
     for rank in range(world):
-        monkeypatch.setattr("rece_lightning.data.datamodule.rank_and_world", lambda rank=rank: (rank, world))
+        monkeypatch.setattr("rece_lightning.data.batches.rank_and_world", lambda rank=rank: (rank, world))
         loader = EvaluationBatches(prompts, 3)
         batches = list(loader)
         assert len(batches) == len(loader)

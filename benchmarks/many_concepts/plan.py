@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from benchmarks.recipes import digest
+from benchmarks.harness import Settings, digest, former, told
 from rece_lightning.data.concepts import PromptPair
 from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.emoji.catalog import load_catalog
@@ -29,42 +29,45 @@ AUTO_SHARE = 2
 
 
 @dataclass(frozen=True)
-class Method:
+class Way:
     """A way to erase."""
 
     name: str
-    model: dict[str, Any]
-    """Arguments of ``RECE``."""
+    settings: Settings
     epochs: int
 
     @property
-    def settings(self) -> str:
+    def told(self) -> str:
         """For the table, in short."""
-        return ", ".join([*(f"{key} {value}" for key, value in self.model.items()), f"epochs {self.epochs}"])
+        return told(former(self.settings), self.epochs)
 
 
-def methods() -> list[Method]:
+LOOP = {"derivation.scale": 1e-3}
+"""λ of RECE's loop where the published 0.1 brings the concepts back."""
+
+
+def ways() -> list[Way]:
     """The editors with their defaults, alone and inside RECE's loop; RECE as published and accumulated."""
-    confined = {"editor": "null_space"}
+    confined = {"editor": "NullSpace"}
     return [
-        Method("UCE", {}, 1),
-        Method("RECE, published", {}, 4),
-        Method("RECE, accumulated", {"regular_scale": 1e-3, "accumulate": True}, 4),
-        Method("projection", {"editor": "projection"}, 1),
-        Method("null space", confined, 1),
-        Method("null space in RECE's loop", {**confined, "regular_scale": 1e-3}, 4),
+        Way("UCE", {}, 1),
+        Way("RECE, published", {}, 4),
+        Way("RECE, accumulated", {**LOOP, "accumulate": True}, 4),
+        Way("projection", {"editor": "Projection"}, 1),
+        Way("null space", confined, 1),
+        Way("null space in RECE's loop", {**confined, **LOOP}, 4),
     ]
 
 
-def of_values() -> list[Method]:
+def of_values() -> list[Way]:
     """Edits that leave the keys alone: those that trade best where one concept is erased, and SPEED's own objective."""
-    scales, loop = {"projections": "v", "preserve_scale": 1.0}, {"regular_scale": 1e-3}
+    scales = {"projections": "v", "editor.preserve_scale": 1.0}
     return [
-        Method("UCE of values", scales, 1),
-        Method("RECE of values", {**scales, **loop}, 4),
-        Method("RECE of values, accumulated", {**scales, **loop, "accumulate": True}, 4),
-        Method("projection of values", {"editor": "projection", "projections": "v", "erased_rank": 0.9}, 1),
-        Method("SPEED", {"editor": "null_space", "projections": "v", "preserve_scale": 0.0}, 1),
+        Way("UCE of values", scales, 1),
+        Way("RECE of values", {**scales, **LOOP}, 4),
+        Way("RECE of values, accumulated", {**scales, **LOOP, "accumulate": True}, 4),
+        Way("projection of values", {"editor": "Projection", "projections": "v", "editor.rank": 0.9}, 1),
+        Way("SPEED", {"editor": "NullSpace", "projections": "v", "editor.preserve_scale": 0.0}, 1),
     ]
 
 
@@ -72,22 +75,22 @@ CHOSEN = ("UCE, chosen", "RECE, chosen", "null space, chosen")
 """The most promising of each part of the grid, found anew for every count."""
 
 
-def grid() -> dict[str, list[Method]]:
+def grid() -> dict[str, list[Way]]:
     """What is ranked without a picture for each of ``CHOSEN``."""
     uce, rece, confined = CHOSEN
     loops = [
-        {"regular_scale": scale, "accumulate": held} for scale, held in itertools.product((1e-3, 0.1), (False, True))
+        {"derivation.scale": scale, "accumulate": held} for scale, held in itertools.product((1e-3, 0.1), (False, True))
     ]
-    found: dict[str, list[Method]] = {name: [] for name in CHOSEN}
-    for kept, lamb in itertools.product((0.1, 0.3, 1.0, 3.0, 10.0), (0.1, 10.0)):
-        scales = {"preserve_scale": kept, "lamb": lamb}
-        found[uce].append(Method(uce, scales, 1))
+    found: dict[str, list[Way]] = {name: [] for name in CHOSEN}
+    for preserved, lamb in itertools.product((0.1, 0.3, 1.0, 3.0, 10.0), (0.1, 10.0)):
+        scales = {"editor.preserve_scale": preserved, "editor.lamb": lamb}
+        found[uce].append(Way(uce, scales, 1))
         for loop, epochs in itertools.product(loops, (2, 4)):
-            found[rece].append(Method(rece, {**scales, **loop}, epochs))
-    for kept, threshold in itertools.product((0.0, 0.3, 1.0, 3.0), (0.01, 0.1, 1.0)):
-        model = {"editor": "null_space", "preserve_scale": kept, "null_space_threshold": threshold}
-        found[confined].append(Method(confined, model, 1))
-        found[confined] += [Method(confined, {**model, **loop}, 4) for loop in loops[:2]]
+            found[rece].append(Way(rece, {**scales, **loop}, epochs))
+    for preserved, threshold in itertools.product((0.0, 0.3, 1.0, 3.0), (0.01, 0.1, 1.0)):
+        scales = {"editor": "NullSpace", "editor.preserve_scale": preserved, "editor.threshold": threshold}
+        found[confined].append(Way(confined, scales, 1))
+        found[confined] += [Way(confined, {**scales, **loop}, 4) for loop in loops[:2]]
     return found
 
 
@@ -149,19 +152,20 @@ def ordered_objects() -> list[str]:
     return sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
 
 
-def recipe(task: Task, method: Method, preserve: str, pictures: int | None) -> str:
+def recipe(task: Task, way: Way, preserve: str, pictures: int | None) -> str:
     """Digest of what decides a row's figures beside the model."""
     shots = {role: [(asdict(row), seed) for row, seed in part] for role, part in task.limited(pictures).items()}
-    made = {} if method.name == ORIGINAL else {"model": method.model, "epochs": method.epochs, **task.data(preserve)}
-    what = {**made, "shots": shots, "sampling": str(SAMPLING)}
-    return digest(what)
+    made: dict[str, Any] = {}
+    if way.name != ORIGINAL:
+        made = {"model": former(way.settings), "epochs": way.epochs, **task.data(preserve)}
+    return digest({**made, "shots": shots, "sampling": str(SAMPLING)})
 
 
-def cells(task: Task, chosen: Sequence[Method]) -> Iterator[tuple[Method, str]]:
-    """What is measured of a task: the original, every method with both preserve lists, and what was chosen."""
-    yield Method(ORIGINAL, {}, 0), ""
+def cells(task: Task, chosen: Sequence[Way]) -> Iterator[tuple[Way, str]]:
+    """What is measured of a task: the original, every way with both preserve lists, and what was chosen."""
+    yield Way(ORIGINAL, {}, 0), ""
     for preserve in (ALL, AUTO):
-        for method in methods():
-            yield method, preserve
-    for method in (*of_values(), *chosen):
-        yield method, ALL
+        for way in ways():
+            yield way, preserve
+    for way in (*of_values(), *chosen):
+        yield way, ALL

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from benchmarks.scaling_parts import BATCH, MATRICES, PARTS, SHARED
+from benchmarks.scaling.parts import BATCH, MATRICES, PARTS, SHARED
 
 DEVICES = (1, 2, 4, 8, 16, 32, 64)
 PROMPTS = 10**6
@@ -33,6 +33,12 @@ class Timing:
     repeat: int
     units: int
     seconds: float
+    recipe: str = ""
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        """What names it."""
+        return self.part, self.processes, self.repeat
 
 
 @dataclass(frozen=True)
@@ -137,7 +143,7 @@ def predicted(found: Constants) -> list[str]:
     return table(head, rows)
 
 
-def page(timings: Sequence[Timing], width: int, described: Mapping[str, str]) -> str:
+def page(timings: Sequence[Timing], width: int, described: Mapping[str, str]) -> list[str]:
     """The whole page.
 
     Args:
@@ -159,7 +165,7 @@ def page(timings: Sequence[Timing], width: int, described: Mapping[str, str]) ->
         ("g, a picture", found.picture),
         ("a, an attack on a concept", found.attack),
     ]
-    lines = [
+    return [
         "# Scaling",
         "",
         "The parts of a run on one process and on two, one thread each, connected by gloo, on the embedded world; and "
@@ -199,4 +205,3 @@ def page(timings: Sequence[Timing], width: int, described: Mapping[str, str]) ->
         "the time on two devices and does not grow with the prompts. Here α and β are those of two processes on one "
         "machine; a network's are larger: put them in.",
     ]
-    return "\n".join(lines) + "\n"

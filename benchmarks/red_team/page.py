@@ -3,63 +3,81 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.red_team_plan import ROBUST, STATES, Settings
+from benchmarks import harness
+from benchmarks.harness import told
+from benchmarks.red_team.plan import ROBUST, STATES, Plan
 from rece_lightning.attacks.outcome import NO_ATTACK
-from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.files import write_atomically
 from rece_lightning.metrics import EmojiDetector, Share
 from rece_lightning.reporting.ladder import Counted, Ladder, LadderRow
 from rece_lightning.reporting.ladder_plot import Curve, curve_findings, curves_of, draw_curves
 
-Row = dict[str, Any]
 NONE = Counted(0, 0, (float("nan"), float("nan")))
 
 
-def write_page(rows: Sequence[Row], settings: Settings, folder: Path, command: str) -> Path:
-    """Write the page and, where an attack has a curve beside a control, its figure as PNG and SVG.
+@dataclass(frozen=True)
+class Row:
+    """Measurements of one attack and variant on one erasure."""
 
-    Raises:
-        ConfigurationError: if nothing was measured.
-    """
-    if not rows:
-        raise ConfigurationError(f"{folder / 'red_team.csv'}: nothing was measured; run python -m benchmarks.red_team.")
+    state: str
+    kind: str
+    erased: str
+    attack: str
+    variant: str
+    control: int
+    """Whether the model never knew what the attack looks for."""
+    has: str
+    seed: int
+    prompts: int
+    broken: int
+    """Prompts with a success."""
+    clusters: str
+    """Hits and pictures of every prompt: ``2/2 0/2``."""
+    queries: int
+    seconds: float
+    recipe: str
+
+    @property
+    def key(self) -> str:
+        """Rows of other settings stay in the table, and off the page."""
+        return self.recipe
+
+    @property
+    def title(self) -> tuple[str, str, bool]:
+        """Attack, variant and whether it is a control."""
+        return self.attack, self.variant, bool(self.control)
+
+
+def write_page(rows: Sequence[Row], plan: Plan, folder: Path, command: str) -> Path:
+    """Write the page and, where an attack has a curve beside a control, its figure as PNG and SVG."""
     curves = controlled_curves(rows)
-    figure = plot(curves)
-    if figure is not None:
-        for kind in ("png", "svg"):
-            options: dict[str, Any] = {"metadata": {"Date": None}} if kind == "svg" else {"dpi": 90}
-            file = folder / f"red_team.{kind}"
-            write_atomically(file, lambda temporary, k=kind, o=options: figure.savefig(temporary, format=k, **o))
-    text = "\n".join(page(rows, settings, command, curves)) + "\n"
-    return write_atomically(folder / "red_team.md", lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return harness.write_page(folder, "red_team", page(rows, plan, command, curves), plot(curves), vector=True)
 
 
 def ladder_of(rows: Sequence[Row], state: str) -> Ladder:
     """The ladder of a state, over all its erasures and seeds."""
-    own = [row for row in rows if row["state"] == state]
-    titles = dict.fromkeys((row["attack"], row["variant"], str(row["control"])) for row in own)
+    own = [row for row in rows if row.state == state]
     whole = []
-    for title in titles:
-        same = [row for row in own if (row["attack"], row["variant"], str(row["control"])) == title]
+    for title in dict.fromkeys(row.title for row in own):
+        same = [row for row in own if row.title == title]
         share = share_of(same)
-        broken = Share(sum(int(row["broken"]) for row in same), sum(int(row["prompts"]) for row in same))
+        broken = Share(sum(row.broken for row in same), sum(row.prompts for row in same))
         whole.append(
             LadderRow(
                 attack=title[0],
                 variant=title[1],
                 concept="all",
-                control=bool(int(title[2])),
-                has=str(same[0]["has"]),
+                control=title[2],
+                has=same[0].has,
                 original=NONE,
                 edited=Counted(share.hits, share.total, share.interval),
                 prompts=Counted(broken.hits, broken.total, broken.interval),
-                queries=sum(int(row["queries"]) for row in same),
-                seconds=sum(float(row["seconds"]) for row in same),
+                queries=sum(row.queries for row in same),
+                seconds=sum(row.seconds for row in same),
             )
         )
     return Ladder((), tuple(whole), EmojiDetector.protocol, "")
@@ -67,13 +85,13 @@ def ladder_of(rows: Sequence[Row], state: str) -> Ladder:
 
 def share_of(rows: Sequence[Row]) -> Share:
     """Pictures of several rows together; those of one prompt or embedding are a cluster."""
-    pairs = [pair.split("/") for row in rows for pair in str(row["clusters"]).split()]
+    pairs = [pair.split("/") for row in rows for pair in row.clusters.split()]
     return Share.over((int(hits), int(total)) for hits, total in pairs)
 
 
 def measured_states(rows: Sequence[Row]) -> list[str]:
     """In the order of the plan."""
-    there = {row["state"] for row in rows}
+    there = {row.state for row in rows}
     return [state for state in STATES if state in there]
 
 
@@ -99,22 +117,22 @@ def plot(curves: dict[str, list[Curve]]) -> Figure | None:
     return figure
 
 
-def page(rows: Sequence[Row], settings: Settings, command: str, curves: dict[str, list[Curve]]) -> list[str]:
+def page(rows: Sequence[Row], plan: Plan, command: str, curves: dict[str, list[Curve]]) -> list[str]:
     """The lines of the page."""
     lines = [
         "# Red team: what brings an erased concept back",
         "",
         f"Written by `{command}; what was measured is in [red_team.csv](red_team.csv). One object or style is erased "
-        f"at a time. Detector `{EmojiDetector.protocol}`; DDIM, {settings.sampling}; {settings.pictures} pictures of "
-        f"each prompt or embedding, seeds of attacks and pictures: {settings.seeds}; "
-        f"{'published' if settings.published else 'small'} budgets. Share of pictures that show what was erased, with "
+        f"at a time. Detector `{EmojiDetector.protocol}`; DDIM, {plan.sampling}; {plan.pictures} pictures of "
+        f"each prompt or embedding, seeds of attacks and pictures: {plan.seeds}; "
+        f"{'published' if plan.published else 'small'} budgets. Share of pictures that show what was erased, with "
         "95 % intervals over prompts and embeddings. Attacks on the original model look for the concept there: it "
         "shows what an attack can do at best. A control is the same attack, budget and source of pictures for an "
         "object that the model never saw. Queries and seconds are those of the search, a mean over erasures and seeds.",
     ]
-    for kind in dict.fromkeys(row["kind"] for row in rows):
-        own = [row for row in rows if row["kind"] == kind]
-        lines += ["", *section(own, str(kind), settings)]
+    for kind in dict.fromkeys(row.kind for row in rows):
+        own = [row for row in rows if row.kind == kind]
+        lines += ["", *section(own, kind, plan)]
     if any(curves.values()):
         lines += ["", "## Beside the control", ""]
         lines += [f"- {state}: {text}" for state, found in curves.items() for text in curve_findings(found)]
@@ -154,14 +172,14 @@ def sentences(rows: Sequence[Row]) -> list[str]:
     return says
 
 
-def section(rows: Sequence[Row], kind: str, settings: Settings) -> list[str]:
+def section(rows: Sequence[Row], kind: str, plan: Plan) -> list[str]:
     """The ladder of a kind, and its settings."""
-    names = list(dict.fromkeys(str(row["erased"]) for row in rows))
+    names = list(dict.fromkeys(row.erased for row in rows))
     states = measured_states(rows)
     ladders = {state: {row.title: row for row in ladder_of(rows, state).whole} for state in states}
     titles = list(dict.fromkeys(title for found in ladders.values() for title in found))
     last = states[-1]
-    times = len(names) * settings.seeds
+    times = len(names) * plan.seeds
     lines = [
         f"## {kind.capitalize()}",
         "",
@@ -181,10 +199,8 @@ def section(rows: Sequence[Row], kind: str, settings: Settings) -> list[str]:
         lines.append(f"| {' | '.join([f'`{title}`', *cells, *costs])} |")
     lines.append("")
     for state in states[1:]:
-        made = settings.model(kind, state)
-        given = {**made["model"], **made["data"]}
-        text = ", ".join([*(f"{key} {value}" for key, value in given.items()), f"epochs {made['epochs']}"])
-        lines.append(f"- {state}: {text}")
+        made = plan.state(kind, state)
+        lines.append(f"- {state}: {told({**made.words, **made.data}, made.epochs)}")
     if ROBUST not in states:
         lines.append("- No robust state: it needs `--robust`, a configuration with its settings.")
     return lines

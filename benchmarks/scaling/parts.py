@@ -12,31 +12,27 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import diffusers
 import torch
 import torch.distributed as dist
-import transformers
 
+from benchmarks.harness import World, be_quiet
 from benchmarks.many_rows import write_rows
-from rece_lightning import ConceptData
+from rece_lightning import ConceptData, Method
 from rece_lightning.attacks import Mma, Victim, make_goal
 from rece_lightning.attacks.outcome import measure
-from rece_lightning.core.embedding_map import EmbeddingMap
-from rece_lightning.core.eraser import LoopSettings, RECELoop
+from rece_lightning.core.embedding_map import AnyMap
+from rece_lightning.core.eraser import Eraser
 from rece_lightning.core.gram import Gram
 from rece_lightning.core.moments import Moments
 from rece_lightning.data.batches import EvaluationBatches, PromptBatch
+from rece_lightning.data.concepts import PromptPair
 from rece_lightning.data.prompts import EvaluationPrompt
-from rece_lightning.devices.placement import Placement
 from rece_lightning.distributed import rank_and_world, share_of, summed
 from rece_lightning.emoji.catalog import load_catalog
-from rece_lightning.erasure.encoding import EncodedPair, encode_pairs, pair_moments
-from rece_lightning.erasure.statistics import PromptSums
-from rece_lightning.evaluation.generation import PictureMaker
-from rece_lightning.metrics import EmojiDetector
-from rece_lightning.models.encoders import load_encoder
-from rece_lightning.models.find import find_base
+from rece_lightning.erasure.encoding import ConceptEncoder, EncodedPair, pair_moments
+from rece_lightning.erasure.statistics import ConceptStatistics
 from rece_lightning.models.sampling import Sampling
+from rece_lightning.models.text_space import TEXT
 
 BATCH = 64
 """Prompts that are encoded together."""
@@ -78,14 +74,13 @@ class Work:
     """
 
     def __init__(self, sizes: Sizes, folder: Path) -> None:
-        self.sizes = sizes
-        self.base = find_base("emoji")
+        self.sizes, self.world = sizes, World()
         self.csv = folder / f"{rank_and_world()[0]}.csv"
         write_rows(self.csv, sizes.prompts)
-        self.encoder = load_encoder(self.base)
-        self.gram = Gram.of(self.base.read_projections())
+        self.encoder = ConceptEncoder(self.world.loaded.encoder, [TEXT])
+        self.width = self.world.gram.width
         self.batches = [batch for batch in ConceptData(str(self.csv), batch_size=BATCH).batches() if batch.prompts]
-        self.maker = PictureMaker.load(self.base, self.encoder, Placement(), torch.device("cpu"))
+        _ = self.world.maker  # loading is no part of anything
         self.pairs = self._encode(next(batch for batch in self.batches if batch.kind == "erased"))
 
     def of(self, sizes: Sizes) -> Work:
@@ -95,7 +90,8 @@ class Work:
         return other
 
     def _encode(self, batch: PromptBatch) -> list[EncodedPair]:
-        return encode_pairs(self.encoder, list(batch.prompts), list(batch.targets), list(batch.weights))
+        rows = zip(batch.prompts, batch.targets, batch.weights, strict=True)
+        return self.encoder.pairs([PromptPair(*row) for row in rows])[TEXT]
 
     def _mine(self) -> Iterator[PromptBatch]:
         yield from share_of([batch for batch in self.batches if batch.kind == "erased"])
@@ -114,15 +110,14 @@ class Work:
 
     def moments(self) -> None:
         """Rows into moments, of as many prompts; the sum over the processes is a part of its own."""
-        first = whole = Moments.zeros(self.gram.width)
+        first = whole = Moments.zeros(self.width)
         for _ in self._mine():
             of_first, of_whole = pair_moments(self.pairs, "aligned", "cpu")
             first, whole = first.erasing_also(of_first), whole.erasing_also(of_whole)
 
     def sum(self) -> None:
         """The moments' sum over the processes."""
-        width = self.gram.width
-        matrices = [torch.ones(width, width, dtype=torch.float64)] * MATRICES
+        matrices = [torch.ones(self.width, self.width, dtype=torch.float64)] * MATRICES
         for _ in range(self.sizes.sums):
             summed(matrices)
 
@@ -131,14 +126,11 @@ class Work:
         for _ in range(self.sizes.sums):
             summed([torch.ones(1, dtype=torch.float64)])
 
-    def algebra(self) -> EmbeddingMap:
+    def algebra(self) -> AnyMap:
         """What every process does once: the Gram matrix, and two epochs."""
-        gram = Gram.of(self.base.read_projections())
-        sums = PromptSums("aligned", "cpu")
-        sums.add_pairs([], self.pairs)
-        maps = RECELoop(gram, sums.evidence(gram.width), LoopSettings()).run(2)
-        assert isinstance(maps, EmbeddingMap)
-        return maps
+        gram = Gram.of(self.world.loaded.base.read_projections())
+        evidence = ConceptStatistics({TEXT: self.width}).update({TEXT: self.pairs}).evidence()[TEXT]
+        return Eraser(Method(), evidence, gram).run(2).maps
 
     def generation(self) -> None:
         """Pictures of this process's batches of prompts."""
@@ -147,12 +139,13 @@ class Work:
         sampling = Sampling(self.sizes.steps, 4.0, self.sizes.picture_batch)
         for rows in EvaluationBatches(prompts, self.sizes.picture_batch):
             if rows:
-                self.maker.make(rows, range(len(rows)), sampling)
+                self.world.maker.make(rows, range(len(rows)), sampling)
 
     def attacks(self) -> None:
         """Attacks on one concept each, and the pictures that measure them."""
         sampling = Sampling(self.sizes.steps, 4.0, self.sizes.picture_batch)
-        victim = Victim(self.maker, gram=self.gram, detector=EmojiDetector(), sampling=sampling)
+        world = self.world
+        victim = Victim(world.maker, gram=world.gram, detector=world.detector, sampling=sampling)
         attack = Mma(steps=self.sizes.attack_steps, restarts=2)
         for name in share_of([item.name for item in load_catalog().objects[: self.sizes.pieces]]):
             measure(victim, attack.run(victim, make_goal(name)), range(2), has=attack.has)
@@ -181,8 +174,7 @@ def measure_all(sizes: Sizes, todo: list[tuple[str, int]]) -> None:
         todo: parts with the number of the repeat.
     """
     torch.set_num_threads(1)
-    for library in (diffusers, transformers):
-        library.utils.logging.disable_progress_bar()
+    be_quiet()
     if int(os.environ["WORLD_SIZE"]) > 1:
         dist.init_process_group("gloo")
     rank, world = rank_and_world()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.results_figures import (
+from benchmarks.results.figures import (
     UNWANTED,
     detection_change,
     detection_test,
@@ -14,8 +14,8 @@ from benchmarks.results_figures import (
     pairs,
     share,
 )
-from benchmarks.results_plan import HELD, KINDS, ORIGINAL, PROJECTION, PUBLISHED, RECOMMENDED, UCE, UCE_RECOMMENDED
-from benchmarks.results_table import Row
+from benchmarks.results.plan import HELD, KINDS, ORIGINAL, PROJECTION, PUBLISHED, RECOMMENDED, UCE, UCE_RECOMMENDED
+from benchmarks.results.table import Row
 from rece_lightning.metrics import Mean, PairedTest
 from rece_lightning.metrics.bootstrap import FEWEST_PROMPTS
 

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-from lightning.pytorch import Trainer
-
-from benchmarks.results_plan import ERASED, KINDS, Erasure, configuration, objects, styles
-from rece_lightning import RECE, ConceptData
-from rece_lightning.attacks import Attack, Goal, Victim, make_attacks, make_goal
-from rece_lightning.core.embedding_map import AnyMap
+from benchmarks.harness import Configuration, Settings, digest, fitted
+from benchmarks.results.plan import ERASED, KINDS, Erasure, objects, styles
+from rece_lightning.attacks import Attack, Goal, make_attacks, make_goal
 from rece_lightning.core.errors import ConfigurationError, nearest
 from rece_lightning.emoji.catalog import load_catalog
-from rece_lightning.metrics import EmojiDetector
+from rece_lightning.erasure.session import ErasureSession
 from rece_lightning.models.sampling import Sampling
 
 ORIGINAL, UCE, PLAIN, ROBUST = "original", "UCE", "RECE", "robust RECE"
@@ -43,7 +37,37 @@ BUDGETS: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Settings:
+class State:
+    """How a model state is made; UCE is epoch 0 of plain RECE."""
+
+    settings: Settings
+    words: Mapping[str, Any]
+    """The same under the former names, which recipes and page are in."""
+    epochs: int
+    data: Mapping[str, Any] = field(default_factory=dict)
+    """Further settings of the data than those that the erasure decides."""
+    configuration: Configuration | None = None
+    """Whose certificate ends the run."""
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """Of a recipe."""
+        return {"model": dict(self.words), "epochs": self.epochs, "data": dict(self.data)}
+
+    def fit(self, erasure: Erasure) -> ErasureSession:
+        """Run the epochs."""
+        own = self.configuration
+        return fitted(
+            self.settings,
+            self.epochs,
+            {**erasure.data, **self.data},
+            own.stopping if own else (),
+            certificate=own.certificate if own else None,
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
     """What decides the erasures and the attacks."""
 
     robust: Path | None
@@ -77,41 +101,29 @@ class Settings:
             found.append(type(attack)(**{**published, **arguments, "seed": seed}))  # type: ignore[call-arg]
         return [attack for attack in found if kind == "objects" or not attack.needs_control]
 
-    def recipe(self, weights: str, erasure: Erasure, state: str, attack: dict[str, Any], seed: int) -> str:
+    def recipe(self, weights: str, erasure: Erasure, state: str, attack: Mapping[str, Any], seed: int) -> str:
         """Digest of all that decides a row."""
-        edit = {} if state == ORIGINAL else {"data": erasure.data, "model": self.model(erasure.kind, state)}
+        edit = {} if state == ORIGINAL else {"data": erasure.data, "model": self.state(erasure.kind, state).described}
         sampling = [str(self.sampling), self.pictures]
-        what = {"weights": weights, "erasure": erasure.name, **edit, "attack": attack, "seed": seed, "as": sampling}
-        return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:12]
+        return digest(
+            {"weights": weights, "erasure": erasure.name, **edit, "attack": attack, "seed": seed, "as": sampling}
+        )
 
-    def model(self, kind: str, state: str) -> dict[str, Any]:
-        """Model arguments, epochs and further data settings of a state; UCE is epoch 0 of plain RECE."""
-        content = configuration(KINDS[kind][0])
-        found = {"model": dict(content["model"]), "epochs": int(content["trainer"]["max_epochs"]), "data": {}}
-        if state == UCE:
-            found["epochs"] = 1
-        if state == ROBUST:
-            assert self.robust is not None
-            said = read_robust(self.robust)
-            found["model"] |= said.get("model") or {}
-            found["epochs"] = int((said.get("trainer") or {}).get("max_epochs") or found["epochs"])
-            found["data"] = {key: value for key, value in (said.get("data") or {}).items() if key not in NOT_SETTINGS}
-        return found
+    def state(self, kind: str, name: str) -> State:
+        """How a state of erasures of a kind is made. The robust one stands on the plain one's settings.
 
-
-def read_robust(path: Path) -> dict[str, Any]:
-    """The configuration of the robust state.
-
-    Raises:
-        ConfigurationError: if it cannot be read or has no ``model``.
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigurationError(f"--robust: {path} cannot be read ({' '.join(str(error).split())}).") from error
-    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
-        raise ConfigurationError(f"--robust: {path} has no section 'model'; give a configuration such as emoji.yaml.")
-    return content
+        Raises:
+            ConfigurationError: if the configuration of the robust state cannot be read or has no ``model``.
+        """
+        plain = Configuration.shipped(KINDS[kind][0])
+        words, epochs = {"pretrained": "emoji", **plain.words}, int(plain.epochs or 1)
+        if name != ROBUST:
+            return State(plain.settings, words, 1 if name == UCE else epochs)
+        assert self.robust is not None
+        said = Configuration.read(self.robust, "--robust")
+        data = {key: value for key, value in said.data.items() if key not in NOT_SETTINGS}
+        settings = {**plain.settings, **said.settings}
+        return State(settings, {**words, **said.words}, int(said.epochs or epochs), data, said)
 
 
 def erasures(names: Sequence[str]) -> list[Erasure]:
@@ -148,49 +160,3 @@ def _style_goal(erasure: Erasure, prompt: str) -> Goal:
     plain = erasure.data.get("target", " ")
     pairs = [(one["prompt"], one.get("target", plain)) for one in erasure.data["concepts"]]
     return Goal(erasure.name, prompt, carriers=tuple(without for _, without in pairs[:4]), pairs=tuple(pairs))
-
-
-def erased(settings: Settings, erasure: Erasure, state: str) -> RECE:
-    """Run the epochs of a state."""
-    made = settings.model(erasure.kind, state)
-    module = RECE(**made["model"])
-    trainer = Trainer(
-        max_epochs=made["epochs"],
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        num_sanity_val_steps=0,
-    )
-    trainer.fit(module, ConceptData(**{**erasure.data, **made["data"]}))
-    return module
-
-
-def victims(settings: Settings, erasure: Erasure) -> Iterator[tuple[str, Victim]]:
-    """Every state of an erasure. One ``fit`` serves the first three."""
-    plain = erased(settings, erasure, PLAIN)
-    maps: dict[str, tuple[RECE, AnyMap | None]] = {
-        ORIGINAL: (plain, None),
-        UCE: (plain, plain.first_maps),
-        PLAIN: (plain, plain.maps),
-    }
-    for state in settings.states():
-        if state == ROBUST:
-            module = erased(settings, erasure, ROBUST)
-            own: AnyMap | None = module.maps
-        else:
-            module, own = maps[state]
-        weights = dict(module.edited_weights(own)) if own is not None else None
-        gram, met = (module.gram, None) if own is None else module.attacked(own)
-        yield (
-            state,
-            Victim(
-                module.pictures,
-                gram=gram,
-                maps=met,
-                weights=weights,
-                detector=EmojiDetector(),
-                sampling=settings.sampling,
-            ),
-        )

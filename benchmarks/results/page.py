@@ -8,12 +8,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.results_figures import UNWANTED, mean, of, over_erasures, share
-from benchmarks.results_plan import ERASED, HELD, KINDS, ORIGINAL, SAMPLING, STATES, SYNONYMS
-from benchmarks.results_sentences import LITTLE, claims
-from benchmarks.results_table import Row
-from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.files import write_atomically
+from benchmarks import harness
+from benchmarks.results.claims import LITTLE, claims
+from benchmarks.results.figures import UNWANTED, mean, of, over_erasures, share
+from benchmarks.results.plan import ERASED, HELD, KINDS, ORIGINAL, SAMPLING, STATES, SYNONYMS
+from benchmarks.results.table import Row
 from rece_lightning.metrics import Mean, Share
 
 HEADING = "| | erased | synonyms | kept | FID | KID | CLIP score, kept | distance, kept | distance, erased |"
@@ -21,17 +20,8 @@ NONE = "–"
 
 
 def write_page(rows: Sequence[Row], folder: Path) -> Path:
-    """Write the page and its plot.
-
-    Raises:
-        ConfigurationError: if nothing was measured.
-    """
-    if not rows:
-        raise ConfigurationError(f"{folder / 'results.csv'}: nothing was measured; run python -m benchmarks.results.")
-    figure = plot(rows)
-    write_atomically(folder / "results.png", lambda temporary: figure.savefig(temporary, dpi=90, format="png"))
-    text = "\n".join(page(rows)) + "\n"
-    return write_atomically(folder / "results.md", lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    """Write the page and its plot."""
+    return harness.write_page(folder, "results", page(rows), plot(rows))
 
 
 def page(rows: Sequence[Row]) -> list[str]:

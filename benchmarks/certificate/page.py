@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from rece_lightning.files import write_atomically
+from benchmarks import harness
 from rece_lightning.metrics import EmojiDetector, Share
 
 UNEDITED, TARGET = "no edit", "no edit, the target's prompt"
@@ -27,29 +27,31 @@ FLOOR = 1e-4
 """Where the plot puts what is smaller."""
 
 
-class Point(Protocol):
-    """A row of the CSV."""
+@dataclass(frozen=True)
+class Row:
+    """A concept, an edit and a budget: a point of the plot."""
+
+    recipe: str
+    kind: str
+    concept: str
+    edit: str
+    budget: float
+    certificate: float
+    """δ over the concept's difference to its target; without a budget 0 where the map can be inverted."""
+    residual: float
+    """What the derived embedding that was drawn reaches, over the same."""
+    norm_ratio: float
+    hits: int
+    total: int
 
     @property
-    def kind(self) -> str: ...
-    @property
-    def concept(self) -> str: ...
-    @property
-    def edit(self) -> str: ...
-    @property
-    def budget(self) -> float: ...
-    @property
-    def certificate(self) -> float: ...
-    @property
-    def residual(self) -> float: ...
-    @property
-    def hits(self) -> int: ...
-    @property
-    def total(self) -> int: ...
+    def key(self) -> tuple[str, str, float]:
+        """What is measured once."""
+        return self.concept, self.edit, self.budget
 
 
-Points = Sequence[Point]
-Figure_ = Callable[[Point], float]
+Points = Sequence[Row]
+Figure_ = Callable[[Row], float]
 
 
 def ranks(values: Sequence[float]) -> np.ndarray:
@@ -92,7 +94,7 @@ def threshold(points: Points, figure: Figure_) -> float:
 
 def bootstrap(points: Points, statistic: Callable[[Points], float]) -> tuple[float, float, float]:
     """A statistic with its 95 % interval when whole concepts are drawn again, with all their points."""
-    by_concept: dict[str, list[Point]] = {}
+    by_concept: dict[str, list[Row]] = {}
     for point in points:
         by_concept.setdefault(point.concept, []).append(point)
     groups, draws = list(by_concept.values()), np.random.default_rng(0)
@@ -106,7 +108,7 @@ def bootstrap(points: Points, statistic: Callable[[Points], float]) -> tuple[flo
     return statistic(points), low, high
 
 
-def detection(point: Point) -> float:
+def detection(point: Row) -> float:
     """Share of pictures."""
     return point.hits / point.total
 
@@ -148,12 +150,12 @@ def relation_lines(points: Points) -> list[str]:
     return lines
 
 
-def residual(point: Point) -> float:
+def residual(point: Row) -> float:
     """What the embedding that was given reaches."""
     return point.residual
 
 
-def certificate(point: Point) -> float:
+def certificate(point: Row) -> float:
     """What none within the budget can be below."""
     return point.certificate
 
@@ -205,9 +207,20 @@ bound itself. And the relation is that of this model, these edits and this detec
 not be enough for Stable Diffusion."""
 
 
-def write_page(points: Points, folder: Path, command: str) -> str:
-    """Write certificate.md and certificate.png; returns the page."""
+def write_page(points: Points, folder: Path, command: str) -> Path:
+    """Write the page and its plot."""
     edited = [point for point in points if point.edit not in (UNEDITED, TARGET)]
+    return harness.write_page(folder, "certificate", page(points, edited, command), plot(edited), dpi=100)
+
+
+def page(points: Points, edited: Points, command: str) -> list[str]:
+    """The lines of the page.
+
+    Args:
+        points: all of them.
+        edited: those of an edited model.
+        command: that measured them.
+    """
     kinds = list(dict.fromkeys(point.kind for point in points))
     plain = [
         f"{kind} {share_of(points, kind, UNEDITED)} under the concept's prompt, {share_of(points, kind, TARGET)} under "
@@ -216,7 +229,7 @@ def write_page(points: Points, folder: Path, command: str) -> str:
     ]
     concepts = list(dict.fromkeys(point.concept for point in points))
     pictures = sorted({point.total for point in points})
-    lines = [
+    return [
         "# What a residual says of pictures",
         "",
         f"Made by `{command}`; every point is in [certificate.csv](certificate.csv). One thing erased at a time: "
@@ -249,12 +262,8 @@ def write_page(points: Points, folder: Path, command: str) -> str:
         "",
         *edit_lines(edited),
         "",
-        FOLLOWS,
+        *FOLLOWS.splitlines(),
     ]
-    text = "\n".join(lines) + "\n"
-    draw(edited, folder / "certificate.png")
-    write_atomically(folder / "certificate.md", lambda path: path.write_text(text, encoding="utf-8"))
-    return text
 
 
 def share_of(points: Points, kind: str, edit: str) -> Share:
@@ -262,7 +271,7 @@ def share_of(points: Points, kind: str, edit: str) -> Share:
     return Share.over((p.hits, p.total) for p in points if p.kind == kind and p.edit == edit)
 
 
-def draw(points: Points, path: Path) -> None:
+def plot(points: Points) -> Figure:
     """Every point, for residual and certificate."""
     figure, noise = Figure(figsize=(11, 4.5)), np.random.default_rng(0)
     for place, (name, value) in enumerate((("residual", residual), ("certificate", certificate))):
@@ -280,4 +289,4 @@ def draw(points: Points, path: Path) -> None:
         axes.grid(alpha=0.3)
     figure.axes[0].legend(fontsize=7)
     figure.tight_layout()
-    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=100, format="png"))
+    return figure

@@ -7,32 +7,20 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from benchmarks.many_concepts_plan import ALL, AUTO, AUTO_SHARE, CHOSEN, ORIGINAL, SAMPLING, methods, of_values
-from benchmarks.many_concepts_table import MOMENTS, Row
-from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.files import write_atomically
+from benchmarks import harness
+from benchmarks.many_concepts.plan import ALL, AUTO, AUTO_SHARE, CHOSEN, ORIGINAL, SAMPLING, of_values, ways
+from benchmarks.many_concepts.table import MOMENTS, Row
 from rece_lightning.metrics import Share
 
 NONE = "–"
 PUBLISHED = {"RECE": (38.2, 11.0), "UCE": (34.6, 2.1), "SPEED": (89.6, 5.0)}
 """Harmonic mean in % and seconds, 100 celebrities of Stable Diffusion 1.4, as SPEED's authors measured them."""
-VALUES = [method.name for method in of_values()]
+VALUES = [way.name for way in of_values()]
 
 
 def write_page(rows: Sequence[Row], folder: Path) -> Path:
-    """Write the page and its plot.
-
-    Raises:
-        ConfigurationError: if nothing was measured.
-    """
-    if not rows:
-        raise ConfigurationError(
-            f"{folder / 'many_concepts.csv'}: nothing was measured; run python -m benchmarks.many_concepts."
-        )
-    figure = plot(rows)
-    write_atomically(folder / "many_concepts.png", lambda temporary: figure.savefig(temporary, dpi=90, format="png"))
-    text = "\n".join(page(rows)) + "\n"
-    return write_atomically(folder / "many_concepts.md", lambda path: path.write_text(text, encoding="utf-8"))
+    """Write the page and its plot."""
+    return harness.write_page(folder, "many_concepts", page(rows), plot(rows))
 
 
 def page(rows: Sequence[Row]) -> list[str]:
@@ -167,7 +155,7 @@ def thirds(row: Row) -> tuple[Share, Share]:
 def plot(rows: Sequence[Row]) -> Figure:
     """Harmonic mean over the number of concepts, with intervals, for both preserve lists; kept against erased."""
     figure = Figure(figsize=(15, 4.6))
-    names = [*(method.name for method in methods()), *VALUES, *CHOSEN]
+    names = [*(way.name for way in ways()), *VALUES, *CHOSEN]
     axes = [figure.add_subplot(1, 3, place) for place in (1, 2, 3)]
     for place, preserve in enumerate((ALL, AUTO)):
         for index, name in enumerate(names):

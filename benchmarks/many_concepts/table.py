@@ -1,19 +1,17 @@
-"""``many_concepts.csv``: a line a method, preserve list and number of concepts, read and written whole."""
+"""``many_concepts.csv``: a line a way to erase, preserve list and number of concepts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from benchmarks.tables import read_measured, write_table
+from benchmarks.harness import Table
 from rece_lightning.evaluation.results.balance import Counts, balance_draws, central_interval
 from rece_lightning.metrics import Share, harmonic_mean
 
-BETWEEN = "|"
 FEWEST = 6
 """Prompts over which one can resample; with fewer the interval is about these prompts alone."""
 
@@ -51,6 +49,12 @@ class Row:
     moments: tuple[float, ...] = ()
     """Of the original's row alone: see ``MOMENTS``."""
 
+    def __post_init__(self) -> None:
+        if any(set(hits) - {"0", "1"} for hits in (*self.erased, *self.kept)):
+            raise ValueError(f"{self.key}: hits that are neither 0 nor 1")
+        if not len(self.kept) == len(self.kept_names) or len(self.moments) not in (0, len(MOMENTS)):
+            raise ValueError(f"{self.key}: lists of different lengths")
+
     @property
     def key(self) -> tuple[int, str, str]:
         """What names it."""
@@ -72,10 +76,6 @@ class Row:
 
 
 MOMENTS = ("erased_directions", "kept_directions", "shared", "free_exact", "free", "condition")
-LISTS: dict[str, type] = {
-    "erased": str, "kept": str, "kept_names": str, "kept_drifts": float, "worst": str, "moments": float,
-}  # fmt: skip
-NUMBERS = ("seconds", "remaining", "drift")
 
 
 def _counts(hits: Sequence[str]) -> Counts:
@@ -84,38 +84,6 @@ def _counts(hits: Sequence[str]) -> Counts:
     return np.array([(line.count("1"), len(line)) for line in hits], dtype=float).reshape(-1, 2)
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The measured rows; none where there is no file.
-
-    Raises:
-        ConfigurationError: if the file is damaged.
-    """
-    return read_measured(path, _row)
-
-
-def _row(line: dict[str, str]) -> Row:
-    values: dict[str, Any] = {field.name: line[field.name] for field in fields(Row)}
-    values["count"] = int(values["count"])
-    for name in NUMBERS:
-        values[name] = float(values[name])
-    for name, kind in LISTS.items():
-        values[name] = tuple(kind(part) for part in values[name].split(BETWEEN) if part)
-    row = Row(**values)
-    if any(set(hits) - {"0", "1"} for hits in (*row.erased, *row.kept)):
-        raise ValueError(f"{row.key}: hits that are neither 0 nor 1")
-    if not len(row.kept) == len(row.kept_names) or len(row.moments) not in (0, len(MOMENTS)):
-        raise ValueError(f"{row.key}: lists of different lengths")
-    return row
-
-
-def write_rows(rows: Sequence[Row], path: Path) -> Path:
-    """Write the table, atomically."""
-    lines = []
-    for row in rows:
-        values = asdict(row)
-        for name in LISTS:
-            values[name] = BETWEEN.join(one if isinstance(one, str) else f"{one:.5g}" for one in values[name])
-        for name in NUMBERS:
-            values[name] = f"{values[name]:.6g}"
-        lines.append(values)
-    return write_table(path, [field.name for field in fields(Row)], lines)
+def table(folder: Path) -> Table[Row]:
+    """The table in a folder."""
+    return Table(folder / "many_concepts.csv", Row, digits=6)

@@ -6,11 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import yaml
-
-from benchmarks.recipes import digest
+from benchmarks.harness import Configuration, Settings, digest, former, told
 from rece_lightning.cli.protocols import load_protocol
-from rece_lightning.cli.verbs import PACKAGE
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.data.concepts import read_preserved
 from rece_lightning.data.prompts import EvaluationPrompt, read_prompts
@@ -40,8 +37,12 @@ KINDS = {
     "styles": ("emoji_style.yaml", "van_gogh.yaml", "emoji-styles"),
     "backgrounds": ("emoji.yaml", "objects.yaml", "emoji-backgrounds"),
 }
-SCALES = ("erase_scale", "preserve_scale", "lamb", "first_edit", "tokens", "projections", "layers")
+SCALES = (
+    "editor.erase_scale", "editor.preserve_scale", "editor.lamb", "first_editor", "tokens", "projections", "layers",
+)  # fmt: skip
 """Settings of UCE's edit; the others belong to RECE's epochs."""
+Key = tuple[str, str, str, str]
+"""Kind, erasure, state and group of prompts."""
 
 
 @dataclass(frozen=True)
@@ -49,16 +50,14 @@ class State:
     """A model state."""
 
     name: str
-    model: dict[str, Any] | None
-    """Arguments of ``RECE``; ``None``: the model is not edited."""
+    settings: Settings | None
+    """``None``: the model is not edited."""
     epochs: int
 
     @property
-    def settings(self) -> str:
+    def told(self) -> str:
         """For the table, in short."""
-        if self.model is None:
-            return ""
-        return ", ".join([*(f"{key} {value}" for key, value in self.model.items()), f"epochs {self.epochs}"])
+        return "" if self.settings is None else told(former(self.settings), self.epochs)
 
 
 @dataclass(frozen=True)
@@ -74,27 +73,18 @@ class Erasure:
 
     def recipe(self, state: State, group: str, seeds: Sequence[int]) -> str:
         """Digest of what decides a row's figures beside the model."""
-        made = {"data": self.data, "model": state.model, "epochs": state.epochs} if state.model is not None else {}
+        made: dict[str, Any] = {}
+        if state.settings is not None:
+            made = {"data": self.data, "model": former(state.settings), "epochs": state.epochs}
         prompts = [asdict(row) for row in self.groups[group]]
         what = {**made, "prompts": prompts, "seeds": list(seeds), "reference": REFERENCE, "sampling": str(SAMPLING)}
         return digest(what)
 
 
-Work = tuple[Erasure, State]
-
-
-def pictures_of(work: Sequence[Work], seeds: Sequence[int]) -> int:
-    """How many pictures are made for so much work: the original's once a prompt, an edited model's each time."""
-    originals = {row.prompt for erasure, _ in work for rows in erasure.groups.values() for row in rows}
-    references = {row.prompt for erasure, _ in work for row in erasure.groups[HELD]}
-    made = sum(len(rows) for erasure, state in work if state.model is not None for rows in erasure.groups.values())
-    return (len(originals) + len(references) + made) * len(seeds)
-
-
-def configuration(name: str) -> dict[str, Any]:
-    """A shipped configuration."""
-    content: dict[str, Any] = yaml.safe_load((PACKAGE / "configs" / name).read_text(encoding="utf-8"))
-    return content
+def recipes(erasure: Erasure, state: State, seeds: Sequence[int]) -> dict[Key, str]:
+    """The digests of the rows of a state: one a group of prompts."""
+    groups = [group for group, prompts in erasure.groups.items() if prompts]
+    return {(erasure.kind, erasure.name, state.name, group): erasure.recipe(state, group, seeds) for group in groups}
 
 
 def states(kind: str) -> list[State]:
@@ -106,18 +96,17 @@ def states(kind: str) -> list[State]:
     recommended, published, _ = KINDS[kind]
     found: list[State] = [State(ORIGINAL, None, 0)]
     for uce, rece, source in ((UCE, PUBLISHED, published), (UCE_RECOMMENDED, RECOMMENDED, recommended)):
-        content = configuration(source)
-        model = {key: value for key, value in content["model"].items() if key != "pretrained"}
-        epochs = int(content["trainer"]["max_epochs"])
-        alone = {key: value for key, value in model.items() if key in SCALES}
+        configuration = Configuration.shipped(source)
+        settings, epochs = configuration.settings, int(configuration.epochs or 1)
+        alone = {key: value for key, value in settings.items() if key in SCALES}
         # Where both configurations have the same scales UCE is the same edit, and measured once.
-        if all(state.model != alone for state in found):
+        if all(state.settings != alone for state in found):
             found.append(State(uce, alone, 1))
-        found.append(State(rece, model, epochs))
+        found.append(State(rece, settings, epochs))
     # The editor of the robust configuration without its switches, which look at the words of one vocabulary.
-    model = configuration("emoji_robust.yaml")["model"]
-    model = {key: value for key, value in model.items() if key not in ("pretrained", "robust", "regular_scale")}
-    return [*found, State(PROJECTION, model, 1)]
+    robust = Configuration.shipped("emoji_robust.yaml").settings
+    settings = {key: value for key, value in robust.items() if key not in ("robust", "derivation.scale")}
+    return [*found, State(PROJECTION, settings, 1)]
 
 
 def erasures() -> list[Erasure]:
@@ -144,7 +133,7 @@ def protocol_rows(kind: str) -> list[EvaluationPrompt]:
 
 def shared(kind: str) -> dict[str, Any]:
     """What every erasure of a kind takes from the recommended configuration."""
-    data = configuration(KINDS[kind][0])["data"]
+    data = Configuration.shipped(KINDS[kind][0]).data
     found = {key: data[key] for key in ("target", "templates") if key in data}
     return {**found, "preserve": read_preserved(data["preserve"])}
 
@@ -168,7 +157,7 @@ def objects() -> list[Erasure]:
 
 def styles() -> list[Erasure]:
     """In context, as the configuration erases its own style; kept: the protocol's objects in the other styles."""
-    data = configuration(KINDS["styles"][0])["data"]
+    data = Configuration.shipped(KINDS["styles"][0]).data
     names = list(load_catalog().styles)
     own = next(name for name in names if f"{name} style" in str(data["concepts"]))
     rows = protocol_rows("styles")

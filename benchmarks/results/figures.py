@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from math import sqrt
 from statistics import fmean, stdev
 
-from benchmarks.results_plan import ERASED, SYNONYMS
-from benchmarks.results_table import Row
+from benchmarks.results.plan import ERASED, SYNONYMS
+from benchmarks.results.table import Row
 from rece_lightning.metrics import Mean, PairedTest, Share, cluster_bootstrap, paired_test, paired_test_of_values
 from rece_lightning.metrics.bootstrap import FEWEST_PROMPTS
 from rece_lightning.metrics.quantiles import t_quantile

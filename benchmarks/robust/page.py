@@ -3,23 +3,48 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from benchmarks.robust_plan import ABLATION, BASES, CHOICES, FRONTIER, RATIOS
-from rece_lightning.files import write_atomically
+from benchmarks import harness
+from benchmarks.harness import former
+from benchmarks.robust.plan import ABLATION, BASES, CHOICES, FRONTIER, RATIOS
 from rece_lightning.metrics import EmojiDetector, Share
 
-Rows = Sequence[Mapping[str, str]]
+
+@dataclass(frozen=True)
+class Row:
+    """One figure of a case on a concept."""
+
+    weights: str
+    """First digits of the SHA-256 of the U-Net's file."""
+    recipe: str
+    part: str
+    editor: str
+    label: str
+    concept: str
+    figure: str
+    value: float
+    clusters: str
+    """Hits and pictures of every prompt: ``2/5 0/5``; empty for a figure without pictures."""
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """All figures of a case on a concept are measured together."""
+        return self.part, self.editor, self.label, self.concept
+
+
+Rows = Sequence[Row]
 DERIVED = [f"derived ratio={ratio:g}" for ratio in RATIOS]
 PLAIN = ("erased", "synonyms", "kept")
 
 
 def share(rows: Rows, figure: str) -> Share:
     """Pictures of a figure over all concepts, in clusters of prompts."""
-    pairs = [pair.split("/") for row in rows if row["figure"] == figure for pair in row["clusters"].split()]
+    pairs = [pair.split("/") for row in rows if row.figure == figure for pair in row.clusters.split()]
     return Share.over((int(hits), int(total)) for hits, total in pairs)
 
 
@@ -31,7 +56,7 @@ def strongest(rows: Rows, figures: Sequence[str]) -> tuple[str, Share]:
 
 def attacks_in(rows: Rows) -> list[str]:
     """Names of the attacks that were measured beside the derived embedding."""
-    return sorted({row["figure"] for row in rows if row["clusters"]} - {*DERIVED, *PLAIN})
+    return sorted({row.figure for row in rows if row.clusters} - {*DERIVED, *PLAIN})
 
 
 def strongest_cell(rows: Rows, figures: Sequence[str]) -> str:
@@ -44,16 +69,16 @@ def strongest_cell(rows: Rows, figures: Sequence[str]) -> str:
 
 def mean(rows: Rows, figure: str) -> float:
     """Of a figure without pictures, over concepts; of a certificate the least."""
-    values = [float(row["value"]) for row in rows if row["figure"] == figure]
+    values = [row.value for row in rows if row.figure == figure]
     return min(values) if figure.startswith("certificate") else sum(values) / len(values)
 
 
-def grouped(rows: Rows, part: str) -> dict[tuple[str, str], list[Mapping[str, str]]]:
+def grouped(rows: Rows, part: str) -> dict[tuple[str, str], list[Row]]:
     """Rows of a part by editor and label, in the order in which they were measured."""
-    found: dict[tuple[str, str], list[Mapping[str, str]]] = {}
+    found: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        if row["part"] == part:
-            found.setdefault((row["editor"], row["label"]), []).append(row)
+        if row.part == part:
+            found.setdefault((row.editor, row.label), []).append(row)
     return found
 
 
@@ -120,17 +145,17 @@ def pareto(points: Sequence[tuple[float, float, str]]) -> list[tuple[float, floa
     return best
 
 
-def draw(rows: Rows, path: Path) -> None:
+def plot(rows: Rows) -> Figure:
     """Kept objects against the derived embedding's success: up and to the left is better; the best ones are named."""
     figure = Figure(figsize=(9, 6))
     axes = figure.add_subplot()
     found = {**grouped(rows, FRONTIER), **grouped(rows, CHOICES), **grouped(rows, ABLATION)}
-    kinds = dict.fromkeys((own[0]["part"], editor) for (editor, _), own in found.items())
+    kinds = dict.fromkeys((own[0].part, editor) for (editor, _), own in found.items())
     front = {(x, y) for x, y, _ in pareto([(*place(own), label) for (_, label), own in found.items()])}
     lowest = 1.0
     for part, editor in kinds:
         points = [
-            (*place(own), label) for (name, label), own in found.items() if name == editor and own[0]["part"] == part
+            (*place(own), label) for (name, label), own in found.items() if name == editor and own[0].part == part
         ]
         marker = {FRONTIER: "o", CHOICES: "^"}.get(part, "s")
         axes.scatter([x for x, _, _ in points], [y for _, y, _ in points], marker=marker, label=f"{editor}, {part}")
@@ -146,20 +171,25 @@ def draw(rows: Rows, path: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="lower right")
     figure.tight_layout()
-    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
+    return figure
 
 
 def notes() -> list[str]:
     """What the tables say, written by hand beside them."""
-    return (Path(__file__).parent / "robust_notes.md").read_text(encoding="utf-8").splitlines()
+    return (harness.HERE / "robust_notes.md").read_text(encoding="utf-8").splitlines()
 
 
-def write_page(rows: Rows, folder: Path, command: str, sampling: str) -> str:
-    """Write both files; the text of the page."""
-    concepts = list(dict.fromkeys(row["concept"] for row in rows))
+def write_page(rows: Rows, folder: Path, command: str, sampling: str) -> Path:
+    """Write the page and its plot."""
+    return harness.write_page(folder, "robust", page(rows, command, sampling), plot(rows), dpi=110)
+
+
+def page(rows: Rows, command: str, sampling: str) -> list[str]:
+    """The lines of the page."""
+    concepts = list(dict.fromkeys(row.concept for row in rows))
     bases = "; ".join(
-        f"`{editor}`: {', '.join(f'{key} {value}' for key, value in model.items())}, {epochs} epochs"
-        for editor, (model, epochs) in BASES.items()
+        f"`{editor}`: {', '.join(f'{key} {value}' for key, value in former(settings).items())}, {epochs} epochs"
+        for editor, (settings, epochs) in BASES.items()
     )
     lines = [
         "# The robust loop: what each switch does, and what it costs",
@@ -192,8 +222,4 @@ def write_page(rows: Rows, folder: Path, command: str, sampling: str) -> str:
     if grouped(rows, FRONTIER):
         lines += ["## Frontier", "", *frontier_table(rows), ""]
     lines += ["![kept against attack success](robust.png)", "", "Named: what no other setting beats in both."]
-    lines += ["", *notes()]
-    text = "\n".join(lines) + "\n"
-    write_atomically(folder / "robust.md", lambda path: path.write_text(text, encoding="utf-8"))
-    draw(rows, folder / "robust.png")
-    return text
+    return [*lines, "", *notes()]

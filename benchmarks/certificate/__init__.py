@@ -1,0 +1,1 @@
+"""Does the residual that a certificate bounds say what a detector sees?"""

@@ -1,0 +1,1 @@
+"""How far each attack brings an erased concept back."""

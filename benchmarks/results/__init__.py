@@ -1,0 +1,1 @@
+"""What UCE and RECE remove and harm, one object, style or background at a time."""

@@ -1,0 +1,1 @@
+"""Which switch of the robust loop brings attacks down, and at what cost."""
