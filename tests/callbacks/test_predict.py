@@ -147,10 +147,13 @@ def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_been(
     assert {name: (folder / name).stat().st_mtime_ns for name in before} == before
     assert len(index(folder)) == 5
     assert not list(folder.glob(".*"))
-    # Finished: the next call starts anew, and makes the same pictures.
+    # Finished: the next call starts anew, and makes the same pictures, though in other batches than the rest was.
     predict()
     assert sorted(path.name for path in folder.parents[1].iterdir()) == ["version_0", "version_1"]
-    assert pixels(folder) == pixels(tmp_path / "runs/run/version_1/pictures")
+    anew = pixels(tmp_path / "runs/run/version_1/pictures")
+    assert anew.keys() == pixels(folder).keys()
+    for name, data in pixels(folder).items():
+        assert max(abs(a - b) for a, b in zip(data, anew[name], strict=True)) <= 1
 
 
 def test_only_what_is_whole_and_of_the_same_settings_stays(predict: Predict, tmp_path: Path) -> None:

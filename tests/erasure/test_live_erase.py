@@ -158,7 +158,7 @@ def test_half_precision_is_edited_in_its_dtype(checkpoint: Path, dtype: torch.dt
         assert torch.equal(weight, erasure.maps["text"].applied_to(before[f"unet.{name}"]))
         # Also the prompts were encoded in half precision, so that it is not one rounding alone.
         error = torch.linalg.norm(weight.float() - wide[name]) / torch.linalg.norm(wide[name])
-        assert error < 16 * torch.finfo(dtype).eps
+        assert error < 32 * torch.finfo(dtype).eps
     assert reference.figures["weight_change"] > 32 * torch.finfo(dtype).eps
     assert erasure.figures["weight_change"] == pytest.approx(reference.figures["weight_change"], rel=0.05)
     erasure.undo()

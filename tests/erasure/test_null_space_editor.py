@@ -54,9 +54,14 @@ def test_empty_prompt_and_begin_of_text_stay_exactly_and_preserved_prompts_nearl
     """Though neither is in the preserve list; UCE's edit moves them."""
     module = run[0]
     encoded = module.session.encoder.encode(["", "rocket", "dog", "bomb"]).embeddings.double()
-    moved = torch.linalg.norm(encoded @ module.maps["text"].change.mT, dim=-1) / torch.linalg.norm(encoded, dim=-1)
-    assert float(moved[0].max()) < 1e-9
-    assert float(moved[1, 0]) < 1e-9  # the begin of any text
+    change = module.maps["text"].change
+    moved = torch.linalg.norm(encoded @ change.mT, dim=-1) / torch.linalg.norm(encoded, dim=-1)
+    rows = module.session.statistics.first.invariants
+    assert rows is not None
+    assert float(torch.linalg.norm(rows.double() @ change.mT)) < 1e-9 * float(torch.linalg.norm(rows))
+    # Beside other prompts a network may round the same rows otherwise, in their last digits of float32.
+    assert float(moved[0].max()) < 1e-5
+    assert float(moved[1, 0]) < 1e-5  # the begin of any text
     assert float(moved[2].max()) < 0.2 * float(moved[3].max())
     uce = fit_uce(module)
     assert float(torch.linalg.norm(encoded[0] @ uce.maps["text"].change.mT)) > 1e-3

@@ -17,6 +17,7 @@ from tests.helpers.erasures import (
     noise_of,
     original_of,
     pipeline_of,
+    rounding_of,
     text_columns,
     with_strength,
 )
@@ -27,6 +28,10 @@ def erasure(request: pytest.FixtureRequest) -> Erasure:
     """Every kind that there is, on float32 bases but for the embedded world, which is loaded as float32."""
     found: Erasure = request.getfixturevalue(request.param)
     return found
+
+
+def weights_of(unet: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in unet.state_dict().items()}
 
 
 def test_at_scale_one_the_weights_are_the_edited_ones_fused_and_not(erasure: Erasure, tmp_path: Path) -> None:
@@ -48,19 +53,28 @@ def test_at_scale_one_the_weights_are_the_edited_ones_fused_and_not(erasure: Era
 
 
 def test_at_scale_zero_and_unloaded_the_model_is_the_original(erasure: Erasure, tmp_path: Path) -> None:
+    """Its weights bit for bit, its noise as nearly as one network is given to agree with itself.
+
+    A frozen layer beside an adapter may be multiplied in another way than a plain one: torch takes another product for
+    it, and what that rounds depends on the processor.
+    """
     pipeline = pipeline_of(erasure)
-    before = noise_of(pipeline.unet)
+    before, weights = noise_of(pipeline.unet), weights_of(pipeline.unet)
+    near = 4 * rounding_of(erasure)
     pipeline.load_lora_weights(str(export(erasure, "lora", tmp_path / "lora").path), adapter_name="erasure")
-    assert not torch.equal(noise_of(pipeline.unet), before)
+    assert float((noise_of(pipeline.unet) - before).norm()) > 20 * near
     pipeline.set_adapters(["erasure"], [0.0])
-    assert torch.equal(noise_of(pipeline.unet), before)
+    assert distance(effective_weights(pipeline.unet, erasure.names), original_of(erasure)) == 0
+    assert float((noise_of(pipeline.unet) - before).norm()) <= near
     pipeline.set_adapters(["erasure"], [1.0])
     pipeline.fuse_lora(lora_scale=0.0)
     assert distance(effective_weights(pipeline.unet, erasure.names), original_of(erasure)) == 0
     pipeline.unfuse_lora()
     pipeline.unload_lora_weights()
-    assert torch.equal(noise_of(pipeline.unet), before)
-    assert distance(effective_weights(pipeline.unet, erasure.names), original_of(erasure)) == 0
+    after = weights_of(pipeline.unet)
+    assert after.keys() == weights.keys()
+    assert all(torch.equal(after[name], weight) for name, weight in weights.items())
+    assert float((noise_of(pipeline.unet) - before).norm()) <= near
 
 
 def test_half_models_get_the_edited_weights_to_their_rounding(half: Erasure, tmp_path: Path) -> None:
@@ -130,10 +144,12 @@ def test_a_rank_beyond_the_full_one_is_the_full_one(tiny: Erasure, tmp_path: Pat
 def test_an_edit_that_changed_nothing_still_loads(tiny: Erasure, tmp_path: Path) -> None:
     pipeline = pipeline_of(tiny)
     before = noise_of(pipeline.unet)
+    near = 4 * rounding_of(tiny)
     record = export(with_strength(tiny, 0.0), "lora", tmp_path / "lora")
     pipeline.load_lora_weights(str(record.path))
     assert (record.rank, record.error, record.weight_error) == (1, 0.0, 0.0)
-    assert torch.equal(noise_of(pipeline.unet), before)
+    assert distance(effective_weights(pipeline.unet, tiny.names), original_of(tiny)) == 0
+    assert float((noise_of(pipeline.unet) - before).norm()) <= near
 
 
 def test_folder_and_file_hold_the_same(tiny: Erasure, tmp_path: Path) -> None:

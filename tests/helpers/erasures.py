@@ -115,6 +115,12 @@ def noise_of(unet: Any, seed: int = 0) -> Tensor:
     return made.float()
 
 
+def rounding_of(erasure: Erasure) -> float:
+    """How far float32 takes the original U-Net's noise from float64's: two runs that only round otherwise differ so."""
+    single, double = (noise_of(pipeline_of(erasure, dtype).unet) for dtype in (torch.float32, torch.float64))
+    return float((single - double).norm())
+
+
 def make_xl_checkpoint(folder: Path, *, seed: int = 0) -> Path:
     """Write a small random model in the layout of Stable Diffusion XL: two encoders, three blocks, two layers each."""
     torch.manual_seed(seed)

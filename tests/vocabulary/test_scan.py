@@ -122,10 +122,13 @@ def test_vocabulary_is_encoded_once_for_a_text_encoder(projected: tuple[RECE, Pa
     file.write_bytes(file.read_bytes()[:-8])
     repaired, found = cached_rows(encoder, "one", ["bomb", "axe"], tmp_path)
     assert not found
-    assert torch.equal(rows, repaired)
+    # Encoded once more: the same but for what a network rounds.
+    torch.testing.assert_close(repaired, rows, rtol=1e-3, atol=1e-4)
     save_file({"rows": torch.zeros_like(rows)}, file, {"vocabulary": "something else"})
-    assert torch.equal(cached_rows(encoder, "one", ["bomb", "axe"], tmp_path)[0], rows)
-    assert torch.equal(load_file(file)["rows"], rows)
+    repaired, found = cached_rows(encoder, "one", ["bomb", "axe"], tmp_path)
+    assert not found
+    torch.testing.assert_close(repaired, rows, rtol=1e-3, atol=1e-4)
+    assert torch.equal(load_file(file)["rows"], repaired)
 
 
 def test_projection_is_certified_and_uce_is_not(projected: tuple[RECE, Path], tmp_path: Path) -> None:
