@@ -163,7 +163,8 @@ from torch.utils.tensorboard import SummaryWriter
 from transformers import CLIPTextModel
 import rece_lightning.cli.lightning
 from rece_lightning.cli.verbs import PACKAGE
-from rece_lightning.data.concepts import prompt_pairs, read_concepts, read_preserved
+from rece_lightning.data.concept_table import read_concepts
+from rece_lightning.data.concepts import prompt_pairs, read_preserved
 from rece_lightning.models.encoders import load_encoder
 from rece_lightning.models.find import find_base
 rece_lightning.cli.lightning.quiet()

@@ -11,13 +11,13 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
 
 from rece_lightning.attacks import LADDER, AdversarialPrompt, Attack, Goal, Victim, make_attacks, make_goal
 from rece_lightning.attacks.outcome import NO_ATTACK, Measured, Rung, together, write_rungs
 from rece_lightning.attacks.shares import Piece, measure_shared, search_shared
 from rece_lightning.callbacks.base import RunCallback, rece_module
 from rece_lightning.callbacks.evaluation import Evaluation
+from rece_lightning.callbacks.terminal import ladder_table
 from rece_lightning.core.errors import ConfigurationError, check_choice, check_count, check_number
 from rece_lightning.data.datamodule import ConceptData
 from rece_lightning.distributed import share_of
@@ -344,14 +344,3 @@ class RedTeam(RunCallback):
         for logger in trainer.loggers:
             logger.log_metrics(figures, step=step)
         trainer.callback_metrics.update({key: torch.tensor(value) for key, value in figures.items()})
-
-
-def ladder_table(rungs: Sequence[Rung], caption: str) -> Table:
-    """The ladder: a row an attack, over all concepts; ``prompts`` are those with at least one success."""
-    table = Table(title="Attacks: share of pictures that show the concept (95 % interval)", caption=caption)
-    for column in ("attack", "original model", "edited model", "prompts", "queries", "seconds"):
-        table.add_column(column, no_wrap=column == "attack")
-    for rung in together(rungs):
-        costs = (f"{rung.queries:,}", f"{rung.seconds:.1f}")
-        table.add_row(rung.title, str(rung.original), str(rung.edited), str(rung.edited_prompts), *costs)
-    return table

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
+from rece_lightning.attacks.outcome import Rung, together
 from rece_lightning.evaluation.results.comparison import Comparison
 from rece_lightning.evaluation.results.figures import quality_table
 from rece_lightning.evaluation.results.outcome import grid_path
@@ -72,3 +74,14 @@ class EpochBar(TQDMProgressBar):
         # On a narrow terminal it is cut off and reads like a figure.
         shown.pop("v_num", None)
         return shown
+
+
+def ladder_table(rungs: Sequence[Rung], caption: str) -> Table:
+    """The ladder: a row an attack, over all concepts; ``prompts`` are those with at least one success."""
+    table = Table(title="Attacks: share of pictures that show the concept (95 % interval)", caption=caption)
+    for column in ("attack", "original model", "edited model", "prompts", "queries", "seconds"):
+        table.add_column(column, no_wrap=column == "attack")
+    for rung in together(rungs):
+        costs = (f"{rung.queries:,}", f"{rung.seconds:.1f}")
+        table.add_row(rung.title, str(rung.original), str(rung.edited), str(rung.edited_prompts), *costs)
+    return table

@@ -23,7 +23,7 @@ from rece_lightning.erasure.certificates import read_certificate, smallest_certi
 from rece_lightning.erasure.erasure import Erasure
 from rece_lightning.erasure.loaded import LoadedModel
 from rece_lightning.erasure.session import ErasureSession
-from rece_lightning.erasure.state import former_layout
+from rece_lightning.erasure.state import check_same, former_layout
 from rece_lightning.evaluation.generation import PictureMaker
 from rece_lightning.models.adapter import check_adapter, open_adapter
 from rece_lightning.models.base import BaseModel
@@ -226,21 +226,14 @@ class RECE(LightningModule):
                 self.place(stage)
         if stage == "fit" and (trainer is None or trainer.ckpt_path is None):
             if session.was_loaded:
-                self._check_goes_on(data)
+                # It goes on with its own concepts, and with no others.
+                own = session.description()
+                check_same(own, own["method"], asked_of(data, session.concepts), "load_from_checkpoint")
             else:
                 session.begin()
                 self._choose(data)
         if data is not None and hasattr(data, "summary") and not session.has_begun:
             session.concepts = data.summary()
-
-    def _check_goes_on(self, data: Any) -> None:
-        """A module that was loaded from a checkpoint goes on with its own concepts, and with no others.
-
-        Raises:
-            ConfigurationError: saying what differs.
-        """
-        state = {"method": self.method.plain(), "concepts": self.session.concepts}
-        self.session.check_concepts(state, asked_of(data, state["concepts"]), "load_from_checkpoint")
 
     def _choose(self, data: Any) -> None:
         """``data.synonyms: auto``, then ``data.preserve: auto``; a run that goes on keeps what it chose."""

@@ -8,6 +8,7 @@ import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from typing import Any
 
 from rece_lightning.core.derivation import Derivation
 from rece_lightning.core.editors import Editor
@@ -70,9 +71,9 @@ def former(key: str) -> str | None:
     return None
 
 
-def known_editors() -> list[type[Editor]]:
-    """Every editor that is imported, ours and others."""
-    every = [kind for kind in _subclasses(Editor) if is_dataclass(kind) and kind is not NotImported]
+def known_editors() -> list[type[Any]]:
+    """Every editor that is imported, ours and others: dataclasses all of them."""
+    every = [kind for kind in _subclasses(Editor) if is_dataclass(kind) and kind is not NotImported]  # type: ignore[type-abstract]
     return list(dict.fromkeys(kind for kind in every if not inspect.isabstract(kind)))
 
 
@@ -84,16 +85,17 @@ def _subclasses(kind: type[Editor]) -> Iterator[type[Editor]]:
 
 def method_keys() -> list[str]:
     """Every setting below ``model.method``: ``model.method.editor.lamb``."""
+    editors = known_editors()
+    holders: dict[str, list[type[Any]]] = {
+        "editor": editors,
+        "first_editor": editors,
+        "derivation": [Derivation],
+        "robust": [Robust],
+    }
     keys: list[str] = []
     for one in fields(Method):
         keys.append(f"{FIELD}.{one.name}")
-        inner = {
-            "editor": known_editors(),
-            "first_editor": known_editors(),
-            "derivation": [Derivation],
-            "robust": [Robust],
-        }
-        keys += [f"{FIELD}.{one.name}.{part.name}" for kind in inner.get(one.name, []) for part in fields(kind)]
+        keys += [f"{FIELD}.{one.name}.{inner.name}" for kind in holders.get(one.name, []) for inner in fields(kind)]
     return list(dict.fromkeys(keys))
 
 

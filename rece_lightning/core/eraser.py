@@ -237,7 +237,7 @@ class Eraser:
         Raises:
             ConfigurationError: if the state does not fit.
         """
-        check_state(state, gram, per_layer=method.editor.per_layer)
+        check_state(state, gram.width, per_layer=method.editor.per_layer)
         eraser = cls(method, evidence, gram).run(state["epoch"])
         saved = state["map"].to(gram.total.device)
         # On the machine that saved it they are the same bits, and the map that was run knows its factors.
@@ -262,17 +262,22 @@ def check_map(step: Any, before: AnyMap, editor: Editor) -> None:
         raise ConfigurationError(f"{type(editor).__name__}: its map is not finite float64; look at its settings.")
 
 
-def check_state(state: Mapping[str, Any], gram: Gram, *, per_layer: bool) -> None:
-    """Refuse a stored map that cannot be put on the projections of ``gram``.
+def check_state(state: Mapping[str, Any] | None, width: int, *, per_layer: bool) -> None:
+    """Refuse a stored map that cannot be put on a model.
+
+    Args:
+        state: of an eraser; ``None`` where the checkpoint has none for this text space.
+        width: of the embeddings that the model reads.
+        per_layer: whether the method has one map a layer.
 
     Raises:
         ConfigurationError: naming the widths.
     """
-    shape = tuple(state["map"].shape)
-    if shape[-1] != gram.width or (len(shape) == 3) != per_layer:
+    shape = () if state is None else tuple(state["map"].shape)
+    if not shape or shape[-1] != width or (len(shape) == 3) != per_layer:
         raise ConfigurationError(
-            f"ckpt_path: the checkpoint's map has the shape {list(shape)}, the model reads embeddings {gram.width} "
-            "wide; give the checkpoint of a run on a model of that kind."
+            f"ckpt_path: the checkpoint's map has the shape {list(shape)}, the model reads embeddings {width} wide; "
+            "give the checkpoint of a run on a model of that kind."
         )
 
 

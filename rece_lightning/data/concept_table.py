@@ -212,3 +212,8 @@ class Repeats:
 
 def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+def read_concepts(setting: ConceptsSetting, target: str, templates: Sequence[str]) -> list[Concept]:
+    """All concepts of the setting ``data.concepts``; see :class:`rece_lightning.data.concept_table.ConceptTable`."""
+    return list(ConceptTable(setting, target, templates))

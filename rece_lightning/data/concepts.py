@@ -36,13 +36,6 @@ class PromptPair:
     weight: float
 
 
-def read_concepts(setting: ConceptsSetting, target: str, templates: Sequence[str]) -> list[Concept]:
-    """All concepts of the setting ``data.concepts``; see :class:`rece_lightning.data.concept_table.ConceptTable`."""
-    from rece_lightning.data.concept_table import ConceptTable
-
-    return list(ConceptTable(setting, target, templates))
-
-
 def concepts_in(setting: ConceptsSetting, target: str, templates: Sequence[str]) -> Iterator[tuple[int, Concept]]:
     """Place and concept of the setting ``data.concepts``: prompts, mappings, or the path of a CSV, one at a time.
 

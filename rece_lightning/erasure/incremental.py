@@ -9,8 +9,8 @@ import torch
 
 from rece_lightning.core.embedding_map import AnyMap
 from rece_lightning.core.errors import ConfigurationError, nearest
-from rece_lightning.data.concept_table import LISTED
-from rece_lightning.data.concepts import ConceptsSetting, PromptPair, check_disjoint, prompt_pairs, read_concepts
+from rece_lightning.data.concept_table import LISTED, read_concepts
+from rece_lightning.data.concepts import ConceptsSetting, PromptPair, check_disjoint, prompt_pairs
 from rece_lightning.erasure.session import NOTHING_YET, ErasureSession
 from rece_lightning.erasure.statistics import ConceptStatistics
 

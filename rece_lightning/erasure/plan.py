@@ -12,14 +12,8 @@ import torch
 from rece_lightning.core.errors import ConfigurationError, check_count
 from rece_lightning.core.gram import Gram
 from rece_lightning.core.method import Method
-from rece_lightning.data.concepts import (
-    ConceptsSetting,
-    PromptPair,
-    check_disjoint,
-    prompt_pairs,
-    read_concepts,
-    read_preserved,
-)
+from rece_lightning.data.concept_table import read_concepts
+from rece_lightning.data.concepts import ConceptsSetting, PromptPair, check_disjoint, prompt_pairs, read_preserved
 from rece_lightning.erasure.encoding import ConceptEncoder, in_parts, too_long
 from rece_lightning.erasure.erasers import SpaceErasers
 from rece_lightning.erasure.statistics import ConceptStatistics

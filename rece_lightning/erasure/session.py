@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rece_lightning.core.embedding_map import AnyMap, beside, map_of
+from rece_lightning.core.eraser import check_state
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.gram import Gram
 from rece_lightning.core.method import Method
@@ -299,47 +300,31 @@ class ErasureSession:
     def check_same(self, state: Mapping[str, Any], asked: Mapping[str, Any] | None, what: str = "ckpt_path") -> None:
         """Refuse the state of another method, base or list of concepts; what costs least is compared first.
 
+        Args:
+            state: ``rece`` of a checkpoint.
+            asked: what the data asks for; ``None`` where nobody knows.
+            what: names the checkpoint in messages.
+
         Raises:
             ConfigurationError: saying what differs.
             BaseModelError: for another base model.
         """
         check_same(state, self.method.plain(), asked, what)
         check_same_base(state, self.loaded.fingerprint, self.base.name)
-        self.check_fits(state)
+        self._check_fits(state)
 
-    def check_concepts(self, state: Mapping[str, Any], asked: Mapping[str, Any] | None, what: str) -> None:
-        """Refuse other concepts than those of a checkpoint that was loaded already.
-
-        Raises:
-            ConfigurationError: saying what differs.
-        """
-        check_same(state, self.method.plain(), asked, what)
-
-    def check_fits(self, state: Mapping[str, Any], *, reuse_map: bool = True) -> None:
+    def _check_fits(self, state: Mapping[str, Any]) -> None:
         """Refuse maps that cannot be put on this model, whatever its fingerprint says.
-
-        Args:
-            state: ``rece`` of a checkpoint.
-            reuse_map: the maps themselves are to be put on it.
 
         Raises:
             ConfigurationError: naming the widths.
         """
         for space in self.spaces:
-            one = state["erasers"].get(space.name)
-            shape = None if one is None else list(one["map"].shape)
-            # Where the epochs run anew on another model it may have more layers or fewer.
-            own = len(space.readers) if reuse_map or shape is None else shape[0]
-            if shape != [*([own] if self.method.editor.per_layer else []), space.width, space.width]:
-                raise ConfigurationError(
-                    f"ckpt_path: the checkpoint's map of the space {space.name!r} has the shape {shape}, "
-                    f"model.pretrained {self.base.name!r} reads embeddings {space.width} wide with "
-                    f"{len(space.readers)} weights; give the checkpoint of a run on a model of that kind."
-                )
+            check_state(state["erasers"].get(space.name), space.width, per_layer=self.method.editor.per_layer)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what :meth:`state_dict` gave; the epochs run anew when they are needed."""
-        self.check_fits(state)
+        self._check_fits(state)
         self.begin()
         self._statistics = self.no_prompts().take(state["statistics"])
         self._restored = state
@@ -352,7 +337,7 @@ class ErasureSession:
             state: ``rece`` of the checkpoint.
             reuse_map: take its maps; otherwise the epochs run anew on this model's weights.
         """
-        self.check_fits(state, reuse_map=reuse_map)
+        self._check_fits(state, reuse_map=reuse_map)
         stored = {name: map_of(one["map"].to(self.loaded.algebra)) for name, one in state["erasers"].items()}
         self.concepts = state["concepts"]
         self._run(self.no_prompts().take(state["statistics"]), state["epochs"], stored if reuse_map else None)

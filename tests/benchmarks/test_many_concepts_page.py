@@ -6,7 +6,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-
 from benchmarks.many_concepts_page import page, thirds, write_page
 from benchmarks.many_concepts_plan import (
     ALL,
@@ -23,6 +22,7 @@ from benchmarks.many_concepts_plan import (
     recipe,
 )
 from benchmarks.many_concepts_table import Row, read_rows, write_rows
+
 from rece_lightning import RECE, ConceptData, ConfigurationError
 
 EDITED = Row(

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from benchmarks.red_team_page import controlled_curves, write_page
 from benchmarks.red_team_plan import BUDGETS, PLAIN, ROBUST, STATES, UCE, Settings, erasures, goals, read_robust
+
 from rece_lightning.attacks import LADDER
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.metrics import Share

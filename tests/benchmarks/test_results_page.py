@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
 from benchmarks.results_figures import (
     detection_change,
     detection_test,
@@ -44,6 +43,7 @@ from benchmarks.results_sentences import (
     summary,
 )
 from benchmarks.results_table import Row, check_same, left, read_rows, recipes, write_rows
+
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.metrics import Mean, PairedTest
 from rece_lightning.metrics.quantiles import t_quantile

@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from benchmarks.scaling_page import Constants, Timing, constants, page
+from benchmarks.scaling_parts import BATCH, MATRICES, PARTS
 from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.scaling import missing, read, write
-from benchmarks.scaling_page import Constants, Timing, constants, page
-from benchmarks.scaling_parts import BATCH, MATRICES, PARTS
 from rece_lightning.core.errors import ConfigurationError
 
 WIDTH = 16

@@ -28,6 +28,7 @@ from rece_lightning.sweep.grid import EPOCHS, Setting
 from rece_lightning.sweep.ranking import Figures, Ranking
 from rece_lightning.sweep.table import SweepTable
 from tests.helpers.command import Outcome, run_command, write_config
+from tests.helpers.erasures import make_xl_checkpoint
 
 LAMB = "model.method.editor.lamb"
 BASE = Setting(Method(), 3, " ")
@@ -170,6 +171,21 @@ def test_a_setting_that_edits_nothing_says_so(tiny_model: Path) -> None:
     assert "model.method.layers" in message
 
 
+def test_figures_are_about_the_first_text_space_whatever_is_edited(tmp_path: Path) -> None:
+    ranking = ranking_of(make_xl_checkpoint(tmp_path / "xl"), ConceptData(**DATA))
+    spaces = (None, ("text",), ("pooled",))
+    settings = [replace(BASE, method=Method(spaces=names)) for names in spaces]
+    both, text, pooled = (replace(figures, seconds=0.0) for _, figures in ranking.rank(settings))
+    assert both == text
+    assert text.remaining < 1
+    # Nothing that cross-attention reads was edited.
+    assert (pooled.remaining, pooled.drift, pooled.weight_change) == (1.0, 0.0, 0.0)
+    assert pooled.regained == pytest.approx(1.0)
+    edited = [{name for name, _ in ranking.erasure(setting).weights()} for setting in settings]
+    assert edited[0] == edited[1] | edited[2]
+    assert edited[2] == {"add_embedding.linear_1.weight"}
+
+
 # The table
 
 
@@ -240,6 +256,49 @@ def test_a_killed_sweep_goes_on(
     outcome = sweep(capsys, config, *grid, "--data.preserve", "[fish]")
     assert (outcome.code, "another preserved" in outcome.err) == (2, True)
     assert len(lines(folder)) == 7
+
+
+OWN_EDITOR = """
+from dataclasses import dataclass
+
+import torch
+from rece_lightning.core import EmbeddingMap
+from rece_lightning.core.editors import Editor
+
+
+@dataclass(frozen=True)
+class Forget(Editor):
+    strength: float = 1.0
+
+    def __call__(self, problem):
+        moments, eye = problem.moments, torch.eye(problem.gram.width, dtype=torch.float64)
+        gone = moments.erased @ torch.linalg.inv(moments.erased + moments.preserved + eye)
+        return EmbeddingMap(eye - self.strength * gone)
+"""
+
+
+def test_an_editor_of_a_users_own_is_ranked_and_recommended(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "swept_editors.py").write_text(OWN_EDITOR)
+    monkeypatch.syspath_prepend(tmp_path)
+    config = write_config(tmp_path, tiny_model, data=DATA)
+    editor = "model.method.editor"
+    grid = ("--grid", f"{editor}=UCE,swept_editors.Forget", "--grid", f"{editor}.strength=0.5,1", "--measure", "0")
+    outcome = sweep(capsys, config, *grid, "--output", "out")
+    assert outcome.code == 0, outcome.err
+    methods = [json.loads(row["method"])["editor"] for row in lines(tmp_path / "out")]
+    assert [one["class_path"] for one in methods] == ["UCE", "swept_editors.Forget", "swept_editors.Forget"]
+    assert not any(row["error"] for row in lines(tmp_path / "out"))
+    # What is there is read again, and fit takes what was recommended, were it the user's own.
+    assert sweep(capsys, config, *grid, "--output", "out").code == 0
+    assert len(lines(tmp_path / "out")) == 3
+    recommended = yaml.safe_load((tmp_path / "out/recommended.yaml").read_text())
+    recommended["model"]["method"]["editor"] = methods[1]
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(recommended))
+    outcome = run_command(capsys, "fit", "--config", "own.yaml")
+    assert outcome.code == 0, outcome.err
 
 
 def test_the_front_is_measured_and_the_best_recommended(

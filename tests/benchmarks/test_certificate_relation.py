@@ -7,9 +7,10 @@ import random
 from dataclasses import dataclass
 
 import pytest
-from benchmarks.certificate_page import FEWEST, bootstrap, ranks, spearman, threshold
 from hypothesis import given
 from hypothesis import strategies as st
+
+from benchmarks.certificate.page import FEWEST, bootstrap, ranks, spearman, threshold
 
 
 @dataclass(frozen=True)
