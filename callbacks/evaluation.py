@@ -70,7 +70,8 @@ class Evaluation(RunCallback):
         metrics: what is measured beside the detections, into ``quality.csv``: ``PerceptualDistance`` and
             ``ArtistScore`` on erased (synonyms included) and on preserved prompts apart, ``ClipScore``,
             ``FrechetDistance`` and ``KernelDistance`` on preserved ones. Pictures are compared with those of the
-            original model of the same prompts and seeds, which ``validate`` and ``test`` make too where a metric asks for them.
+            original model of the same prompts and seeds, which ``validate`` and ``test`` make too where a metric asks
+            for them.
         references: folder of pictures to compare with in place of the original model's; see
             :class:`rece_lightning.evaluation.folders.References`.
     """

@@ -103,9 +103,8 @@ class RECE(LightningModule):
         self.strict_loading = False
         # Encoders and pipelines stay out of the module tree: checkpoints are slim, and no strategy
         # broadcasts a model that nobody trains.
-        self._session = ErasureSession(
-            LoadedModel((pretrained, revision, variant, config)), method, attacker_scale
-        )  # fmt: skip
+        loaded = LoadedModel((pretrained, revision, variant, config))
+        self._session = ErasureSession(loaded, method, attacker_scale)
         self._pictures: PictureMaker | None = None
         self.place: Callable[[str], None] | None = None
         """Given a stage, decides which part goes where before one is loaded: ``DevicePlacement``'s."""
@@ -301,16 +300,10 @@ class RECE(LightningModule):
             logger.log_metrics(figures, step=len(self.history))
 
     def validation_step(self, batch: tuple[EvaluationPrompt, ...], batch_idx: int) -> dict[str, Any] | None:
-        """Generate for prompts with the edited model (the base model, when nothing was edited)."""
+        """Prompts, seeds and pictures ``[n, 3, h, w]`` in [0, 1] of the edited model; of the base where nothing was edited."""
         return self._generate(batch)
 
-    def test_step(self, batch: tuple[EvaluationPrompt, ...], batch_idx: int) -> dict[str, Any] | None:
-        """As ``validation_step``."""
-        return self._generate(batch)
-
-    def predict_step(self, batch: tuple[EvaluationPrompt, ...], batch_idx: int) -> dict[str, Any] | None:
-        """As ``validation_step``: prompts, seeds and pictures ``[n, 3, h, w]`` in [0, 1]."""
-        return self._generate(batch)
+    test_step = predict_step = validation_step
 
     def _generate(self, batch: tuple[EvaluationPrompt, ...]) -> dict[str, Any] | None:
         if not batch:
