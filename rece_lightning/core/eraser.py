@@ -262,22 +262,24 @@ def check_map(step: Any, before: AnyMap, editor: Editor) -> None:
         raise ConfigurationError(f"{type(editor).__name__}: its map is not finite float64; look at its settings.")
 
 
-def check_state(state: Mapping[str, Any] | None, width: int, *, per_layer: bool) -> None:
+def check_state(state: Mapping[str, Any] | None, width: int, *, per_layer: bool, layers: int | None = None) -> None:
     """Refuse a stored map that cannot be put on a model.
 
     Args:
         state: of an eraser; ``None`` where the checkpoint has none for this text space.
         width: of the embeddings that the model reads.
         per_layer: whether the method has one map a layer.
+        layers: of the model, where the maps themselves are put on it; any number of them unless given.
 
     Raises:
         ConfigurationError: naming the widths.
     """
     shape = () if state is None else tuple(state["map"].shape)
-    if not shape or shape[-1] != width or (len(shape) == 3) != per_layer:
+    many = layers is not None and per_layer and shape[:1] != (layers,)
+    if not shape or shape[-1] != width or (len(shape) == 3) != per_layer or many:
         raise ConfigurationError(
-            f"ckpt_path: the checkpoint's map has the shape {list(shape)}, the model reads embeddings {width} wide; "
-            "give the checkpoint of a run on a model of that kind."
+            f"ckpt_path: the checkpoint's map has the shape {list(shape)}, the model reads embeddings {width} wide"
+            f"{f' in {layers} layers' * many}; give the checkpoint of a run on a model of that kind."
         )
 
 

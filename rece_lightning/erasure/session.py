@@ -313,14 +313,20 @@ class ErasureSession:
         check_same_base(state, self.loaded.fingerprint, self.base.name)
         self._check_fits(state)
 
-    def _check_fits(self, state: Mapping[str, Any]) -> None:
+    def _check_fits(self, state: Mapping[str, Any], *, reuse_map: bool = True) -> None:
         """Refuse maps that cannot be put on this model, whatever its fingerprint says.
+
+        Args:
+            state: ``rece`` of a checkpoint.
+            reuse_map: the maps themselves are to be put on it; otherwise it may have more layers, or fewer.
 
         Raises:
             ConfigurationError: naming the widths.
         """
         for space in self.spaces:
-            check_state(state["erasers"].get(space.name), space.width, per_layer=self.method.editor.per_layer)
+            layers = len(space.readers) if reuse_map else None
+            one, per_layer = state["erasers"].get(space.name), self.method.editor.per_layer
+            check_state(one, space.width, per_layer=per_layer, layers=layers)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what :meth:`state_dict` gave; the epochs run anew when they are needed."""

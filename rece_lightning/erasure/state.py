@@ -193,10 +193,10 @@ def _space_faults(where: str, state: Mapping[str, Tensor], width: int) -> Iterat
         if not isinstance(count, Tensor) or count.numel() != 1 or count.is_floating_point() or int(count) < 0:
             yield f"{where}.{kind}.count is no number"
         # Whose rows are gone is in the moments.
-        rows, alone = _rows_in(own), not any(name in own for name in ("first.erased", "moments"))
+        held, alone = _rows_in(own), not any(name in own for name in ("first.erased", "moments"))
         yield from (_pair_faults if kind in PAIRED else _row_faults)(f"{where}.{kind}", own, width)
-        if count.dtype == torch.bool or int(count) < rows or (alone and int(count) != rows):
-            yield f"{where}.{kind}.count is {int(count)}, beside {rows} rows{' and no moments' * alone}"
+        if count.dtype == torch.bool or int(count) < held or (alone and int(count) != held):
+            yield f"{where}.{kind}.count is {int(count)}, beside {held} rows{' and no moments' * alone}"
     if "invariants" in left:
         rows = left.pop("invariants")
         yield matrix_fault(f"{where}.invariants", rows, (len(rows), width))

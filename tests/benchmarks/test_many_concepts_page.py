@@ -6,8 +6,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from benchmarks.many_concepts_page import page, thirds, write_page
-from benchmarks.many_concepts_plan import (
+
+from benchmarks.harness import method_of
+from benchmarks.many_concepts.page import page, thirds, write_page
+from benchmarks.many_concepts.plan import (
     ALL,
     AUTO,
     CHOSEN,
@@ -15,14 +17,14 @@ from benchmarks.many_concepts_plan import (
     ERASED_PICTURES,
     KEPT_PICTURES,
     ORIGINAL,
-    Method,
     Task,
+    Way,
     cells,
     grid,
     recipe,
 )
-from benchmarks.many_concepts_table import Row, read_rows, write_rows
-
+from benchmarks.many_concepts.table import Row
+from benchmarks.many_concepts.table import table as many_table
 from rece_lightning import RECE, ConceptData, ConfigurationError
 
 EDITED = Row(
@@ -57,41 +59,42 @@ def test_every_method_is_one_that_a_run_takes() -> None:
     task = Task(10)
     chosen = [part[0] for part in grid().values()]
     found = list(cells(task, chosen))
-    assert [method.name for method, _ in found[-len(CHOSEN) :]] == list(CHOSEN)
-    assert len({(method.name, preserve) for method, preserve in found}) == len(found)
-    for method, preserve in found:
-        RECE(**method.model)
+    assert [way.name for way, _ in found[-len(CHOSEN) :]] == list(CHOSEN)
+    assert len({(way.name, preserve) for way, preserve in found}) == len(found)
+    for way, preserve in found:
+        RECE(method=method_of(way.settings))
         if preserve:
             assert ConceptData(**task.data(preserve)).pairs
     for part in grid().values():
-        assert len({method.settings for method in part}) == len(part)
-        for method in part:
-            RECE(**method.model)
+        assert len({way.told for way in part}) == len(part)
+        for way in part:
+            RECE(method=method_of(way.settings))
 
 
 def test_a_recipe_tells_settings_and_pictures_apart() -> None:
-    task, method = Task(10), Method("UCE", {}, 1)
+    task, way = Task(10), Way("UCE", {}, 1)
     others = [
-        recipe(task, Method("UCE", {"lamb": 1.0}, 1), ALL, None),
-        recipe(task, method, AUTO, None),
-        recipe(task, method, ALL, 4),
-        recipe(Task(1), method, ALL, None),
+        recipe(task, Way("UCE", {"editor.lamb": 1.0}, 1), ALL, None),
+        recipe(task, way, AUTO, None),
+        recipe(task, way, ALL, 4),
+        recipe(Task(1), way, ALL, None),
     ]
-    assert len({recipe(task, method, ALL, None), *others}) == 5
+    assert len({recipe(task, way, ALL, None), *others}) == 5
 
 
 def test_the_table_is_read_as_it_was_written(tmp_path: Path) -> None:
-    path = write_rows([UNEDITED, EDITED, REFUSED], tmp_path / "many_concepts.csv")
-    found = read_rows(path)
+    table = many_table(tmp_path)
+    assert table.read() == []
+    path = table.write([UNEDITED, EDITED, REFUSED])
+    found = table.read()
     assert found[:2] == [
         Row(**{**vars(UNEDITED), "seconds": found[0].seconds}),  # NaN is not itself
         EDITED,
     ]
     assert found[2].error == REFUSED.error
-    assert read_rows(tmp_path / "nothing.csv") == []
     path.write_text(path.read_text().replace("0.9|", "", 1).replace("11|", "12|", 1))
     with pytest.raises(ConfigurationError, match="damaged"):
-        read_rows(path)
+        table.read()
 
 
 def test_the_page_says_what_was_measured(tmp_path: Path) -> None:
@@ -108,7 +111,7 @@ def test_the_page_says_what_was_measured(tmp_path: Path) -> None:
     assert write_page([UNEDITED, EDITED, REFUSED], tmp_path).name == "many_concepts.md"
     assert (tmp_path / "many_concepts.png").stat().st_size > 1000
     with pytest.raises(ConfigurationError, match="nothing was measured"):
-        write_page([], tmp_path)
+        many_table(tmp_path).rows()
 
 
 def test_one_concept_is_resampled_over_its_pictures() -> None:

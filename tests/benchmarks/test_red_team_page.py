@@ -6,31 +6,31 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.red_team_page import controlled_curves, write_page
-from benchmarks.red_team_plan import BUDGETS, PLAIN, ROBUST, STATES, UCE, Settings, erasures, goals, read_robust
 
+from benchmarks.harness import Table, method_of
+from benchmarks.red_team.page import Row, controlled_curves, write_page
+from benchmarks.red_team.plan import BUDGETS, PLAIN, ROBUST, STATES, UCE, Plan, erasures, goals
 from rece_lightning.attacks import LADDER
+from rece_lightning.core import Projection
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.metrics import Share
 
 
-def settings(robust: Path | None = None, **changed: Any) -> Settings:
+def plan_of(robust: Path | None = None, **changed: Any) -> Plan:
     given = {"attacks": tuple(LADDER), "published": False, "seeds": 1, "pictures": 2, "steps": 8, **changed}
-    return Settings(robust, **given)
+    return Plan(robust, **given)
 
 
-def row(state: str, attack: str, clusters: str, variant: str = "", control: int = 0, has: str = "") -> dict[str, Any]:
-    """As the CSV holds it: all cells are text."""
+def row(state: str, attack: str, clusters: str, variant: str = "", control: int = 0, has: str = "") -> Row:
     pairs = [pair.split("/") for pair in clusters.split()]
-    return {
-        "state": state, "kind": "objects", "erased": "bomb", "attack": attack, "variant": variant,
-        "control": str(control), "has": has, "seed": "0", "prompts": str(len(pairs)),
-        "broken": str(sum(int(hits) > 0 for hits, _ in pairs)), "clusters": clusters, "queries": "120",
-        "seconds": "2.5", "recipe": "",
-    }  # fmt: skip
+    return Row(
+        state=state, kind="objects", erased="bomb", attack=attack, variant=variant, control=control, has=has, seed=0,
+        prompts=len(pairs), broken=sum(int(hits) > 0 for hits, _ in pairs), clusters=clusters, queries=120,
+        seconds=2.5, recipe="",
+    )  # fmt: skip
 
 
-def rows() -> list[dict[str, Any]]:
+def rows() -> list[Row]:
     found = []
     for place, state in enumerate(STATES[:-1]):
         found += [
@@ -49,7 +49,7 @@ def rows() -> list[dict[str, Any]]:
 
 
 def test_page_has_every_attack_in_every_state_and_the_figure_beside_it(tmp_path: Path) -> None:
-    page = write_page(rows(), settings(), tmp_path, "command` on 1 of 2 cores").read_text(encoding="utf-8")
+    page = write_page(rows(), plan_of(), tmp_path, "command` on 1 of 2 cores").read_text(encoding="utf-8")
     assert page.startswith("# Red team")
     assert "| attack | original | UCE | RECE | prompts with a success (RECE) | queries | seconds |" in page
     expected = [str(Share.over([(hits, 2), (1, 2)])) for hits in (2, 1, 0)]
@@ -67,40 +67,60 @@ def test_page_has_every_attack_in_every_state_and_the_figure_beside_it(tmp_path:
         ("2 free positions", False),
         ("2 free positions", True),
     }
+    table = Table(tmp_path / "red_team.csv", Row)
     with pytest.raises(ConfigurationError, match="nothing was measured"):
-        write_page([], settings(), tmp_path, "")
+        table.rows()
+    table.write(rows())
+    assert table.rows() == rows()
 
 
 def test_robust_settings_stand_on_those_of_the_kind(tmp_path: Path) -> None:
     robust = tmp_path / "robust.yaml"
-    robust.write_text("model: {editor: projection, erased_rank: 4}\ndata: {target: dog}\ntrainer: {max_epochs: 2}\n")
-    made = settings(robust).model("styles", ROBUST)
-    plain = settings(robust).model("styles", PLAIN)
-    assert made["model"] == {**plain["model"], "editor": "projection", "erased_rank": 4}
-    assert (made["epochs"], made["data"]) == (2, {})
-    assert settings(robust).states() == STATES
-    assert settings().states() == STATES[:-1]
+    robust.write_text(
+        "model: {method: {editor: {class_path: Projection, init_args: {rank: 4}}}}\n"
+        "data: {target: dog}\ntrainer: {max_epochs: 2}\n"
+    )
+    made = plan_of(robust).state("styles", ROBUST)
+    plain = plan_of(robust).state("styles", PLAIN)
+    assert made.settings == {**plain.settings, "editor": "Projection", "editor.rank": 4}
+    assert made.words == {**plain.words, "editor": "projection", "erased_rank": 4}
+    assert method_of(made.settings).editor == Projection(rank=4)
+    assert (made.epochs, made.data) == (2, {})
+    assert plan_of(robust).states() == STATES
+    assert plan_of().states() == STATES[:-1]
     robust.write_text("data: {}\n")
     with pytest.raises(ConfigurationError, match="no section 'model'"):
-        read_robust(robust)
+        plan_of(robust).state("styles", ROBUST)
+    robust.write_text("model: {editor: projection, erased_rank: 4}\n")
+    with pytest.raises(ConfigurationError, match=r"robust\.yaml: model\.editor: it is model\.method\.editor now"):
+        plan_of(robust).state("styles", ROBUST)
+
+
+def test_the_shipped_robust_state_ends_at_its_certificate() -> None:
+    made = plan_of(Path("configs/emoji_robust.yaml")).state("objects", ROBUST)
+    assert made.words["robust"]["certificate"] == 0.15
+    assert made.configuration is not None
+    assert made.configuration.certificate == "any"
+    (stop,) = made.configuration.stopping
+    assert (stop.monitor, stop.stopping_threshold) == ("certificate", 0.15)
 
 
 def test_whatever_decides_a_row_is_in_its_recipe() -> None:
     (bomb,) = erasures(["bomb"])
-    plan = settings()
+    plan = plan_of()
     attack = plan.made(0, "objects")[0].describe()
 
-    def recipe(plan: Settings = plan, weights: str = "a", state: str = UCE, seed: int = 0) -> str:
+    def recipe(plan: Plan = plan, weights: str = "a", state: str = UCE, seed: int = 0) -> str:
         return plan.recipe(weights, bomb, state, attack, seed)
 
-    others = [recipe(weights="b"), recipe(state=PLAIN), recipe(seed=1), recipe(settings(steps=9))]
+    others = [recipe(weights="b"), recipe(state=PLAIN), recipe(seed=1), recipe(plan_of(steps=9))]
     assert len({recipe(), *others}) == 5
-    assert recipe() == recipe(settings())
+    assert recipe() == recipe(plan_of())
 
 
 def test_every_attack_has_a_small_budget_and_styles_no_control() -> None:
     assert set(BUDGETS) == set(LADDER)
-    plan = settings(seeds=2)
+    plan = plan_of(seeds=2)
     assert [attack.name for attack in plan.made(1, "objects")] == list(LADDER)
     assert {attack.budget.seed for attack in plan.made(1, "objects")} == {1}
     assert not any(attack.needs_control for attack in plan.made(0, "styles"))
@@ -116,6 +136,6 @@ def test_every_attack_has_a_small_budget_and_styles_no_control() -> None:
 
 
 def test_published_budgets_are_the_attacks_own() -> None:
-    published = {attack.name: attack.describe() for attack in settings(published=True).made(3, "objects")}
+    published = {attack.name: attack.describe() for attack in plan_of(published=True).made(3, "objects")}
     assert published["ring-a-bell"]["population"] == 200
     assert published["ring-a-bell"]["seed"] == 3

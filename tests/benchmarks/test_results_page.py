@@ -2,37 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from benchmarks.results_figures import (
-    detection_change,
-    detection_test,
-    erasure_test,
-    interval_of,
-    mean,
-    mean_test,
-    pairs,
-    share,
-)
-from benchmarks.results_page import page, write_page
-from benchmarks.results_plan import (
-    ERASED,
-    HELD,
-    KINDS,
-    ORIGINAL,
-    PUBLISHED,
-    SEEDS,
-    SYNONYMS,
-    UCE,
-    Erasure,
-    State,
-    erasures,
-    pictures_of,
-    states,
-)
-from benchmarks.results_sentences import (
+
+from benchmarks.harness import Piece, check_same, fill, unet_digest
+from benchmarks.results.claims import (
     CONFIRMED,
     CONTRADICTED,
     OPEN,
@@ -42,8 +19,35 @@ from benchmarks.results_sentences import (
     removal_verdict,
     summary,
 )
-from benchmarks.results_table import Row, check_same, left, read_rows, recipes, write_rows
-
+from benchmarks.results.figures import (
+    detection_change,
+    detection_test,
+    erasure_test,
+    interval_of,
+    mean,
+    mean_test,
+    pairs,
+    share,
+)
+from benchmarks.results.page import page, write_page
+from benchmarks.results.plan import (
+    ERASED,
+    HELD,
+    KINDS,
+    ORIGINAL,
+    PUBLISHED,
+    SEEDS,
+    SYNONYMS,
+    UCE,
+    Erasure,
+    Key,
+    State,
+    erasures,
+    recipes,
+    states,
+)
+from benchmarks.results.table import Row
+from benchmarks.results.table import table as results_table
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.metrics import Mean, PairedTest
 from rece_lightning.metrics.quantiles import t_quantile
@@ -60,7 +64,9 @@ def row(
         "distance": tuple(0.1 * k for k in range(len(hits))),
         **others,
     }
-    return Row("abc", kind, erasure, state, group, "r", prompts=prompts, hits=tuple(hits), **values)  # type: ignore[arg-type]
+    values.setdefault("weights", "abc")
+    what = {"kind": kind, "erasure": erasure, "state": state, "group": group, "recipe": "r"}
+    return Row(prompts=prompts, hits=tuple(hits), **what, **values)  # type: ignore[arg-type]
 
 
 def table(erased: dict[str, list[str]], kept: dict[str, list[str]]) -> list[Row]:
@@ -95,12 +101,12 @@ def test_a_style_takes_the_place_of_the_configurations_own() -> None:
 def test_states_take_their_settings_from_the_configurations() -> None:
     for kind in KINDS:
         found = {state.name: state for state in states(kind)}
-        assert found[ORIGINAL].model is None
+        assert found[ORIGINAL].settings is None
         assert found[UCE].epochs == 1
-        published = found[PUBLISHED].model
+        published = found[PUBLISHED].settings
         assert published is not None
-        assert (published["lamb"], published["regular_scale"]) == (0.1, 1e-3)
-        assert "regular_scale" not in (found[UCE].model or {})
+        assert (published["editor.lamb"], published["derivation.scale"]) == (0.1, 1e-3)
+        assert "derivation.scale" not in (found[UCE].settings or {})
 
 
 def test_the_recipe_depends_on_what_decides_the_figures() -> None:
@@ -110,7 +116,9 @@ def test_the_recipe_depends_on_what_decides_the_figures() -> None:
     assert recipe == one.recipe(state, HELD, SEEDS)
     assert recipe != one.recipe(state, ERASED, SEEDS)
     assert recipe != one.recipe(state, HELD, SEEDS[:1])
-    assert recipe != one.recipe(State(state.name, {**(state.model or {}), "lamb": 3.0}, state.epochs), HELD, SEEDS)
+    assert recipe != one.recipe(
+        State(state.name, {**(state.settings or {}), "editor.lamb": 3.0}, state.epochs), HELD, SEEDS
+    )
     other = replace(one, data={**one.data, "preserve": [" "]})
     assert recipe != other.recipe(state, HELD, SEEDS)
     # The original model does not depend on what is erased.
@@ -126,46 +134,63 @@ def test_rows_are_read_back_as_written(tmp_path: Path) -> None:
         row(UCE, HELD, ["11011", "00000"], fid=2.0, kid=-0.125, clip=(21.5, 19.25), distance=(0.0, 0.03125)),
         row(UCE, ERASED, ["10000"], settings="lamb 0.1, first_edit {'lamb': 0.5}"),
     ]
-    path = write_rows(rows, tmp_path / "results.csv")
-    assert read_rows(path) == rows
-    assert read_rows(tmp_path / "none.csv") == []
+    table = results_table(tmp_path)
+    assert table.read() == []
+    table.write(rows)
+    assert table.read() == rows
 
 
 @pytest.mark.parametrize("damage", [("11011", "1101x"), ("21.5|", ""), ("recipe", "other"), ("0.25", "much")])
 def test_a_damaged_table_is_refused(tmp_path: Path, damage: tuple[str, str]) -> None:
-    path = write_rows([row(UCE, HELD, ["11011", "00000"], clip=(21.5, 19), fid=0.25)], tmp_path / "results.csv")
+    table = results_table(tmp_path)
+    path = table.write([row(UCE, HELD, ["11011", "00000"], clip=(21.5, 19.0), fid=0.25)])
     text = path.read_text()
     assert damage[0] in text
     path.write_text(text.replace(*damage, 1))
     with pytest.raises(ConfigurationError, match="damaged"):
-        read_rows(path)
+        table.read()
 
 
 def test_rows_of_other_weights_or_settings_are_refused(tmp_path: Path) -> None:
     rows = [row(UCE, HELD, ["11"]), row(UCE, ERASED, ["00"])]
     recipes = {one.key: "r" for one in rows}
-    check_same(rows, "abc", recipes, tmp_path)
-    check_same(rows[:1], "abc", recipes, tmp_path)
+    check_same(rows, recipes, tmp_path, "abc", whole=True)
+    check_same(rows[:1], recipes, tmp_path, "abc", whole=True)
     with pytest.raises(ConfigurationError, match="U-Net abc, this one is def"):
-        check_same(rows, "def", recipes, tmp_path)
+        check_same(rows, recipes, tmp_path, "def", whole=True)
     with pytest.raises(ConfigurationError, match="other settings"):
-        check_same(rows, "abc", {**recipes, rows[0].key: "s"}, tmp_path)
+        check_same(rows, {**recipes, rows[0].key: "s"}, tmp_path, "abc", whole=True)
     with pytest.raises(ConfigurationError, match="other settings"):
-        check_same(rows, "abc", {rows[0].key: "r"}, tmp_path)
+        check_same(rows, {rows[0].key: "r"}, tmp_path, "abc", whole=True)
 
 
-def test_a_stopped_measurement_goes_on_with_what_is_missing() -> None:
+def test_a_stopped_measurement_goes_on_with_what_is_missing(tmp_path: Path) -> None:
     one = erasures()[0]
-    work = [(one, state) for state in states("objects")]
-    keys = recipes(work, SEEDS)
-    assert len(keys) == 3 * len(work)
-    rows = [replace(row(UCE, HELD, ["1"]), erasure=key[1], state=key[2], group=key[3]) for key in keys]
-    assert left(work, []) == work
-    assert left(work, rows) == []
+    work = {state.name: recipes(one, state, SEEDS) for state in states("objects")}
+    assert sum(map(len, work.values())) == 3 * len(work)
+    blank = row(UCE, HELD, ["1"], weights=unet_digest())
+    made: list[str] = []
+
+    def piece(name: str) -> Piece[Row]:
+        def measured(_: list[Key]) -> Iterator[list[Row]]:
+            made.append(name)
+            yield [
+                replace(blank, erasure=key[1], state=key[2], group=key[3], recipe=recipe)
+                for key, recipe in work[name].items()
+            ]
+
+        return Piece(name, work[name], measured)
+
+    table, pieces = results_table(tmp_path), [piece(name) for name in work]
+    rows = fill(table, pieces, whole=True)
+    assert made == list(work)
+    assert table.read() == rows
+    assert fill(table, pieces, whole=True) == rows
+    assert made == list(work)
     # A state of which one group is missing is measured again.
-    assert left(work, rows[:-1]) == work[-1:]
-    assert pictures_of(work[:1], SEEDS) == 5 * (10 + 8)
-    assert pictures_of(work, SEEDS) == 5 * (10 + 8 + 10 * (len(work) - 1))
+    table.write(rows[:-1])
+    assert fill(table, pieces, whole=True) == rows
+    assert made == [*work, list(work)[-1]]
 
 
 # The figures
@@ -317,4 +342,4 @@ def test_the_page_shows_the_figures_of_the_rows(tmp_path: Path) -> None:
 
 def test_a_page_of_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="nothing was measured"):
-        write_page([], tmp_path)
+        results_table(tmp_path).rows()

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from benchmarks.scaling_page import Constants, Timing, constants, page
-from benchmarks.scaling_parts import BATCH, MATRICES, PARTS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.scaling import missing, read, write
+from benchmarks.harness import Piece, Table, fill
+from benchmarks.scaling import __main__ as scaling
+from benchmarks.scaling.page import Constants, Timing, constants, page
+from benchmarks.scaling.parts import BATCH, MATRICES, PARTS, Sizes
 from rece_lightning.core.errors import ConfigurationError
 
 WIDTH = 16
@@ -28,22 +30,34 @@ def timings(processes: int, repeats: int = 3) -> list[Timing]:
     ]
 
 
-def test_it_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    path, every = tmp_path / "scaling.csv", [*timings(1), *timings(2)]
-    assert read(path, "this") == []
-    assert len(missing([], 1, 3)) == 3 * (len(PARTS) - 2)
-    assert len(missing([], 2, 3)) == 3 * len(PARTS)
-    for known in range(len(every) + 1):
-        write(path, every[:known], "this")
-        found = read(path, "this")
-        assert found == every[:known]
-        left = [(part, repeat, processes) for processes in (1, 2) for part, repeat in missing(found, processes, 3)]
-        assert sorted(left) == sorted((one.part, one.repeat, one.processes) for one in every[known:])
-    with pytest.raises(ConfigurationError, match="other weights or sizes"):
-        read(path, "another")
-    path.write_text("part,processes\nreading,one\n")
+def test_it_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = Table(tmp_path / "scaling.csv", Timing)
+    every = {one.key: one for one in (*timings(1), *timings(2))}
+    asked: list[tuple[str, int, int]] = []
+
+    def measure(sizes: Sizes, processes: int, todo: list[tuple[str, int]]) -> Iterator[Timing]:
+        for part, repeat in todo:
+            asked.append((part, processes, repeat))
+            yield every[part, processes, repeat]
+
+    monkeypatch.setattr(scaling, "measure", measure)
+    work = [scaling.piece(Sizes(), processes, 3) for processes in (1, 2)]
+    assert [len(piece.recipes) for piece in work] == [3 * (len(PARTS) - 2), 3 * len(PARTS)]
+    rows = fill(table, work, whole=True)
+    assert [replace(one, recipe="") for one in rows] == [every[one.key] for one in rows]
+    assert {one.key for one in rows} == set(every)
+    for known in range(0, len(every) + 1, 5):
+        table.write(rows[:known])
+        asked.clear()
+        assert sorted(fill(table, work, whole=True), key=str) == sorted(rows, key=str)
+        assert sorted(asked) == sorted(one.key for one in rows[known:])
+        assert table.read()[:known] == rows[:known]
+    other: list[Piece[Timing]] = [scaling.piece(replace(Sizes(), steps=1), processes, 3) for processes in (1, 2)]
+    with pytest.raises(ConfigurationError, match="other settings"):
+        fill(table, other, whole=True)
+    table.path.write_text("part,processes\nreading,one\n")
     with pytest.raises(ConfigurationError, match="damaged"):
-        read(path, "this")
+        table.read()
 
 
 def test_constants_are_the_medians_of_a_unit() -> None:
@@ -78,9 +92,9 @@ def test_devices_share_what_can_be_shared_and_nothing_else(prompts: int, devices
 
 def test_the_page_shows_every_part_and_warns() -> None:
     told = {"command": "the command", "machine": "a machine.", "weights": "abc", "sizes": "few.", "warning": "one core"}
-    text = page([*timings(1), *timings(2)], WIDTH, told)
+    text = "\n".join(page([*timings(1), *timings(2)], WIDTH, told))
     for part in PARTS:
         assert f"| {part}: " in text
     assert "| 2.00 |" in text
     assert "**one core**" in text
-    assert "**" not in page([*timings(1), *timings(2)], WIDTH, {**told, "warning": ""})
+    assert "**" not in "".join(page([*timings(1), *timings(2)], WIDTH, {**told, "warning": ""}))

@@ -67,6 +67,6 @@ def test_another_editor_is_not_called_uce() -> None:
     found = comparison()
     assert found.title_of(FIRST) == "UCE (epoch 0)"
     assert found.verdict()[0].startswith("UCE alone")
-    found.editor = "projection"
-    assert found.title_of(FIRST) == "projection (epoch 0)"
+    found.editor = "Projection"
+    assert found.title_of(FIRST) == "Projection (epoch 0)"
     assert not any("UCE" in sentence for sentence in found.verdict())

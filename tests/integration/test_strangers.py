@@ -1101,7 +1101,7 @@ def test_a_checkpoint_of_other_layers_than_its_fingerprint_says(
     content["rece"]["erasers"]["text"]["map"] = torch.eye(24, dtype=torch.float64).repeat(layers, 1, 1)
     content["rece"]["method"]["editor"] = {"class_path": editor, "init_args": {}}
     torch.save(content, tmp_path / "theirs.ckpt")
-    assert_names(scene.checkpoint(tmp_path / "theirs.ckpt"), "ckpt_path", f"[{layers}, 24, 24]", "8 weights")
+    assert_names(scene.checkpoint(tmp_path / "theirs.ckpt"), "ckpt_path", f"[{layers}, 24, 24]", "8 layers")
 
 
 def test_a_checkpoint_that_measured_nothing_is_put_on_a_model(scene: Scene, tmp_path: Path) -> None:
