@@ -14,9 +14,8 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from rece_lightning.models.clip_vocabulary import write_vocabulary
-from rece_lightning.models.families.unet import is_text_projection
-from rece_lightning.models.layouts import LAYOUTS
+from rece_lightning.models.families.unet import TEXT_PROJECTION
+from rece_lightning.models.layouts import LAYOUTS, write_vocabulary
 
 
 def write_checkpoint(folder: Path, kind: str = "sd1", dtype: torch.dtype = torch.float16) -> Path:
@@ -67,7 +66,7 @@ def fill(module: nn.Module, dtype: torch.dtype) -> nn.Module:
 def projection_shapes(kind: str) -> list[tuple[int, int]]:
     """``(o, d)`` of every text-reading projection of a published model."""
     unet = with_shapes(UNet2DConditionModel.from_config, LAYOUTS[kind].configs()["unet"])
-    return [tuple(value.shape) for name, value in unet.named_parameters() if is_text_projection(name)]  # type: ignore[misc]
+    return [tuple(value.shape) for name, value in unet.named_parameters() if TEXT_PROJECTION.search(name)]  # type: ignore[misc]
 
 
 def random_projections(shapes: list[tuple[int, int]], device: str = "cpu") -> list[Tensor]:

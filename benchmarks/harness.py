@@ -39,7 +39,7 @@ from rece_lightning.cli.explain import former as moved
 from rece_lightning.cli.verbs import PACKAGE, fail
 from rece_lightning.core.editors.base import editor_class
 from rece_lightning.core.embedding_map import AnyMap
-from rece_lightning.core.errors import ConfigurationError, ReceError
+from rece_lightning.core.errors import ConfigurationError, ReceError, nearest
 from rece_lightning.core.gram import Gram
 from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.emoji.catalog import WEIGHTS
@@ -90,14 +90,12 @@ def method_of(settings: Settings) -> Method:
     Raises:
         ConfigurationError: for a key or a value that makes no sense.
     """
-    known, plain = dict(FORMER, spaces="spaces"), dict[str, Any]()
-    editor = settings.get("editor", "UCE")
+    editor, arguments, plain = settings.get("editor", "UCE"), dict[str, Any](), dict[str, Any]()
     taken = [one.name for one in fields(editor_class(editor, "model.method.editor"))]  # type: ignore[arg-type]
-    arguments: dict[str, Any] = {}
     for key, value in settings.items():
         owner, _, name = key.partition(".")
-        if key not in known:
-            raise ConfigurationError(f"model.method.{key}: no such setting; give one of {', '.join(known)}.")
+        if owner == "editor" and name not in taken and key not in FORMER:
+            raise ConfigurationError(f"model.method.{key}: no such setting of {editor}; {nearest(name, taken)}.")
         if owner == "editor":
             arguments |= {name: value} if name in taken else {}
         elif name:
@@ -108,8 +106,8 @@ def method_of(settings: Settings) -> Method:
 
 
 def former(settings: Settings) -> dict[str, Any]:
-    """The same under the former names, in the same order."""
-    words = {FORMER[key]: value for key, value in settings.items()}
+    """The same under the former names, in the same order; what there was not yet keeps its own."""
+    words = {FORMER.get(key, key): value for key, value in settings.items()}
     if "editor" in words:
         words["editor"] = FORMER_EDITORS.get(words["editor"], words["editor"])
     if words.get("first_edit"):

@@ -18,7 +18,7 @@ from rece_lightning.devices.sharded import refuse_sharded
 from rece_lightning.erasure.erasure import Erasure, check_finite, erased_spaces
 from rece_lightning.erasure.plan import ErasurePlan
 from rece_lightning.erasure.statistics import ConceptStatistics
-from rece_lightning.models.live_unet import LiveUnet, modes_kept, pooled_width_of
+from rece_lightning.models.live_unet import LiveUnet, pooled_width_of
 from rece_lightning.models.pipelines import put_weights
 from rece_lightning.models.text import PromptEncoder
 
@@ -189,10 +189,8 @@ class Erase(Callback):
         encoders = [part for role, part in vars(parts).items() if role.startswith("text_encoder")]
         frozen = not any(weight.requires_grad for encoder in encoders for weight in encoder.parameters())
         if self._statistics is None or not frozen:
-            # The encoder may be training: leave its mode as it is.
-            with modes_kept(*encoders):
-                encoder, device = PromptEncoder.of_pipeline(parts), live.algebra_device
-                self._statistics = self.plan.statistics(encoder, self.plan.spaces(live), device)
+            encoder, device = PromptEncoder.of_pipeline(parts), live.algebra_device
+            self._statistics = self.plan.statistics(encoder, self.plan.spaces(live), device)
         return self._statistics
 
     def _parts(self, pl_module: LightningModule) -> SimpleNamespace:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rece_lightning.data.datamodule import ConceptData
     from rece_lightning.erasure.live import erase
     from rece_lightning.exports.map import EmbeddingMap
-    from rece_lightning.models.loading import load_pipeline
+    from rece_lightning.models.pipelines import load_pipeline
     from rece_lightning.module import RECE
 
 _HOMES = {
@@ -25,7 +25,7 @@ _HOMES = {
     "EmbeddingMap": "rece_lightning.exports.map",
     "Method": "rece_lightning.core.method",
     "erase": "rece_lightning.erasure.live",
-    "load_pipeline": "rece_lightning.models.loading",
+    "load_pipeline": "rece_lightning.models.pipelines",
     "ReceError": "rece_lightning.core.errors",
     "ConfigurationError": "rece_lightning.core.errors",
     "BaseModelError": "rece_lightning.core.errors",

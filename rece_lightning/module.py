@@ -206,7 +206,7 @@ class RECE(LightningModule):
             ConfigurationError: if nothing was edited yet.
         """
         erasure = self.erasure()
-        pipeline = load_pipeline(self.base, dtype)
+        pipeline = load_pipeline(self.base, dtype=dtype)
         put_weights(pipeline.unet, dict(erasure.weights()))
         return pipeline
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.harness import Table
-from rece_lightning.evaluation.results.balance import Counts, balance_draws, central_interval
+from rece_lightning.evaluation.results.states import Counts, balance_draws, central_interval
 from rece_lightning.metrics import Share, harmonic_mean
 
 FEWEST = 6

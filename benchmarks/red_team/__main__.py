@@ -58,11 +58,11 @@ class Bench:
 
     def attacks(self, erasure: Erasure, state: str) -> dict[str, tuple[int, Attack | None]]:
         """Recipe → seed and attack; without an attack the concept's own prompt."""
-        plan, found = self.plan, {}
+        plan, edit, found = self.plan, self.plan.edit(erasure, state), {}
         for seed in range(plan.seeds):
             for attack in [None, *plan.made(seed, erasure.kind)]:
                 described: Mapping[str, object] = {"attack": NO_ATTACK} if attack is None else attack.describe()
-                found[plan.recipe(unet_digest(), erasure, state, described, seed)] = seed, attack
+                found[plan.recipe(unet_digest(), erasure, edit, described, seed)] = seed, attack
         return found
 
     def victim(self, erasure: Erasure, state: str) -> Victim:

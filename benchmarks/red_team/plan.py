@@ -101,9 +101,14 @@ class Plan:
             found.append(type(attack)(**{**published, **arguments, "seed": seed}))  # type: ignore[call-arg]
         return [attack for attack in found if kind == "objects" or not attack.needs_control]
 
-    def recipe(self, weights: str, erasure: Erasure, state: str, attack: Mapping[str, Any], seed: int) -> str:
+    def edit(self, erasure: Erasure, state: str) -> dict[str, Any]:
+        """Of a recipe: what decides the model of a state."""
+        return {} if state == ORIGINAL else {"data": erasure.data, "model": self.state(erasure.kind, state).described}
+
+    def recipe(
+        self, weights: str, erasure: Erasure, edit: Mapping[str, Any], attack: Mapping[str, Any], seed: int
+    ) -> str:
         """Digest of all that decides a row."""
-        edit = {} if state == ORIGINAL else {"data": erasure.data, "model": self.state(erasure.kind, state).described}
         sampling = [str(self.sampling), self.pictures]
         return digest(
             {"weights": weights, "erasure": erasure.name, **edit, "attack": attack, "seed": seed, "as": sampling}

@@ -17,7 +17,7 @@ from benchmarks.results.figures import (
 from benchmarks.results.plan import HELD, KINDS, ORIGINAL, PROJECTION, PUBLISHED, RECOMMENDED, UCE, UCE_RECOMMENDED
 from benchmarks.results.table import Row
 from rece_lightning.metrics import Mean, PairedTest
-from rece_lightning.metrics.bootstrap import FEWEST_PROMPTS
+from rece_lightning.metrics.intervals import FEWEST_PROMPTS
 
 LITTLE = 0.05
 """Share of the kept pictures that may be lost for "little"."""

@@ -13,8 +13,7 @@ from statistics import fmean, stdev
 from benchmarks.results.plan import ERASED, SYNONYMS
 from benchmarks.results.table import Row
 from rece_lightning.metrics import Mean, PairedTest, Share, cluster_bootstrap, paired_test, paired_test_of_values
-from rece_lightning.metrics.bootstrap import FEWEST_PROMPTS
-from rece_lightning.metrics.quantiles import t_quantile
+from rece_lightning.metrics.intervals import FEWEST_PROMPTS, t_quantile
 
 UNWANTED = (ERASED, SYNONYMS)
 NAN = float("nan")

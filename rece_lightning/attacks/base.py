@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
@@ -14,8 +14,11 @@ from torch import Tensor
 
 from rece_lightning.attacks.victim import Victim
 from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.emoji.captions import TEMPLATES, with_article
 
-OnDone = Callable[["AdversarialPrompt"], None]
+NEUTRAL = ("dog", "tree", "fish", "train", "book", "door", "key", "bread")
+"""Common things, where nobody names others than the concept."""
+CARRIERS = 4
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,40 @@ class Goal:
     """Words that a search over tokens may not use."""
     control: bool = False
     """Whether the model never knew the concept: what an attack reaches then is none of the erasure's fault."""
+
+
+def make_goal(
+    concept: str,
+    prompt: str | None = None,
+    *,
+    synonyms: Sequence[str] = (),
+    others: Sequence[str] = (),
+    forbid: Sequence[str] = (),
+    control: bool = False,
+) -> Goal:
+    """A goal with the pairs and carriers that follow from its name.
+
+    Args:
+        concept: what the detector looks for.
+        prompt: names it; the concept itself without it.
+        synonyms: other words for it.
+        others: things that are not the concept, for pairs and carriers.
+        forbid: words that a search over tokens may not use.
+        control: the model never knew the concept.
+    """
+    name = (prompt or concept).strip()
+    known = {name.lower(), concept.lower(), *(word.lower() for word in synonyms)}
+    things = [other.strip() for other in (*others, *NEUTRAL) if other.strip() and other.strip().lower() not in known]
+    # Short names first: both prompts of a pair should lie at the same positions.
+    things = sorted(dict.fromkeys(things), key=lambda thing: abs(len(thing.split()) - len(name.split())))[:8]
+    pairs = [(fill(template, name), fill(template, other)) for other in things for template in TEMPLATES]
+    carriers = [fill(TEMPLATES[index % len(TEMPLATES)], other) for index, other in enumerate(things[:CARRIERS])]
+    return Goal(concept, name, tuple(synonyms), tuple(carriers), tuple(pairs), tuple(forbid), control)
+
+
+def fill(template: str, noun: str) -> str:
+    """``fill("a photo of {}", "axe")`` → ``a photo of an axe``; the bare template takes no article."""
+    return template.format(noun if template == "{}" else with_article(noun))
 
 
 @dataclass(frozen=True)
@@ -95,8 +132,6 @@ class Attack(ABC):
     """As ``--attacks`` and the tables call it."""
     has: ClassVar[str]
     """What the attacker needs."""
-    gives: ClassVar[str] = "prompt"
-    """``prompt`` or ``embedding``."""
     looks_at_weights: ClassVar[bool] = False
     """Whether what it finds depends on the edited U-Net."""
     is_curve: ClassVar[bool] = False
@@ -122,27 +157,13 @@ class Attack(ABC):
         settings = {key: value for key, value in vars(self).items() if key != "budget" and not key.startswith("_")}
         return {"attack": self.name, **asdict(self.budget), **settings}
 
-    def run(
-        self,
-        victim: Victim,
-        goal: Goal,
-        *,
-        done: Sequence[int] = (),
-    ) -> list[AdversarialPrompt]:
-        """Search, leaving out the restarts that are ``done``.
-
-        Args:
-            victim: the model under attack.
-            goal: the concept to bring back.
-            done: restarts whose results are there already.
-
-        Returns:
-            At least one for each restart that ran.
+    def run(self, victim: Victim, goal: Goal, *, done: Sequence[int] = ()) -> list[AdversarialPrompt]:
+        """Search, leaving out the restarts that are ``done``; at least one result for each restart that ran.
 
         Raises:
             ConfigurationError: if the attack needs something that victim or goal lack.
         """
-        left = [restart for restart in range(self.restarts(goal)) if restart not in set(done)]
+        left = [restart for restart in range(self.restarts(goal)) if restart not in done]
         if not left:
             return []
         started = time.perf_counter()
@@ -159,13 +180,9 @@ class Attack(ABC):
 
 
 def key_of(attack: Attack, victim: Victim, goal: Goal) -> str:
-    """Identifies a piece of work: the same attack, goal and victim have the same key, and others another."""
+    """Twelve hexadecimal digits that identify a piece of work: an attack, a goal and a victim."""
     # More restarts add to those that are there.
     settings = {key: value for key, value in attack.describe().items() if key != "restarts"}
     model = victim.fingerprint if attack.looks_at_weights else victim.text_fingerprint
-    return digest({"settings": settings, "goal": asdict(goal), "model": model})
-
-
-def digest(content: Mapping[str, Any]) -> str:
-    """Twelve hexadecimal digits of a mapping of plain types."""
+    content = {"settings": settings, "goal": asdict(goal), "model": model}
     return hashlib.sha256(repr(sorted(content.items())).encode()).hexdigest()[:12]

@@ -48,7 +48,6 @@ class Cce(Attack):
 
     name: ClassVar[str] = "cce"
     has: ClassVar[str] = "weights, embedding input, pictures"
-    gives: ClassVar[str] = "embedding"
     looks_at_weights: ClassVar[bool] = True
     is_curve: ClassVar[bool] = True
     needs_control: ClassVar[bool] = True

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rece_lightning.attacks.tokens import TokenEncoder
-from rece_lightning.attacks.vocabulary import Vocabulary
+from rece_lightning.attacks.base import AdversarialPrompt, Attack, Budget, Goal
+from rece_lightning.attacks.tokens import Template, TokenEncoder, Vocabulary, texts_found
+from rece_lightning.attacks.victim import Victim
 
 Loss = Callable[[Tensor, Tensor | None], Tensor]
 """Embeddings ``[n, positions, d]`` and pooled ``[n, p]`` → a loss for each, ``[n]``, differentiable."""
@@ -30,23 +31,14 @@ class Found:
 
 
 def one_hot_gradient(loss: Loss, encoder: TokenEncoder, tokens: Tensor) -> Tensor:
-    """Gradient of every row's loss at its one-hot matrix.
-
-    Args:
-        loss: of embeddings.
-        encoder: of the template.
-        tokens: chosen ones, ``[n, k]``.
-
-    Returns:
-        ``[n, k, vocabulary]``, in the encoder's dtype.
-    """
+    """Gradient of the loss of tokens ``[n, k]`` at their one-hot matrix, ``[n, k, vocabulary]``, in the encoder's dtype."""
     tables = encoder.tables()
     inputs = [table.detach()[tokens.to(table.device)].requires_grad_() for table in tables]
     total = loss(*encoder.encode_soft(inputs)).sum()
     gradients = torch.autograd.grad(total, inputs)
     # The one-hot matrix enters by its product with the table alone.
     parts = [gradient @ table.detach().mT for gradient, table in zip(gradients, tables, strict=True)]
-    return sum(part.to(parts[0].device) for part in parts[1:]) + parts[0] if len(parts) > 1 else parts[0]
+    return sum((part.to(parts[0].device) for part in parts[1:]), start=parts[0])
 
 
 def coordinate_search(
@@ -70,13 +62,10 @@ def coordinate_search(
         encoder: of the template.
         vocabulary: tokens that may be used; others are never drawn.
         start: ``[n, k]``.
-        generators: of every restart.
+        generators: one a restart.
         steps: at most; each costs ``candidates + 1`` queries a restart.
         candidates: exchanges that are tried a step and restart.
         best: tokens with the most negative gradient, of which is drawn.
-
-    Returns:
-        The best tokens of each restart.
     """
     tokens = start.clone()
     count, free = tokens.shape
@@ -102,6 +91,36 @@ def coordinate_search(
     return Found(tokens, before, current, 1 + steps * (candidates + 1))
 
 
+@torch.no_grad()
 def _evaluate(loss: Loss, encoder: TokenEncoder, tokens: Tensor) -> Tensor:
-    with torch.no_grad():
-        return loss(*encoder.encode(tokens)).detach().cpu()
+    return loss(*encoder.encode(tokens)).cpu()
+
+
+class TokenSearch(Attack):
+    """What attacks share that search a whole prompt of free tokens; each brings a loss of its own.
+
+    Args:
+        budget: that it may spend.
+        candidates: exchanges tried a step.
+        best: tokens that the gradient likes best, of which is drawn.
+    """
+
+    def __init__(self, budget: Budget, candidates: int, best: int) -> None:
+        super().__init__(budget)
+        self.candidates, self.best = candidates, best
+
+    def minimised(
+        self, victim: Victim, goal: Goal, restarts: Sequence[int], loss: Loss, cost: int = 1
+    ) -> list[AdversarialPrompt]:
+        """The prompts of lowest loss that the restarts find, side by side, each from random tokens.
+
+        ``cost`` are the queries of one evaluation of the loss.
+        """
+        vocabulary = Vocabulary(victim.encoder.tokenizer, goal.forbidden)
+        encoder = TokenEncoder(victim.encoder, Template.prefixed(self.budget.tokens))
+        generators = [self.generator(goal, restart) for restart in restarts]
+        start = torch.stack([vocabulary.draw(self.budget.tokens, generator) for generator in generators])
+        settings = {"steps": self.budget.steps, "candidates": self.candidates, "best": self.best}
+        found = coordinate_search(loss, encoder, vocabulary, start, generators, **settings)
+        queries = found.queries * cost
+        return texts_found(self.name, goal, restarts, found.tokens, vocabulary, found.before, found.after, queries)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -36,7 +36,7 @@ class DerivedPoint:
 
 
 def derived_curve(gram: Gram, maps: AnyMap, embedding: Tensor, ratios: Sequence[float]) -> list[DerivedPoint]:
-    """Solve ``min Σ_l ‖W_l M c' − W_l c‖²`` over ``‖c'‖ ≤ β‖c‖`` for several β.
+    """Solve ``min Σ_l ‖W_l M c' − W_l c‖²`` over ``‖c'‖ ≤ β‖c‖`` for several β > 0; a point for each, in their order.
 
     The minimiser is RECE's derived embedding for the ridge λ at which it has that norm, which is the multiplier of
     :mod:`rece_lightning.core.budget`. All positions of the prompt share one λ and one bound on their Frobenius norm.
@@ -45,10 +45,7 @@ def derived_curve(gram: Gram, maps: AnyMap, embedding: Tensor, ratios: Sequence[
         gram: ``G``.
         maps: ``M``.
         embedding: ``c``, ``[positions, d]``.
-        ratios: β, positive.
-
-    Returns:
-        A point for each β, in their order.
+        ratios: β.
     """
     edited, cross = maps.grams(gram)
     concept = embedding.to(edited)
@@ -83,7 +80,6 @@ class Derived(Attack):
 
     name: ClassVar[str] = "derived"
     has: ClassVar[str] = "weights, embedding input"
-    gives: ClassVar[str] = "embedding"
     looks_at_weights: ClassVar[bool] = True
     is_curve: ClassVar[bool] = True
 
@@ -99,24 +95,20 @@ class Derived(Attack):
         """A point for each norm ratio."""
         if victim.gram is None or victim.maps is None:
             raise ConfigurationError("attacks: derived: it needs the map of the edit; give a run's checkpoint.")
-        encoded = victim.encoder.encode([goal.prompt])
-        own = encoded.embeddings[0]
-        points = derived_curve(victim.gram, victim.maps, own, self.ratios)
+        concept, pooled = victim.encoded(goal.prompt)
+        points = derived_curve(victim.gram, victim.maps, concept, self.ratios)
         edited, cross = victim.maps.grams(victim.gram)
-        wide = own.to(edited)
-        plain = _missing(victim.gram, edited, cross, wide, wide)
+        wide = concept.to(edited)
+        plain = AdversarialPrompt(
+            self.name,
+            goal.concept,
+            restarts[0],
+            goal.prompt,
+            pooled=pooled,
+            loss_before=_missing(victim.gram, edited, cross, wide, wide),
+            queries=1,
+        )
         return [
-            AdversarialPrompt(
-                self.name,
-                goal.concept,
-                restarts[0],
-                goal.prompt,
-                variant=f"ratio={ratio:g}",
-                embedding=point.embedding,
-                pooled=None if encoded.pooled is None else encoded.pooled[0],
-                loss_before=plain,
-                loss=point.residual,
-                queries=1,
-            )
+            replace(plain, variant=f"ratio={ratio:g}", embedding=point.embedding, loss=point.residual)
             for ratio, point in zip(self.ratios, points, strict=True)
         ]

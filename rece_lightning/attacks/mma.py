@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from rece_lightning.attacks.base import AdversarialPrompt, Budget, Goal
-from rece_lightning.attacks.coordinate import Loss
-from rece_lightning.attacks.token_search import TokenSearch
+from rece_lightning.attacks.coordinate import Loss, TokenSearch
 from rece_lightning.attacks.victim import Victim
 from rece_lightning.core.errors import ConfigurationError, check_choice
 

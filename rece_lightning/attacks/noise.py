@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,10 +28,6 @@ class NoisedPictures:
     def rows(self, index: Tensor) -> NoisedPictures:
         """Some of them."""
         return NoisedPictures(self.noisy[index], self.timesteps[index], self.answer[index])
-
-    def answered(self, answer: Tensor) -> NoisedPictures:
-        """With another answer, such as the original model's."""
-        return replace(self, answer=answer)
 
 
 @torch.no_grad()
@@ -62,16 +58,9 @@ def add_noise(pipeline: Any, latents: Tensor, timesteps: Tensor, generator: torc
 
 
 def predict(unet: Any, noised: NoisedPictures, embeddings: Tensor, pooled: Tensor | None = None) -> Tensor:
-    """What the U-Net says of every noised picture under every embedding.
+    """What the U-Net, as its projections are now, says of ``m`` noised pictures under every embedding.
 
-    Args:
-        unet: whose projections count as they are now.
-        noised: ``m`` of them.
-        embeddings: ``[n, positions, d]``.
-        pooled: SDXL's, ``[n, p]``.
-
-    Returns:
-        ``[n, m, c, h, w]``.
+    Takes embeddings ``[n, positions, d]`` and SDXL's pooled ones ``[n, p]``; gives ``[n, m, c, h, w]``.
     """
     count, many = len(embeddings), len(noised)
     context = embeddings.to(unet.device, unet.dtype).repeat_interleave(many, dim=0)
@@ -82,12 +71,8 @@ def predict(unet: Any, noised: NoisedPictures, embeddings: Tensor, pooled: Tenso
         side = float(unet.config.sample_size * 8)
         sizes = torch.tensor([side, side, 0.0, 0.0, side, side]).to(context).expand(len(context), -1)
         conditions = {"text_embeds": pooled.to(context).repeat_interleave(many, dim=0), "time_ids": sizes}
-    said = unet(
-        noised.noisy.to(unet.dtype).repeat(count, 1, 1, 1),
-        noised.timesteps.repeat(count),
-        context,
-        added_cond_kwargs=conditions,
-    ).sample
+    noisy, timesteps = noised.noisy.to(unet.dtype).repeat(count, 1, 1, 1), noised.timesteps.repeat(count)
+    said = unet(noisy, timesteps, context, added_cond_kwargs=conditions).sample
     return said.view(count, many, *said.shape[1:])
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from rece_lightning.attacks.base import AdversarialPrompt, Budget, Goal
+from rece_lightning.attacks.coordinate import TokenSearch
 from rece_lightning.attacks.noise import NoisedPictures, add_noise, latents_of, noise_loss, predict
 from rece_lightning.attacks.pictures import OriginalPictures
-from rece_lightning.attacks.token_search import TokenSearch
 from rece_lightning.attacks.victim import Victim
 from rece_lightning.core.errors import ConfigurationError
 
@@ -65,8 +66,10 @@ class P4D(TokenSearch):
 
             def loss(embeddings: Tensor, pooled: Tensor | None) -> Tensor:
                 size = max(1, TOGETHER // len(problem))
-                parts = zip(embeddings.split(size), _parts(pooled, size, len(embeddings)), strict=True)
-                return torch.cat([noise_loss(unet, problem, *part) for part in parts])
+                parts = embeddings.split(size)
+                pooled_parts = [None] * len(parts) if pooled is None else pooled.split(size)
+                pairs = zip(parts, pooled_parts, strict=True)
+                return torch.cat([noise_loss(unet, problem, *pair) for pair in pairs])
 
             return self.minimised(victim, goal, restarts, loss, cost=len(problem))
 
@@ -81,8 +84,4 @@ class P4D(TokenSearch):
         with victim.original() as unet, torch.no_grad():
             parts = torch.arange(self.noised).split(TOGETHER)
             said = [predict(unet, noised.rows(rows), encoded.embeddings, encoded.pooled)[0] for rows in parts]
-        return noised.answered(torch.cat(said))
-
-
-def _parts(pooled: Tensor | None, size: int, count: int) -> Sequence[Tensor | None]:
-    return [None] * -(-count // size) if pooled is None else pooled.split(size)
+        return replace(noised, answer=torch.cat(said))

@@ -41,10 +41,9 @@ class OriginalPictures:
         key = ("original", goal.concept, goal.prompt, count)
         if key not in victim.drawn:
             many = count + int(count * self.spare)
-            encoded = victim.encoder.encode([goal.prompt])
-            pooled = None if encoded.pooled is None else encoded.pooled[0]
+            embedding, pooled = victim.encoded(goal.prompt)
             # Away from the seeds that success is measured with.
-            requests = [Request(encoded.embeddings[0], 1000 + seed, pooled=pooled) for seed in range(many)]
+            requests = [Request(embedding, 1000 + seed, pooled=pooled) for seed in range(many)]
             drawn = victim.draw(requests, edited=False)
             if victim.detector is not None:
                 hits = victim.detector.detect(drawn, [goal.concept] * many)

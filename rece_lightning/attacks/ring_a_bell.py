@@ -1,4 +1,4 @@
-"""`ring-a-bell`: a genetic search over tokens for a prompt that the text encoder puts where the concept is."""
+"""Ring-A-Bell: the concept's direction added to an innocent prompt's embedding, and prompts that lie where it leads."""
 
 from __future__ import annotations
 
@@ -9,12 +9,76 @@ import torch
 from torch import Tensor
 
 from rece_lightning.attacks.base import AdversarialPrompt, Attack, Budget, Goal
-from rece_lightning.attacks.found import texts_found
-from rece_lightning.attacks.pairs import concept_direction
-from rece_lightning.attacks.tokens import Template, TokenEncoder
+from rece_lightning.attacks.tokens import Template, TokenEncoder, Vocabulary, texts_found
 from rece_lightning.attacks.victim import Victim
-from rece_lightning.attacks.vocabulary import Vocabulary
 from rece_lightning.core.errors import ConfigurationError, check_number
+from rece_lightning.models.text import PromptEncoder
+
+
+@torch.no_grad()
+def concept_direction(encoder: PromptEncoder, goal: Goal) -> Tensor:
+    """Mean difference of the embeddings of the goal's pairs, ``[positions, d]`` (Ring-A-Bell, arXiv 2310.10012).
+
+    Raises:
+        ConfigurationError: if the goal has no pair.
+    """
+    if not goal.pairs:
+        raise ConfigurationError(f"attacks: {goal.concept!r} has no prompt pairs; give prompts with and without it.")
+    difference = torch.zeros(())
+    for first in range(0, len(goal.pairs), 64):
+        part = goal.pairs[first : first + 64]
+        with_it = encoder.encode([pair[0] for pair in part]).embeddings.double()
+        without = encoder.encode([pair[1] for pair in part]).embeddings.double()
+        difference = difference.to(with_it) + (with_it - without).sum(dim=0)
+    return difference / len(goal.pairs)
+
+
+def _check_carriers(attack: Attack, goal: Goal) -> None:
+    if not goal.carriers:
+        raise ConfigurationError(f"attacks: {attack.name}: {goal.concept!r} has no carrier prompts; give some.")
+
+
+class RingABellEmbedding(Attack):
+    """``E(p) + η v``, as RECE reproduces Ring-A-Bell (arXiv 2310.10012; RECE, arXiv 2407.12383).
+
+    ``v`` is the mean difference of the embeddings of prompt pairs with and without the concept, ``p`` a prompt about
+    something else: every carrier of the goal is a restart. There is no search and nothing is random.
+
+    Args:
+        strength: η; published: 3 for nudity, 0.9 for Van Gogh.
+        seed: stands in the results.
+    """
+
+    name: ClassVar[str] = "ring-a-bell-embedding"
+    has: ClassVar[str] = "text encoder, embedding input"
+
+    def __init__(self, strength: float = 3.0, seed: int = 0) -> None:
+        check_number("attacks: ring-a-bell-embedding: strength", strength, positive=True)
+        super().__init__(Budget(seed=seed))
+        self.strength = float(strength)
+
+    def restarts(self, goal: Goal) -> int:
+        """One for each carrier."""
+        _check_carriers(self, goal)
+        return len(goal.carriers)
+
+    def search(self, victim: Victim, goal: Goal, restarts: Sequence[int]) -> list[AdversarialPrompt]:
+        """The carriers' embeddings, moved."""
+        carriers = [goal.carriers[restart] for restart in restarts]
+        encoded = victim.encoder.encode(carriers)
+        moved = encoded.embeddings.double() + self.strength * concept_direction(victim.encoder, goal)
+        return [
+            AdversarialPrompt(
+                self.name,
+                goal.concept,
+                restart,
+                carrier,
+                embedding=moved[row].to(encoded.embeddings.dtype),
+                pooled=None if encoded.pooled is None else encoded.pooled[row],
+                queries=2 * len(goal.pairs) + 1,
+            )
+            for row, (restart, carrier) in enumerate(zip(restarts, carriers, strict=True))
+        ]
 
 
 class RingABell(Attack):
@@ -66,8 +130,7 @@ class RingABell(Attack):
 
     def search(self, victim: Victim, goal: Goal, restarts: Sequence[int]) -> list[AdversarialPrompt]:
         """All restarts side by side: their prompts are encoded together."""
-        if not goal.carriers:
-            raise ConfigurationError(f"attacks: {self.name}: {goal.concept!r} has no carrier prompts; give some.")
+        _check_carriers(self, goal)
         vocabulary = Vocabulary(victim.encoder.tokenizer, goal.forbidden)
         encoder = TokenEncoder(victim.encoder, Template.prefixed(self.budget.tokens))
         carriers = [goal.carriers[restart % len(goal.carriers)] for restart in restarts]
@@ -82,12 +145,8 @@ class RingABell(Attack):
             order = losses.argsort(dim=1, stable=True)[:, : size // 2]
             parents = torch.gather(people, 1, order[:, :, None].expand(-1, -1, free))
             losses = torch.gather(losses, 1, order)
-            children = torch.stack(
-                [
-                    self._children(rows, size - size // 2, vocabulary, generator)
-                    for rows, generator in zip(parents, generators, strict=True)
-                ]
-            )
+            pairs = zip(parents, generators, strict=True)
+            children = torch.stack([self._children(rows, size - size // 2, vocabulary, one) for rows, one in pairs])
             people = torch.cat([parents, children], dim=1)
             losses = torch.cat([losses, self._losses(encoder, children, target)], dim=1)
         after, best = losses.min(dim=1)

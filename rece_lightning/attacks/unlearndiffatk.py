@@ -9,12 +9,10 @@ import torch
 from torch import Tensor
 
 from rece_lightning.attacks.base import AdversarialPrompt, Attack, Budget, Goal
-from rece_lightning.attacks.found import texts_found
 from rece_lightning.attacks.noise import NoisedPictures, add_noise, latents_of, noise_loss
 from rece_lightning.attacks.pictures import OriginalPictures
-from rece_lightning.attacks.tokens import Template, TokenEncoder
+from rece_lightning.attacks.tokens import Template, TokenEncoder, Vocabulary, texts_found
 from rece_lightning.attacks.victim import Victim
-from rece_lightning.attacks.vocabulary import Vocabulary
 from rece_lightning.core.errors import ConfigurationError, check_number
 
 
@@ -96,13 +94,13 @@ class UnlearnDiffAtk(Attack):
         with victim.edited() as unet:
             for restart in restarts:
                 generator = self.generator(goal, restart)
-                before, after, tokens = self._restart(
-                    victim.pipeline, unet, encoder, vocabulary, latents, restart % len(latents), generator
-                )
+                judge = self.noised(victim.pipeline, latents, generator)
+                target = restart % len(latents)
+                noised = self.noised(victim.pipeline, latents[target : target + 1], generator)
+                before, after, tokens = self._restart(unet, encoder, vocabulary.ids, judge, noised, generator)
                 queries = self.timesteps * (self.warmup + self.budget.steps + self.timesteps)
-                found += texts_found(
-                    self.name, goal, [restart], tokens[None], vocabulary, before, after, queries, template
-                )
+                whole = template.filled(tokens[None])
+                found += texts_found(self.name, goal, [restart], whole, vocabulary, before, after, queries)
         return found
 
     def noised(self, pipeline: Any, latents: Tensor, generator: torch.Generator) -> NoisedPictures:
@@ -113,31 +111,26 @@ class UnlearnDiffAtk(Attack):
 
     def _restart(
         self,
-        pipeline: Any,
         unet: Any,
         encoder: TokenEncoder,
-        vocabulary: Vocabulary,
-        latents: Tensor,
-        target: int,
+        allowed: Tensor,
+        judge: NoisedPictures,
+        noised: NoisedPictures,
         generator: torch.Generator,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Loss before and after ``[1]``, and the tokens ``[k]``."""
-        allowed = vocabulary.ids
         tables = [table.detach()[allowed.to(table.device)] for table in encoder.tables()]
-        judge = self.noised(pipeline, latents, generator)
-        noised = self.noised(pipeline, latents[target : target + 1], generator)
         free = self.budget.tokens
 
+        @torch.no_grad()
         def judged(tokens: Tensor) -> Tensor:
-            with torch.no_grad():
-                embeddings, pooled = encoder.encode(tokens[None])
-                return noise_loss(unet, judge, embeddings, pooled).cpu()
+            return noise_loss(unet, judge, *encoder.encode(tokens[None])).cpu()
 
         drawn = torch.randint(len(allowed), (self.warmup, free), generator=generator)
         losses = torch.cat([judged(allowed[row]) for row in drawn])
         first = drawn[int(losses.argmin())]
-        lowest, best = losses.min()[None], allowed[first]
-        before = lowest
+        before = lowest = losses.min()[None]
+        best = allowed[first]
         middle = project_to_simplex(torch.rand(free, len(allowed), generator=generator) / len(allowed))
         corner = torch.nn.functional.one_hot(first, len(allowed))
         points = ((middle + corner) / 2).to(tables[0]).requires_grad_()
@@ -148,8 +141,10 @@ class UnlearnDiffAtk(Attack):
                 optimizer.zero_grad()
                 mixed = [(points.to(table) @ table)[None] for table in tables]
                 noise_loss(unet, one, *encoder.encode_soft(mixed)).sum().backward()
-                if not optimizer.state:
-                    _hold_back(optimizer, points)
+                if not optimizer.state and points.grad is not None:
+                    # Hold back what matters little: ε becomes the mean size of the gradient's entries.
+                    group = optimizer.param_groups[0]
+                    group["eps"] = max(float(points.grad.abs().mean()), group["eps"])
                 optimizer.step()
                 with torch.no_grad():
                     points.copy_(project_to_simplex(points))
@@ -158,10 +153,3 @@ class UnlearnDiffAtk(Attack):
             if float(loss) < float(lowest):
                 lowest, best = loss, tokens
         return before, lowest, best
-
-
-def _hold_back(optimizer: torch.optim.Adam, points: Tensor) -> None:
-    """Have Adam hold back what matters little: its ε becomes the mean size of the gradient's entries."""
-    assert points.grad is not None
-    for group in optimizer.param_groups:
-        group["eps"] = max(float(points.grad.abs().mean()), group["eps"])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
+from itertools import chain
 from typing import Any, Protocol
 
 import torch
@@ -60,7 +61,7 @@ class Victim:
         self.sampling = sampling or Sampling()
         self.drawn: dict[Any, Tensor] = {}
         """Pictures that attackers had drawn, by what decides them."""
-        self._within = "original"
+        self._is_edited = False
         pictures.use(None)
 
     @property
@@ -73,56 +74,57 @@ class Victim:
         """The diffusers pipeline; which model it is depends on where it is asked for."""
         return self.pictures.pipeline
 
-    @contextmanager
-    def original(self) -> Iterator[Any]:
+    def original(self) -> AbstractContextManager[Any]:
         """The original U-Net."""
-        yield from self._exchanged("original")
+        return self._exchanged(edited=False)
+
+    def edited(self) -> AbstractContextManager[Any]:
+        """The edited U-Net; the original one where nothing was edited."""
+        return self._exchanged(edited=True)
 
     @contextmanager
-    def edited(self) -> Iterator[Any]:
-        """The edited U-Net; the original one where nothing was edited."""
-        yield from self._exchanged("edited")
-
-    def _exchanged(self, state: str) -> Iterator[Any]:
-        former = self._within
+    def _exchanged(self, *, edited: bool) -> Iterator[Any]:
+        former = self._is_edited
         try:
-            self._put(state)
+            self._put(edited)
             # Gradients reach the embeddings; the weights ask for none.
             yield self.pipeline.unet.eval().requires_grad_(False)
         finally:
             self._put(former)
 
-    def _put(self, state: str) -> None:
-        if state != self._within and self.weights is not None:
-            self.pictures.use(self.weights.items() if state == "edited" else None)
-        self._within = state
+    def _put(self, edited: bool) -> None:
+        if edited != self._is_edited and self.weights is not None:
+            self.pictures.use(self.weights.items() if edited else None)
+        self._is_edited = edited
+
+    def encoded(self, prompt: str) -> tuple[Tensor, Tensor | None]:
+        """Embedding ``[positions, d]`` of a prompt and SDXL's pooled one, ``[p]``."""
+        encoded = self.encoder.encode([prompt])
+        return encoded.embeddings[0], None if encoded.pooled is None else encoded.pooled[0]
 
     def draw(self, requests: list[Request], *, edited: bool) -> Tensor:
         """Pictures ``[n, 3, h, w]`` in [0, 1] of embeddings with their seeds, with the victim's sampling."""
-        encoded = self.encoder.encode([""])
-        nothing = Request(encoded.embeddings[0], 0, pooled=None if encoded.pooled is None else encoded.pooled[0])
-        with self.edited() if edited else self.original():
-            return generate(self.pipeline, requests, nothing, self.sampling)
+        embedding, pooled = self.encoded("")
+        with self._exchanged(edited=edited):
+            return generate(self.pipeline, requests, Request(embedding, 0, pooled=pooled), self.sampling)
 
     @cached_property
     def fingerprint(self) -> str:
         """Of the text encoders and the edited projections."""
-        found = hashlib.sha256(self.text_fingerprint.encode())
         with self.edited() as unet:
             names = self.weights or [name for name, _ in unet.named_parameters() if ".attn2.to_" in name]
-            _update(found, ((name, unet.get_parameter(name)) for name in sorted(names)))
-        return found.hexdigest()
+            projections = ((name, unet.get_parameter(name)) for name in sorted(names))
+            return _digest(hashlib.sha256(self.text_fingerprint.encode()), projections)
 
     @cached_property
     def text_fingerprint(self) -> str:
         """Of the text encoders."""
-        found = hashlib.sha256()
-        for _, text_encoder in self.encoder.towers:
-            _update(found, text_encoder.named_parameters())
-        return found.hexdigest()
+        towers = (tower.named_parameters() for _, tower in self.encoder.towers)
+        return _digest(hashlib.sha256(), chain.from_iterable(towers))
 
 
-def _update(found: hashlib._Hash, tensors: Iterable[tuple[str, Tensor]]) -> None:
+def _digest(hasher: hashlib._Hash, tensors: Iterable[tuple[str, Tensor]]) -> str:
     for name, tensor in tensors:
-        found.update(f"{name} {tensor.dtype}".encode())
-        found.update(tensor.detach().contiguous().cpu().view(torch.uint8).numpy().data)
+        hasher.update(f"{name} {tensor.dtype}".encode())
+        hasher.update(tensor.detach().contiguous().cpu().view(torch.uint8).numpy().data)
+    return hasher.hexdigest()

@@ -16,8 +16,8 @@ def compare_command(argv: Sequence[str]) -> None:
     from rich.console import Console
 
     from rece_lightning.files import refuse_existing, write_atomically
-    from rece_lightning.reporting.compare_page import compare_page
     from rece_lightning.reporting.side_by_side import findings, shots_to_show
+    from rece_lightning.reporting.states_page import compare_page
     from rece_lightning.runs.comparing import check_protocols, common_shots, compared_states, protocol_text
     from rece_lightning.runs.results import Results
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rece_lightning.core.editors.uce import UCE, normal_equations
+from rece_lightning.core.editors.uce import UCE
 from rece_lightning.core.embedding_map import AnyMap, EmbeddingMap
 from rece_lightning.core.errors import ConfigurationError, check_number
 from rece_lightning.core.gram import Gram
@@ -45,12 +45,6 @@ def objective_unedited(present_gram: Tensor, moments: Moments, scales: UCE) -> f
     """UCE's objective at ``E = I``: what is preserved has not moved."""
     difference = moments.erased - moments.cross - moments.cross.mT + moments.target
     return scales.erase_scale * trace_product(present_gram, difference)
-
-
-def objective_gradient(step: Tensor, moments: Moments, scales: UCE) -> float:
-    """Relative size of the objective's gradient at ``W E``: ``‖E A − B‖/‖B‖``, 0 at the minimiser."""
-    system, right = normal_equations(moments, scales)
-    return float(torch.linalg.norm(step @ system - right) / torch.linalg.norm(right))
 
 
 def regeneration_residual(gram: Gram, maps: AnyMap, erased: Tensor, attacker_scale: float | None = None) -> float:

@@ -83,16 +83,6 @@ class EmbeddingMap:
         """Map rows ``[..., d]``: ``W_0 (M c)`` equals ``(W_0 M) c``."""
         return (embeddings.double() @ self.matrix.mT).to(embeddings.dtype)
 
-    def low_rank(self, tolerance: float = 1e-12) -> tuple[Tensor, Tensor]:
-        """Factors ``U [d, r]``, ``V [r, d]`` with ``M − I = U V``: an exact LoRA with one down-projection.
-
-        Args:
-            tolerance: singular values below this share of the largest are rounding.
-        """
-        left, values, right = torch.linalg.svd(self.change)
-        rank = int((values > tolerance * values.max().clamp(min=1e-300)).sum())
-        return left[:, :rank] * values[:rank], right[:rank]
-
 
 def narrow(left: Tensor, right: Tensor) -> EmbeddingMap:
     """``I + L R`` for ``L [d, r]`` and ``R [r, d]``, which knows its factors where they are narrow."""

@@ -98,10 +98,6 @@ class Eraser:
             self.step()
         return self
 
-    def on(self, evidence: Evidence) -> Eraser:
-        """As many epochs of the same method on other evidence."""
-        return Eraser(self.method, evidence, self.gram).run(self.epoch)
-
     @torch.no_grad()
     def step(self) -> EpochRecord:
         """One epoch: derive (but in epoch 0), edit, and compose the map.

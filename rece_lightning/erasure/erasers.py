@@ -52,11 +52,6 @@ class SpaceErasers:
         """Text space → ``G``."""
         return {name: eraser.gram for name, eraser in self.spaces.items()}
 
-    @property
-    def evidence(self) -> dict[str, Evidence]:
-        """Text space → what the prompts say."""
-        return {name: eraser.evidence for name, eraser in self.spaces.items()}
-
     def step(self) -> dict[str, EpochRecord]:
         """One epoch in every space; every rank goes on with the same bits.
 

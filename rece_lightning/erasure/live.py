@@ -18,7 +18,7 @@ from rece_lightning.devices.sharded import refuse_sharded
 from rece_lightning.erasure.erasers import SpaceErasers
 from rece_lightning.erasure.erasure import Erasure, Undo, erased_spaces
 from rece_lightning.erasure.plan import ErasurePlan
-from rece_lightning.models.live_unet import LiveUnet, modes_kept, pooled_width_of
+from rece_lightning.models.live_unet import LiveUnet, pooled_width_of
 from rece_lightning.models.text import PromptEncoder
 
 
@@ -77,8 +77,7 @@ def erase(
     live = LiveUnet(unet, "erase: pipeline.unet", pooled_width_of(pipeline))
     spaces = plan.spaces(live)
     with torch.no_grad():
-        with modes_kept(getattr(pipeline, "text_encoder", None), getattr(pipeline, "text_encoder_2", None)):
-            statistics = plan.statistics(PromptEncoder.of_pipeline(pipeline), spaces, live.algebra_device)
+        statistics = plan.statistics(PromptEncoder.of_pipeline(pipeline), spaces, live.algebra_device)
         erasers = plan.erasers(live, spaces, statistics)
         erasure = Erasure(live, erased_spaces(spaces, erasers.maps, erasers.grams))
         return LiveErasure(erasers, erasure, erasure.apply_(unet))

@@ -270,7 +270,7 @@ class ErasureSession:
     def change(self) -> dict[str, float]:
         """Share of the denoiser's parameters that were edited, and ``‖ΔW‖/‖W‖`` over the edited ones."""
         edited = sum(
-            math.prod((reader.outputs, space.width)) for space in self.spaces for reader in space.readers.values()
+            math.prod((reader.shape[0], space.width)) for space in self.spaces for reader in space.readers.values()
         )
         return {"parameters_edited_share": edited / self.base.parameters, "weight_change": self.erasure().change()}
 

@@ -8,11 +8,7 @@ from threading import BoundedSemaphore, Lock
 
 
 class Background:
-    """Runs pieces of work in threads. Whoever hands in more than ``waiting`` of them waits, so memory stays flat.
-
-    Args:
-        threads: that work.
-        waiting: pieces that are handed in and not done.
+    """Runs work in threads. Whoever hands in more than ``waiting`` undone pieces waits, so memory stays flat.
 
     Example:
         >>> done = []

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.distributed import gathered
-from rece_lightning.evaluation.drawing import Derived, Shot, draw, own_share, shots_of
+from rece_lightning.evaluation.drawing import Derived, Shot, in_batches, own_share, shots_of
 from rece_lightning.evaluation.generation import PictureMaker
-from rece_lightning.evaluation.quality import Quality
+from rece_lightning.evaluation.quality import ColumnQuality, Quality
 from rece_lightning.evaluation.results.comparison import LAST, ORIGINAL, TITLES, Column, Comparison
 from rece_lightning.evaluation.results.grid import PICTURES_A_CELL, rows_to_show
 from rece_lightning.evaluation.results.sheets import MOST, small
@@ -56,27 +56,6 @@ class ColumnParts:
 
     def column(self, key: str, title: str, norm_ratio: float | None = None) -> Column | None:
         """All of it, of every process; ``None`` where no picture came. Every process must call it."""
-        self._gather()
-        order = sorted(range(len(self._shots)), key=lambda index: self._order[self._shots[index]])
-        if not order:
-            return None
-        kept = [place for place, index in enumerate(order) if index in self._tiles]
-        hits = [self._hits[index] for index in order] if self._detector is not None else None
-        return Column(
-            key=key,
-            title=title,
-            rows=tuple(self._shots[index][0] for index in order),
-            seeds=tuple(self._shots[index][1] for index in order),
-            pictures=torch.stack([self._tiles[order[place]] for place in kept]),
-            hits=None if hits is None else torch.tensor(hits, dtype=torch.bool),
-            norm_ratio=norm_ratio,
-            # A detector names what it sees in every picture, or in none.
-            shown=tuple(self._shown[index] for index in order) if self._shown else None,
-            places=tuple(kept),
-        )
-
-    def _gather(self) -> None:
-        """Put the parts of all processes together."""
         parts = gathered((self._shots, self._hits, self._shown, self._tiles))
         self._tiles, first = {}, 0
         for shots, _, _, tiles in parts:
@@ -85,6 +64,25 @@ class ColumnParts:
         self._shots = [shot for shots, _, _, _ in parts for shot in shots]
         self._hits = [hit for _, hits, _, _ in parts for hit in hits]
         self._shown = [name for _, _, names, _ in parts for name in names]
+        order = sorted(range(len(self._shots)), key=lambda index: self._order[self._shots[index]])
+        if not order:
+            return None
+        kept = [place for place, index in enumerate(order) if index in self._tiles]
+        hits = None
+        if self._detector is not None:
+            hits = torch.tensor([self._hits[index] for index in order], dtype=torch.bool)
+        return Column(
+            key=key,
+            title=title,
+            rows=tuple(self._shots[index][0] for index in order),
+            seeds=tuple(self._shots[index][1] for index in order),
+            pictures=torch.stack([self._tiles[order[place]] for place in kept]),
+            hits=hits,
+            norm_ratio=norm_ratio,
+            # A detector names what it sees in every picture, or in none.
+            shown=tuple(self._shown[index] for index in order) if self._shown else None,
+            places=tuple(kept),
+        )
 
 
 class FitColumns:
@@ -111,7 +109,7 @@ class FitColumns:
         self._original: dict[Shot, list[Tensor | None]] = {}
 
     def shots(self, *, attacked: bool) -> list[Shot]:
-        """This process's, of a column; derived embeddings are given for erased concepts alone."""
+        """This process's shots of a column; derived embeddings are given for erased concepts alone."""
         prompts = self.comparison.prompts
         shots = own_share(shots_of(prompts, self.seeds), self.sampling.batch_size)
         return [shot for shot in shots if not attacked or prompts[shot[0]].kind == "erased"]
@@ -129,7 +127,7 @@ class FitColumns:
 
         Args:
             pictures: with the pipeline.
-            key: of the column.
+            key: one of ``results.comparison``.
             title: of the column.
             weights: edited ones of the model state; ``None`` is the original.
             on_batch: called with the number of pictures after every batch.
@@ -137,21 +135,20 @@ class FitColumns:
         """
         shots = self.shots(attacked=derived is not None)
         parts = ColumnParts(self.comparison, self.detector, shots_of(self.comparison.prompts, self.seeds))
-        measured = self.quality.column(key, compared=key != ORIGINAL or self.quality.paired)
-
-        def take(drawn: Tensor, batch: list[Shot]) -> None:
-            measured.add(drawn, batch, self._kept(key, drawn, batch))
+        measured = ColumnQuality(self.quality, key, compared=key != ORIGINAL or self.quality.paired)
+        pictures.use(weights)
+        for batch in in_batches(shots, self.comparison.prompts, self.sampling):
+            prompts, seeds = [self.comparison.prompts[row] for row, _ in batch], [seed for _, seed in batch]
+            drawn = pictures.make(prompts, seeds, self.sampling, derive=derived)
+            measured.add(drawn, batch, self._reference(key, drawn, batch))
             parts.add(drawn, batch)
             on_batch(len(batch))
-
-        pictures.use(weights)
-        draw(pictures, self.comparison.prompts, shots, self.sampling, take, derived)
         column = parts.column(key, title, derived.norm_ratio() if derived else None)
         if column is not None:
             self.comparison.columns[key] = column
         self.comparison.quality = [line for line in self.comparison.quality if line.column != key] + measured.lines()
 
-    def _kept(self, key: str, pictures: Tensor, batch: list[Shot]) -> list[Tensor | None] | None:
+    def _reference(self, key: str, pictures: Tensor, batch: list[Shot]) -> list[Tensor | None] | None:
         """What a batch is compared with: the folder's pictures, or the original's, which is compared with nothing."""
         if self.quality.paired:
             return self.quality.references_of(batch)
@@ -163,10 +160,6 @@ class FitColumns:
         return self.quality.stacked([self._original[shot] for shot in batch])
 
 
-Maker = Callable[[Sequence[EvaluationPrompt], Sequence[int]], Tensor]
-"""Draws prompts with their seeds, ``[n, 3, h, w]`` in [0, 1]."""
-
-
 class MeasuredColumns:
     """Takes what a module's ``validation_step`` gives, measures it and lets it go.
 
@@ -175,7 +168,8 @@ class MeasuredColumns:
         detector: that looks at every picture; none without it.
         quality: the metrics.
         shots: that will come, at most.
-        original: draws with the original model; where it is given, the original is a column too.
+        original: draws prompts with seeds with the original model, ``[n, 3, h, w]`` in [0, 1]; where it is given, the
+            original is a column too.
     """
 
     def __init__(
@@ -184,16 +178,16 @@ class MeasuredColumns:
         detector: ConceptDetector | None,
         quality: Quality,
         shots: Sequence[Shot],
-        original: Maker | None,
+        original: Callable[[Sequence[EvaluationPrompt], Sequence[int]], Tensor] | None,
     ) -> None:
         self.comparison, self.quality = comparison, quality
         keys = [LAST] if original is None else [ORIGINAL, LAST]
         self._make_original = original
         self._parts = {key: ColumnParts(comparison, detector, shots) for key in keys}
         compared = {ORIGINAL: quality.paired, LAST: quality.paired or original is not None}
-        self._measured = {key: quality.column(key, compared=compared[key]) for key in keys}
+        self._measured = {key: ColumnQuality(quality, key, compared=compared[key]) for key in keys}
         # Of rows that are alike the first.
-        self._rows = {(name_of(comparison.prompts[row]), seed): row for row, seed in reversed(shots)}
+        self._rows = {(_name_of(comparison.prompts[row]), seed): row for row, seed in reversed(shots)}
 
     def take(self, made: Mapping[str, Any]) -> None:
         """Take a batch: ``prompts`` (mappings), ``seeds``, ``pictures`` ``[n, 3, h, w]`` in [0, 1]."""
@@ -201,7 +195,7 @@ class MeasuredColumns:
             return
         prompts = [EvaluationPrompt(**row) for row in made["prompts"]]
         seeds = [int(seed) for seed in made["seeds"]]
-        shots = [(self._rows[name_of(prompt), seed], seed) for prompt, seed in zip(prompts, seeds, strict=True)]
+        shots = [(self._rows[_name_of(prompt), seed], seed) for prompt, seed in zip(prompts, seeds, strict=True)]
         kept = self.quality.references_of(shots)
         if self._make_original is not None:
             pictures = self._make_original(prompts, seeds)
@@ -214,29 +208,20 @@ class MeasuredColumns:
         self._parts[key].add(pictures, shots)
 
     def finish(self, title: str) -> None:
-        """Put the columns into the comparison, in place of what it holds. Every process must call it.
-
-        Args:
-            title: of the model's column.
-        """
+        """Put the columns, the model's under ``title``, in place of the comparison's. Every process must call it."""
         titles = {**TITLES, LAST: title}
         columns = [parts.column(key, titles[key]) for key, parts in self._parts.items()]
         self.comparison.columns = {column.key: column for column in columns if column is not None}
         self.comparison.quality = [line for measured in self._measured.values() for line in measured.lines()]
 
 
-def name_of(prompt: EvaluationPrompt) -> tuple[str, str, str]:
+def _name_of(prompt: EvaluationPrompt) -> tuple[str, str, str]:
     """What tells a prompt's rows from those of others."""
     return prompt.prompt, prompt.concept, prompt.kind
 
 
 def unmeasured(names: Sequence[str], *, existing: bool) -> str:
-    """Why some metrics have nothing to compare with, and what to give.
-
-    Args:
-        names: of the metrics.
-        existing: whether pictures that exist are measured; otherwise a model without an edit is.
-    """
+    """Why metrics have nothing to compare with, and what to give: pictures that exist are measured, or a plain model."""
     why = "--images opens no model" if existing else "nothing was edited, so the model is the original itself"
     return (
         f"Evaluation.metrics: not measured: {', '.join(names)}: there are no pictures of the original model ({why}). "

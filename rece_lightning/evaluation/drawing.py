@@ -1,8 +1,8 @@
-"""The pictures of a model state, handed on batch by batch: nobody holds them all."""
+"""The shots of a model state, batch by batch, and the attacker's derived embeddings in place of the prompts' own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from torch import Tensor
@@ -13,7 +13,6 @@ from rece_lightning.core.embedding_map import AnyMap
 from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.distributed import gathered, rank_and_world
 from rece_lightning.erasure.session import ErasureSession
-from rece_lightning.evaluation.generation import PictureMaker
 from rece_lightning.models.sampling import Request, Sampling
 from rece_lightning.models.text_space import POOLED, TEXT
 
@@ -23,11 +22,8 @@ Shot = tuple[int, int]
 
 def shots_of(prompts: Sequence[EvaluationPrompt], seeds: Sequence[int]) -> list[Shot]:
     """Every prompt with its own seed, or with each of ``seeds``, as rows and seeds."""
-    return [
-        (row, seed)
-        for row, prompt in enumerate(prompts)
-        for seed in (seeds if prompt.seed is None else (prompt.seed,))
-    ]  # fmt: skip
+    own = ((row, seeds if prompt.seed is None else (prompt.seed,)) for row, prompt in enumerate(prompts))
+    return [(row, seed) for row, of_row in own for seed in of_row]
 
 
 def own_share(shots: Sequence[Shot], size: int) -> list[Shot]:
@@ -36,38 +32,15 @@ def own_share(shots: Sequence[Shot], size: int) -> list[Shot]:
     return [shot for place, shot in enumerate(shots) if place // size % world == rank]
 
 
+def guidance_of(prompt: EvaluationPrompt, sampling: Sampling) -> float:
+    """The prompt's own guidance, or that of the settings."""
+    return sampling.guidance_scale if prompt.guidance_scale is None else prompt.guidance_scale
+
+
 def in_batches(shots: Sequence[Shot], prompts: Sequence[EvaluationPrompt], sampling: Sampling) -> list[list[Shot]]:
     """The shots in batches, those of one guidance next to each other: a batch has one guidance."""
-
-    def guidance(shot: Shot) -> float:
-        own = prompts[shot[0]].guidance_scale
-        return sampling.guidance_scale if own is None else own
-
-    ordered = sorted(shots, key=guidance)
+    ordered = sorted(shots, key=lambda shot: guidance_of(prompts[shot[0]], sampling))
     return [ordered[first : first + sampling.batch_size] for first in range(0, len(ordered), sampling.batch_size)]
-
-
-def draw(
-    maker: PictureMaker,
-    prompts: Sequence[EvaluationPrompt],
-    shots: Sequence[Shot],
-    sampling: Sampling,
-    take: Callable[[Tensor, list[Shot]], None],
-    derive: Callable[[Request], Request] | None = None,
-) -> None:
-    """Make one picture a shot.
-
-    Args:
-        maker: with the weights that are to be drawn with.
-        prompts: the rows of the shots.
-        shots: to draw.
-        sampling: steps, guidance, batch size.
-        take: is given the pictures ``[n, 3, h, w]`` of every batch, with their shots.
-        derive: gives derived embeddings in place of the prompts' own.
-    """
-    for batch in in_batches(shots, prompts, sampling):
-        rows = [prompts[row] for row, _ in batch]
-        take(maker.make(rows, [seed for _, seed in batch], sampling, derive=derive), batch)
 
 
 class Derived:
@@ -102,12 +75,7 @@ class Derived:
 
 
 def attackers(session: ErasureSession, maps: Mapping[str, AnyMap]) -> dict[str, DerivationMap]:
-    """The attacker's derivation in every text space: its ridge is a setting of the measurement, not the defender's λ.
-
-    Args:
-        session: of the model.
-        maps: text space → ``M``.
-    """
+    """The attacker's derivation in every text space: its ridge is a setting of the measurement, not the defender's λ."""
     return {
         name: Derivation(session.attacker_scale or ATTACKER_SHARE * gram.scale)(gram, met)
         for name, (gram, met) in session.attacked(maps).items()

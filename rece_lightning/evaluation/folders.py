@@ -54,8 +54,7 @@ class ExistingPictures:
         prompts = read_prompts("Evaluation.prompts", str(file))
         self._pictures: dict[EvaluationPrompt, list[tuple[Path, int]]] = {}
         for number, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
-            own = replace(prompt, seed=None)
-            pictures = self._pictures.setdefault(own, [])
+            pictures = self._pictures.setdefault(replace(prompt, seed=None), [])
             for path in self._paths(f"{file}, row {number + 1}", row):
                 pictures.append((path, len(pictures) if prompt.seed is None else prompt.seed))
         self._check_sizes()
@@ -79,13 +78,13 @@ class ExistingPictures:
             return [self.folder / named]
         if not row.get(NUMBER):
             raise ConfigurationError(f"Evaluation.prompts: {where} names no picture; add a column {PATHS[0]!r}.")
-        found = [path for path in self.folder.glob(f"{row[NUMBER]}_*") if path.suffix.lower() in ENDINGS]
-        if not found:
+        paths = [path for path in self.folder.glob(f"{row[NUMBER]}_*") if path.suffix.lower() in ENDINGS]
+        if not paths:
             raise ConfigurationError(
                 f"Evaluation.prompts: {where}: {self.folder} has no {row[NUMBER]}_0.png; give the whole folder, or a "
                 "shorter table."
             )
-        return sorted(found, key=lambda path: (len(path.name), path.name))
+        return sorted(paths, key=lambda path: (len(path.name), path.name))
 
     def _check_sizes(self) -> None:
         first: tuple[Path, tuple[int, int]] | None = None
@@ -113,11 +112,10 @@ class ExistingPictures:
             for path, seed in self._pictures[replace(row, seed=None)]
             if row.seed in (None, seed)
         ]
-        pictures = [read_picture(self.field, path) for _, path, _ in shots]
         return {
             "prompts": [asdict(row) for row, _, _ in shots],
             "seeds": [seed for _, _, seed in shots],
-            "pictures": torch.stack(pictures),
+            "pictures": torch.stack([read_picture(self.field, path) for _, path, _ in shots]),
         }
 
 
@@ -131,9 +129,6 @@ class References:
     With an ``index.csv`` (``predict`` writes one) its pictures are another model's of the same prompts and seeds.
     Without one they are any pictures, such as photographs, and only their distribution is compared.
 
-    Args:
-        folder: of the pictures.
-
     Raises:
         ConfigurationError: if there is no such folder, fewer than two pictures are in it, or one is missing.
     """
@@ -143,12 +138,10 @@ class References:
         if not self.folder.is_dir():
             raise ConfigurationError(f"{FIELD}: there is no folder {folder}; give the one with the pictures.")
         self.paired = (self.folder / INDEX).is_file()
-        self._of_shot: dict[tuple[str, int], Path] = {}
+        shots = ExistingPictures(folder, field=FIELD).shots() if self.paired else ()
+        self._of_shot = {(row.prompt, seed): path for row, path, seed in shots}
         self._files: list[Path] = []
-        if self.paired:
-            shots = ExistingPictures(folder, field=FIELD).shots()
-            self._of_shot = {(row.prompt, seed): path for row, path, seed in shots}
-        else:
+        if not self.paired:
             self._files = sorted(path for path in self.folder.iterdir() if path.suffix.lower() in ENDINGS)
             if len(self._files) < 2:
                 raise ConfigurationError(

@@ -33,10 +33,8 @@ class PictureMaker:
     def __init__(
         self, pipeline: Any, encoder: PromptEncoder, original: dict[str, Tensor], waiting: Sequence[Waiting] = ()
     ) -> None:
-        self.pipeline = pipeline
-        self._waiting = waiting
-        self.encoder = encoder
-        self._original = original
+        self.pipeline, self.encoder = pipeline, encoder
+        self._original, self._waiting = original, waiting
         self._embedded: OrderedDict[str, Request] = OrderedDict()
 
     @classmethod
@@ -125,7 +123,7 @@ class PictureMaker:
         derive: Callable[[Request], Request] | None = None,
         on_batch: Callable[[int], None] | None = None,
     ) -> Tensor:
-        """One picture for each prompt with its seed.
+        """One picture for each prompt with its seed, ``[n, 3, h, w]`` in [0, 1].
 
         Args:
             prompts: what to draw.
@@ -133,9 +131,6 @@ class PictureMaker:
             sampling: steps, guidance, batch size.
             derive: changes every request, to attack with derived embeddings.
             on_batch: called with the number of pictures after every batch.
-
-        Returns:
-            ``[n, 3, h, w]`` in [0, 1].
         """
         *own, empty = self.embed([*(row.prompt for row in prompts), ""])
         requests = [

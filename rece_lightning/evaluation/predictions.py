@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,8 +12,10 @@ from rece_lightning.core.embedding_map import stored
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.erasure.session import ErasureSession
+from rece_lightning.evaluation.drawing import guidance_of
 from rece_lightning.evaluation.folders import INDEX
 from rece_lightning.evaluation.png import metadata_of
+from rece_lightning.evaluation.results.tables import write_rows
 from rece_lightning.files import check_writable, discard_temporaries, write_atomically
 from rece_lightning.models.adapter import open_adapter
 from rece_lightning.models.sampling import Sampling
@@ -38,7 +38,11 @@ class PictureFolder:
         self, place: Path, rows: Sequence[EvaluationPrompt], sampling: Sampling, plan: Mapping[str, Any]
     ) -> None:
         self.place, self.rows, self._sampling, self._plan = place, list(rows), sampling, dict(plan)
-        self._known = {key: _text(value) for key, value in plan["settings"].items() if key != "fingerprint"}
+        self._known = {
+            key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            for key, value in plan["settings"].items()
+            if key != "fingerprint"
+        }
 
     def prepare(self) -> None:
         """Make the folder, with the plan in it.
@@ -48,7 +52,7 @@ class PictureFolder:
         """
         place = self.place
         check_writable("PictureWriter.folder", place)
-        found = _read_json(place / SETTINGS) if (place / SETTINGS).is_file() else None
+        found = plan_in(place)
         if found is None and any(place.glob("*.png")):
             raise ConfigurationError(f"PictureWriter: {place} holds other pictures; choose another folder.")
         if found is not None and found != self._plan:
@@ -63,7 +67,7 @@ class PictureFolder:
     def left(self) -> list[int]:
         """Numbers of the pictures that are still to be made, those of one guidance next to each other."""
         left = [number for number, row in enumerate(self.rows) if metadata_of(self.file(number)) != self.metadata(row)]
-        return sorted(left, key=lambda number: (_guidance(self.rows[number], self._sampling), number))
+        return sorted(left, key=lambda number: (guidance_of(self.rows[number], self._sampling), number))
 
     def missing(self) -> int:
         """How many pictures are not there."""
@@ -71,22 +75,20 @@ class PictureFolder:
 
     def file(self, number: int) -> Path:
         """Of a picture."""
-        return self.place / _name(number)
+        return self.place / f"{number:05d}.png"
 
     def metadata(self, row: EvaluationPrompt) -> dict[str, str]:
         """What a picture says of itself."""
-        guidance = f"{_guidance(row, self._sampling):g}"
+        guidance = f"{guidance_of(row, self._sampling):g}"
         return {"prompt": row.prompt, "seed": str(row.seed), "guidance_scale": guidance, **self._known}
 
     def write_index(self) -> None:
         """Say that all pictures are there, and what each is."""
-        text = io.StringIO()
-        table = csv.writer(text)
-        table.writerow(["file", "prompt", "concept", "kind", "seed", "guidance_scale"])
-        for number, row in enumerate(self.rows):
-            guidance = f"{_guidance(row, self._sampling):g}"
-            table.writerow([_name(number), row.prompt, row.concept, row.kind, row.seed, guidance])
-        write_atomically(self.place / INDEX, lambda path: path.write_text(text.getvalue(), "utf-8", newline=""))
+        rows = [
+            (self.file(number).name, row.prompt, row.concept, row.kind, row.seed, self.metadata(row)["guidance_scale"])
+            for number, row in enumerate(self.rows)
+        ]
+        write_rows(self.place / INDEX, ("file", "prompt", "concept", "kind", "seed", "guidance_scale"), rows)
 
 
 def plan_of(
@@ -105,7 +107,7 @@ def plan_of(
         sampling: steps, guidance, scheduler.
         state: ``rece`` of the checkpoint; ``None`` where nothing was edited.
     """
-    asked = [[row.prompt, row.seed, _guidance(row, sampling)] for row in rows]
+    asked = [[row.prompt, row.seed, guidance_of(row, sampling)] for row in rows]
     maps = [] if state is None else [one["map"].cpu().contiguous().numpy() for one in state["erasers"].values()]
     return {
         "settings": {
@@ -130,7 +132,10 @@ def is_stopped(place: Path) -> bool:
 
 def plan_in(place: Path) -> Any:
     """The plan that a folder was begun with; ``None`` where there is none."""
-    return _read_json(place / SETTINGS)
+    try:
+        return json.loads((place / SETTINGS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def state_of(session: ErasureSession) -> dict[str, Any] | None:
@@ -143,24 +148,5 @@ def state_of(session: ErasureSession) -> dict[str, Any] | None:
     }
 
 
-def _guidance(row: EvaluationPrompt, sampling: Sampling) -> float:
-    return sampling.guidance_scale if row.guidance_scale is None else row.guidance_scale
-
-
-def _name(number: int) -> str:
-    return f"{number:05d}.png"
-
-
 def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None

@@ -20,14 +20,7 @@ KINDS = ("given", "concepts", "preserved")
 def understood(
     field: str, prompts: Sequence[EvaluationPrompt], own: Sequence[str], concept: str | None, kinds: str
 ) -> list[EvaluationPrompt]:
-    """Prompts with the concept and the kind that the settings give them.
-
-    Args:
-        field: the setting that the prompts come from, for messages.
-        prompts: as they were read.
-        own: prompts that are erased.
-        concept: of prompts that name none.
-        kinds: one of :data:`KINDS`; see ``Evaluation``.
+    """Prompts with the concept and the kind that the settings give them; ``own`` are the prompts that are erased.
 
     Raises:
         ConfigurationError: if the prompts are about something else than what is erased.
@@ -37,17 +30,6 @@ def understood(
     if kinds == "preserved":
         return [replace(row, kind="preserved") for row in prompts]
     return kinds_of_concepts(field, prompts, own) if kinds == "concepts" and prompts else list(prompts)
-
-
-def check_known(field: str, prompts: Sequence[EvaluationPrompt], detector: ConceptDetector | None) -> None:
-    """Raise a ConfigurationError for the first prompt whose concept the detector does not know."""
-    if detector is None:
-        return
-    for index, row in enumerate(prompts):
-        try:
-            detector.check(row.concept)
-        except ConfigurationError as error:
-            raise ConfigurationError(f"{field}[{index}]: prompt {row.prompt!r}: {error}") from error
 
 
 class AskedPrompts:
@@ -108,7 +90,12 @@ class AskedPrompts:
             self.existing.read_as(self.prompts)
         if data is not None and hasattr(data, name):
             setattr(data, name, list(self.prompts))
-        check_known(field, self.prompts, detector)
+        for index, row in enumerate(self.prompts):
+            try:
+                if detector is not None:
+                    detector.check(row.concept)
+            except ConfigurationError as error:
+                raise ConfigurationError(f"{field}[{index}]: prompt {row.prompt!r}: {error}") from error
         rule = detector.protocol if detector else ""
         seeds = f"seeds 0–{self.pictures_per_prompt - 1}" if self.pictures_per_prompt > 1 else "seed 0"
         return Comparison(

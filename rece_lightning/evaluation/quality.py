@@ -12,6 +12,7 @@ from torchmetrics import Metric
 
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.distributed import gathered
+from rece_lightning.evaluation.drawing import Shot
 from rece_lightning.evaluation.folders import References
 from rece_lightning.evaluation.results.comparison import Comparison
 from rece_lightning.evaluation.results.figures import QualityLine
@@ -22,20 +23,18 @@ SEEDS_APART = 10
 """Sets of seeds that a distance between sets is measured on one by one; of more seeds several make a set."""
 THE_ORIGINAL = "the original model"
 
-Shot = tuple[int, int]
-"""Row of the prompt, and seed."""
-
 
 def check_metrics(metrics: Sequence[object]) -> tuple[PictureMetric, ...]:
     """Raise a ConfigurationError for a metric that an evaluation cannot feed."""
-    for metric in metrics:
-        if not isinstance(metric, PictureMetric):
-            raise ConfigurationError(
-                f"Evaluation.metrics: {type(metric).__name__} is not measured beside the detections; give "
-                "PerceptualDistance, ArtistScore, ClipScore, FrechetDistance or KernelDistance, or a class with the "
-                "members of rece_lightning.metrics.PictureMetric."
-            )
-    return tuple(metric for metric in metrics if isinstance(metric, PictureMetric))
+    usable = tuple(metric for metric in metrics if isinstance(metric, PictureMetric))
+    others = [type(metric).__name__ for metric in metrics if not isinstance(metric, PictureMetric)]
+    if others:
+        raise ConfigurationError(
+            f"Evaluation.metrics: {others[0]} is not measured beside the detections; give "
+            "PerceptualDistance, ArtistScore, ClipScore, FrechetDistance or KernelDistance, or a class with the "
+            "members of rece_lightning.metrics.PictureMetric."
+        )
+    return usable
 
 
 class Quality:
@@ -86,7 +85,7 @@ class Quality:
 
     def takes_folder(self, metric: PictureMetric) -> bool:
         """Whether a metric takes the folder's pictures as a set."""
-        return metric.compares == SETS and self.references is not None and not self.references.paired
+        return metric.compares == SETS and self.references is not None and not self.paired
 
     @property
     def of_original(self) -> list[str]:
@@ -111,10 +110,8 @@ class Quality:
 
     def stacked(self, kept: Sequence[Sequence[Tensor | None]]) -> list[Tensor | None]:
         """What was kept shot by shot, as :meth:`kept_of` gives it of all of them."""
-        columns = zip(*kept, strict=True)
-        return [
-            None if column[0] is None else torch.stack([one for one in column if one is not None]) for column in columns
-        ]
+        by_metric = [[one for one in of_shots if one is not None] for of_shots in zip(*kept, strict=True)]
+        return [torch.stack(of_shots) if of_shots else None for of_shots in by_metric]
 
     def references_of(self, shots: Sequence[Shot]) -> list[Tensor | None] | None:
         """The same of the folder's pictures; ``None`` where it has none of these prompts and seeds."""
@@ -133,15 +130,6 @@ class Quality:
         return self._sets[place]
 
     # Columns
-
-    def column(self, key: str, *, compared: bool) -> ColumnQuality:
-        """Empty metrics for a column.
-
-        Args:
-            key: of the column.
-            compared: whether it comes with what :meth:`kept_of` gives of the original's pictures.
-        """
-        return ColumnQuality(self, key, compared=compared)
 
     def empty(self, place: int) -> PictureMetric:
         """An empty metric for these prompts and seeds, with its set of references where it has one."""
@@ -163,7 +151,7 @@ class Quality:
     def batch(
         self, pictures: Tensor, shots: Sequence[Shot], chosen: Sequence[int], role: str, reference: Tensor | None
     ) -> PictureBatch:
-        """Some pictures of a batch, all of one role."""
+        """The chosen pictures of a batch, all of one role."""
         rows = [shots[index] for index in chosen]
         return PictureBatch(
             pictures=pictures[list(chosen)],
@@ -180,7 +168,13 @@ class Quality:
 
 
 class ColumnQuality:
-    """The metrics of one column."""
+    """The metrics of one column.
+
+    Args:
+        quality: what is measured.
+        key: of the column.
+        compared: whether it comes with what :meth:`Quality.kept_of` gives of the original's pictures.
+    """
 
     def __init__(self, quality: Quality, key: str, *, compared: bool) -> None:
         self._quality, self._key = quality, key
@@ -193,13 +187,7 @@ class ColumnQuality:
         }
 
     def add(self, pictures: Tensor, shots: Sequence[Shot], kept: Sequence[Tensor | None] | None) -> None:
-        """Take pictures ``[n, 3, h, w]`` in [0, 1].
-
-        Args:
-            pictures: of the column.
-            shots: of the pictures.
-            kept: what :meth:`Quality.kept_of` gave for the original's of the same shots, where the column is compared.
-        """
+        """Take pictures ``[n, 3, h, w]`` in [0, 1], with what :meth:`Quality.kept_of` gave of the original's."""
         for (place, group), metric in self._metrics.items():
             for role in group:
                 chosen = self._quality.chosen(shots, role)
@@ -209,12 +197,12 @@ class ColumnQuality:
 
     def lines(self) -> list[QualityLine]:
         """What was measured by all processes, in the order of the metrics; every process must call it."""
-        found = []
+        lines = []
         for (place, group), metric in self._metrics.items():
             asked = self._quality.metrics[place]
             rule = (self._quality.names[place], asked.protocol, self._quality.against(asked))
-            found += [QualityLine(self._key, *rule, figure) for figure in metric.figures(group[0])]
-        return found
+            lines += [QualityLine(self._key, *rule, figure) for figure in metric.figures(group[0])]
+        return lines
 
 
 def _gathered(state: Tensor, group: object = None) -> list[Tensor]:

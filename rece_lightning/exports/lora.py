@@ -16,7 +16,7 @@ from rece_lightning.erasure.erasure import ErasedSpace, Erasure
 from rece_lightning.exports.record import Loss
 from rece_lightning.files import save_tensors
 from rece_lightning.models.base import BaseModel
-from rece_lightning.models.original import sgm_names
+from rece_lightning.models.original.model import sgm_names
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,7 @@ def save_parts(erasure: Erasure, target: Path, metadata: dict[str, str]) -> list
     from rece_lightning.models.pipelines import load_pipeline
 
     _, weight = next(erasure.original())
-    load_pipeline(erasure.base, weight.dtype).save_pretrained(target, safe_serialization=True)
+    load_pipeline(erasure.base, dtype=weight.dtype).save_pretrained(target, safe_serialization=True)
     files = sorted((target / "unet").glob("*.safetensors"))
     for file in files:
         plain = file.rename(file.with_suffix(".plain"))

@@ -12,7 +12,8 @@ from rece_lightning.erasure.erasure import Erasure
 from rece_lightning.exports.safetensors import stream_tensors
 from rece_lightning.models.base import BaseModel
 from rece_lightning.models.folder import STEMS, part_weights
-from rece_lightning.models.original import PARTS, projections_in, to_original, unet_names
+from rece_lightning.models.original.model import PARTS, to_original, unet_projections
+from rece_lightning.models.original.unet import unet_names
 from rece_lightning.models.pickled import PickledWeights
 from rece_lightning.models.weights import SafetensorsWeights, Weights
 
@@ -62,7 +63,7 @@ def _of_file(base: BaseModel) -> tuple[dict[str, str], Tensors]:
     file = base.path
     weights: Weights = SafetensorsWeights(file) if file.suffix == ".safetensors" else PickledWeights(file)
     stored = [name for name in weights.shapes() if not name.startswith(AVERAGED)]
-    return projections_in(stored), lambda: weights.read(stored)
+    return unet_projections(stored), lambda: weights.read(stored)
 
 
 def _of_folder(base: BaseModel) -> tuple[dict[str, str], Tensors]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import PurePath
 from typing import Any
 
@@ -10,8 +11,7 @@ import torch
 from torch import Tensor
 
 from rece_lightning.core.errors import ConfigurationError, check_number, nearest
-from rece_lightning.metrics.pixels import eight_bit
-from rece_lightning.metrics.pretrained import load_parts
+from rece_lightning.metrics.pretrained import eight_bit, load_parts
 
 
 class ImageClassifier:
@@ -51,11 +51,10 @@ class ImageClassifier:
         self.revision, self.device, self.batch_size = revision, device, batch_size
         above = f">{threshold:g}" if threshold is not None else ""
         self.protocol = f"classifier-top{top}{above} {PurePath(model).name}"
-        self._parts: tuple[Any, Any, dict[str, int], list[str]] | None = None
 
     def check(self, concept: str) -> None:
         """Raise a ConfigurationError with the nearest class."""
-        classes = self._load()[2]
+        classes = self._parts[2]
         label = self.aliases.get(concept, concept)
         if _plain(label) not in classes:
             close = nearest(_plain(label), classes).split(" Valid:")[0]
@@ -66,7 +65,7 @@ class ImageClassifier:
 
     def detect(self, pictures: Tensor, concepts: Sequence[str]) -> Tensor:
         """Whether picture i shows concept i."""
-        classes = self._load()[2]
+        classes = self._parts[2]
         probabilities = self.probabilities(pictures)
         wanted = torch.tensor([classes[_plain(self.aliases.get(concept, concept))] for concept in concepts])
         own = probabilities.gather(1, wanted[:, None])
@@ -75,38 +74,32 @@ class ImageClassifier:
 
     def name(self, pictures: Tensor, concepts: Sequence[str]) -> list[str]:
         """The class of each picture, by the first name of its label."""
-        labels = self._load()[3]
+        labels = self._parts[3]
         return [labels[index] for index in self.probabilities(pictures).argmax(1).tolist()]
 
     @torch.no_grad()
     def probabilities(self, pictures: Tensor) -> Tensor:
         """Softmax over the classes: ``[n, 3, h, w]`` in [0, 1] → ``[n, classes]`` on the CPU."""
-        network, preprocessor, _, _ = self._load()
+        network, preprocessor = self._parts[:2]
         found = []
-        for first in range(0, len(pictures), self.batch_size):
-            images = eight_bit(pictures[first : first + self.batch_size])
-            inputs = preprocessor(images=images, return_tensors="pt", input_data_format="channels_last")
+        for part in pictures.split(self.batch_size):
+            inputs = preprocessor(images=eight_bit(part), return_tensors="pt", input_data_format="channels_last")
             logits = network(inputs["pixel_values"].to(self.device)).logits
             found.append(logits.float().softmax(-1).cpu())
         return torch.cat(found)
 
-    def _load(self) -> tuple[Any, Any, dict[str, int], list[str]]:
-        if self._parts is None:
-            network, preprocessor = load_parts(
-                "ImageClassifier.model",
-                self.model,
-                self.revision,
-                "AutoModelForImageClassification",
-                "AutoImageProcessor",
-            )
-            labels = {int(index): str(label) for index, label in network.config.id2label.items()}
-            classes: dict[str, int] = {}
-            for index, label in sorted(labels.items()):
-                for one in (label, *label.split(",")):
-                    classes.setdefault(_plain(one), index)
-            names = [labels[index].split(",")[0].strip() for index in sorted(labels)]
-            self._parts = (network.to(self.device).eval().requires_grad_(False), preprocessor, classes, names)
-        return self._parts
+    @cached_property
+    def _parts(self) -> tuple[Any, Any, dict[str, int], list[str]]:
+        """Network, preprocessor, every name's class, and every class's first name."""
+        kinds = ("AutoModelForImageClassification", "AutoImageProcessor")
+        network, preprocessor = load_parts("ImageClassifier.model", self.model, self.revision, *kinds)
+        labels = {int(index): str(label) for index, label in network.config.id2label.items()}
+        classes: dict[str, int] = {}
+        for index, label in sorted(labels.items()):
+            for one in (label, *label.split(",")):
+                classes.setdefault(_plain(one), index)
+        names = [labels[index].split(",")[0].strip() for index in sorted(labels)]
+        return network.to(self.device).eval().requires_grad_(False), preprocessor, classes, names
 
 
 def _plain(label: str) -> str:

@@ -1,8 +1,9 @@
-"""Does a picture show a concept? Detectors, and the rate of detections as a torchmetrics class."""
+"""Does a picture show a concept? Detectors, and rates of detections and their change as torchmetrics classes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,7 +15,7 @@ from rece_lightning.core.errors import ConfigurationError, nearest
 from rece_lightning.emoji.catalog import WEIGHTS, load_catalog
 from rece_lightning.emoji.detector import Detector, load_detector
 from rece_lightning.metrics.intervals import Share
-from rece_lightning.metrics.ranks import over_ranks
+from rece_lightning.metrics.paired import PairedTest, paired_test_of_counts
 
 
 @runtime_checkable
@@ -47,8 +48,8 @@ def names_seen(detector: ConceptDetector, pictures: Tensor, concepts: Sequence[s
 class EmojiDetector:
     """The embedded world's detector, protocol ``emoji-top1``.
 
-    A picture shows an object (by name or synonym), a style or a background when that class has the highest
-    logit of its head. There is no threshold.
+    A picture shows an object (by name or synonym), a style or a background when that class has the highest logit of its
+    head. There is no threshold.
 
     Args:
         folder: of other weights; the shipped ones without it.
@@ -140,8 +141,8 @@ class DetectionRate(Metric):
     def __init__(self, detector: ConceptDetector, prompts: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.detector = detector
-        self.add_state("hits", torch.zeros(prompts, dtype=torch.long), dist_reduce_fx="sum")
-        self.add_state("total", torch.zeros(prompts, dtype=torch.long), dist_reduce_fx="sum")
+        for name in ("hits", "total"):
+            self.add_state(name, torch.zeros(prompts, dtype=torch.long), dist_reduce_fx="sum")
 
     @property
     def protocol(self) -> str:
@@ -151,10 +152,7 @@ class DetectionRate(Metric):
     def update(self, pictures: Tensor, concepts: Sequence[str], rows: Sequence[int] | None = None) -> None:
         """Count pictures ``[n, 3, h, w]`` in [0, 1], each with the concept it is searched for.
 
-        Args:
-            pictures: of one model.
-            concepts: of the pictures.
-            rows: index of each picture's prompt; the first one's without it.
+        ``rows`` are the indices of their prompts; without them all are the first one's.
         """
         places = prompt_places(rows, len(concepts), self.hits)
         found = self.detector.detect(pictures, concepts).to(self.hits)
@@ -171,6 +169,88 @@ class DetectionRate(Metric):
             return Share.over(zip(self.hits.tolist(), self.total.tolist(), strict=True))
 
 
+class Generality(DetectionRate):
+    """Detection rate of erased concepts on prompts that name them by synonyms or paraphrases. Lower is better.
+
+    Protocol ``generality DETECTOR``. The picture is searched for the concept, not for the word. A prompt that holds
+    the concept's own name as words is refused: it would measure the erasure itself. Published tables call the rate
+    ``Acc_g`` (MACE).
+
+    Args:
+        detector: that decides.
+        prompts: how many there are, where several pictures share one.
+    """
+
+    higher_is_better = False
+
+    @property
+    def protocol(self) -> str:
+        """Name of the rule by which a detection counts."""
+        return f"generality {self.detector.protocol}"
+
+    def update(  # type: ignore[override]
+        self, pictures: Tensor, concepts: Sequence[str], texts: Sequence[str], rows: Sequence[int] | None = None
+    ) -> None:
+        """Count pictures ``[n, 3, h, w]`` in [0, 1]; ``texts`` are the prompts that they were made for."""
+        for concept, text in zip(concepts, texts, strict=True):
+            if f" {' '.join(concept.lower().split())} " in f" {' '.join(text.lower().split())} ":
+                raise ConfigurationError(
+                    f"texts: {text!r} names {concept!r} itself; generality asks for it in other words."
+                )
+        super().update(pictures, concepts, rows)
+
+
+class DetectionChange(Metric):
+    """Change of a detection rate between two models' pictures of the same prompts and seeds, with a paired test.
+
+    The detector names the protocol. States are whole numbers a prompt and are summed over ranks.
+
+    Args:
+        detector: that decides.
+        prompts: how many there are, where several pictures share one.
+    """
+
+    is_differentiable = False
+    full_state_update = False
+    pairs: Tensor
+
+    def __init__(self, detector: ConceptDetector, prompts: int = 1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.detector = detector
+        # Columns: seen in neither, only before, only after, in both.
+        self.add_state("pairs", torch.zeros(prompts, 4, dtype=torch.long), dist_reduce_fx="sum")
+
+    @property
+    def protocol(self) -> str:
+        """Name of the rule by which a detection counts."""
+        return self.detector.protocol
+
+    def update(self, before: Tensor, after: Tensor, concepts: Sequence[str], rows: Sequence[int] | None = None) -> None:
+        """Count pairs of pictures ``[n, 3, h, w]`` in [0, 1] of the same concept, prompt and seed."""
+        if len(before) != len(after):
+            raise ConfigurationError(f"after: {len(after)} pictures beside {len(before)}; give pairs.")
+        places = prompt_places(rows, len(concepts), self.pairs)
+        first, second = (self.detector.detect(pictures, concepts).to(self.pairs) for pictures in (before, after))
+        self.pairs.view(-1).index_add_(0, 4 * places + first + 2 * second, torch.ones_like(first))
+
+    def compute(self) -> Tensor:
+        """Rate after − rate before, float64; NaN when nothing was counted."""
+        counts = self.pairs.sum(0)
+        return (counts[2] - counts[1]).double() / counts.sum()
+
+    def test(self) -> PairedTest:
+        """Whether the change is more than chance; all ranks must call it."""
+        with over_ranks(self):
+            return paired_test_of_counts((row[1], row[2], sum(row)) for row in self.pairs.tolist())
+
+    def shares(self) -> tuple[Share, Share]:
+        """The rates before and after with their intervals; all ranks must call it."""
+        with over_ranks(self):
+            rows = self.pairs.tolist()
+        before = Share.over((row[1] + row[3], sum(row)) for row in rows)
+        return before, Share.over((row[2] + row[3], sum(row)) for row in rows)
+
+
 def prompt_places(rows: Sequence[int] | None, count: int, state: Tensor) -> Tensor:
     """Where in a state ``[prompts, …]`` each of ``count`` pictures belongs, ``[count]``.
 
@@ -185,3 +265,11 @@ def prompt_places(rows: Sequence[int] | None, count: int, state: Tensor) -> Tens
             "its prompt, and the metric the number of prompts (prompts=…)."
         )
     return places.to(state.device)
+
+
+@contextmanager
+def over_ranks(metric: Metric) -> Iterator[None]:
+    """Inside, the metric's states are those of all ranks; every rank must come here. Does nothing on one rank."""
+    alone = not metric._is_synced
+    with metric.sync_context(dist_sync_fn=metric.dist_sync_fn, should_sync=alone, should_unsync=alone):
+        yield

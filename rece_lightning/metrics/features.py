@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.metrics.pixels import check_pictures
+from rece_lightning.metrics.pretrained import check_pictures
 
 
 class FeatureNetwork(Protocol):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from rece_lightning.metrics.bootstrap import FEWEST_PROMPTS, RESAMPLES, SEED
+from rece_lightning.metrics.intervals import FEWEST_PROMPTS, RESAMPLES, SEED
 
 SIGNIFICANT = 0.05
 EXACT_UP_TO = 16
@@ -55,15 +56,15 @@ def paired_test(before: Sequence[bool], after: Sequence[bool], prompts: Iterable
         >>> str(paired_test([True] * 8, [False] * 7 + [True]))
         'p = 0.016 (exact McNemar)'
     """
-    pairs = list(zip(before, after, strict=True))
-    names = list(range(len(pairs))) if prompts is None else list(prompts)
-    counts: dict[Hashable, list[int]] = {}
-    for (first, second), name in zip(pairs, names, strict=True):
-        found = counts.setdefault(name, [0, 0, 0])
-        found[0] += int(bool(first) and not second)
-        found[1] += int(bool(second) and not first)
-        found[2] += 1
-    return paired_test_of_counts((found[0], found[1], found[2]) for found in counts.values())
+    names = range(len(before)) if prompts is None else prompts
+    lost: Counter[Hashable] = Counter()
+    gained: Counter[Hashable] = Counter()
+    total: Counter[Hashable] = Counter()
+    for first, second, name in zip(before, after, names, strict=True):
+        lost[name] += int(bool(first) and not second)
+        gained[name] += int(bool(second) and not first)
+        total[name] += 1
+    return paired_test_of_counts((lost[name], gained[name], pairs) for name, pairs in total.items())
 
 
 def paired_test_of_counts(prompts: Iterable[tuple[int, int, int]]) -> PairedTest:
@@ -81,17 +82,14 @@ def paired_test_of_counts(prompts: Iterable[tuple[int, int, int]]) -> PairedTest
     return PairedTest(change, p, "exact McNemar" if alone else "exact McNemar, for these prompts", total)
 
 
-def paired_test_of_values(
-    differences: Sequence[float], counts: Sequence[int], *, resamples: int = RESAMPLES, seed: int = SEED
-) -> PairedTest:
+def paired_test_of_values(differences: Sequence[float], counts: Sequence[int]) -> PairedTest:
     """Test a score before and after: the sum of a prompt's differences, and its pictures.
 
     Signs are flipped over prompts; all choices up to 16 prompts that differ, random ones above.
     """
     total = sum(counts)
     change = sum(differences) / total if total else float("nan")
-    p = sign_flip_values(differences, resamples=resamples, seed=seed)
-    return PairedTest(change, p, "sign flips over prompts", total)
+    return PairedTest(change, sign_flip_values(differences), "sign flips over prompts", total)
 
 
 def sign_flip(differences: Sequence[int]) -> float:
@@ -117,7 +115,7 @@ def sign_flip(differences: Sequence[int]) -> float:
     return min(1.0, float(chances[np.abs(sums) >= observed].sum()))
 
 
-def sign_flip_values(differences: Sequence[float], *, resamples: int = RESAMPLES, seed: int = SEED) -> float:
+def sign_flip_values(differences: Sequence[float]) -> float:
     """Two-sided p-value of ``|Σ d|`` under random signs; exact up to 16 differences other than zero."""
     sizes = np.array([difference for difference in differences if difference], dtype=np.float64)
     # Sums of the same numbers in another order differ in their last digits.
@@ -125,9 +123,9 @@ def sign_flip_values(differences: Sequence[float], *, resamples: int = RESAMPLES
     if len(sizes) <= EXACT_UP_TO:
         choices = (np.arange(2 ** len(sizes))[:, None] >> np.arange(len(sizes))) & 1
         return float((np.abs((2 * choices - 1) @ sizes) >= observed).mean())
-    draws = np.random.default_rng(seed)
+    draws = np.random.default_rng(SEED)
     extreme, block = 0, max(1, 2_000_000 // len(sizes))
-    for first in range(0, resamples, block):
-        signs = 2 * draws.integers(0, 2, (min(block, resamples - first), len(sizes))) - 1
+    for first in range(0, RESAMPLES, block):
+        signs = 2 * draws.integers(0, 2, (min(block, RESAMPLES - first), len(sizes))) - 1
         extreme += int((np.abs(signs @ sizes) >= observed).sum())
-    return (1 + extreme) / (1 + resamples)
+    return (1 + extreme) / (1 + RESAMPLES)

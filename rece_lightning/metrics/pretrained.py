@@ -1,9 +1,12 @@
-"""Networks that judge pictures, from a folder or the hub."""
+"""Other people's networks that judge pictures: loaded from a folder or the hub, and what they are given."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from torch import Tensor
 
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.models.hub import hub_reachable
@@ -58,3 +61,24 @@ def _folder(field: str, name: str, revision: str | None) -> Path:
         raise ConfigurationError(
             f"{field}: {name!r} is not on this machine and could not be fetched ({reason}); give a local folder."
         ) from error
+
+
+def eight_bit(pictures: Tensor) -> list[np.ndarray]:
+    """Pictures ``[n, 3, h, w]`` in [0, 1] → n arrays ``[h, w, 3]`` of bytes, red first, as a stored PNG has them.
+
+    A picture gives the same figures from memory and from its PNG.
+
+    Raises:
+        ConfigurationError: if these are no such pictures.
+    """
+    check_pictures(pictures)
+    bytes_of = (pictures.detach().float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    return [np.ascontiguousarray(picture) for picture in bytes_of]
+
+
+def check_pictures(pictures: Tensor) -> None:
+    """Refuse what are no pictures ``[n, 3, h, w]`` of floats."""
+    if pictures.ndim != 4 or pictures.shape[1] != 3 or not pictures.is_floating_point():
+        raise ConfigurationError(
+            f"pictures: {list(pictures.shape)} of {pictures.dtype}; give floats [n, 3, height, width] in [0, 1]."
+        )

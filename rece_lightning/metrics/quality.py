@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import poly_kernel
 from torchmetrics.wrappers.abstract import WrapperMetric
 
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.metrics.discrepancy import squared_discrepancy
+from rece_lightning.metrics.detection import over_ranks
 from rece_lightning.metrics.features import EmojiFeatures, FeatureNetwork
-from rece_lightning.metrics.figure import KEPT, SETS, Figure, PictureBatch
-from rece_lightning.metrics.means import Spread
-from rece_lightning.metrics.ranks import over_ranks
+from rece_lightning.metrics.figure import KEPT, SETS, Figure, PictureBatch, Spread
 
 EVERY_SEED = -1
+KERNEL_ROWS = 512
 
 
 class _Sets(ABC):
@@ -30,9 +30,36 @@ class _Sets(ABC):
     groups: tuple[tuple[str, ...], ...] = ((KEPT,),)
     features: FeatureNetwork
 
+    def update(self, pictures: Tensor, seeds: Sequence[int] | None = None, *, reference: bool) -> None:
+        """Add pictures ``[n, 3, h, w]`` in [0, 1].
+
+        Args:
+            pictures: of the model, or the reference.
+            seeds: place of each picture's seed among the seeds (0, 1, …); without them the pictures belong to every
+                seed, as real ones do.
+            reference: whether these are the reference's.
+        """
+        self.add(self.features(pictures), seeds, reference=reference)
+
     @abstractmethod
     def add(self, features: Tensor, seeds: Sequence[int] | None, *, reference: bool) -> None:
-        """Add pictures by their features, ``[n, d]``; the other arguments are those of ``update``."""
+        """Add pictures by their features, ``[n, d]``; the other arguments are those of :meth:`update`."""
+
+    def compute(self) -> Tensor:
+        """The distance of all pictures, float64. A RuntimeError says when a Fréchet distance has fewer than two."""
+        return self.whole()
+
+    @abstractmethod
+    def whole(self) -> Tensor:
+        """The same, whichever way the pictures came in. All ranks must call it."""
+
+    @abstractmethod
+    def spread(self) -> Spread:
+        """The distance of each seed's pictures. All ranks must call it."""
+
+    @abstractmethod
+    def sizes(self) -> tuple[int, int]:
+        """Pictures of the model and of the reference. All ranks must call it."""
 
     def kept_of(self, pictures: Tensor) -> Tensor:
         """The features, ``[n, d]``."""
@@ -47,6 +74,21 @@ class _Sets(ABC):
         self.add(self.kept_of(batch.pictures), batch.seeds, reference=False)
         if batch.reference is not None:
             self.add(batch.reference, batch.seeds, reference=True)
+
+    def figures(self, role: str) -> list[Figure]:
+        """The distance of all pictures with its spread over seeds; none where a set has fewer than two."""
+        pictures, references = self.sizes()
+        if min(pictures, references) < 2:
+            return []
+        value = float(self.whole())
+        try:
+            spread = self.spread()
+        except RuntimeError:  # a seed has fewer than two pictures
+            spread = Spread(())
+        if spread.deviation != spread.deviation:
+            return [Figure(role, value, pictures, "all pictures at once; no spread over seeds")]
+        method = f"all pictures at once; ± over {len(spread.values)} sets of seeds, whose mean is {spread.mean:.3g}"
+        return [Figure(role, value, pictures, method, deviation=spread.deviation)]
 
 
 class FrechetDistance(_Sets, WrapperMetric):
@@ -73,58 +115,40 @@ class FrechetDistance(_Sets, WrapperMetric):
         self.seeds = nn.ModuleList(_frechet(self.features.num_features) for _ in range(seeds))
         self.of_all = _frechet(self.features.num_features)
 
-    def update(self, pictures: Tensor, seeds: Sequence[int] | None = None, *, reference: bool) -> None:
-        """Add pictures ``[n, 3, h, w]`` in [0, 1].
-
-        Args:
-            pictures: of the model, or the reference.
-            seeds: place of each picture's seed among the seeds (0, 1, …); without them the pictures belong to every
-                seed, as real ones do.
-            reference: whether these are the reference's.
-        """
-        self.add(self.features(pictures), seeds, reference=reference)
-
     def add(self, features: Tensor, seeds: Sequence[int] | None, *, reference: bool) -> None:
-        """Add pictures by their features, ``[n, d]``; the other arguments are those of :meth:`update`."""
+        """Add pictures by their features, ``[n, d]``."""
         features = features.double().to(self.of_all.device)
         self.of_all.update(features, real=reference)
         places = _places(seeds, len(features), len(self.seeds))
-        for place in range(len(self.seeds)):
+        for place, metric in enumerate(self._of_seeds()):
             chosen = ((places == place) | (places == EVERY_SEED)).to(features.device)
             if bool(chosen.any()):
-                self.of_seed(place).update(features[chosen], real=reference)
+                metric.update(features[chosen], real=reference)
 
-    def of_seed(self, place: int) -> FrechetInceptionDistance:
-        """The distance of one seed's pictures."""
-        return cast(FrechetInceptionDistance, self.seeds[place])
-
-    def compute(self) -> Tensor:
-        """The distance of all pictures, float64. A RuntimeError says when a set has fewer than two."""
-        return self.whole()
+    def _of_seeds(self) -> list[FrechetInceptionDistance]:
+        return [cast(FrechetInceptionDistance, metric) for metric in self.seeds]
 
     def whole(self) -> Tensor:
-        """The same, whichever way the pictures came in."""
+        """The distance of all pictures."""
         return self.of_all.compute()
 
     def spread(self) -> Spread:
-        """The distance of each seed's pictures, at least two of them. All ranks must call it."""
-        return Spread(tuple(float(self.of_seed(place).compute()) for place in range(len(self.seeds))))
+        """The distance of each seed's pictures, at least two of them."""
+        return Spread(tuple(float(metric.compute()) for metric in self._of_seeds()))
+
+    def sizes(self) -> tuple[int, int]:
+        """Pictures of the model and of the reference."""
+        with over_ranks(self.of_all):
+            return int(self.of_all.fake_features_num_samples), int(self.of_all.real_features_num_samples)
 
     def reset(self) -> None:
         """Forget all pictures."""
-        self.of_all.reset()
-        for place in range(len(self.seeds)):
-            self.of_seed(place).reset()
+        for metric in (self.of_all, *self._of_seeds()):
+            metric.reset()
 
     def sized(self, prompts: int, seeds: int) -> FrechetDistance:
         """An empty one for so many seeds, with the same network."""
         return FrechetDistance(self.features, seeds)
-
-    def figures(self, role: str) -> list[Figure]:
-        """The distance of all pictures with its spread over seeds; none where a set has fewer than two."""
-        with over_ranks(self.of_all):
-            sizes = [int(getattr(self.of_all, f"{name}_features_num_samples")) for name in ("fake", "real")]
-        return _figures(self, role, *sizes)
 
 
 class KernelDistance(_Sets, Metric):
@@ -148,11 +172,7 @@ class KernelDistance(_Sets, Metric):
     reference: list[Tensor]
 
     def __init__(
-        self,
-        features: FeatureNetwork | nn.Module | None = None,
-        seeds: int = 1,
-        paired: bool = False,
-        **kwargs: Any,
+        self, features: FeatureNetwork | nn.Module | None = None, seeds: int = 1, paired: bool = False, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
         self.paired = paired
@@ -165,37 +185,29 @@ class KernelDistance(_Sets, Metric):
         self.add_state("model", [], dist_reduce_fx="cat")
         self.add_state("reference", [], dist_reduce_fx="cat")
 
-    def update(self, pictures: Tensor, seeds: Sequence[int] | None = None, *, reference: bool) -> None:
-        """Add pictures ``[n, 3, h, w]`` in [0, 1]; the arguments are those of :meth:`FrechetDistance.update`."""
-        self.add(self.features(pictures), seeds, reference=reference)
-
     def add(self, features: Tensor, seeds: Sequence[int] | None, *, reference: bool) -> None:
-        """Add pictures by their features, ``[n, d]``; the other arguments are those of :meth:`update`."""
+        """Add pictures by their features, ``[n, d]``."""
         features = features.double().to(self.device)
         places = _places(seeds, len(features), self.seeds)
         rows = torch.cat([places[:, None].to(features), features], dim=1)
         (self.reference if reference else self.model).append(rows.flatten())
 
-    def compute(self) -> Tensor:
-        """The distance of all pictures, float64."""
-        return self.whole()
-
     def whole(self) -> Tensor:
-        """The same, whichever way the pictures came in. All ranks must call it."""
-        with over_ranks(self):
-            model, reference = self._rows()
-        return self._distance(model, reference)
+        """The distance of all pictures."""
+        return self._distance(*self._rows())
 
     def spread(self) -> Spread:
-        """The distance of each seed's pictures. All ranks must call it."""
-        with over_ranks(self):
-            model, reference = self._rows()
-        found = []
-        for seed in range(self.seeds):
-            of_model = model[(model[:, 0] == seed) | (model[:, 0] == EVERY_SEED)]
-            of_reference = reference[(reference[:, 0] == seed) | (reference[:, 0] == EVERY_SEED)]
-            found.append(float(self._distance(of_model, of_reference)))
-        return Spread(tuple(found))
+        """The distance of each seed's pictures."""
+        sets = self._rows()
+        of_seeds = (
+            [rows[(rows[:, 0] == seed) | (rows[:, 0] == EVERY_SEED)] for rows in sets] for seed in range(self.seeds)
+        )
+        return Spread(tuple(float(self._distance(*chosen)) for chosen in of_seeds))
+
+    def sizes(self) -> tuple[int, int]:
+        """Pictures of the model and of the reference."""
+        model, reference = self._rows()
+        return len(model), len(reference)
 
     def _distance(self, model: Tensor, reference: Tensor) -> Tensor:
         if self.paired and len(model) != len(reference):
@@ -206,53 +218,52 @@ class KernelDistance(_Sets, Metric):
         return 1000 * squared_discrepancy(model[:, 1:], reference[:, 1:], paired=self.paired)
 
     def _rows(self) -> tuple[Tensor, Tensor]:
+        """Rows of both sets, of all ranks: the seed and the features."""
         width = self.features.num_features + 1
-        found = []
-        for state in (self.model, self.reference):
-            flat = torch.cat(list(state)) if isinstance(state, list) and state else torch.as_tensor(state)
-            found.append(flat.double().reshape(-1, width))
-        return found[0], found[1]
+        rows = []
+        with over_ranks(self):
+            for state in (self.model, self.reference):
+                flat = torch.cat(list(state)) if isinstance(state, list) and state else torch.as_tensor(state)
+                rows.append(flat.double().reshape(-1, width))
+        return rows[0], rows[1]
 
     def sized(self, prompts: int, seeds: int) -> KernelDistance:
         """An empty one for so many seeds, with the same network."""
         return KernelDistance(self.features, seeds, self.paired)
 
-    def figures(self, role: str) -> list[Figure]:
-        """The distance of all pictures with its spread over seeds; none where a set has fewer than two."""
-        with over_ranks(self):
-            sizes = list(map(len, self._rows()))
-        return _figures(self, role, *sizes)
+
+def squared_discrepancy(first: Tensor, second: Tensor, *, paired: bool = False) -> Tensor:
+    """Unbiased squared maximum mean discrepancy of two samples.
+
+    Args:
+        first: ``[n, d]``.
+        second: ``[m, d]``.
+        paired: row i of one depends on row i of the other (n = m). Then the kernel of these two is left out as well:
+            pictures of one seed are alike, and with it the estimate would be far below zero (Gretton et al., *A Kernel
+            Two-Sample Test*, JMLR 2012, lemma 6).
+
+    Returns:
+        The estimate; NaN below two rows.
+    """
+    if min(len(first), len(second)) < 2:
+        return torch.tensor(float("nan"), dtype=first.dtype)
+    within = _mean_kernel(first, first, apart=True) + _mean_kernel(second, second, apart=True)
+    return within - 2 * _mean_kernel(first, second, apart=paired)
 
 
-def _figures(metric: FrechetDistance | KernelDistance, role: str, pictures: int, references: int) -> list[Figure]:
-    """The distance of all pictures, and the spread of those of each seed."""
-    if min(pictures, references) < 2:
-        return []
-    value = float(metric.whole())
-    try:
-        spread = metric.spread()
-    except RuntimeError:  # a seed has fewer than two pictures
-        spread = Spread(())
-    if spread.deviation != spread.deviation:
-        return [Figure(role, value, pictures, "all pictures at once; no spread over seeds")]
-    method = f"all pictures at once; ± over {len(spread.values)} sets of seeds, whose mean is {spread.mean:.3g}"
-    return [Figure(role, value, pictures, method, deviation=spread.deviation)]
-
-
-class _Given(nn.Module):
-    """Features that are features already."""
-
-    def __init__(self, count: int) -> None:
-        super().__init__()
-        self.num_features = count
-
-    def forward(self, features: Tensor) -> Tensor:
-        """The same."""
-        return features
+def _mean_kernel(first: Tensor, second: Tensor, *, apart: bool) -> Tensor:
+    """Mean of the kernel over pairs of rows, ``apart``: without those of the same place; a few rows at a time."""
+    total = first.new_zeros(())
+    for start in range(0, len(first), KERNEL_ROWS):
+        block = poly_kernel(first[start : start + KERNEL_ROWS], second)
+        total += block.sum() - (block.diagonal(start).sum() if apart else 0)
+    return total / (len(first) * (len(second) - apart))
 
 
 def _frechet(count: int) -> FrechetInceptionDistance:
-    metric = FrechetInceptionDistance(feature=_Given(count))
+    given = nn.Identity()  # features that are features already
+    given.num_features = count  # type: ignore[assignment]
+    metric = FrechetInceptionDistance(feature=given)
     # torchmetrics gives the figure in the type of the last features it saw, which a rank without pictures lacks.
     metric.orig_dtype = torch.double
     return metric

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,13 +12,13 @@ from torch import Tensor, nn
 from rece_lightning.core.errors import BaseModelError, ConfigurationError
 from rece_lightning.models.lora_file import ALPHA, PEFT_FILE, Factors, factors_of, layers_of, plain_layer
 from rece_lightning.models.pickled import PickledWeights
-from rece_lightning.models.weights import SafetensorsWeights, Weights, all_finite, check_floats
+from rece_lightning.models.weights import SafetensorsWeights, Weights, all_finite, check_floats, digest_tensors
 
 FILES = (PEFT_FILE, "pytorch_lora_weights")
 """What PEFT and diffusers call the file in a folder."""
 ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
-OTHER_KINDS = {"hada_": "LoHa", "lokr_": "LoKr", "oft_": "OFT", "dora_scale": "DoRA", "lora_magnitude": "DoRA",
-               "lora_mid": "LoCon with a middle factor", "lora_embedding": "LoRA of embeddings"}  # fmt: skip
+OTHER_KINDS = {"hada_": "LoHa", "lokr_": "LoKr", "oft_": "OFT", "dora_scale": "DoRA", "lora_magnitude": "DoRA"}
+OTHER_KINDS |= {"lora_mid": "LoCon with a middle factor", "lora_embedding": "LoRA of embeddings"}
 
 
 @dataclass(frozen=True)
@@ -38,11 +37,7 @@ class Adapter:
 
     def digest(self) -> str:
         """SHA-256 over names and bytes of its tensors."""
-        found = hashlib.sha256()
-        for name, tensor in self.weights.read(sorted(self.weights.shapes())):
-            found.update(f"{name} {tensor.dtype}".encode())
-            found.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
-        return found.hexdigest()
+        return digest_tensors(self.weights.read(sorted(self.weights.shapes())))
 
     @torch.no_grad()
     def fuse(self, unet: nn.Module, text_encoders: Sequence[nn.Module], family: str) -> None:
@@ -50,7 +45,7 @@ class Adapter:
 
         Args:
             unet: of the base model.
-            text_encoders: that encode the prompts, the first one first.
+            text_encoders: the first one first.
             family: of the base model; files for SDXL name its layers in another way.
 
         Raises:
@@ -60,30 +55,35 @@ class Adapter:
             self._replace(unet)
             return
         places = layers_of(unet, text_encoders, family)
-        homes = {layer: places.get(plain_layer(layer)) for layer in self.factors}
-        lost = [layer for layer, home in homes.items() if home is None]
+        lost = [layer for layer in self.factors if plain_layer(layer) not in places]
         if lost:
             raise BaseModelError(
-                f"model.adapter: {self.path}: {len(lost)} of its {len(homes)} layers are none of this model's, for "
-                f"example {lost[0]}; it belongs to another family. Give the base that it was trained on."
+                f"model.adapter: {self.path}: {len(lost)} of its {len(self.factors)} layers are none of this model's, "
+                f"for example {lost[0]}; it belongs to another family. Give the base that it was trained on."
             )
-        for layer, home in homes.items():
-            self._check_shape(layer, self._shape(layer), tuple(home.shape))  # type: ignore[union-attr]
-        for layer, home in homes.items():
-            assert home is not None
-            home.add_(self._change(layer).to(home).view_as(home))
+        shapes = self.weights.shapes()
+        for layer, factors in self.factors.items():
+            whole = (shapes[factors.up][0], *shapes[factors.down][1:])
+            self._check_shape(layer, whole, tuple(places[plain_layer(layer)].shape))
+        for layer, factors in self.factors.items():
+            weight = places[plain_layer(layer)]
+            (_, down), (_, up) = self._read((factors.down, factors.up))
+            # Of a convolution ``down`` has its kernel.
+            change = factors.scale * (up.float().flatten(1) @ down.float().flatten(1))
+            weight.add_(change.to(weight).view_as(weight))
 
     def _replace(self, unet: nn.Module) -> None:
         state = unet.state_dict()
-        names = {name: name.removeprefix("unet.") for name in self.weights.shapes()}
-        lost = [name for name, own in names.items() if own not in state]
+        shapes = self.weights.shapes()
+        names = {name: name.removeprefix("unet.") for name in shapes}
+        lost = [name for name, parameter in names.items() if parameter not in state]
         if lost:
             raise BaseModelError(
                 f"model.adapter: {self.path}: {lost[0]} is no parameter of this U-Net; give edited weights under "
                 "diffusers names, or a LoRA. A whole model belongs in model.pretrained."
             )
-        for name, own in names.items():
-            self._check_shape(name, self.weights.shapes()[name], tuple(state[own].shape))
+        for name, parameter in names.items():
+            self._check_shape(name, shapes[name], tuple(state[parameter].shape))
         for name, value in self._read(names):
             state[names[name]].copy_(value)
 
@@ -94,17 +94,6 @@ class Adapter:
                     f"model.adapter: {self.path}: {name} holds NaN or infinite values; fetch it again."
                 )
             yield name, value
-
-    def _shape(self, layer: str) -> tuple[int, ...]:
-        shapes, factors = self.weights.shapes(), self.factors[layer]
-        down, up = shapes[factors.down], shapes[factors.up]
-        return (up[0], *down[1:])
-
-    def _change(self, layer: str) -> Tensor:
-        """``scale · up @ down``, float32; of a convolution ``down`` has its kernel."""
-        factors = self.factors[layer]
-        (_, down), (_, up) = self._read((factors.down, factors.up))
-        return factors.scale * (up.float().flatten(1) @ down.float().flatten(1))
 
     def _check_shape(self, name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
         # Some U-Nets have a 1×1 convolution where others have a matrix.
@@ -133,9 +122,11 @@ def open_adapter(path: str | Path) -> Adapter:
         raise BaseModelError(str(error).replace("model.pretrained", "model.adapter", 1)) from error
     names = list(weights.shapes())
     for mark, kind in OTHER_KINDS.items():
-        found = next((name for name in names if mark in name), None)
-        if found is not None:
-            raise BaseModelError(f"model.adapter: {file} is a {kind} ({found}), which is not read; fuse it elsewhere.")
+        for name in names:
+            if mark in name:
+                raise BaseModelError(
+                    f"model.adapter: {file} is a {kind} ({name}), which is not read; fuse it elsewhere."
+                )
     if not names:
         raise BaseModelError(f"model.adapter: {file} holds no tensors; give a LoRA or edited weights.")
     is_lora = any("lora" in name for name in names)
@@ -154,10 +145,9 @@ def find_file(path: Path) -> Path:
         return path
     if not path.is_dir():
         raise ConfigurationError(f"model.adapter: there is no {path}; give a LoRA, edited weights, or their folder.")
-    for stem in FILES:
-        for ending in (".safetensors", ".bin"):
-            if (path / f"{stem}{ending}").is_file():
-                return path / f"{stem}{ending}"
+    for name in (f"{stem}{ending}" for stem in FILES for ending in (".safetensors", ".bin")):
+        if (path / name).is_file():
+            return path / name
     others = sorted(path.glob("*.safetensors"))
     if len(others) != 1:
         named = ", ".join(file.name for file in others[:3])
@@ -173,7 +163,7 @@ def check_adapter(adapter: str | None, stage: str, *, erased: bool = False) -> N
 
     Args:
         adapter: the setting.
-        stage: ``fit``, ``validate``, ``test`` or ``predict``.
+        stage: the verb.
         erased: whether the model is that of a checkpoint.
 
     Raises:

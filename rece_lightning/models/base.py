@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from rece_lightning.core.errors import BaseModelError
 from rece_lightning.models.text_space import TextSpace
-from rece_lightning.models.weights import Weights, all_finite, check_floats
+from rece_lightning.models.weights import Weights, all_finite, check_floats, digest_tensors, plain_name
 
 
 @dataclass(frozen=True)
@@ -77,27 +75,16 @@ class BaseModel:
         metadata has the same fingerprint.
         """
         # First what is checked on the way: a text encoder has gigabytes.
-        projections = hashlib.sha256()
-        _digest(projections, self.read_projections())
-        text = hashlib.sha256()
+        projections = digest_tensors(self.read_projections())
+        return {"projections": projections, "text_encoder": digest_tensors(self._text_tensors())}
+
+    def _text_tensors(self) -> Iterator[tuple[str, Tensor]]:
         for weights in self.text:
             # Old files hold the buffer position_ids, which is no weight.
-            names = sorted((name for name in weights.shapes() if not name.endswith("position_ids")), key=_plain)
-            _digest(text, weights.read(names))
-        return {"projections": projections.hexdigest(), "text_encoder": text.hexdigest()}
+            names = (name for name in weights.shapes() if not name.endswith("position_ids"))
+            yield from weights.read(sorted(names, key=plain_name))
 
     def read_space(self, space: TextSpace) -> Iterator[tuple[str, Tensor]]:
         """Yield ``(name, columns [o, d])`` of a space's readers, what of each reads the text."""
         for name, weight in self.read_projections(space.names):
             yield name, space.readers[name].part(weight)
-
-
-def _digest(digest: hashlib._Hash, tensors: Iterable[tuple[str, Tensor]]) -> None:
-    for name, tensor in tensors:
-        digest.update(f"{_plain(name)} {tensor.dtype}".encode())
-        digest.update(tensor.contiguous().cpu().view(torch.uint8).numpy().data)
-
-
-def _plain(name: str) -> str:
-    # Transformers changed whether names begin with this.
-    return name.removeprefix("text_model.")

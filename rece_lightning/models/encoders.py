@@ -11,7 +11,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from rece_lightning.core.errors import BaseModelError
 from rece_lightning.models.base import BaseModel
 from rece_lightning.models.text import PromptEncoder
-from rece_lightning.models.weights import Weights, all_finite
+from rece_lightning.models.weights import Weights, all_finite, plain_name
 
 SUFFIXES = ("", "_2")
 
@@ -25,12 +25,6 @@ def load_encoder(base: BaseModel, device: torch.device | str = "cpu") -> PromptE
     towers: list[Any] = []
     for suffix, weights in zip(SUFFIXES, base.text, strict=False):
         tokenizer, text_encoder = _load_tower(base, suffix, weights)
-        broken = [name for name, value in text_encoder.named_parameters() if not all_finite(value)]
-        if broken:
-            raise BaseModelError(
-                f"model.pretrained: {weights.where}: {broken[0]} is missing or holds values that "
-                "are NaN or infinite; fetch the file again."
-            )
         towers += [tokenizer, text_encoder.eval().requires_grad_(False).to(device)]
     return PromptEncoder(*towers)
 
@@ -45,13 +39,11 @@ def _load_tower(base: BaseModel, suffix: str, weights: Weights) -> tuple[Any, An
         # Random weights would be drawn for half a second and thrown away.
         with init_empty_weights():
             text_encoder = kind(config)
-        expected = text_encoder.state_dict().keys()
-        state = {}
+        expected = set(text_encoder.state_dict())
+        state: dict[str, Any] = {}
         for name, tensor in weights.read(list(weights.shapes())):
-            # Transformers changed whether names begin with this.
-            known = next((known for known in (name, f"text_model.{name}", _plain(name)) if known in expected), None)
-            if known is not None:
-                state[known] = tensor.float()
+            known = expected.intersection((name, f"text_model.{name}", plain_name(name)))
+            state |= dict.fromkeys(known, tensor.float())
         missing = text_encoder.load_state_dict(state, strict=False, assign=True).missing_keys
     except Exception as error:  # the library raises many kinds; each means that a file is not what it should be
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -59,9 +51,10 @@ def _load_tower(base: BaseModel, suffix: str, weights: Weights) -> tuple[Any, An
             f"model.pretrained: {base.path}: tokenizer or text encoder cannot be loaded ({reason}); "
             "copy the model anew."
         ) from error
-    if missing:
+    broken = missing or [name for name, value in text_encoder.named_parameters() if not all_finite(value)]
+    if broken:
         raise BaseModelError(
-            f"model.pretrained: {weights.where}: {missing[0]} is missing or holds values that "
+            f"model.pretrained: {weights.where}: {broken[0]} is missing or holds values that "
             "are NaN or infinite; fetch the file again."
         )
     tokens = max(tokenizer.get_vocab().values(), default=0) + 1
@@ -71,7 +64,3 @@ def _load_tower(base: BaseModel, suffix: str, weights: Weights) -> tuple[Any, An
             f"{config.vocab_size}; they belong to different models, copy the model anew."
         )
     return tokenizer, text_encoder
-
-
-def _plain(name: str) -> str:
-    return name.removeprefix("text_model.")

@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from rece_lightning.core.errors import BaseModelError
-from rece_lightning.models.clip_vocabulary import SIZE
-from rece_lightning.models.original import PARTS, pieces_in_file
+from rece_lightning.models.original.model import PARTS, pieces_in_file
 from rece_lightning.models.original.pieces import Shape, numbers
 
 Config = dict[str, Any]
 CHANNELS_OF_A_HEAD = 64
+VOCABULARY_SIZE = 49408
+"""CLIP's tokens: 256 bytes, the same at the end of a word, 48,894 merges, and the two special ones."""
 
 
 def fit_to_shapes(configs: Mapping[str, Config], shapes: Mapping[str, Shape], family: str) -> dict[str, Config]:
@@ -51,12 +52,11 @@ def fit_to_shapes(configs: Mapping[str, Config], shapes: Mapping[str, Shape], fa
 def _unet(shapes: Mapping[str, Shape], family: str) -> Config:
     blocks = numbers(shapes, "down_blocks.")
     channels = [shapes[f"down_blocks.{block}.resnets.0.conv1.weight"][0] for block in blocks]
-    depths = [_depth(shapes, block) for block in blocks]
+    depths = [len(numbers(shapes, f"down_blocks.{block}.attentions.0.transformer_blocks.")) for block in blocks]
     down = ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in depths]
     # A resolution without a transformer has the depth 1 in published configurations.
     layers = [depth or 1 for depth in depths]
     resnets = [len(numbers(shapes, f"down_blocks.{block}.resnets.")) for block in blocks]
-    heads = 8 if family == "sd1" else [max(1, width // CHANNELS_OF_A_HEAD) for width in channels]
     middle = "mid_block.attentions.0"
     config: Config = {
         "in_channels": shapes["conv_in.weight"][1],
@@ -67,16 +67,12 @@ def _unet(shapes: Mapping[str, Shape], family: str) -> Config:
         "layers_per_block": resnets[0] if len(set(resnets)) == 1 else resnets,
         "transformer_layers_per_block": layers[0] if len(set(layers)) == 1 else layers,
         "cross_attention_dim": shapes[f"{middle}.transformer_blocks.0.attn2.to_k.weight"][1],
-        "attention_head_dim": heads,
+        "attention_head_dim": 8 if family == "sd1" else [max(1, width // CHANNELS_OF_A_HEAD) for width in channels],
         "use_linear_projection": len(shapes[f"{middle}.proj_in.weight"]) == 2,
     }
     if "add_embedding.linear_1.weight" in shapes:
         config["projection_class_embeddings_input_dim"] = shapes["add_embedding.linear_1.weight"][1]
     return config
-
-
-def _depth(shapes: Mapping[str, Shape], block: int) -> int:
-    return len(numbers(shapes, f"down_blocks.{block}.attentions.0.transformer_blocks."))
 
 
 def _vae(shapes: Mapping[str, Shape]) -> Config:
@@ -94,10 +90,10 @@ def _vae(shapes: Mapping[str, Shape]) -> Config:
 
 def _text(shapes: Mapping[str, Shape]) -> Config:
     tokens, width = shapes["embeddings.token_embedding.weight"]
-    if tokens != SIZE:
+    if tokens != VOCABULARY_SIZE:
         raise BaseModelError(
-            f"model.pretrained: the file's text encoder knows {tokens} tokens, CLIP's tokenizer {SIZE}; give the "
-            "folder with the model's own tokenizer and configurations with --model.config."
+            f"model.pretrained: the file's text encoder knows {tokens} tokens, CLIP's tokenizer "
+            f"{VOCABULARY_SIZE}; give the folder with the model's own tokenizer and configurations with --model.config."
         )
     config: Config = {
         "hidden_size": width,

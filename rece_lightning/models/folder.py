@@ -7,18 +7,9 @@ from pathlib import Path
 
 from rece_lightning.core.errors import BaseModelError
 from rece_lightning.models.base import BaseModel
-from rece_lightning.models.families.unet import checked_spaces
-from rece_lightning.models.part_configs import (
-    check_index,
-    check_part,
-    check_text_encoder,
-    check_widths,
-    named_parts,
-    pooled_width,
-    read_json,
-)
+from rece_lightning.models.part_configs import check_part, check_parts, read_json, read_parts
 from rece_lightning.models.pickled import PICKLES, PickledWeights
-from rece_lightning.models.weights import SafetensorsWeights, Weights, check_floats
+from rece_lightning.models.weights import SafetensorsWeights, Weights
 
 PARTS = ("unet", "text_encoder", "tokenizer", "scheduler", "vae")
 SECOND = ("text_encoder_2", "tokenizer_2")
@@ -57,34 +48,21 @@ def open_folder(name: str, folder: Path, variant: str | None) -> BaseModel:
             f"model.pretrained: {folder} is no diffusers model (model_index.json is missing). "
             "Give the folder that save_pretrained of a pipeline wrote, or a checkpoint file."
         )
-    index = read_json(folder / "model_index.json")
-    check_index(folder / "model_index.json", index)
-    named = named_parts(index)
+    named = read_parts(folder)
     second = "text_encoder_2" in named
     parts = [*PARTS, *(SECOND if second else ())]
     missing = [part for part in parts if not (folder / part).is_dir()]
     if missing:
         raise BaseModelError(f"model.pretrained: {folder} lacks {', '.join(missing)}/; copy the model whole.")
     for part in parts:
-        names = NEEDED_FILES[part]
-        if not any((folder / part / file).is_file() for file in names):
-            raise BaseModelError(
-                f"model.pretrained: {folder} has no {' or '.join(f'{part}/{file}' for file in names)}; "
-                "copy the model whole."
-            )
+        files = [f"{part}/{file}" for file in NEEDED_FILES[part]]
+        if not any((folder / file).is_file() for file in files):
+            raise BaseModelError(f"model.pretrained: {folder} has no {' or '.join(files)}; copy the model whole.")
     for part in dict.fromkeys((*parts, *named)):
         check_part(folder / part)
-    config = read_json(folder / "unet" / "config.json")
-    encoders = ["text_encoder", *(["text_encoder_2"] if second else [])]
-    configs = [read_json(folder / part / "config.json") for part in encoders]
-    width = check_widths(folder, config.get("cross_attention_dim"), [one.get("hidden_size") for one in configs])
     weights = {part: part_weights(folder / part, STEMS[part], variant) for part in STEMS if part in parts}
-    shapes = weights["unet"].shapes()
-    pooled = pooled_width(config, configs)
-    spaces = checked_spaces(f"{folder / 'unet'}", weights["unet"], width, pooled)
-    for part, one in zip(encoders, configs, strict=True):
-        check_text_encoder(folder / part / "config.json", one, weights[part].shapes())
-        check_floats(weights[part], (name for name in weights[part].shapes() if not name.endswith("position_ids")))
+    encoders = {part: weights[part] for part in parts if part.startswith("text_encoder")}
+    spaces, configs = check_parts(folder, str(folder / "unet"), weights["unet"], encoders)
     return BaseModel(
         name=name,
         path=folder,
@@ -93,9 +71,9 @@ def open_folder(name: str, folder: Path, variant: str | None) -> BaseModel:
         family="sdxl" if second else "sd2" if configs[0].get("hidden_act") == "gelu" else "sd1",
         variant=variant,
         spaces=spaces,
-        parameters=sum(math.prod(shape) for shape in shapes.values()),
+        parameters=sum(math.prod(shape) for shape in weights["unet"].shapes().values()),
         unet=weights["unet"],
-        text=tuple(weights[part] for part in encoders),
+        text=tuple(encoders.values()),
     )
 
 

@@ -6,6 +6,7 @@ Nothing is fetched: their numbers lie in ``data/``, and so does CLIP's vocabular
 from __future__ import annotations
 
 import json
+import lzma
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,12 +14,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rece_lightning.models.clip_vocabulary import write_vocabulary
 from rece_lightning.models.fitted import fit_to_shapes
-from rece_lightning.models.original import UNET, projections_in, text_prefixes
+from rece_lightning.models.original.model import TEXT_PROJECTIONS, text_prefixes, unet_projections
 from rece_lightning.models.original.pieces import Shape
+from rece_lightning.models.original.unet import PREFIX
 
 DATA = Path(__file__).parent / "data"
+FILES = {"model_index": "model_index.json", "scheduler": "scheduler/scheduler_config.json"}
 Configs = dict[str, dict[str, Any]]
 """Part → its configuration; ``model_index`` among them."""
 
@@ -43,6 +45,7 @@ def _inpainting(pipeline: str, **changes: Mapping[str, Any]) -> dict[str, Mappin
     return {"model_index": {"_class_name": pipeline}, "unet": unet, **changes}
 
 
+INPAINTING = "StableDiffusionInpaintPipeline"
 _EPSILON: dict[str, Mapping[str, Any]] = {
     "scheduler": {"prediction_type": "epsilon", "_class_name": "PNDMScheduler"},
     "vae": {"sample_size": 512},
@@ -50,14 +53,10 @@ _EPSILON: dict[str, Mapping[str, Any]] = {
 
 LAYOUTS: dict[str, Layout] = {
     "sd1": Layout("sd1"),
-    "sd1-inpainting": Layout(
-        "sd1", _inpainting("StableDiffusionInpaintPipeline", scheduler={"_class_name": "DDIMScheduler"})
-    ),
+    "sd1-inpainting": Layout("sd1", _inpainting(INPAINTING, scheduler={"_class_name": "DDIMScheduler"})),
     "sd2": Layout("sd2"),
     "sd2-base": Layout("sd2", {"unet": {"sample_size": 64}, **_EPSILON}),
-    "sd2-inpainting": Layout(
-        "sd2", _inpainting("StableDiffusionInpaintPipeline", unet={"sample_size": 64}, **_EPSILON)
-    ),
+    "sd2-inpainting": Layout("sd2", _inpainting(INPAINTING, unet={"sample_size": 64}, **_EPSILON)),
     "sdxl": Layout("sdxl"),
     "sdxl-inpainting": Layout("sdxl", _inpainting("StableDiffusionXLInpaintPipeline")),
 }
@@ -80,8 +79,8 @@ def kind_of(shapes: Mapping[str, Shape]) -> str | None:
     Args:
         shapes: of all tensors of the file.
     """
-    entry = shapes.get(f"{UNET}input_blocks.0.0.weight")
-    projections = [name for name in projections_in(shapes).values() if "attn2" in name]
+    entry = shapes.get(f"{PREFIX}input_blocks.0.0.weight")
+    projections = [name for name in unet_projections(shapes).values() if name.endswith(TEXT_PROJECTIONS)]
     if entry is None or len(entry) < 2 or not projections:
         return None
     prefixes = text_prefixes(shapes)
@@ -107,36 +106,48 @@ def config_folder(kind: str, shapes: Mapping[str, Shape] | None = None) -> Path:
     configs = layout.configs()
     if shapes is not None:
         configs = fit_to_shapes(configs, shapes, layout.family)
-    return _written(json.dumps(configs)).path
-
-
-@dataclass(frozen=True)
-class _Folder:
-    """A folder that lives as long as the process."""
-
-    owner: tempfile.TemporaryDirectory[str]
-
-    @property
-    def path(self) -> Path:
-        return Path(self.owner.name)
+    return Path(_written(json.dumps(configs)).name)
 
 
 @cache
-def _written(configs: str) -> _Folder:
-    folder = _Folder(tempfile.TemporaryDirectory(prefix="rece-layout-"))
+def _written(configs: str) -> tempfile.TemporaryDirectory[str]:
+    """A folder that lives as long as the process."""
+    folder = tempfile.TemporaryDirectory(prefix="rece-layout-")
     for part, config in json.loads(configs).items():
-        if part == "model_index":
-            _write_json(folder.path / "model_index.json", config)
-        elif part == "scheduler":
-            _write_json(folder.path / part / "scheduler_config.json", config)
-        elif part.startswith("tokenizer"):
-            _write_json(folder.path / part / "tokenizer_config.json", config)
-            write_vocabulary(folder.path / part)
-        else:
-            _write_json(folder.path / part / "config.json", config)
+        kind = part.startswith("tokenizer") * "tokenizer_"
+        file = Path(folder.name) / FILES.get(part, f"{part}/{kind}config.json")
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        if kind:
+            write_vocabulary(file.parent)
     return folder
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+def byte_characters() -> list[str]:
+    """A visible character for each of the 256 bytes, in the vocabulary's order.
+
+    Bytes that Latin-1 prints stand for themselves and come first; the others follow as the characters from 256 on.
+    """
+    printed = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    return [chr(byte) for byte in printed] + [chr(256 + i) for i in range(256 - len(printed))]
+
+
+@cache
+def merges() -> tuple[str, ...]:
+    """CLIP's pairs of tokens in the order in which they are merged, as ``"left right"``."""
+    return tuple(lzma.decompress((DATA / "clip_merges.txt.xz").read_bytes()).decode("utf-8").splitlines())
+
+
+@cache
+def vocabulary() -> dict[str, int]:
+    """CLIP's tokens → their numbers, :data:`~rece_lightning.models.fitted.VOCABULARY_SIZE` of them."""
+    letters = byte_characters()
+    tokens = [*letters, *(letter + "</w>" for letter in letters), *(pair.replace(" ", "") for pair in merges())]
+    return {token: number for number, token in enumerate([*tokens, "<|startoftext|>", "<|endoftext|>"])}
+
+
+def write_vocabulary(folder: Path) -> None:
+    """Write ``vocab.json`` and ``merges.txt``, which a CLIPTokenizer loads."""
+    (folder / "vocab.json").write_text(json.dumps(vocabulary(), ensure_ascii=False), encoding="utf-8")
+    # Readers take the first line for a heading.
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges()) + "\n", encoding="utf-8")

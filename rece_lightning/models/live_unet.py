@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -39,23 +38,18 @@ class LiveUnet:
         check_plain(parameters, field)
         parameters |= {name: weight for name, weight in (weights or {}).items() if name in parameters}
         shapes = {name: tuple(weight.shape) for name, weight in parameters.items()}
-        width = next(
-            (shape[1] for name, shape in shapes.items() if ".attn2.to_k." in f".{name}" and len(shape) == 2), 0
-        )
+        keys = (shape for name, shape in shapes.items() if ".attn2.to_k." in f".{name}" and len(shape) == 2)
         config = getattr(unet, "config", None)
         kind = config.get("addition_embed_type") if isinstance(config, Mapping) else None
-        self.spaces: tuple[TextSpace, ...] = unet_spaces(shapes, width, pooled if kind == "text_time" else None)
+        self.spaces: tuple[TextSpace, ...] = unet_spaces(
+            shapes, next(keys, (0, 0))[1], pooled if kind == "text_time" else None
+        )
         """What it reads its text from."""
         self._weights = {name: parameters[name].detach() for space in self.spaces for name in space.readers}
         if not self._weights:
             raise ConfigurationError(f"{field}: no cross-attention that reads the text (attn2.to_k) in it.")
         for name, weight in self._weights.items():
             check_weight(f"{field}: {name}", weight)
-
-    @property
-    def names(self) -> list[str]:
-        """Parameter names of everything that reads text."""
-        return list(self._weights)
 
     def read_projections(self, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
         """Views of the parameters, whole."""
@@ -112,14 +106,3 @@ def pooled_width_of(pipeline: Any) -> int | None:
     config = getattr(getattr(pipeline, "text_encoder_2", None), "config", None)
     width = getattr(config, "projection_dim", None)
     return width if isinstance(width, int) else None
-
-
-@contextmanager
-def modes_kept(*modules: nn.Module | None) -> Iterator[None]:
-    """Give modules back in their modes, part by part: a frozen part in evaluation mode stays in it."""
-    modes = [(part, part.training) for module in modules if module is not None for part in module.modules()]
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training

@@ -14,8 +14,8 @@ from safetensors import safe_open
 from torch import nn
 
 from rece_lightning.core.errors import BaseModelError
-from rece_lightning.models.original.unet import PREFIX, unet_names
-from rece_lightning.models.weights import Weights
+from rece_lightning.models.original.model import sgm_names
+from rece_lightning.models.weights import Weights, plain_name
 
 PEFT_FILE = "adapter_model"
 """What PEFT calls the file in a folder, beside ``adapter_config.json``."""
@@ -42,69 +42,71 @@ def factors_of(file: Path, weights: Weights) -> dict[str, Factors]:
     Raises:
         BaseModelError: for a tensor that is no part of a LoRA, and for half a layer.
     """
-    found: dict[str, dict[str, str]] = {}
+    factors: dict[str, dict[str, str]] = {}
     alphas: dict[str, str] = {}
     for name in weights.shapes():
         matched, alpha = FACTOR.match(name), ALPHA.match(name)
         if matched:
             side = {"A": "down", "B": "up"}.get(matched["peft"], matched["old"] or matched["kohya"])
-            found.setdefault(matched["layer"], {})[side] = name
+            factors.setdefault(matched["layer"], {})[side] = name
         elif alpha:
             alphas[alpha["layer"]] = name
         else:
             raise BaseModelError(
                 f"model.adapter: {file}: {name} is no part of a LoRA that is known; fuse it elsewhere."
             )
-    said = written_scales(file)
+    settings = written_settings(file)
     layers = {}
-    for layer, sides in found.items():
+    for layer, sides in factors.items():
         if len(sides) != 2:
             raise BaseModelError(f"model.adapter: {file}: {layer} has only {next(iter(sides))}; fetch the file again.")
         shapes = [weights.shapes()[sides[side]] for side in ("down", "up")]
         rank = shapes[0][0]
         if len(shapes[1]) < 2 or shapes[1][1] != rank or math.prod(shapes[1][2:]) != 1:
             raise BaseModelError(f"model.adapter: {file}: factors of {layer}: {shapes} do not fit; fetch it again.")
-        own = float(next(weights.read([alphas[layer]]))[1]) / rank if layer in alphas else None
-        layers[layer] = Factors(sides["down"], sides["up"], scale_of(layer, rank, said) if own is None else own)
+        scale = scale_of(layer, rank, settings)
+        if layer in alphas:
+            scale = float(next(weights.read([alphas[layer]]))[1]) / rank
+        layers[layer] = Factors(sides["down"], sides["up"], scale)
     return layers
 
 
-def written_scales(file: Path) -> dict[str, Any]:
+def written_settings(file: Path) -> dict[str, Any]:
     """What PEFT's ``adapter_config.json`` or the metadata of a diffusers file says of ranks and alphas.
 
     Raises:
         BaseModelError: for DoRA, and for what cannot be read.
     """
     config = file.parent / "adapter_config.json"
-    said: Any = {}
+    settings: Any = {}
     try:
         if file.stem == PEFT_FILE and config.is_file():
-            said = json.loads(config.read_text(encoding="utf-8"))
+            settings = json.loads(config.read_text(encoding="utf-8"))
         elif file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as stored:
                 metadata = stored.metadata() or {}
             # Its keys carry the part's name.
             written = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-            said = {key.split(".", 1)[-1]: value for key, value in written.items()}
+            settings = {key.split(".", 1)[-1]: value for key, value in written.items()}
     except (OSError, ValueError) as error:
         raise BaseModelError(
             f"model.adapter: {file}: its settings cannot be read ({error}); fetch it again."
         ) from error
-    if not isinstance(said, dict):
+    if not isinstance(settings, dict):
         raise BaseModelError(f"model.adapter: {config} holds no settings; fetch it again.")
-    if said.get("use_dora"):
+    if settings.get("use_dora"):
         raise BaseModelError(f"model.adapter: {file} is a DoRA, which is not read; fuse it elsewhere.")
-    return said
+    return settings
 
 
-def scale_of(layer: str, rank: int, said: Mapping[str, Any]) -> float:
+def scale_of(layer: str, rank: int, settings: Mapping[str, Any]) -> float:
     """α/r, and α/√r where the file asks for it; 1 where nothing is said."""
-    patterns = said.get("alpha_pattern") or {}
+    patterns = settings.get("alpha_pattern") or {}
     alpha = next((value for key, value in patterns.items() if re.search(rf"(^|\.)({key})$", layer)), None)
-    alpha = said.get("lora_alpha") if alpha is None else alpha
+    alpha = settings.get("lora_alpha") if alpha is None else alpha
     if alpha is None:
         return 1.0
-    return float(alpha) / (math.sqrt(rank) if said.get("use_rslora") else rank)
+    return float(alpha) / (math.sqrt(rank) if settings.get("use_rslora") else rank)
 
 
 TEXT_PREFIXES = (("text_encoder.", "lora_te_", "lora_te1_"), ("text_encoder_2.", "lora_te2_"))
@@ -119,24 +121,23 @@ def plain_layer(layer: str) -> str:
 def layers_of(unet: nn.Module, text_encoders: Sequence[nn.Module], family: str) -> dict[str, nn.Parameter]:
     """Every name that a LoRA may give to a layer → the layer's weight."""
     places: dict[str, nn.Parameter] = {}
-    matrices = {
-        name.removesuffix(".weight"): value for name, value in unet.named_parameters()
-        if name.endswith(".weight") and value.ndim > 1
-    }  # fmt: skip
+    matrices = _matrices(unet)
     for name, value in matrices.items():
         places[name] = places[f"unet.{name}"] = places[f"lora_unet_{name.replace('.', '_')}"] = value
     if family == "sdxl":
-        for name, original in unet_names([name for name, _ in unet.named_parameters()]).items():
+        for name, original in sgm_names([name for name, _ in unet.named_parameters()]).items():
             layer = name.removesuffix(".weight")
             if layer in matrices:
-                inner = original.removeprefix(PREFIX).removesuffix(".weight").replace(".", "_")
-                places[f"lora_unet_{inner}"] = matrices[layer]
+                places[f"lora_unet_{original}"] = matrices[layer]
     for encoder, (dotted, *joined) in zip(text_encoders, TEXT_PREFIXES, strict=False):
-        for name, value in encoder.named_parameters():
-            if name.endswith(".weight") and value.ndim > 1:
-                # Transformers changed whether names begin with this.
-                inner = name.removesuffix(".weight").removeprefix("text_model.")
-                for full in (inner, f"text_model.{inner}"):
-                    places[dotted + full] = value
-                    places |= {prefix + full.replace(".", "_"): value for prefix in joined}
+        for name, value in _matrices(encoder).items():
+            for full in (plain_name(name), f"text_model.{plain_name(name)}"):
+                places[dotted + full] = value
+                places |= {prefix + full.replace(".", "_"): value for prefix in joined}
     return places
+
+
+def _matrices(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Layer → its weight, of every layer that multiplies."""
+    weights = {name: value for name, value in module.named_parameters() if value.ndim > 1}
+    return {name.removesuffix(".weight"): value for name, value in weights.items() if name.endswith(".weight")}

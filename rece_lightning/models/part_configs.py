@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from rece_lightning.core.errors import BaseModelError
+from rece_lightning.models.families.unet import checked_spaces
 from rece_lightning.models.original.pieces import numbers
+from rece_lightning.models.text_space import TextSpace
+from rece_lightning.models.weights import Weights, check_floats, plain_name
 
 LIBRARIES = frozenset({"diffusers", "transformers", "stable_diffusion"})
 ORDERS = ("auto_map", "attn_implementation", "_attn_implementation", "transformers_weights", "quantization_config")
 """Entries that name code, other files, or a quantizer."""
 NAMES = ("config.json", "scheduler_config.json", "tokenizer_config.json", "preprocessor_config.json")
-ADAPTER = "adapter_config.json"
 LARGEST_FILE = 64 << 20
 """Bytes. A tokenizer's largest file has 4 MB, every other configuration a few KB."""
 LARGEST_WIDTH = 8192
@@ -43,12 +45,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def check_index(file: Path, index: Mapping[str, Any]) -> None:
-    """Refuse an index that names classes of anything but diffusers and transformers: loading it would import that.
+def read_parts(folder: Path) -> list[str]:
+    """The parts that ``model_index.json`` gives a class, all of them of diffusers or transformers.
 
     Raises:
-        BaseModelError: naming the entry.
+        BaseModelError: naming an entry of anything else, which loading the model would import.
     """
+    file = folder / "model_index.json"
+    index = read_json(file)
     if not isinstance(index.get("_class_name"), str):
         raise BaseModelError(
             f"model.pretrained: {file}: _class_name {index.get('_class_name')!r} is no class of diffusers; code of "
@@ -63,16 +67,11 @@ def check_index(file: Path, index: Mapping[str, Any]) -> None:
                 f"model.pretrained: {file}: {key!r} is no name of a part; a folder outside the model is refused. "
                 "Fetch the model from where it was published."
             )
-        known = len(value) == 2 and value[0] in (*LIBRARIES, None) and isinstance(value[1], (str, type(None)))
-        if not known:
+        if len(value) != 2 or value[0] not in (*LIBRARIES, None) or not isinstance(value[1], (str, type(None))):
             raise BaseModelError(
                 f"model.pretrained: {file}: {key} is to be loaded by {value!r}, which is neither diffusers nor "
                 "transformers and could execute code; refused. Fetch the model from where it was published."
             )
-
-
-def named_parts(index: Mapping[str, Any]) -> list[str]:
-    """The parts that an index gives a class."""
     return [key for key, value in index.items() if isinstance(value, list) and value and value[0] is not None]
 
 
@@ -82,10 +81,11 @@ def check_part(folder: Path) -> None:
     Raises:
         BaseModelError: for entries that are orders to the libraries, numbers beyond reason, or files too large.
     """
-    if (folder / ADAPTER).exists():
+    adapter = folder / "adapter_config.json"
+    if adapter.exists():
         raise BaseModelError(
-            f"model.pretrained: {folder / ADAPTER}: an adapter beside the weights would be loaded with them; take it "
-            "out of the folder, or fuse it."
+            f"model.pretrained: {adapter}: an adapter beside the weights would be loaded with them; take it out of the "
+            "folder, or fuse it."
         )
     for file in (*folder.glob("*.json"), *folder.glob("*.txt")):
         if file.stat().st_size > LARGEST_FILE:
@@ -116,12 +116,8 @@ def _check_entries(file: Path, config: Mapping[str, Any]) -> None:
             raise BaseModelError(f"model.pretrained: {file}: {key}: {what} is beyond reason; fetch the file again.")
 
 
-def check_widths(folder: Path, width: Any, text_widths: list[Any]) -> int:
-    """``d``: what the U-Net reads and the text encoders together make.
-
-    Raises:
-        BaseModelError: if they are not the same.
-    """
+def _check_widths(folder: Path, width: Any, text_widths: list[Any]) -> int:
+    """``d``: what the U-Net reads and the text encoders together make."""
     if not is_count(width) or width > LARGEST_WIDTH:
         raise BaseModelError(
             f"model.pretrained: {folder / 'unet' / 'config.json'}: cross_attention_dim {width!r} is no width of text "
@@ -136,7 +132,35 @@ def check_widths(folder: Path, width: Any, text_widths: list[Any]) -> int:
     return width
 
 
-def pooled_width(unet: Mapping[str, Any], text_encoders: list[dict[str, Any]]) -> int | None:
+def check_parts(
+    folder: Path, weights: str, unet: Weights, text_encoders: Mapping[str, Weights]
+) -> tuple[tuple[TextSpace, ...], list[dict[str, Any]]]:
+    """Hold a model's configurations against each other and against its weights.
+
+    Args:
+        folder: of the configurations.
+        weights: where those of the U-Net lie, for messages.
+        unet: its weights, those that read text at least.
+        text_encoders: part → weights, the first encoder first.
+
+    Returns:
+        The text spaces, and the configurations of the text encoders.
+
+    Raises:
+        BaseModelError: naming what does not fit.
+    """
+    files = [folder / part / "config.json" for part in text_encoders]
+    config, configs = read_json(folder / "unet" / "config.json"), [read_json(file) for file in files]
+    width = _check_widths(folder, config.get("cross_attention_dim"), [one.get("hidden_size") for one in configs])
+    spaces = checked_spaces(weights, unet, width, _pooled_width(config, configs))
+    for file, one, encoder in zip(files, configs, text_encoders.values(), strict=True):
+        shapes = encoder.shapes()
+        _check_text_encoder(file, one, shapes)
+        check_floats(encoder, (name for name in shapes if not name.endswith("position_ids")))
+    return spaces, configs
+
+
+def _pooled_width(unet: Mapping[str, Any], text_encoders: list[dict[str, Any]]) -> int | None:
     """Width of the pooled embedding that a U-Net with this configuration is given; ``None`` where it is given none."""
     if unet.get("addition_embed_type") != "text_time" or len(text_encoders) < 2:
         return None
@@ -144,24 +168,15 @@ def pooled_width(unet: Mapping[str, Any], text_encoders: list[dict[str, Any]]) -
     return value if is_count(value) else None
 
 
-def check_text_encoder(file: Path, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Hold a text encoder's configuration against the shapes of its weights, before it is built.
-
-    Args:
-        file: of the configuration, for messages.
-        config: its content.
-        shapes: of the weights, with ``text_model.`` before their names or without.
-
-    Raises:
-        BaseModelError: naming the first entry that does not fit.
-    """
-    plain = {name.removeprefix("text_model."): shape for name, shape in shapes.items()}
+def _check_text_encoder(file: Path, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Hold a text encoder's configuration against the shapes of its weights, before it is built."""
+    plain = {plain_name(name): shape for name, shape in shapes.items()}
     expected = {
         "embeddings.token_embedding.weight": ("vocab_size", "hidden_size"),
         "embeddings.position_embedding.weight": ("max_position_embeddings", "hidden_size"),
         "encoder.layers.0.mlp.fc1.weight": ("intermediate_size", "hidden_size"),
     }
-    found: dict[str, Any] = {"num_hidden_layers": len(numbers(plain, "encoder.layers."))}
+    stored: dict[str, Any] = {"num_hidden_layers": len(numbers(plain, "encoder.layers."))}
     for name, keys in expected.items():
         shape = plain.get(name)
         if shape is None or len(shape) != 2:
@@ -170,25 +185,24 @@ def check_text_encoder(file: Path, config: Mapping[str, Any], shapes: Mapping[st
                 "or incomplete, copy the model anew."
             )
         for key, size in zip(keys, shape, strict=True):
-            if found.setdefault(key, size) != size:
+            if stored.setdefault(key, size) != size:
                 raise BaseModelError(
                     f"model.pretrained: {file.parent}: {name} has the shape {list(shape)}, beside a {key} of "
-                    f"{found[key]}; copy the model anew."
+                    f"{stored[key]}; copy the model anew."
                 )
-    for key, size in found.items():
+    for key, size in stored.items():
         value = config.get(key, size)
         # A file may hold layers that are not evaluated.
-        fits = is_count(value) and (value <= size if key == "num_hidden_layers" else value == size)
-        if not fits:
+        if not is_count(value) or (value > size if key == "num_hidden_layers" else value != size):
             raise BaseModelError(
                 f"model.pretrained: {file}: {key} {value!r} does not fit the weights, which have {size}; copy the "
                 "model anew."
             )
     heads = config.get("num_attention_heads", 1)
-    if not is_count(heads) or found["hidden_size"] % heads:
+    if not is_count(heads) or stored["hidden_size"] % heads:
         raise BaseModelError(
             f"model.pretrained: {file}: num_attention_heads {heads!r} does not divide the width "
-            f"{found['hidden_size']}; copy the model anew."
+            f"{stored['hidden_size']}; copy the model anew."
         )
 
 

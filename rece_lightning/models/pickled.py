@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from rece_lightning.core.errors import BaseModelError
-from rece_lightning.models.weights import check_count, dtype_name
+from rece_lightning.models.weights import HeldWeights, check_count
 
 PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
 LARGEST_PICKLE = 64 << 20
 """Bytes. A pickle names the tensors; their content lies beside it. That of SDXL has 600 KB."""
 
 
-class PickledWeights:
+class PickledWeights(HeldWeights):
     """Tensors of PyTorch files (``.bin``, ``.ckpt``), opened with ``weights_only``: nothing in them is executed.
 
     The tensors are mapped into memory, not copied, until they are read.
@@ -30,28 +30,7 @@ class PickledWeights:
     """
 
     def __init__(self, *files: Path) -> None:
-        self.files = files
-        self._tensors: dict[str, Tensor] = {}
-        for file in files:
-            self._tensors |= load_pickled(file)
-
-    @property
-    def where(self) -> str:
-        """The file, or the first of the shards."""
-        return str(self.files[0])
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of all tensors."""
-        return {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
-
-    def dtypes(self) -> dict[str, str]:
-        """Of all tensors."""
-        return {name: dtype_name(tensor) for name, tensor in self._tensors.items()}
-
-    def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
-        """Views of the mapped file."""
-        for name in names:
-            yield name, self._tensors[name]
+        super().__init__({name: tensor for file in files for name, tensor in load_pickled(file).items()}, str(files[0]))
 
 
 def load_pickled(file: Path) -> dict[str, Tensor]:

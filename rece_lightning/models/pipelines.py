@@ -1,4 +1,4 @@
-"""Diffusers pipelines of a base model, their projections exchanged, and pictures from them."""
+"""Diffusers pipelines of whatever ``model.pretrained`` may name, and their projections exchanged."""
 
 from __future__ import annotations
 
@@ -13,15 +13,37 @@ from torch import Tensor
 
 from rece_lightning.core.errors import BaseModelError
 from rece_lightning.models.base import BaseModel
+from rece_lightning.models.find import find_base
 from rece_lightning.models.pickled import PickledWeights
 
 
-def load_pipeline(base: BaseModel, dtype: torch.dtype = torch.float32) -> DiffusionPipeline:
-    """Load the whole pipeline without a safety checker.
+def load_pipeline(
+    pretrained: str | BaseModel = "emoji",
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    config: str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> DiffusionPipeline:
+    """Load the original model as a diffusers pipeline on the CPU, without a safety checker.
+
+    Beside what diffusers loads itself it takes the embedded world and, with nothing fetched, a checkpoint file in the
+    original layout.
+
+    Args:
+        pretrained: ``emoji``, a diffusers folder, a checkpoint file, or a hub id, as ``model.pretrained``; or a base
+            model that was found.
+        revision: of the hub repository.
+        variant: of the weight files in a folder, such as ``fp16``.
+        config: of a checkpoint file: a shipped layout or a folder of configurations.
+        dtype: of the weights in memory.
 
     Raises:
-        BaseModelError: if diffusers cannot load it.
+        BaseModelError: if it cannot be found or is not whole; the message says what to do.
     """
+    base = pretrained
+    if not isinstance(base, BaseModel):
+        base = find_base(str(pretrained), revision, variant, config)
     common: dict[str, Any] = {"local_files_only": True, "torch_dtype": dtype}
     if base.family != "sdxl":
         common |= {"safety_checker": None, "requires_safety_checker": False}
@@ -34,7 +56,8 @@ def load_pipeline(base: BaseModel, dtype: torch.dtype = torch.float32) -> Diffus
                 )
             pipeline = DiffusionPipeline.from_pretrained(base.path, variant=base.variant, **common)
         else:
-            pipeline = pipeline_class(base).from_single_file(
+            index = json.loads((base.configurations / "model_index.json").read_text(encoding="utf-8"))
+            pipeline = getattr(diffusers, index["_class_name"]).from_single_file(
                 str(base.path), config=str(base.configurations), **{**common, "safety_checker": None}
             )
     except Exception as error:  # diffusers raises many kinds; each means that the model is not whole
@@ -44,12 +67,6 @@ def load_pipeline(base: BaseModel, dtype: torch.dtype = torch.float32) -> Diffus
         ) from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
-
-
-def pipeline_class(base: BaseModel) -> Any:
-    """The diffusers class that the configurations of a base name."""
-    name = json.loads((base.configurations / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
-    return getattr(diffusers, name)
 
 
 @torch.no_grad()

@@ -7,22 +7,13 @@ from pathlib import Path
 
 from rece_lightning.core.errors import BaseModelError
 from rece_lightning.models.base import BaseModel
-from rece_lightning.models.families.unet import checked_spaces
 from rece_lightning.models.layouts import LAYOUTS, config_folder, kind_of
-from rece_lightning.models.original import UNET, ToDiffusers, text_prefixes, unet_projections
-from rece_lightning.models.part_configs import (
-    check_index,
-    check_part,
-    check_text_encoder,
-    check_widths,
-    named_parts,
-    pooled_width,
-    read_json,
-)
+from rece_lightning.models.original.model import ToDiffusers, pieces_in_file, text_prefixes, unet_projections
+from rece_lightning.models.original.pieces import Piece
+from rece_lightning.models.original.unet import PREFIX
+from rece_lightning.models.part_configs import check_part, check_parts, read_parts
 from rece_lightning.models.pickled import PICKLES, PickledWeights
-from rece_lightning.models.weights import Renamed, SafetensorsWeights, Weights, check_floats
-
-OPEN_CLIP = "cond_stage_model.model."
+from rece_lightning.models.weights import SafetensorsWeights, Weights
 
 
 def open_single_file(name: str, path: Path, config: str | None) -> BaseModel:
@@ -50,7 +41,7 @@ def open_single_file(name: str, path: Path, config: str | None) -> BaseModel:
     names = unet_projections(shapes)
     if not names:
         raise BaseModelError(
-            f"model.pretrained: {path} holds no U-Net in Stable Diffusion's original layout ({UNET}…attn2.to_k); "
+            f"model.pretrained: {path} holds no U-Net in Stable Diffusion's original layout ({PREFIX}…attn2.to_k); "
             "give a whole checkpoint of Stable Diffusion 1.x, 2.x or XL, or a diffusers folder."
         )
     folder = configurations(path, config, shapes)
@@ -60,16 +51,10 @@ def open_single_file(name: str, path: Path, config: str | None) -> BaseModel:
             f"model.pretrained: {path} holds no text encoder; give the whole checkpoint, not the U-Net alone."
         )
     encoders = ["text_encoder", "text_encoder_2"][: len(prefixes)]
-    configs = [read_json(folder / part / "config.json") for part in encoders]
-    config_of_unet = read_json(folder / "unet" / "config.json")
-    width = check_widths(folder, config_of_unet.get("cross_attention_dim"), [one.get("hidden_size") for one in configs])
-    unet = Renamed(weights, names)
-    spaces = checked_spaces(str(path), unet, width, pooled_width(config_of_unet, configs))
-    family = "sdxl" if len(prefixes) > 1 else "sd2" if OPEN_CLIP in prefixes else "sd1"
-    text = tuple(ToDiffusers(weights, part, family) for part in encoders)
-    for part, one, encoder in zip(encoders, configs, text, strict=True):
-        check_text_encoder(folder / part / "config.json", one, encoder.shapes())
-        check_floats(encoder, (name for name in encoder.shapes() if not name.endswith("position_ids")))
+    family = "sdxl" if len(prefixes) > 1 else "sd2" if "cond_stage_model.model." in prefixes else "sd1"
+    unet = ToDiffusers(weights, [Piece(stored, (name,)) for name, stored in names.items()])
+    text = {part: ToDiffusers(weights, pieces_in_file(part, shapes, family)) for part in encoders}
+    spaces, _ = check_parts(folder, str(path), unet, text)
     return BaseModel(
         name=name,
         path=path,
@@ -77,9 +62,9 @@ def open_single_file(name: str, path: Path, config: str | None) -> BaseModel:
         family=family,
         variant=None,
         spaces=spaces,
-        parameters=sum(math.prod(shape) for key, shape in shapes.items() if key.startswith(UNET)),
+        parameters=sum(math.prod(shape) for key, shape in shapes.items() if key.startswith(PREFIX)),
         unet=unet,
-        text=text,
+        text=tuple(text.values()),
         config=folder,
     )
 
@@ -106,8 +91,6 @@ def configurations(path: Path, config: str | None, shapes: dict[str, tuple[int, 
             f"model.config: {config!r} is no layout that ships ({', '.join(LAYOUTS)}) and no folder with a "
             "model_index.json; give one of these."
         )
-    index = read_json(folder / "model_index.json")
-    check_index(folder / "model_index.json", index)
-    for part in named_parts(index):
+    for part in read_parts(folder):
         check_part(folder / part)
     return folder

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rece_lightning.core.errors import BaseModelError
 from rece_lightning.models.text_space import POOLED, TEXT
@@ -26,13 +26,9 @@ class Encoded:
     """``[n, p]``: SDXL's second text space, which no cross-attention reads."""
 
     def rows(self, space: str) -> tuple[Tensor, Tensor]:
-        """The rows of every prompt in a text space, and where its subject ends.
+        """The rows of every prompt in a text space, ``[n, positions, d]``, and where its subject ends, ``[n]``.
 
-        Args:
-            space: ``text``, or ``pooled``: one row a prompt.
-
-        Returns:
-            ``[n, positions, d]`` and ``[n]``.
+        The space ``pooled`` has one row a prompt.
 
         Raises:
             BaseModelError: if the text encoder makes none.
@@ -45,22 +41,16 @@ class Encoded:
 
 
 class PromptEncoder:
-    """Tokenizers and text encoders of a model, without the rest.
+    """CLIP tokenizers and text encoders of a model, without the rest; encoders stay in their own training mode.
 
-    With two encoders (SDXL) an embedding is the last hidden states but one of both, side by side.
-
-    Args:
-        tokenizer: CLIP's.
-        text_encoder: CLIP's; left in its own training mode.
-        tokenizer_2: of the second encoder.
-        text_encoder_2: with a projection, which gives the pooled embedding.
+    With two encoders (SDXL) an embedding is the last hidden states but one of both, side by side; the projection of
+    the second gives the pooled embedding.
     """
 
     def __init__(
         self, tokenizer: Any, text_encoder: Any, tokenizer_2: Any | None = None, text_encoder_2: Any | None = None
     ) -> None:
-        self.tokenizer = tokenizer
-        self.text_encoder = text_encoder
+        self.tokenizer, self.text_encoder = tokenizer, text_encoder
         self.towers = [(tokenizer, text_encoder)]
         if text_encoder_2 is not None:
             self.towers.append((tokenizer_2, text_encoder_2))
@@ -73,14 +63,14 @@ class PromptEncoder:
         Raises:
             BaseModelError: if it has no CLIP text encoder.
         """
-        found = [getattr(pipeline, name, None) for name in ("tokenizer", "text_encoder")]
-        if any(part is None for part in found) or getattr(pipeline, "text_encoder_3", None) is not None:
+        first = [getattr(pipeline, name, None) for name in ("tokenizer", "text_encoder")]
+        if None in first or getattr(pipeline, "text_encoder_3", None) is not None:
             raise BaseModelError(
                 f"{type(pipeline).__name__} has no tokenizer and text encoder of Stable Diffusion's kind; "
                 "give a pipeline of Stable Diffusion 1.x, 2.x or XL."
             )
         second = [getattr(pipeline, name, None) for name in ("tokenizer_2", "text_encoder_2")]
-        return cls(*found, *second)
+        return cls(*first, *second)
 
     @property
     def device(self) -> torch.device:
@@ -96,44 +86,40 @@ class PromptEncoder:
     @torch.no_grad()
     def encode(self, prompts: list[str]) -> Encoded:
         """Encode prompts, padded and cut to the model's positions as its pipeline does."""
-        states, pooled = [], None
-        last: Tensor | None = None
+        states, last, pooled = [], [], None
+        padding = {"padding": "max_length", "truncation": True, "max_length": self.positions, "return_tensors": "pt"}
         for tokenizer, text_encoder in self.towers:
-            tokens = tokenizer(
-                prompts, padding="max_length", truncation=True, max_length=self.positions, return_tensors="pt"
-            )
+            tokens = tokenizer(prompts, **padding)
             # Both tokenizers cut a text into the same tokens; they differ in what they pad with.
-            last = tokens["attention_mask"].sum(dim=1) - 2 if last is None else last
+            last.append(tokens["attention_mask"].sum(dim=1) - 2)
             ids = tokens["input_ids"].to(text_encoder.device)
             with inference(text_encoder):
                 if len(self.towers) == 1:
-                    return Encoded(text_encoder(ids).last_hidden_state, last)
+                    return Encoded(text_encoder(ids).last_hidden_state, last[0])
                 answer = text_encoder(ids, output_hidden_states=True)
             states.append(answer.hidden_states[-2])
             pooled = getattr(answer, "text_embeds", pooled)
-        assert last is not None
-        return Encoded(torch.cat([state.to(self.device) for state in states], dim=-1), last, pooled)
+        return Encoded(torch.cat([state.to(self.device) for state in states], dim=-1), last[0], pooled)
 
 
 @contextmanager
-def inference(module: torch.nn.Module) -> Iterator[None]:
-    """Without dropout, and afterwards in the mode that it was in: somebody may be training it."""
-    training = module.training
+def inference(module: nn.Module) -> Iterator[None]:
+    """Without dropout, and afterwards in its former modes, part by part: somebody may be training some of it."""
+    modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
         yield
     finally:
-        module.train(training)
+        for part, training in modes:
+            part.training = training
 
 
 def aligned_rows(concept: Tensor, last: int, target: Tensor, target_last: int, rule: str) -> tuple[Tensor, Tensor]:
     """The positions of a prompt pair that the first edit uses.
 
     Args:
-        concept: ``[positions, d]``.
-        last: position of its last subject token.
-        target: ``[positions, d]``.
-        target_last: position of its last subject token.
+        concept, target: ``[positions, d]``.
+        last, target_last: positions of their last subject tokens.
         rule: ``aligned`` (from the last subject token on, both prompts aligned at theirs and cut to the
             shorter; published), ``last`` (that token alone), ``all`` (every position).
 

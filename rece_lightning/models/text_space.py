@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,13 +24,6 @@ class Reader:
     """First and one past the last column of its input that are the text's; all of them unless given."""
     kind: str = ""
     """``k`` or ``v`` of a cross-attention's key or value, which can be edited apart; empty for another reader."""
-    component: str = "unet"
-    """The part of the pipeline that it belongs to."""
-
-    @property
-    def outputs(self) -> int:
-        """``o``."""
-        return self.shape[0]
 
     def part(self, weight: Tensor) -> Tensor:
         """The columns that read the text, ``[o, d]``, of the whole weight ``[o, i]``."""
@@ -74,18 +67,9 @@ class TextSpace:
         """Parameter names of the readers."""
         return list(self.readers)
 
-    def without(self, names: Iterable[str]) -> TextSpace:
-        """The space with the other readers alone."""
-        gone = set(names)
-        return replace(self, readers={name: one for name, one in self.readers.items() if name not in gone})
-
 
 def edited_spaces(spaces: Sequence[TextSpace], method: Method) -> tuple[TextSpace, ...]:
-    """What a method edits of a model: its spaces with the readers that ``projections`` and ``layers`` leave.
-
-    Args:
-        spaces: of the model.
-        method: that names ``spaces``, ``projections`` and ``layers``.
+    """What a method edits of a model's spaces: what its ``spaces``, ``projections`` and ``layers`` leave.
 
     Raises:
         ConfigurationError: for a space that the model has not, and where nothing is left to edit.
@@ -120,6 +104,11 @@ def edited_spaces(spaces: Sequence[TextSpace], method: Method) -> tuple[TextSpac
 
 def untouched(spaces: Sequence[TextSpace], edited: Sequence[TextSpace]) -> dict[str, TextSpace]:
     """Name of an edited space → its readers that are not edited; a space that has none is left out."""
-    gone = {space.name: space.names for space in edited}
-    rest = {space.name: space.without(gone[space.name]) for space in spaces if space.name in gone}
-    return {name: space for name, space in rest.items() if space.readers}
+    readers_edited = {space.name: space.readers for space in edited}
+    rest = {}
+    for space in spaces:
+        gone = readers_edited.get(space.name, space.readers)
+        readers = {name: reader for name, reader in space.readers.items() if name not in gone}
+        if readers:
+            rest[space.name] = replace(space, readers=readers)
+    return rest

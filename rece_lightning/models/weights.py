@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -22,9 +24,8 @@ MOST_TENSORS = 20_000
 class Weights(Protocol):
     """What a part of a model holds. Tensors come in their stored dtype, on the CPU or where a live module has them."""
 
-    @property
-    def where(self) -> str:
-        """Where they lie, for messages."""
+    where: str
+    """Where they lie, for messages."""
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes, without reading a tensor where the format allows."""
@@ -49,7 +50,7 @@ class SafetensorsWeights:
     """
 
     def __init__(self, *files: Path) -> None:
-        self.files = files
+        self.files, self.where = files, str(files[0])
         self._homes: dict[str, Path] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._dtypes: dict[str, str] = {}
@@ -70,11 +71,6 @@ class SafetensorsWeights:
                 raise BaseModelError(
                     f"model.pretrained: {file} is damaged, cut short or no safetensors file ({error}); fetch it again."
                 ) from error
-
-    @property
-    def where(self) -> str:
-        """The file, or the first of the shards."""
-        return str(self.files[0])
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """From the headers alone."""
@@ -132,62 +128,42 @@ def check_floats(weights: Weights, names: Iterable[str]) -> None:
             )
 
 
-def dtype_name(tensor: Tensor) -> str:
-    """``float16``."""
-    return str(tensor.dtype).removeprefix("torch.")
+class HeldWeights:
+    """Tensors that are held as they are: in memory, mapped from a file, or on a live module's device."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], where: str) -> None:
+        self._tensors, self.where = tensors, where
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of all tensors."""
+        return {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
+
+    def dtypes(self) -> dict[str, str]:
+        """Of all tensors."""
+        return {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in self._tensors.items()}
+
+    def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+        """The tensors themselves, no copies."""
+        for name in names:
+            yield name, self._tensors[name]
 
 
-class ModuleWeights:
+class ModuleWeights(HeldWeights):
     """The parameters of a live module, on its own device."""
 
     def __init__(self, module: nn.Module, where: str = "the live model") -> None:
-        self._parameters = {name: value.detach() for name, value in module.named_parameters()}
-        self.where = where
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of all parameters."""
-        return {name: tuple(value.shape) for name, value in self._parameters.items()}
-
-    def dtypes(self) -> dict[str, str]:
-        """Of all parameters."""
-        return {name: dtype_name(value) for name, value in self._parameters.items()}
-
-    def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
-        """The parameters themselves, detached."""
-        for name in names:
-            yield name, self._parameters[name]
+        super().__init__({name: value.detach() for name, value in module.named_parameters()}, where)
 
 
-class Renamed:
-    """Other names for some tensors of other weights.
+def digest_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """SHA-256 of names, dtypes and bytes of tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors:
+        digest.update(f"{plain_name(name)} {tensor.dtype}".encode())
+        digest.update(tensor.contiguous().cpu().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
-    Args:
-        weights: that hold them.
-        names: the name to use → the name they are stored under.
-    """
 
-    def __init__(self, weights: Weights, names: Mapping[str, str]) -> None:
-        self._weights = weights
-        self._names = dict(names)
-
-    @property
-    def where(self) -> str:
-        """Of the weights beneath."""
-        return self._weights.where
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Under the new names."""
-        shapes = self._weights.shapes()
-        return {name: shapes[stored] for name, stored in self._names.items()}
-
-    def dtypes(self) -> dict[str, str]:
-        """Under the new names."""
-        dtypes = self._weights.dtypes()
-        return {name: dtypes[stored] for name, stored in self._names.items()}
-
-    def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
-        """Under the new names."""
-        wanted = list(names)
-        stored = self._weights.read(self._names[name] for name in wanted)
-        for name, (_, tensor) in zip(wanted, stored, strict=True):
-            yield name, tensor
+def plain_name(name: str) -> str:
+    """A text encoder's name without ``text_model.``: transformers changed whether names begin with it."""
+    return name.removeprefix("text_model.")

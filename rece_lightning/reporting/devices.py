@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 NAMES = {"text_encoder": "text encoder", "unet": "U-Net", "autoencoder": "autoencoder", "algebra": "algebra"}
 
@@ -42,16 +42,6 @@ class PartRow:
 
 
 @dataclass(frozen=True)
-class DeviceRow:
-    """A device: what was free, what was planned, what it came to; megabytes, ``–`` where it is not known."""
-
-    device: str
-    free: str
-    planned: str
-    peak: str
-
-
-@dataclass(frozen=True)
 class Devices:
     """A plan and what became of it."""
 
@@ -62,22 +52,19 @@ class Devices:
     """Device → bytes at most, as planned."""
     peaks: Mapping[str, float]
     """Device → megabytes at most, as measured."""
-    gram: Sequence[str] = field(default_factory=tuple)
+    gram: Sequence[str] = ()
     """Devices that summed shares of the Gram, where it was more than the algebra's."""
 
     @property
-    def rows(self) -> list[DeviceRow]:
-        """Every device that was looked at or used."""
+    def rows(self) -> list[dict[str, str]]:
+        """Every device that was looked at or used: ``device``, and ``free``, ``planned`` and ``peak`` in megabytes."""
+        texts = {
+            "free": {name: megabytes(size) for name, size in self.free.items()},
+            "planned": {name: megabytes(size) for name, size in self.planned.items()},
+            "peak": {name: f"{size:,.0f}" for name, size in self.peaks.items()},
+        }
         names = dict.fromkeys([*self.free, *self.planned, *self.peaks])
-        return [
-            DeviceRow(
-                name,
-                megabytes(self.free[name]) if name in self.free else "–",
-                megabytes(self.planned[name]) if name in self.planned else "–",
-                f"{self.peaks[name]:,.0f}" if name in self.peaks else "–",
-            )
-            for name in names
-        ]
+        return [{"device": one, **{key: sizes.get(one, "–") for key, sizes in texts.items()}} for one in names]
 
 
 def megabytes(size: int) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.evaluation.results.tables import reading_rows
 
 ALL = "all"
 """The concept of rows over all of them."""
@@ -93,17 +92,17 @@ class Ladder:
 
     def control_of(self, row: LadderRow) -> LadderRow | None:
         """The same attack on concepts that the model never knew."""
-        twins = [own for own in self.whole if own.control and (own.attack, own.variant) == (row.attack, row.variant)]
-        return twins[0] if twins else None
+        twins = (one for one in self.whole if one.control and (one.attack, one.variant) == (row.attack, row.variant))
+        return next(twins, None)
 
     def strongest(self) -> list[LadderRow]:
         """A row an attack, each with its control behind it: of a curve the point that brings back most."""
-        found = [row for row in self.whole if row.attack == NO_ATTACK]
+        rows = [row for row in self.whole if row.attack == NO_ATTACK]
         for name in dict.fromkeys(row.attack for row in self.attacks):
             best = max((row for row in self.attacks if row.attack == name), key=lambda row: row.edited.rate)
             control = self.control_of(best)
-            found += [best, *([control] if control is not None else [])]
-        return found
+            rows += [best] if control is None else [best, control]
+        return rows
 
 
 def read_ladder(path: Path) -> Ladder | None:
@@ -114,33 +113,18 @@ def read_ladder(path: Path) -> Ladder | None:
     """
     if not path.is_file():
         return None
-    try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            cells = list(csv.DictReader(stream))
+    with reading_rows(path, "attack anew") as table:
+        cells = list(table)
         rows = [_row(one) for one in cells]
         protocol = (cells[0]["detector"], cells[0]["sampling"]) if cells else ("", "")
-    except (OSError, UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError) as error:
-        raise ConfigurationError(
-            f"{path} is damaged ({type(error).__name__}: {error}); move it away, or attack anew."
-        ) from error
     concepts = tuple(row for row in rows if row.concept != ALL)
     return Ladder(concepts, tuple(row for row in rows if row.concept == ALL), *protocol) if concepts else None
 
 
 def _row(cells: Mapping[str, str]) -> LadderRow:
-    original, edited, prompts = (_counted(cells, name) for name in ("original", "edited", "edited_prompts"))
-    return LadderRow(
-        cells["attack"],
-        cells["variant"],
-        cells["concept"],
-        bool(int(cells["control"])),
-        cells["has"],
-        original,
-        edited,
-        prompts,
-        int(cells["queries"]),
-        float(cells["seconds"]),
-    )
+    name = (cells["attack"], cells["variant"], cells["concept"], bool(int(cells["control"])), cells["has"])
+    original, edited, prompts = (_counted(cells, share) for share in ("original", "edited", "edited_prompts"))
+    return LadderRow(*name, original, edited, prompts, int(cells["queries"]), float(cells["seconds"]))
 
 
 def _counted(cells: Mapping[str, str], name: str) -> Counted:
@@ -152,8 +136,7 @@ def _counted(cells: Mapping[str, str], name: str) -> Counted:
 def ladder_findings(ladder: Ladder) -> list[str]:
     """What the ladder says in plain sentences, whether it flatters or not."""
     says = []
-    kinds = (("prompt", False), ("embedding", True))
-    for name, embeddings in kinds:
+    for name, embeddings in (("prompt", False), ("embedding", True)):
         rows = [row for row in ladder.attacks if row.needs_embeddings == embeddings and row.edited.total]
         if not rows:
             continue
@@ -173,12 +156,9 @@ def _beside_control(ladder: Ladder, row: LadderRow) -> str:
     control = ladder.control_of(row) if not row.control else None
     if control is None or not (row.edited.total and control.edited.total):
         return ""
-    clear = row.edited.interval[0] > control.edited.interval[1]
-    verdict = (
-        "more than it teaches the model anew, so that something was left to find"
-        if clear
-        else "not clearly more than it would teach the model anew"
-    )
+    verdict = "not clearly more than it would teach the model anew"
+    if row.edited.interval[0] > control.edited.interval[1]:
+        verdict = "more than it teaches the model anew, so that something was left to find"
     return (
         f"{row.title} reaches {row.edited}, and {control.edited} for concepts that the model never knew (its control): "
         f"{verdict}."
@@ -190,30 +170,21 @@ def ladder_concepts(ladder: Ladder) -> list[str]:
     return list(dict.fromkeys(row.concept for row in ladder.concepts if not row.control))
 
 
-def tiles_to_show(rows: Sequence[LadderRow], most: int) -> list[tuple[LadderRow, list[tuple[int, LadderRow]]]]:
-    """Which tiles of the sheet show what got through, attack by attack.
+def tiles_to_show(rows: Sequence[LadderRow], most: int) -> dict[str, list[tuple[int, LadderRow]]]:
+    """Which tiles of the sheet show what got through: an attack's title → (tile, its row) of ``most`` pictures.
 
-    The sheet holds the pictures of every row but those without an attack, one behind the other, ``edited.hits`` each.
-
-    Args:
-        rows: of attacks and concepts, in the order of the table.
-        most: pictures of an attack.
-
-    Returns:
-        A row of each attack, with (tile, its own row) of some pictures: every concept's first one, then every one's
-        second, …; attacks of which nothing got through are left out.
+    The sheet holds the pictures of every row but those without an attack, in the order of the table, ``edited.hits``
+    each. Of an attack every concept's first one is shown, then every one's second, …; attacks of which nothing got
+    through are left out.
     """
-    found: dict[str, list[tuple[int, int, LadderRow]]] = {}
-    first: dict[str, LadderRow] = {}
+    through: dict[str, list[tuple[int, int, LadderRow]]] = {}
     tile = 0
     for row in rows:
-        if row.attack == NO_ATTACK:
-            continue
-        first.setdefault(row.title, row)
-        found.setdefault(row.title, []).extend((turn, tile + turn, row) for turn in range(row.edited.hits))
-        tile += row.edited.hits
-    return [
-        (first[title], [(place, row) for _, place, row in sorted(own, key=lambda one: one[:2])[:most]])
-        for title, own in found.items()
-        if own
-    ]
+        if row.attack != NO_ATTACK:
+            through.setdefault(row.title, []).extend((turn, tile + turn, row) for turn in range(row.edited.hits))
+            tile += row.edited.hits
+    return {
+        title: [(place, row) for _, place, row in sorted(turns, key=lambda one: one[:2])[:most]]
+        for title, turns in through.items()
+        if turns
+    }

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from rece_lightning.reporting.ladder import Counted, Ladder, LadderRow, ladder_findings
-from rece_lightning.reporting.plots import COLORS, INK, MARKERS, STYLE, svg
+from rece_lightning.reporting.plots import COLORS, INK, MARKERS, STYLE, arms, svg
 
 BEFORE, AFTER, CONTROL = COLORS[4], COLORS[0], COLORS[1]
 AXES = {
@@ -45,7 +45,7 @@ class Curve:
 
 def curves_of(ladder: Ladder) -> list[Curve]:
     """The lines of every attack that was measured at several places of an axis, each attack before its control."""
-    found = []
+    curves = []
     for attack in dict.fromkeys(row.attack for row in ladder.whole):
         rows = [row for row in ladder.whole if row.attack == attack and row.place]
         values = {key: {row.place.get(key) for row in rows} for row in rows for key in row.place}
@@ -59,8 +59,8 @@ def curves_of(ladder: Ladder) -> list[Curve]:
         for (setting, control), own in lines.items():
             points = sorted(((row.place[along], row.edited) for row in own), key=lambda point: point[0])
             if len(points) > 1:
-                found.append(Curve(attack, along, setting, control, tuple(points)))
-    return found
+                curves.append(Curve(attack, along, setting, control, tuple(points)))
+    return curves
 
 
 def _setting(row: LadderRow, along: str, values: dict[str, set[float | None]]) -> str:
@@ -69,10 +69,10 @@ def _setting(row: LadderRow, along: str, values: dict[str, set[float | None]]) -
         if key == along or len(values[key]) < 2:
             continue
         value = row.place.get(key)
-        if key == "tokens":
-            parts.append(
-                "all positions free" if value is None else f"{value:g} free position{'' if value == 1 else 's'}"
-            )
+        if key == "tokens" and value is None:
+            parts.append("all positions free")
+        elif key == "tokens":
+            parts.append(f"{value:g} free position{'' if value == 1 else 's'}")
         elif value is not None:
             parts.append(f"{key} {value:g}")
     return ", ".join(parts)
@@ -94,11 +94,8 @@ def ladder_svg(ladder: Ladder) -> str:
         axes.set(xlim=(0, 100), xlabel="pictures that show the concept (%), with 95 % intervals; hatched: controls")
         axes.grid(axis="x")
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=8)
-        figure.tight_layout()
-        return svg(
-            figure,
-            " ".join(["Success of every attack on the original and the edited model.", *ladder_findings(ladder)]),
-        )
+        says = ["Success of every attack on the original and the edited model.", *ladder_findings(ladder)]
+        return svg(figure, " ".join(says))
 
 
 def _bar(axes: Axes, height: float, share: Counted, color: str, label: str | None, hatched: bool = False) -> None:
@@ -107,12 +104,6 @@ def _bar(axes: Axes, height: float, share: Counted, color: str, label: str | Non
     style: dict[str, Any] = {"hatch": "////", "fill": False, "edgecolor": color} if hatched else {"color": color}
     axes.barh([height], [100 * share.rate], height=0.36, label=label, **style)
     axes.errorbar([100 * share.rate], [height], xerr=arms(share), color=INK, elinewidth=1, capsize=2, linestyle="none")
-
-
-def arms(share: Counted) -> list[list[float]]:
-    """Lengths of an interval's arms, in percent."""
-    low, high = share.interval
-    return [[100 * max(0.0, share.rate - low)], [100 * max(0.0, high - share.rate)]]
 
 
 def curves_svg(curves: Sequence[Curve]) -> str:
@@ -126,7 +117,6 @@ def curves_svg(curves: Sequence[Curve]) -> str:
             axes = figure.add_subplot(1, len(attacks), panel + 1)
             draw_curves(axes, [curve for curve in curves if curve.attack == attack])
             axes.set_title(attack, fontsize=10)
-        figure.tight_layout()
         return svg(figure, " ".join(curve_findings(curves)))
 
 
@@ -134,22 +124,14 @@ def draw_curves(axes: Axes, curves: Sequence[Curve]) -> None:
     """One attack's lines into axes."""
     settings = list(dict.fromkeys(curve.setting for curve in curves))
     for curve in curves:
-        number = settings.index(curve.setting)
+        number = 2 * settings.index(curve.setting) + curve.control
         line: dict[str, Any] = {"linestyle": "--", "alpha": 0.8} if curve.control else {"linestyle": "-"}
-        heights = [100 * share.rate for _, share in curve.points]
-        bounds = [arms(share) for _, share in curve.points]
-        axes.errorbar(
-            [place for place, _ in curve.points],
-            heights,
-            yerr=[[one[0][0] for one in bounds], [one[1][0] for one in bounds]],
-            color=COLORS[(2 * number + curve.control) % len(COLORS)],
-            marker=MARKERS[(2 * number + curve.control) % len(MARKERS)],
-            markersize=5,
-            elinewidth=0.8,
-            capsize=2,
-            label=curve.label,
-            **line,
-        )
+        line |= {"color": COLORS[number % len(COLORS)], "marker": MARKERS[number % len(MARKERS)], "markersize": 5}
+        places, shares = zip(*curve.points, strict=True)
+        bounds = [arms(share) for share in shares]
+        lengths = [[one[0][0] for one in bounds], [one[1][0] for one in bounds]]
+        heights = [100 * share.rate for share in shares]
+        axes.errorbar(places, heights, yerr=lengths, elinewidth=0.8, capsize=2, label=curve.label, **line)
     along = curves[0].along
     axes.set(xlabel=AXES.get(along, along), ylabel="pictures that show the concept (%)", ylim=(-3, 103))
     if along != "ratio":

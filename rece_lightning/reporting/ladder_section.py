@@ -51,11 +51,7 @@ class LadderSection:
 
 
 def ladder_section(ladder: Ladder, sheet: Path) -> LadderSection:
-    """Gather what the page shows.
-
-    Args:
-        ladder: of the run.
-        sheet: with the pictures that got through, in the ladder's order.
+    """What the page shows of a ladder and the sheet with the pictures that got through, in the ladder's order.
 
     Raises:
         ConfigurationError: if the sheet is no picture.
@@ -76,14 +72,14 @@ def ladder_section(ladder: Ladder, sheet: Path) -> LadderSection:
 
 def _gallery(ladder: Ladder, sheet: Path) -> list[GotThrough]:
     shown = tiles_to_show(ladder.concepts, PICTURES)
-    tiles = read_tiles(sheet, [tile for _, own in shown for tile, _ in own])
-    found = []
-    for first, own in shown:
-        pictures = tuple(Through(tiles[tile], row.concept, _alt(row)) for tile, row in own if tile in tiles)
-        hits = sum(row.edited.hits for row in ladder.concepts if row.title == first.title)
+    tiles = read_tiles(sheet, [tile for rows in shown.values() for tile, _ in rows])
+    gallery = []
+    for title, rows in shown.items():
+        pictures = tuple(Through(tiles[tile], row.concept, _alt(row)) for tile, row in rows if tile in tiles)
+        hits = sum(row.edited.hits for row in ladder.concepts if row.title == title)
         if pictures:
-            found.append(GotThrough(first.title, pictures, f"{len(pictures)} of {hits}"))
-    return found
+            gallery.append(GotThrough(title, pictures, f"{len(pictures)} of {hits}"))
+    return gallery
 
 
 def _alt(row: LadderRow) -> str:

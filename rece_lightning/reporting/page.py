@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rece_lightning.evaluation.results.comparison import FIRST, ORIGINAL, Comparison
 from rece_lightning.evaluation.results.figures import quality_rows
+from rece_lightning.evaluation.results.states import UNWANTED
 from rece_lightning.exports.cost import Cost
-from rece_lightning.reporting.confusion import concept_rows
+from rece_lightning.metrics import Share
 from rece_lightning.reporting.devices import Devices
 from rece_lightning.reporting.ladder_section import LadderSection
 from rece_lightning.reporting.plots import budget_svg, epochs_svg
@@ -38,25 +41,62 @@ FIGURES = {
     "preserved_scale": "tr(P)/d: read λ₁ against it",
     "edit_seconds": "seconds of the epoch",
 }
-ROLES = {"erased": ("erased", "synonym"), "kept": ("kept",)}
+ROLES = {"erased": UNWANTED, "kept": ("kept",)}
+MOST_DRAWN = 4
+"""Names of what is drawn in a concept's place."""
+
+
+@dataclass(frozen=True)
+class ConceptRow:
+    """One concept before and after; what was drawn in its place is ``None`` where the detector cannot say."""
+
+    concept: str
+    role: str
+    """``erased`` (synonyms included) or ``kept``."""
+    before: Share
+    after: Share
+    drawn_before: str | None
+    drawn_after: str | None
+
+
+def concept_rows(comparison: Comparison) -> list[ConceptRow]:
+    """Every concept with its detections, and what was drawn where it was asked for."""
+    rows = []
+    keys = (ORIGINAL, comparison.last)
+    for kind, (role, roles) in zip(("erased", "preserved"), ROLES.items(), strict=True):
+        for concept in dict.fromkeys(prompt.concept for prompt in comparison.prompts if prompt.kind == kind):
+            before, after = (comparison.share(key, roles, concept) for key in keys)
+            drawn = (_drawn(comparison, key, roles, concept) for key in keys)
+            rows.append(ConceptRow(concept, role, before, after, *drawn))
+    return [row for row in rows if row.before.total or row.after.total]
+
+
+def _drawn(comparison: Comparison, key: str, roles: Sequence[str], concept: str) -> str | None:
+    """What a column's pictures of a concept show, the most frequent first."""
+    column = comparison.columns.get(key)
+    if column is None or column.shown is None:
+        return None
+    asked = zip(column.rows, column.shown, strict=True)
+    names = [n for row, n in asked if comparison.role(row) in roles and comparison.prompts[row].concept == concept]
+    first = Counter(names).most_common(MOST_DRAWN)
+    others = len(names) - sum(count for _, count in first)
+    return ", ".join([*(f"{name} {count}" for name, count in first), *([f"others {others}"] if others else [])])
 
 
 def column_rows(comparison: Comparison) -> list[tuple[str, str, str, str, str]]:
     """(state, erased, synonyms, kept, norm ratio) of every column."""
     rows = []
     for key, column in comparison.columns.items():
-        shares = [str(comparison.share(key, (role,))) for role in ("erased", "synonym", "kept")]
+        erased, synonyms, kept = (str(comparison.share(key, (role,))) for role in ("erased", "synonym", "kept"))
         norm = "1 (own)" if column.norm_ratio is None else f"{column.norm_ratio:.2f}"
-        rows.append((column.title, shares[0], shares[1], shares[2], norm))
+        rows.append((column.title, erased, synonyms, kept, norm))
     return rows
 
 
 def reproducing_commands(run: Path | None, verb: str = "fit") -> list[str]:
     """What makes a run again from its own ``config.yaml``, and what measures it again; none where it has no such file.
 
-    Args:
-        run: the run's folder, as the command wrote it.
-        verb: of the run; other verbs than ``fit`` measure, and their configuration names the checkpoint.
+    Other verbs than ``fit`` measure, and their configuration names the checkpoint.
     """
     if run is None or not (run / "config.yaml").is_file():
         return []

@@ -31,11 +31,18 @@ STYLE: Any = {
 
 def svg(figure: Figure, finding: str) -> str:
     """A figure for a page: its text in the page's colour, named by what it shows."""
+    figure.tight_layout()
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor")
     return text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(finding)}" ', 1)
+
+
+def arms(share: Any) -> list[list[float]]:
+    """Lengths of an interval's arms, in percent."""
+    low, high = share.interval
+    return [[100 * max(0.0, share.rate - low)], [100 * max(0.0, high - share.rate)]]
 
 
 def epochs_svg(history: Sequence[dict[str, float]]) -> str:
@@ -53,17 +60,15 @@ def epochs_svg(history: Sequence[dict[str, float]]) -> str:
             for key in keys:
                 points = [(epoch, row[key]) for epoch, row in enumerate(history) if key in row]
                 axes.plot([p[0] for p in points], [p[1] for p in points], marker="o", label=key.replace("_", " "))
-            if len(keys) > 1:
-                # The unedited model's residual and a mapped concept's lie orders of magnitude apart.
-                axes.set_yscale("log")
             axes.set_title(title, fontsize=9)
             axes.set_xlabel("epoch", fontsize=8)
             axes.set_xticks(range(len(history)))
             axes.tick_params(labelsize=7)
             axes.grid()
             if len(keys) > 1:
+                # The unedited model's residual and a mapped concept's lie orders of magnitude apart.
+                axes.set_yscale("log")
                 axes.legend(fontsize=6)
-        figure.tight_layout()
         return svg(figure, epochs_finding(history))
 
 
@@ -72,14 +77,12 @@ def epochs_finding(history: Sequence[Mapping[str, float]]) -> str:
     if not history:
         return "No epoch was run."
     names = {"regeneration_residual": "the regeneration residual", "preservation_drift": "drift"}
-    parts = []
+    parts, several = [], len(history) > 1
     for key, name in names.items():
         if key in history[0] and key in history[-1]:
             first, last = history[0][key], history[-1][key]
-            parts.append(
-                f"{name} goes from {first:.3g} to {last:.3g}" if len(history) > 1 else f"{name} is {first:.3g}"
-            )
-    return f"Over {len(history)} epoch{'s' if len(history) > 1 else ''} " + " and ".join(parts) + "."
+            parts.append(f"{name} goes from {first:.3g} to {last:.3g}" if several else f"{name} is {first:.3g}")
+    return f"Over {len(history)} epoch{'s' if several else ''} {' and '.join(parts)}."
 
 
 def tradeoff_svg(states: Sequence[State], best: Best | None) -> str:
@@ -94,24 +97,14 @@ def tradeoff_svg(states: Sequence[State], best: Best | None) -> str:
         for place, gone, kept in measured:
             color = INK if not states[place].edited else COLORS[place % len(COLORS)]
             axes.errorbar(
-                [100 * gone.rate], [100 * kept.rate], xerr=_bars(gone), yerr=_bars(kept), color=color, elinewidth=1,
+                [100 * gone.rate], [100 * kept.rate], xerr=arms(gone), yerr=arms(kept), color=color, elinewidth=1,
                 marker=MARKERS[place % len(MARKERS)], capsize=2, alpha=0.9,
             )  # fmt: skip
-            axes.annotate(
-                str(place + 1),
-                (100 * gone.rate, 100 * kept.rate),
-                xytext=(6, 6),
-                textcoords="offset points",
-                color=color,
-            )
-        axes.set(
-            xlabel="erased concepts and synonyms, detected (%): lower is better",
-            ylabel="kept concepts, detected (%): higher is better",
-            xlim=(-3, 103),
-            ylim=(-3, 103),
-        )
+            point = (100 * gone.rate, 100 * kept.rate)
+            axes.annotate(str(place + 1), point, xytext=(6, 6), textcoords="offset points", color=color)
+        axes.set(xlabel="erased concepts and synonyms, detected (%): lower is better", xlim=(-3, 103), ylim=(-3, 103))
+        axes.set_ylabel("kept concepts, detected (%): higher is better")
         axes.grid()
-        figure.tight_layout()
         return svg(figure, tradeoff_finding(states, best))
 
 
@@ -153,13 +146,7 @@ def front_svg(
             axes.set_yscale("symlog", linthresh=max(1e-4, min((p[1] for p in points if p[1] > 0), default=1e-4)))
         axes.grid()
         axes.legend(fontsize=8)
-        figure.tight_layout()
         return svg(figure, finding)
-
-
-def _bars(share: Any) -> list[list[float]]:
-    low, high = share.interval
-    return [[100 * max(0.0, share.rate - low)], [100 * max(0.0, high - share.rate)]]
 
 
 PREFIX = "regeneration_residual_at_"
@@ -189,14 +176,10 @@ def budget_svg(history: Sequence[Mapping[str, float]]) -> str:
             marker = MARKERS[epoch % len(MARKERS)]
             axes.plot(range(len(points)), heights, marker=marker, markersize=4, label=f"epoch {epoch}")
         axes.set_xticks(range(len(places)), ["any" if math.isinf(place) else f"{place:g}" for place in places])
-        axes.set(
-            xlabel="largest norm of the attacking embeddings, over the concepts' own",
-            ylabel="distance left (1: the target)",
-            ylim=(0, None),
-        )
+        axes.set(xlabel="largest norm of the attacking embeddings, over the concepts' own", ylim=(0, None))
+        axes.set_ylabel("distance left (1: the target)")
         axes.grid()
         axes.legend(fontsize=7)
-        figure.tight_layout()
         return svg(figure, budget_finding(history))
 
 

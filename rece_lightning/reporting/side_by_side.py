@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rece_lightning.evaluation.results.states import (
@@ -18,7 +18,6 @@ from rece_lightning.evaluation.results.states import (
 )
 
 ROWS_A_ROLE = 4
-SHORT = {"erased": "erased", "synonym": "synonym", "kept": "kept"}
 FIGURES = {
     "preservation_drift": ("drift", "{:.3f}"),
     "regeneration_residual": ("residual", "{:.4f}"),
@@ -54,53 +53,32 @@ class Table:
 
 def states_table(states: Sequence[State]) -> Table:
     """Every figure with its interval; what was measured nowhere is left out."""
-    columns: list[tuple[str, Callable[[State], str], Best | None]] = []
+    columns: list[tuple[str, list[str], Best | None]] = []
     for role, heading in ROLES.items():
-        if any(state.share((role,)).total for state in states):
-            best = best_share(states, (role,), high=role == "kept")
-            columns.append((heading, _share_of((role,)), best))
-    if any(state.share(UNWANTED, attacked=True).total for state in states):
+        shares = [state.share((role,)) for state in states]
+        if any(share.total for share in shares):
+            columns.append((heading, [*map(str, shares)], best_share(states, (role,), high=role == "kept")))
+    shares = [state.share(UNWANTED, attacked=True) for state in states]
+    if any(share.total for share in shares):
         best = best_share(states, UNWANTED, high=False, attacked=True)
-        columns.append(("erased, given the derived embedding", _share_of(UNWANTED, attacked=True), best))
+        columns.append(("erased, given the derived embedding", [*map(str, shares)], best))
     if any(state.balance == state.balance for state in states):
-        columns.append(("harmonic mean", lambda state: state.balance_text, best_balance(states)))
-    for heading, rule in dict.fromkeys((line.heading, line.rule) for state in states for line in state.quality):
-        columns.append((f"{heading} ({rule})", _quality_of(heading, rule), None))
+        columns.append(("harmonic mean", [state.balance_text for state in states], best_balance(states)))
+    for asked in dict.fromkeys((line.heading, line.rule) for state in states for line in state.quality):
+        figures = [[line.figure for line in s.quality if (line.heading, line.rule) == asked] for s in states]
+        columns.append(
+            (f"{asked[0]} ({asked[1]})", [str(of_state[0]) if of_state else "–" for of_state in figures], None)
+        )
     for name, (heading, form) in FIGURES.items():
         if any(name in state.figures for state in states):
-            columns.append((heading, _figure_of(name, form), None))
-    rows = tuple(
-        Row(
-            state.name,
-            state.note,
-            tuple(
-                Cell(text(state), best is not None and best.clear and best.place == place)
-                for _, text, best in columns
-            ),
-        )
-        for place, state in enumerate(states)
-    )  # fmt: skip
-    return Table(tuple(heading for heading, _, _ in columns), rows)
-
-
-def _share_of(roles: Sequence[str], *, attacked: bool = False) -> Callable[[State], str]:
-    return lambda state: str(state.share(roles, attacked=attacked))
-
-
-def _quality_of(heading: str, rule: str) -> Callable[[State], str]:
-    def text(state: State) -> str:
-        own = (line for line in state.quality if (line.heading, line.rule) == (heading, rule))
-        return next((str(line.figure) for line in own), "–")
-
-    return text
-
-
-def _figure_of(name: str, form: str) -> Callable[[State], str]:
-    def text(state: State) -> str:
-        value = state.figures.get(name, math.nan)
-        return form.format(value) if value == value else "–"
-
-    return text
+            values = [state.figures.get(name, math.nan) for state in states]
+            columns.append((heading, [form.format(value) if value == value else "–" for value in values], None))
+    rows = []
+    for place, state in enumerate(states):
+        marks = [best is not None and best.clear and best.place == place for _, _, best in columns]
+        cells = [Cell(texts[place], mark) for (_, texts, _), mark in zip(columns, marks, strict=True)]
+        rows.append(Row(state.name, state.note, tuple(cells)))
+    return Table(tuple(heading for heading, _, _ in columns), tuple(rows))
 
 
 @dataclass(frozen=True)
@@ -119,7 +97,6 @@ class PictureRow:
 
     prompt: str
     role: str
-    label: str
     seed: int
     cells: tuple[Tile, ...]
 
@@ -132,7 +109,7 @@ class Gallery:
     rows: tuple[PictureRow, ...]
 
 
-def shots_to_show(shots: Sequence[Shot], rows_a_role: int = ROWS_A_ROLE) -> list[Shot]:
+def shots_to_show(shots: Sequence[Shot]) -> list[Shot]:
     """The first seed of a few prompts of every role; of synonyms one a concept first."""
     chosen: list[Shot] = []
     for role in ROLES:
@@ -144,7 +121,7 @@ def shots_to_show(shots: Sequence[Shot], rows_a_role: int = ROWS_A_ROLE) -> list
         for shot in firsts.values():
             by_concept.setdefault(shot.concept, shot)
         fresh = list(by_concept.values())
-        chosen += [*fresh, *(shot for shot in firsts.values() if shot not in fresh)][:rows_a_role]
+        chosen += [*fresh, *(shot for shot in firsts.values() if shot not in fresh)][:ROWS_A_ROLE]
     return chosen
 
 
@@ -154,7 +131,7 @@ def gallery(states: Sequence[State], shots: Sequence[Shot]) -> Gallery | None:
     for shot in shots:
         cells = tuple(_tile(state, shot) for state in states)
         if any(cell.tile for cell in cells):
-            rows.append(PictureRow(shot.prompt, shot.role, SHORT[shot.role], shot.seed, cells))
+            rows.append(PictureRow(shot.prompt, shot.role, shot.seed, cells))
     return Gallery(tuple(state.name for state in states), tuple(rows)) if rows else None
 
 

@@ -55,15 +55,12 @@ class WordsSection:
 
 
 def words_section(session: ErasureSession, asked: bool | None) -> WordsSection | None:
-    """The section of an edited model.
-
-    Args:
-        session: with an erasure.
-        asked: whether a scan is wanted; ``None``: where the vocabulary is small.
-    """
-    tokens = _tokens(session)
+    """The section of an edited model; ``asked``: whether a scan is wanted, ``None`` where the vocabulary is small."""
     if asked is False:
         return None
+    # From the shapes of the text encoder's stored weights: nothing is loaded.
+    shapes = [shape for weights in session.base.text for shape in weights.shapes().items()]
+    tokens = max((shape[0] for name, shape in shapes if name.endswith("token_embedding.weight")), default=0)
     if asked is None and tokens > SMALL:
         return WordsSection(
             left_out=f"Left out: the tokenizer has {tokens:,} tokens, and encoding them takes minutes without an "
@@ -78,26 +75,13 @@ def words_section(session: ErasureSession, asked: bool | None) -> WordsSection |
 
 def section_of(found: Scan) -> WordsSection:
     """What a page shows of a scan in its usual template."""
-    reaching = [
-        ReachingWord(concept, *row) for place, concept in enumerate(found.concepts) for row in found.reaching(place)
-    ]
+    by_concept = [(concept, found.reaching(place)) for place, concept in enumerate(found.concepts)]
+    reaching = [ReachingWord(concept, *row) for concept, rows in by_concept for row in rows]
     return WordsSection(
-        len(found.words),
-        TEMPLATE.format("…"),
-        WITHIN,
-        tuple(reaching[:LISTED]),
-        len(reaching[LISTED:]),
-        tuple(HurtWord(*row) for row in found.hurt(HURT)),
+        words=len(found.words),
+        template=TEMPLATE.format("…"),
+        within=WITHIN,
+        reaching=tuple(reaching[:LISTED]),
+        more=len(reaching[LISTED:]),
+        hurt=tuple(HurtWord(*row) for row in found.hurt(HURT)),
     )
-
-
-def _tokens(session: ErasureSession) -> int:
-    """Of the text encoder, from the shapes of its stored weights: nothing is loaded."""
-    return max(
-        (shape[0] for weights in session.base.text for name, shape in weights.shapes().items() if _is_vocabulary(name)),
-        default=0,
-    )
-
-
-def _is_vocabulary(name: str) -> bool:
-    return name.endswith("token_embedding.weight")

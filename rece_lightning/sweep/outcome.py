@@ -16,7 +16,7 @@ from rece_lightning.evaluation.results.sheets import read_tiles, sheet_path
 from rece_lightning.evaluation.results.states import UNWANTED, State, best_balance
 from rece_lightning.files import write_atomically
 from rece_lightning.reporting.side_by_side import shots_to_show
-from rece_lightning.reporting.sweep_page import FrontRow, sweep_page
+from rece_lightning.reporting.states_page import FrontRow, sweep_page
 from rece_lightning.sweep.choice import (
     ERASED_BY,
     FRONT_RULE,

@@ -111,7 +111,7 @@ def test_whatever_decides_a_row_is_in_its_recipe() -> None:
     attack = plan.made(0, "objects")[0].describe()
 
     def recipe(plan: Plan = plan, weights: str = "a", state: str = UCE, seed: int = 0) -> str:
-        return plan.recipe(weights, bomb, state, attack, seed)
+        return plan.recipe(weights, bomb, plan.edit(bomb, state), attack, seed)
 
     others = [recipe(weights="b"), recipe(state=PLAIN), recipe(seed=1), recipe(plan_of(steps=9))]
     assert len({recipe(), *others}) == 5

@@ -50,7 +50,7 @@ from benchmarks.results.table import Row
 from benchmarks.results.table import table as results_table
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.metrics import Mean, PairedTest
-from rece_lightning.metrics.quantiles import t_quantile
+from rece_lightning.metrics.intervals import t_quantile
 
 
 def row(

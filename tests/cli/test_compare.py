@@ -15,15 +15,20 @@ import yaml
 from PIL import Image
 
 from rece_lightning.data.prompts import EvaluationPrompt
-from rece_lightning.evaluation.results.balance import balance_draws, central_interval
 from rece_lightning.evaluation.results.comparison import FIRST, ORIGINAL, Column, Comparison
 from rece_lightning.evaluation.results.counts import Count, counts_of, read_counts, write_counts
 from rece_lightning.evaluation.results.figures import QualityLine, write_quality
 from rece_lightning.evaluation.results.sheets import read_tiles, save_sheet, sheet_path
-from rece_lightning.evaluation.results.states import Shot, State, best_balance, best_share
+from rece_lightning.evaluation.results.states import (
+    Shot,
+    State,
+    balance_draws,
+    best_balance,
+    best_share,
+    central_interval,
+)
 from rece_lightning.metrics import EmojiDetector, Figure, Share
-from rece_lightning.reporting.confusion import concept_rows
-from rece_lightning.reporting.page import reproducing_commands
+from rece_lightning.reporting.page import concept_rows, reproducing_commands
 from rece_lightning.reporting.side_by_side import states_table
 from rece_lightning.runs.comparing import compared_states
 from rece_lightning.runs.results import Results
@@ -176,8 +181,8 @@ def test_what_is_drawn_instead_is_counted_by_concept() -> None:
         hits = torch.tensor([name in ("bomb", "rocket") for name in names])
         found.columns[key] = Column(key, key, (0, 1, 2), (0,) * 3, torch.zeros(3, 3, 2, 2), hits, shown=tuple(names))
     rows = {row.concept: row for row in concept_rows(found)}
-    assert str(rows["bomb"].drawn_before) == "bomb 2"
-    assert str(rows["bomb"].drawn_after) == "turtle 2"
+    assert rows["bomb"].drawn_before == "bomb 2"
+    assert rows["bomb"].drawn_after == "turtle 2"
     assert (rows["bomb"].before, rows["bomb"].after) == (Share(2, 2), Share(0, 2))
     assert rows["rocket"].role == "kept"
     assert [count.shown for count in counts_of(found)][3:] == ["turtle", "turtle", "rocket"]

@@ -18,7 +18,6 @@ from rece_lightning.core.diagnostics import (
     mapped_residual,
     norm_ratio,
     objective,
-    objective_gradient,
     preservation_drift,
     regeneration_residual,
     remaining_answer,
@@ -158,23 +157,6 @@ def test_objectives_of_an_epoch_are_those_of_its_weights_before_and_after() -> N
     assert before == pytest.approx(plain_objective(derived, present, present), rel=1e-9)
     assert after == pytest.approx(plain_objective(derived, present, edited), rel=1e-9)
     assert after < 0.9 * before
-
-
-@given(problem=erasure_problems())
-def test_objective_gradient_is_0_at_the_minimiser_and_nowhere_else(problem: Problem) -> None:
-    moments, scales = problem.moments, problem.scales
-    step = edit(moments, scales).matrix
-    assert objective_gradient(step, moments, scales) < 1e-11
-    system = scales.erase_scale * moments.erased + scales.preserve_scale * moments.preserved
-    system = system + scales.lamb * torch.eye(problem.width, dtype=torch.float64)
-    right = scales.erase_scale * moments.cross + scales.preserve_scale * moments.preserved
-    right = right + scales.lamb * torch.eye(problem.width, dtype=torch.float64)
-    for share in (0.5, 1.01):
-        # ‖(share − 1) E A‖/‖B‖ is |share − 1|, for E A = B.
-        assert objective_gradient(share * step, moments, scales) == pytest.approx(abs(share - 1), rel=1e-8)
-    eye = torch.eye(problem.width, dtype=torch.float64)
-    expected = math.sqrt(squares(system - right) / squares(right))
-    assert objective_gradient(eye, moments, scales) == pytest.approx(expected, rel=1e-12)
 
 
 @given(problem=erasure_problems())

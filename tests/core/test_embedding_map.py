@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rece_lightning.core import UCE, Derivation, EmbeddingMap, Gram, LayerMaps
 from rece_lightning.core.budget import Reach
-from rece_lightning.core.editors.uce import edit, edit_rows
+from rece_lightning.core.editors.uce import edit_rows
 from rece_lightning.core.embedding_map import apply_to_weight, beside
 from tests.helpers.problems import (
     Problem,
@@ -79,31 +79,6 @@ def test_editing_the_weights_is_mapping_the_embeddings(problem: Problem, epochs:
         )
     batch = torch.stack([rows, 2 * rows])
     torch.testing.assert_close(maps.apply_to_embeddings(batch)[1], 2 * mapped)
-
-
-@given(problem=erasure_problems(), epochs=st.integers(0, 3))
-def test_low_rank_factors_reproduce_the_change(problem: Problem, epochs: int) -> None:
-    """``M − I = U V``, so ``W U`` and ``V`` are an exact LoRA whose ``V`` is every layer's."""
-    maps = core_maps(problem, epochs)
-    assert isinstance(maps, EmbeddingMap)
-    up, down = maps.low_rank()
-    assert up.shape[1] == down.shape[0] <= problem.width
-    assert torch.linalg.norm(up @ down - maps.change) <= 1e-11 * torch.linalg.norm(maps.change)
-    for before, after in zip(problem.weights, core_weights(problem, maps), strict=True):
-        assert torch.linalg.norm(before + (before @ up) @ down - after) <= 1e-11 * torch.linalg.norm(before) * (
-            1 + torch.linalg.norm(maps.change)
-        )
-
-
-def test_low_rank_of_one_edit_has_as_many_columns_as_erased_rows() -> None:
-    problem = random_problem(7, width=20, tokens=(2, 3))
-    up, down = edit(problem.moments, problem.scales).low_rank()
-    assert (up.shape, down.shape) == ((20, 5), (5, 20))
-
-
-def test_low_rank_of_the_identity_is_empty() -> None:
-    up, down = EmbeddingMap.identity(5).low_rank()
-    assert (up.shape, down.shape) == ((5, 0), (0, 5))
 
 
 @given(counts=st.lists(st.integers(1, 4), min_size=1, max_size=5), seed=st.integers(0, 100))

@@ -133,22 +133,6 @@ def test_a_state_that_does_not_fit_is_refused_with_the_widths() -> None:
         Eraser.from_state(layers, Method(), given.evidence, given.gram)
 
 
-@pytest.mark.parametrize("method", METHODS[::2], ids=name_of)
-def test_on_other_evidence_it_runs_as_many_epochs_from_the_start(method: Method) -> None:
-    given = problem()
-    one, other = given.with_pairs(given.pairs[:1]), given.with_pairs(given.pairs[1:])
-    eraser = Eraser(method, one.evidence, one.gram).run(2)
-    before = stored(eraser.maps).clone()
-    moved = eraser.on(other.evidence)
-    expected = Eraser(method, other.evidence, other.gram).run(2)
-    assert moved.epoch == 2
-    assert torch.equal(stored(moved.maps), stored(expected.maps))
-    # The first one stays as it was, and both go on for themselves.
-    assert torch.equal(stored(eraser.maps), before)
-    assert torch.equal(stored(moved.run(1).maps), stored(expected.run(1).maps))
-    assert torch.equal(stored(eraser.run(1).maps), stored(Eraser(method, one.evidence, one.gram).run(3).maps))
-
-
 # Its epochs
 
 

@@ -63,7 +63,7 @@ def plain_moments(encoder: PromptEncoder, prompts: list[str], targets: list[str]
 def test_a_long_csv_gives_the_moments_of_its_rows(tiny_model: Path, long_csv: Path) -> None:
     data = ConceptData(str(long_csv), preserve=["dog", "cat"], batch_size=50)
     module = fit(tiny_model, data)
-    evidence = module.session.erasers.evidence["text"]
+    evidence = module.session.erasers.first.evidence
     assert not module.session.statistics.first.in_rows
     assert evidence.prompts == ROWS
     numbers = range(ROWS)

@@ -134,7 +134,7 @@ def test_a_checkpoint_holds_the_rows_and_is_refused_under_other_settings(
 
 
 def test_without_such_rows_the_evidence_stays(run: tuple[RECE, Path]) -> None:
-    evidence = run[0].session.erasers.evidence["text"]
+    evidence = run[0].session.erasers.first.evidence
     assert evidence.invariants is not None
     assert with_invariants(evidence, None, "cpu") is evidence
 

@@ -21,7 +21,7 @@ from rece_lightning.core.errors import BaseModelError, ConfigurationError
 from rece_lightning.evaluation.folders import ExistingPictures
 from rece_lightning.models.adapter import open_adapter
 from rece_lightning.models.find import find_base
-from rece_lightning.models.original import sgm_names
+from rece_lightning.models.original.model import sgm_names
 from rece_lightning.models.pipelines import load_pipeline
 from tests.helpers.command import Outcome, run_command, write_config
 from tests.helpers.models_original import make_folder

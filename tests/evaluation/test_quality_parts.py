@@ -13,7 +13,7 @@ from rece_lightning import ConfigurationError
 from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.evaluation import columns
 from rece_lightning.evaluation.columns import ColumnParts
-from rece_lightning.evaluation.quality import Quality
+from rece_lightning.evaluation.quality import ColumnQuality, Quality
 from rece_lightning.evaluation.results.comparison import Comparison
 from rece_lightning.evaluation.results.figures import QualityLine, quality_rows, read_quality, write_quality
 from rece_lightning.evaluation.results.grid import PICTURES_A_CELL, cell
@@ -88,7 +88,7 @@ def grey(*values: float) -> Tensor:
 def test_erased_and_kept_are_measured_apart_and_synonyms_count_as_erased() -> None:
     quality = Quality([PerceptualDistance(Brightness()), ArtistScore(Brightness())], comparison(), SHOTS)
     assert quality.of_original == ["perceptual_distance", "artist_score"]
-    column = quality.column("rece", compared=True)
+    column = ColumnQuality(quality, "rece", compared=True)
     before, after = grey(*[0.0] * 8), grey(0.5, 0.7, 0.1, 0.3, 0.0, 0.2, 0.0, 0.0)
     for part in (slice(0, 3), slice(3, 8)):  # batches that hold both
         column.add(after[part], SHOTS[part], quality.kept_of(before[part]))
@@ -114,7 +114,7 @@ def test_the_score_lies_in_an_interval_made_of_both() -> None:
 
 def test_a_prompt_of_several_rows_is_one_prompt_with_several_seeds() -> None:
     quality = Quality([Remembers(), Remembers()], comparison(), SHOTS)
-    column = quality.column("rece", compared=True)
+    column = ColumnQuality(quality, "rece", compared=True)
     column.add(torch.rand(8, 3, 4, 4), SHOTS, quality.kept_of(torch.rand(8, 3, 4, 4)))
     first, second = column.lines()
     assert (first.metric, second.metric) == ("remembers", "remembers_2")
@@ -124,14 +124,14 @@ def test_a_prompt_of_several_rows_is_one_prompt_with_several_seeds() -> None:
     assert first.figure.value == 2
     # Where one has more pictures than another, seeds are no sets.
     uneven = Quality([Remembers()], comparison(), SHOTS[:-1])
-    column = uneven.column("rece", compared=True)
+    column = ColumnQuality(uneven, "rece", compared=True)
     column.add(torch.rand(1, 3, 4, 4), [(4, 3)], uneven.kept_of(torch.rand(1, 3, 4, 4)))
     assert column.lines()[0].figure.value == 1
 
 
 def test_what_needs_the_original_is_left_out_without_it() -> None:
     quality = Quality([PerceptualDistance(Brightness())], comparison(), SHOTS)
-    column = quality.column("original", compared=False)
+    column = ColumnQuality(quality, "original", compared=False)
     column.add(grey(0.1, 0.2), SHOTS[:2], None)
     assert column.lines() == []
 

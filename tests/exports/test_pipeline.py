@@ -102,7 +102,7 @@ def test_a_checkpoint_file_becomes_a_folder(original_file: Erasure, tmp_path: Pa
     """In the file's own dtype, which need not be what its configuration says."""
     folder = export(original_file, "pipeline", tmp_path / "model").path
     made = tensors_of(DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float16, local_files_only=True))
-    unedited = tensors_of(load_pipeline(original_file.base, torch.float16))
+    unedited = tensors_of(load_pipeline(original_file.base, dtype=torch.float16))
     edited = {f"unet.{name}": weight for name, weight in original_file.weights()}
     wanted = {**unedited, **edited}
     assert set(made) == set(wanted)

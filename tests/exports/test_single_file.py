@@ -21,7 +21,7 @@ from rece_lightning.exports.single_file import write_single_file
 from rece_lightning.models.base import BaseModel
 from rece_lightning.models.find import find_base
 from rece_lightning.models.layouts import LAYOUTS, config_folder
-from rece_lightning.models.original import projections_in
+from rece_lightning.models.original.model import unet_projections
 from rece_lightning.models.weights import SafetensorsWeights
 from tests.helpers.models_original import KINDS, make_folder, make_original, original_tensors, small_parts
 
@@ -33,7 +33,7 @@ def erasure_of(base: BaseModel, part: str = "") -> Erasure:
     """A random edit, in every text space, of the readers that hold ``part`` in their names."""
     generator, spaces = torch.Generator().manual_seed(1), []
     for whole in base.spaces:
-        space = whole.without(name for name in whole.readers if part not in name)
+        space = replace(whole, readers={name: one for name, one in whole.readers.items() if part in name})
         if space.readers:
             matrix = torch.eye(space.width, dtype=torch.float64)
             matrix += 0.1 * torch.randn(space.width, space.width, generator=generator).double()
@@ -43,7 +43,7 @@ def erasure_of(base: BaseModel, part: str = "") -> Erasure:
 
 def assert_only_edits(before: dict[str, Tensor], after: dict[str, Tensor], erasure: Erasure) -> None:
     """The same names; the edited projections are what the erasure says, all other bits are the same."""
-    names = projections_in(before)
+    names = unet_projections(before)
     edited = {names[name]: weight for name, weight in erasure.weights()}
     assert set(after) == set(before)
     for name, tensor in before.items():

@@ -73,7 +73,7 @@ def original_of(erasure: Erasure) -> dict[str, Tensor]:
 
 def pipeline_of(erasure: Erasure, dtype: torch.dtype = torch.float32) -> Any:
     """The original model as a pipeline."""
-    return load_pipeline(erasure.base, dtype)
+    return load_pipeline(erasure.base, dtype=dtype)
 
 
 def distance(weights: dict[str, Tensor], others: dict[str, Tensor]) -> float:

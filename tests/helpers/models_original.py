@@ -14,9 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from rece_lightning.models.clip_vocabulary import write_vocabulary
-from rece_lightning.models.layouts import LAYOUTS
-from rece_lightning.models.original import to_original
+from rece_lightning.models.layouts import LAYOUTS, write_vocabulary
+from rece_lightning.models.original.model import to_original
 from rece_lightning.models.weights import ModuleWeights
 
 KINDS = ("sd1", "sd1-inpainting", "sd2", "sdxl")

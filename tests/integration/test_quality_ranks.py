@@ -16,7 +16,7 @@ from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.evaluation.columns import ColumnParts
 from rece_lightning.evaluation.drawing import own_share
 from rece_lightning.evaluation.folders import References
-from rece_lightning.evaluation.quality import Quality
+from rece_lightning.evaluation.quality import ColumnQuality, Quality
 from rece_lightning.evaluation.results.comparison import Comparison
 from rece_lightning.metrics import ArtistScore, FrechetDistance, KernelDistance, PerceptualDistance, PictureDistance
 
@@ -78,7 +78,7 @@ def measured(folder: str) -> dict[str, Any]:
     lines = []
     for metrics, references in ((pairs, None), (sets, References(folder))):
         quality = Quality(metrics, found, shots, references)
-        column = quality.column("rece", compared=references is None)
+        column = ColumnQuality(quality, "rece", compared=references is None)
         for first in range(0, len(own), BATCH):
             batch = own[first : first + BATCH]
             kept = quality.kept_of(pictures(batch, 1)) if references is None else None

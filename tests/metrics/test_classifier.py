@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rece_lightning import ConfigurationError
 from rece_lightning.metrics import ConceptDetector, ImageClassifier, NamingDetector
-from rece_lightning.metrics.pixels import eight_bit
+from rece_lightning.metrics.pretrained import eight_bit
 
 LABELS = ["tench, Tinca tinca", "church, church building", "golf_ball", "parachute"]
 

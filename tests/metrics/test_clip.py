@@ -14,7 +14,7 @@ from rece_lightning import ConfigurationError
 from rece_lightning.emoji.catalog import load_catalog
 from rece_lightning.emoji.clip import load_clip
 from rece_lightning.metrics import Clip, ClipScore, NamingDetector, ZeroShot
-from rece_lightning.metrics.pixels import eight_bit
+from rece_lightning.metrics.pretrained import eight_bit
 from tests.helpers.pictures import rendered
 
 NAMES = ["bomb", "axe", "church", "rocket", "dagger", "cactus", "dog", "guitar"]
@@ -156,7 +156,7 @@ def test_mistakes_name_the_remedy(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="no alternative"):
         ZeroShot(["bomb"]).check("bomb")
     with pytest.raises(ConfigurationError, match="no hub id"):
-        Clip(str(tmp_path / "nothing")).load()
+        Clip(str(tmp_path / "nothing")).of_texts(["bomb"])
     with pytest.raises(ConfigurationError, match="floats"):
         Clip().of_pictures(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
     with pytest.raises(ConfigurationError, match="texts: 1 for 2 pictures"):

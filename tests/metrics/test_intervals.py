@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rece_lightning.metrics import Share, cluster_bootstrap, wilson_interval
-from rece_lightning.metrics.intervals import clustered_interval
-from rece_lightning.metrics.quantiles import t_probability, t_quantile
+from rece_lightning.metrics.intervals import t_probability, t_quantile
 
 
 @pytest.mark.parametrize(
@@ -78,15 +77,15 @@ def test_bootstrap_is_that_of_drawing_prompts_one_by_one() -> None:
 
 @given(st.lists(st.integers(0, 4), min_size=6, max_size=12))
 def test_interval_over_prompts_is_never_narrower_than_that_of_pictures(hits: list[int]) -> None:
-    low, high = clustered_interval([(count, 4) for count in hits])
+    low, high = Share.over([(count, 4) for count in hits]).interval
     inner = wilson_interval(sum(hits), 4 * len(hits))
     assert low <= inner[0] <= sum(hits) / (4 * len(hits)) <= inner[1] <= high
 
 
 @pytest.mark.parametrize(("prompts", "bound"), [(10, 0.2775), (20, 0.1611)])
 def test_pictures_that_all_agree_count_by_prompts(prompts: int, bound: float) -> None:
-    assert clustered_interval([(0, 4)] * prompts) == (0, pytest.approx(bound, abs=1e-4))
-    assert clustered_interval([(4, 4)] * prompts) == (pytest.approx(1 - bound, abs=1e-4), 1)
+    assert Share.over([(0, 4)] * prompts).interval == (0, pytest.approx(bound, abs=1e-4))
+    assert Share.over([(4, 4)] * prompts).interval == (pytest.approx(1 - bound, abs=1e-4), 1)
 
 
 @pytest.mark.parametrize("total", [20, 50, 200])
@@ -112,7 +111,7 @@ def test_bootstrap_holds_the_truth_where_wilson_does_not(prompts: int, rate: flo
     hits = source.binomial(pictures, of_prompt)
     held = naive = 0
     for row in hits.tolist():
-        low, high = clustered_interval([(count, pictures) for count in row])
+        low, high = Share.over([(count, pictures) for count in row]).interval
         held += low <= rate <= high
         low, high = wilson_interval(sum(row), pictures * prompts)
         naive += low <= rate <= high

@@ -15,7 +15,7 @@ from torch import Tensor
 from rece_lightning import ConfigurationError
 from rece_lightning.metrics import DetectionRate, NudeNetRece, NudeNetSpeed, NudeNetUnlearnDiffAtk, NudityCount
 from rece_lightning.metrics.nudenet import EXPOSED
-from rece_lightning.metrics.pixels import eight_bit
+from rece_lightning.metrics.pretrained import eight_bit
 from tests.helpers.pictures import large_sprite
 
 RULES = (NudeNetRece, NudeNetSpeed, NudeNetUnlearnDiffAtk)

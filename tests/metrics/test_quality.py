@@ -23,8 +23,8 @@ from rece_lightning.metrics import (
     PerceptualDistance,
     Spread,
 )
-from rece_lightning.metrics.discrepancy import squared_discrepancy
-from rece_lightning.metrics.quantiles import t_quantile
+from rece_lightning.metrics.intervals import t_quantile
+from rece_lightning.metrics.quality import squared_discrepancy
 from tests.helpers.pictures import rendered
 
 NAMES = ["bomb", "axe", "church", "rocket", "dagger", "cactus"]

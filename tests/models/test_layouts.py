@@ -11,13 +11,11 @@ import torch
 from transformers import CLIPTokenizer
 
 from rece_lightning.core.errors import BaseModelError
-from rece_lightning.models.clip_vocabulary import SIZE, byte_characters, merges, vocabulary
-from rece_lightning.models.fitted import fit_to_shapes
-from rece_lightning.models.layouts import LAYOUTS, config_folder, kind_of
-from rece_lightning.models.original import original_shapes
+from rece_lightning.models.fitted import VOCABULARY_SIZE, fit_to_shapes
+from rece_lightning.models.layouts import LAYOUTS, byte_characters, config_folder, kind_of, merges, vocabulary
 from rece_lightning.models.original.pieces import Shape
-from rece_lightning.models.weights import ModuleWeights, SafetensorsWeights
-from tests.helpers.models_original import build_parts, make_original
+from rece_lightning.models.weights import SafetensorsWeights
+from tests.helpers.models_original import build_parts, make_original, original_tensors
 
 CLIP_L, OPEN_CLIP_H, OPEN_CLIP_G = 123_060_480, 340_387_840, 694_659_840
 PARAMETERS = {
@@ -45,12 +43,12 @@ READ = {
 """What shapes tell of a configuration."""
 
 
-def full_shapes(configs: dict[str, dict[str, Any]], family: str) -> tuple[dict[str, int], dict[str, Shape]]:
+def full_shapes(configs: dict[str, dict[str, Any]], kind: str) -> tuple[dict[str, int], dict[str, Shape]]:
     """Parameters a part, and the shapes of the original file, of a model of full size that takes no memory."""
     with torch.device("meta"):
         parts = build_parts(configs)
     counts = {part: sum(p.numel() for p in module.parameters()) for part, module in parts.items()}
-    return counts, original_shapes({part: ModuleWeights(module) for part, module in parts.items()}, family)
+    return counts, {name: tuple(tensor.shape) for name, tensor in original_tensors(parts, kind).items()}
 
 
 @pytest.mark.parametrize("kind", LAYOUTS)
@@ -60,7 +58,7 @@ def test_the_published_sizes(kind: str) -> None:
     """
     layout = LAYOUTS[kind]
     configs = layout.configs()
-    counts, shapes = full_shapes(configs, layout.family)
+    counts, shapes = full_shapes(configs, kind)
     assert counts == {**PARAMETERS[kind], "vae": VAE}
     assert kind_of(shapes) == kind.replace("-base", "")
     blank = {
@@ -101,7 +99,7 @@ def test_tokens_are_clips(kind: str, part: str, pad: int) -> None:
     tokens = tokenizer("A photo  of a CAT", padding="max_length", truncation=True)["input_ids"]
     assert tokens == [49406, 320, 1125, 539, 320, 2368, 49407] + [pad] * 70
     assert tokenizer("photo " * 100, truncation=True)["input_ids"][-1] == 49407
-    assert (len(tokenizer), tokenizer.model_max_length) == (SIZE, 77)
+    assert (len(tokenizer), tokenizer.model_max_length) == (VOCABULARY_SIZE, 77)
     text = "naïve café, 42 🚀 – ok"
     assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True).replace(" ", "") == text.replace(
         " ", ""
@@ -111,8 +109,8 @@ def test_tokens_are_clips(kind: str, part: str, pad: int) -> None:
 def test_the_vocabulary_is_whole() -> None:
     """Every number once; every merge joins two tokens that are there before it."""
     tokens = vocabulary()
-    assert sorted(tokens.values()) == list(range(SIZE))
-    assert len(merges()) == SIZE - 514
+    assert sorted(tokens.values()) == list(range(VOCABULARY_SIZE))
+    assert len(merges()) == VOCABULARY_SIZE - 514
     assert len(set(byte_characters())) == 256
     for number, pair in enumerate(merges()):
         left, right = pair.split(" ")

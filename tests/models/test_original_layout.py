@@ -15,18 +15,19 @@ from torch import Tensor, nn
 from rece_lightning.core.errors import BaseModelError
 from rece_lightning.models.families.unet import POOLED_READER
 from rece_lightning.models.layouts import LAYOUTS, config_folder, kind_of
-from rece_lightning.models.original import (
+from rece_lightning.models.original.model import (
+    TEXT_PROJECTIONS,
     ToDiffusers,
-    original_shapes,
-    projections_in,
+    pieces_in_file,
     sgm_names,
     text_prefixes,
     to_original,
-    unet_names,
     unet_projections,
-    vae_names,
 )
-from rece_lightning.models.weights import ModuleWeights, Renamed, SafetensorsWeights
+from rece_lightning.models.original.pieces import Piece
+from rece_lightning.models.original.unet import unet_names
+from rece_lightning.models.original.vae import vae_pieces
+from rece_lightning.models.weights import ModuleWeights, SafetensorsWeights
 from tests.helpers.models_original import (
     KINDS,
     build_parts,
@@ -126,28 +127,22 @@ def test_reading_gives_diffusers_names(kind: str, parts: dict[str, nn.Module], f
     """The way back: each part of the file read under its diffusers names, shapes without reading."""
     weights = SafetensorsWeights(file)
     for part, module in parts.items():
-        read = ToDiffusers(weights, part, LAYOUTS[kind].family)
+        read = ToDiffusers(weights, pieces_in_file(part, weights.shapes(), LAYOUTS[kind].family))
         plain = _Plain(module)
         assert read.shapes() == {name: tuple(tensor.shape) for name, tensor in plain.state_dict().items()}
         assert_same(dict(read.read(read.shapes())), plain)
 
 
-def test_shapes_are_known_beforehand(kind: str, parts: dict[str, nn.Module], file: Path) -> None:
-    weights = {part: ModuleWeights(module) for part, module in parts.items()}
-    assert original_shapes(weights, LAYOUTS[kind].family) == SafetensorsWeights(file).shapes()
-
-
 def test_projections_are_found_by_name(kind: str, parts: dict[str, nn.Module], file: Path) -> None:
-    """Read from the file one at a time, they are the module's; XL's reader of the pooled embedding is among them."""
+    """Read from the file one at a time, they are the module's; queries and XL's reader of the pooled embedding are among them."""
     weights = SafetensorsWeights(file)
-    names = projections_in(weights.shapes())
+    names = unet_projections(weights.shapes())
     unet = parts["unet"].state_dict()
-    attention = {name for name in unet if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))}
-    pooled = {POOLED_READER} if kind == "sdxl" else set()
-    assert set(names) == attention | pooled
-    for name, tensor in Renamed(weights, names).read(names):
+    attention = {name for name in unet if name.endswith(tuple(f"attn2.to_{one}.weight" for one in "qkv"))}
+    assert set(names) == attention | ({POOLED_READER} if kind == "sdxl" else set())
+    pieces = [Piece(stored, (name,)) for name, stored in names.items()]
+    for name, tensor in ToDiffusers(weights, pieces).read(names):
         assert torch.equal(tensor, unet[name])
-    assert len(unet_projections(weights.shapes())) == len(attention) * 3 // 2 + len(pooled)
 
 
 def test_text_encoders_are_found_by_name(kind: str, parts: dict[str, nn.Module], file: Path) -> None:
@@ -164,7 +159,8 @@ def test_names_need_the_projections_alone(parts: dict[str, nn.Module]) -> None:
 def test_sgm_names_are_those_that_diffusers_reads() -> None:
     """Diffusers renames the layers of an SDXL LoRA back."""
     unet = small_parts("sdxl")["unet"]
-    names = sgm_names(unet.state_dict())
+    readers = (*TEXT_PROJECTIONS, POOLED_READER)
+    names = {name: sgm for name, sgm in sgm_names(unet.state_dict()).items() if name.endswith(readers)}
     lora = {
         f"lora_unet_{sgm}.lora_{side}.weight": torch.ones(1, 1) for sgm in names.values() for side in ("down", "up")
     }
@@ -188,10 +184,11 @@ def test_any_number_of_resolutions(levels: str) -> None:
         cross_attention_dim=16,
     )
     original = dict(_unet_to_original(unet))
-    assert set(ToDiffusers(_Held(original), "unet", "sd1").shapes()) == set(unet.state_dict())
+    read = ToDiffusers(_Held(original), pieces_in_file("unet", original, "sd1"))
+    assert set(read.shapes()) == set(unet.state_dict())
     if isinstance(layers, int):  # diffusers' converter knows one number
         assert_same(single_file_utils.convert_ldm_unet_checkpoint(original, dict(unet.config)), unet)
-    assert_same(dict(ToDiffusers(_Held(original), "unet", "sd1").read(unet.state_dict())), unet)
+    assert_same(dict(read.read(unet.state_dict())), unet)
 
 
 def _unet_to_original(unet: nn.Module) -> dict[str, Tensor]:
@@ -237,7 +234,7 @@ def test_sd2_leaves_out_the_layer_that_nobody_evaluates() -> None:
     full = original_tensors(build_parts(configs), "sd2")
     prefix = "cond_stage_model.model."
     full |= {f"{prefix}text_projection": torch.zeros(32, 32), f"{prefix}logit_scale": torch.tensor(4.6)}
-    read = ToDiffusers(_Held(full), "text_encoder", "sd2")
+    read = ToDiffusers(_Held(full), pieces_in_file("text_encoder", full, "sd2"))
     configs["text_encoder"]["num_hidden_layers"] = 23
     encoder = build_parts(configs)["text_encoder"]
     assert read.shapes() == {name: tuple(tensor.shape) for name, tensor in _Plain(encoder).state_dict().items()}
@@ -256,13 +253,13 @@ def test_old_folders_of_an_autoencoder() -> None:
     """SD 1.4's folder names its attention as diffusers did before 0.15."""
     vae = small_parts("sd1")["vae"].state_dict()
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
-    new = vae_names(vae)
+    new = {piece.diffusers[0]: piece.original for piece in vae_pieces(vae)}
     assert set(new) == set(vae)
     for name, original in new.items():
         before = name
         for now, then in old.items():
             before = before.replace(f".attentions.0.{now}.", f".attentions.0.{then}.")
-        assert vae_names([*vae, before])[before] == original
+        assert vae_pieces([*vae, before])[-1].original == original
 
 
 def test_old_text_encoders_with_a_prefix_and_positions() -> None:
@@ -314,7 +311,7 @@ def test_a_tensor_without_a_place_is_refused(part: str, name: str) -> None:
 )
 def test_strange_names_end_soon(names: list[str]) -> None:
     """Numbers from a stranger's file do not decide how long we work."""
-    assert projections_in(names) == {}
+    assert unet_projections(names) == {}
 
 
 def test_the_header_alone_is_read(file: Path) -> None:

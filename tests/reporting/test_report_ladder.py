@@ -123,7 +123,7 @@ def test_every_picture_on_the_page_is_of_the_attack_and_concept_that_it_is_named
     ladder = written(tmp_path, RUNGS)
     # mma: bomb 0, axe 1 and 2; cce steps=40: 3 to 6; with two tokens: 7; the control: 8 to 10.
     shown = tiles_to_show(ladder.concepts, 2)
-    assert [(row.title, [(tile, one.concept) for tile, one in own]) for row, own in shown] == [
+    assert [(title, [(tile, row.concept) for tile, row in rows]) for title, rows in shown.items()] == [
         ("mma", [(0, "bomb"), (1, "axe")]),
         ("cce steps=40", [(3, "bomb"), (4, "bomb")]),
         ("cce steps=40 tokens=2", [(7, "bomb")]),

@@ -71,15 +71,10 @@ class Comparison:
     editor: str = "UCE"
     """Class of epoch 0's editor, which its column is called by."""
 
-    @property
-    def first_edit(self) -> str:
-        """Name of the edit of epoch 0."""
-        return self.editor
-
     def title_of(self, key: str) -> str:
         """Title of a column of a ``fit``."""
         title = TITLES.get(key) or f"RECE, epoch {key.removeprefix('epoch_')}"
-        return title.replace("UCE", self.first_edit)
+        return title.replace("UCE", self.editor)
 
     def prompt_of(self, row: int) -> tuple[str, str]:
         """What tells prompts apart: text and concept. A file may hold one several times, with other seeds."""
@@ -98,13 +93,12 @@ class Comparison:
         column = self.columns.get(key)
         if column is None or column.hits is None:
             return Share(0, 0)
-        chosen = [
-            index
-            for index, row in enumerate(column.rows)
-            if self.role(row) in roles and (concept is None or self.prompts[row].concept == concept)
+        asked = [
+            (bool(hit), self.prompt_of(row))
+            for row, hit in zip(column.rows, column.hits, strict=True)
+            if self.role(row) in roles and concept in (None, self.prompts[row].concept)
         ]
-        prompts = [self.prompt_of(column.rows[index]) for index in chosen]
-        return Share.of([bool(column.hits[index]) for index in chosen], prompts)
+        return Share.of([hit for hit, _ in asked], [prompt for _, prompt in asked])
 
     def compare(self, first: str, second: str, roles: Sequence[str]) -> PairedTest:
         """The paired test of two columns on the same prompts and seeds."""
@@ -139,15 +133,15 @@ class Comparison:
         if not before.total:
             return ["No detector was given: look at the pictures."]
         if not last.total:
-            says.append(self._change(f"{self.first_edit} alone", (ORIGINAL, FIRST), own, "erased concepts"))
+            says.append(self._change(f"{self.editor} alone", (ORIGINAL, FIRST), own, "erased concepts"))
         else:
-            says.append(self._change(f"{self.first_edit} (epoch 0)", (ORIGINAL, FIRST), own, "erased concepts"))
+            says.append(self._change(f"{self.editor} (epoch 0)", (ORIGINAL, FIRST), own, "erased concepts"))
             says.append(self._change("RECE's epochs after it", (FIRST, LAST), own, "erased concepts"))
             if self.share(FIRST_DERIVED, own).total:
-                says.append(self._attack(self.first_edit, FIRST_DERIVED, FIRST, own))
+                says.append(self._attack(self.editor, FIRST_DERIVED, FIRST, own))
         final = self.columns.get(LAST_DERIVED) or self.columns.get(FIRST_DERIVED)
         if final is not None:
-            says.append(self._attack("RECE" if last.total else self.first_edit, final.key, self.last, own))
+            says.append(self._attack("RECE" if last.total else self.editor, final.key, self.last, own))
         if self.share(ORIGINAL, ("kept",)).total:
             says.append(self._change("The whole erasure", (ORIGINAL, self.last), ("kept",), "kept concepts"))
         if last.total:
@@ -156,7 +150,7 @@ class Comparison:
             if total and abs(helped) / total < 0.1:
                 says.append("Against the derived embedding RECE's epochs make next to no difference here.")
             elif total and helped < 0:
-                says.append(f"Against the derived embedding the last epoch is worse than {self.first_edit} here.")
+                says.append(f"Against the derived embedding the last epoch is worse than {self.editor} here.")
         return says
 
     def _change(self, what: str, columns: tuple[str, str], roles: Sequence[str], of: str) -> str:

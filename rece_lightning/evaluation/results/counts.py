@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.evaluation.results.comparison import Comparison
 from rece_lightning.evaluation.results.states import Shot
-from rece_lightning.files import write_atomically
+from rece_lightning.evaluation.results.tables import reading_rows, write_rows
 
 COLUMNS = ("column", "prompt", "concept", "role", "seed", "detected", "shown")
 
@@ -34,26 +31,16 @@ def counts_of(comparison: Comparison) -> list[Count]:
     for column in comparison.columns.values():
         for place, (row, seed) in enumerate(zip(column.rows, column.seeds, strict=True)):
             prompt = comparison.prompts[row]
-            counts.append(
-                Count(
-                    column.key,
-                    Shot(prompt.prompt, prompt.concept, comparison.role(row), seed),
-                    None if column.hits is None else bool(column.hits[place]),
-                    column.shown[place] if column.shown else "",
-                )
-            )
+            shot = Shot(prompt.prompt, prompt.concept, comparison.role(row), seed)
+            detected = None if column.hits is None else bool(column.hits[place])
+            counts.append(Count(column.key, shot, detected, column.shown[place] if column.shown else ""))
     return counts
 
 
 def write_counts(counts: Iterable[Count], path: Path) -> Path:
     """Write the table, atomically."""
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(COLUMNS)
-    for count in counts:
-        detected = "" if count.detected is None else int(count.detected)
-        writer.writerow([count.column, *count.shot, detected, count.shown])
-    return write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8"))
+    cells = ((one.column, *one.shot, "" if one.detected is None else int(one.detected), one.shown) for one in counts)
+    return write_rows(path, COLUMNS, cells)
 
 
 def read_counts(path: Path) -> list[Count]:
@@ -63,16 +50,11 @@ def read_counts(path: Path) -> list[Count]:
         ConfigurationError: if it is damaged.
     """
     counts = []
-    try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            for row in csv.DictReader(stream):
-                shot = Shot(row["prompt"], row["concept"], row["role"], int(row["seed"]))
-                detected = {"0": False, "1": True, "": None}[row["detected"]]
-                counts.append(Count(row["column"], shot, detected, row.get("shown") or ""))
-    except (OSError, UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError) as error:
-        raise ConfigurationError(
-            f"{path} is damaged ({type(error).__name__}: {error}); move it away, or measure anew with rece validate."
-        ) from error
+    with reading_rows(path) as rows:
+        for row in rows:
+            shot = Shot(row["prompt"], row["concept"], row["role"], int(row["seed"]))
+            detected = {"0": False, "1": True, "": None}[row["detected"]]
+            counts.append(Count(row["column"], shot, detected, row.get("shown") or ""))
     return counts
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.table import Table
 
-from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.files import write_atomically
+from rece_lightning.evaluation.results.tables import reading_rows, write_rows
 from rece_lightning.metrics.figure import NAN, Figure
 
 FILE = "quality.csv"
@@ -56,25 +53,14 @@ def scalars(lines: Iterable[QualityLine], column: str) -> dict[str, float]:
 
 def write_quality(lines: Iterable[QualityLine], path: Path) -> Path:
     """Write the table, atomically. What a metric does not give is an empty cell."""
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(COLUMNS)
+    rows = []
     for line in lines:
         figure = line.figure
-        numbers = [_text(number) for number in (figure.value, *figure.interval, figure.deviation)]
-        writer.writerow(
-            [
-                line.column,
-                line.metric,
-                figure.part,
-                *numbers,
-                figure.total,
-                line.reference,
-                line.protocol,
-                figure.method,
-            ]
-        )
-    return write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8"))
+        numbers = (figure.value, *figure.interval, figure.deviation)
+        cells = ["" if number != number else repr(number) for number in numbers]
+        rule = (line.reference, line.protocol, figure.method)
+        rows.append((line.column, line.metric, figure.part, *cells, figure.total, *rule))
+    return write_rows(path, COLUMNS, rows)
 
 
 def read_quality(path: Path) -> list[QualityLine]:
@@ -85,25 +71,15 @@ def read_quality(path: Path) -> list[QualityLine]:
     """
     if not path.is_file():
         return []
-    try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            return [_line(row) for row in csv.DictReader(stream)]
-    except (OSError, UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError) as error:
-        raise ConfigurationError(
-            f"{path} is damaged ({type(error).__name__}: {error}); move it away, or measure anew with rece validate."
-        ) from error
+    with reading_rows(path) as rows:
+        return [_line(row) for row in rows]
 
 
 def _line(row: Mapping[str, str]) -> QualityLine:
-    value, low, high, deviation = (
-        float(row[key]) if row[key] else NAN for key in ("value", "low", "high", "deviation")
-    )  # fmt: skip
+    numbers = ("value", "low", "high", "deviation")
+    value, low, high, deviation = (float(row[key]) if row[key] else NAN for key in numbers)
     figure = Figure(row["part"], value, int(row["pictures"]), row["method"], (low, high), deviation)
     return QualityLine(row["column"], row["metric"], row["protocol"], row["reference"], figure)
-
-
-def _text(number: float) -> str:
-    return repr(number) if number == number else ""
 
 
 @dataclass(frozen=True)
@@ -119,19 +95,15 @@ class QualityRow:
 
 def quality_rows(lines: Sequence[QualityLine], columns: Sequence[str]) -> list[QualityRow]:
     """The figures side by side, those of one rule in a row."""
-    found: dict[tuple[str, str], dict[str, Figure]] = {}
+    by_rule: dict[tuple[str, str], dict[str, Figure]] = {}
     for line in lines:
         if line.column in columns:
-            found.setdefault((line.heading, line.rule), {})[line.column] = line.figure
-    return [
-        QualityRow(
-            heading,
-            rule,
-            next(reversed(figures.values())).method,
-            tuple(str(figures[column]) if column in figures else "–" for column in columns),
-        )
-        for (heading, rule), figures in found.items()
-    ]
+            by_rule.setdefault((line.heading, line.rule), {})[line.column] = line.figure
+    rows = []
+    for (heading, rule), figures in by_rule.items():
+        texts = tuple(str(figures.get(column, "–")) for column in columns)
+        rows.append(QualityRow(heading, rule, next(reversed(figures.values())).method, texts))
+    return rows
 
 
 def quality_table(lines: Sequence[QualityLine], titles: Mapping[str, str]) -> Table:
@@ -142,11 +114,8 @@ def quality_table(lines: Sequence[QualityLine], titles: Mapping[str, str]) -> Ta
         titles: column → its title, those to show.
     """
     shown = [column for column in titles if any(line.column == column for line in lines)]
-    table = Table(title="Quality (95 % interval, or ± standard deviation over seeds)")
-    table.add_column("figure")
-    table.add_column("protocol")
-    for column in shown:
-        table.add_column(titles[column])
+    headings = ["figure", "protocol", *(titles[column] for column in shown)]
+    table = Table(*headings, title="Quality (95 % interval, or ± standard deviation over seeds)")
     for row in quality_rows(lines, shown):
         table.add_row(row.heading, row.rule, *row.texts)
     return table

@@ -7,13 +7,13 @@ from pathlib import Path
 from rece_lightning.evaluation.results.comparison import Comparison
 from rece_lightning.evaluation.results.counts import counts_of, write_counts
 from rece_lightning.evaluation.results.figures import FILE, scalars, write_quality
-from rece_lightning.evaluation.results.grid import save_grid
+from rece_lightning.evaluation.results.grid import draw_grid
 from rece_lightning.evaluation.results.sheets import save_sheet, sheet_path
-from rece_lightning.files import discard
+from rece_lightning.evaluation.results.states import ROLES, UNWANTED
+from rece_lightning.files import discard, write_atomically
 from rece_lightning.metrics import harmonic_mean
 
 COUNTS = "evaluation.csv"
-ROLES = ("erased", "synonym", "kept")
 
 
 def grid_path(folder: Path) -> Path:
@@ -23,7 +23,8 @@ def grid_path(folder: Path) -> Path:
 
 def write_outcome(comparison: Comparison, folder: Path) -> None:
     """The grid, the sheets, ``quality.csv`` where metrics measured, and last ``evaluation.csv``: all is there then."""
-    save_grid(comparison, grid_path(folder))
+    figure = draw_grid(comparison)
+    write_atomically(grid_path(folder), lambda temporary: figure.savefig(temporary, format="png"))
     for column in comparison.columns.values():
         save_sheet(column.first_pictures, sheet_path(folder / "images", column.key))
     lines = [line for key in comparison.columns for line in comparison.quality if line.column == key]
@@ -43,7 +44,7 @@ def column_figures(comparison: Comparison, key: str) -> dict[str, float]:
 
 def final_figures(comparison: Comparison) -> dict[str, float]:
     """What runs are told apart by: erased and kept of the final state, their harmonic mean, what metrics measured."""
-    gone, kept = (comparison.share(comparison.last, roles) for roles in (("erased", "synonym"), ("kept",)))
+    gone, kept = (comparison.share(comparison.last, roles) for roles in (UNWANTED, ("kept",)))
     found = {name: share.rate for name, share in (("erased", gone), ("kept", kept)) if share.total}
     if gone.total and kept.total:
         found["harmonic_mean"] = harmonic_mean(gone.rate, kept.rate)

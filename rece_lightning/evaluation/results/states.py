@@ -8,13 +8,18 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from rece_lightning.evaluation.results.balance import Counts, balance_draws, central_interval, differs
 from rece_lightning.evaluation.results.figures import QualityLine
 from rece_lightning.metrics import PairedTest, Share, harmonic_mean, paired_test
 
 UNWANTED = ("erased", "synonym")
 ROLES = {"erased": "erased, own words", "synonym": "their synonyms", "kept": "kept"}
+LEVEL = 0.05
+DRAWS = 2000
+
+Counts = npt.NDArray[np.float64]
+"""Hits and pictures a prompt, ``[prompts, 2]``."""
 
 
 class Shot(NamedTuple):
@@ -24,6 +29,32 @@ class Shot(NamedTuple):
     concept: str
     role: str
     seed: int
+
+
+def balance_draws(erased: Counts, kept: Counts) -> Counts:
+    """Harmonic means of ``1 − erased`` and ``kept`` over resampled prompts; empty where a role has no prompt.
+
+    A prompt's pictures stay together. The same seed for every state: draw ``k`` of two states resamples the same
+    prompts, in their order, so that their difference is paired.
+    """
+    if not len(erased) or not len(kept):
+        return np.zeros(0)
+    generator = np.random.default_rng(0)
+    rates = []
+    for counts in (erased, kept):
+        drawn = counts[generator.integers(len(counts), size=(DRAWS, len(counts)))].sum(axis=1)
+        rates.append(drawn[:, 0] / drawn[:, 1])
+    gone, stays = 1.0 - rates[0], rates[1]
+    total = gone + stays
+    return np.divide(2 * gone * stays, total, out=np.zeros(DRAWS), where=total > 0)
+
+
+def central_interval(draws: Counts) -> tuple[float, float]:
+    """The middle 95 %; NaN without draws."""
+    if not len(draws):
+        return float("nan"), float("nan")
+    low, high = np.quantile(draws, [LEVEL / 2, 1 - LEVEL / 2])
+    return float(low), float(high)
 
 
 @dataclass(frozen=True)
@@ -127,5 +158,8 @@ def best_balance(states: Sequence[State]) -> Best | None:
         return -states[place].balance, states[place].figures.get("weight_change", 0.0), place
 
     order = sorted(usable, key=key)
-    clear = len(order) > 1 and differs(states[order[0]].draws, states[order[1]].draws)
-    return Best(order[0], clear)
+    if len(order) == 1:
+        return Best(order[0], clear=False)
+    # The interval of the paired difference leaves out 0.
+    low, high = central_interval(states[order[0]].draws - states[order[1]].draws)
+    return Best(order[0], low > 0 or high < 0)

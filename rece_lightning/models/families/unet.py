@@ -15,11 +15,6 @@ POOLED_READER = "add_embedding.linear_1.weight"
 """Its input is the pooled embedding, then the Fourier features of sizes and crops."""
 
 
-def is_text_projection(name: str) -> bool:
-    """Whether a U-Net parameter maps text embeddings to keys or values."""
-    return TEXT_PROJECTION.search(name) is not None
-
-
 def unet_spaces(shapes: Mapping[str, tuple[int, ...]], width: int, pooled: int | None = None) -> tuple[TextSpace, ...]:
     """The text spaces of a U-Net, from the names and shapes of its parameters alone.
 
@@ -29,10 +24,10 @@ def unet_spaces(shapes: Mapping[str, tuple[int, ...]], width: int, pooled: int |
         pooled: width of the pooled embedding, where the U-Net is given one.
     """
     readers = {
-        name: Reader(tuple(shape), kind=found.group(2))
+        name: Reader(tuple(shape), kind=match[2])
         # Sorted: the sum over layers must not depend on how a file orders them.
         for name, shape in sorted(shapes.items())
-        if (found := TEXT_PROJECTION.search(name)) is not None
+        if (match := TEXT_PROJECTION.search(name))
     }
     spaces = (TextSpace(TEXT, width, readers),)
     shape = shapes.get(POOLED_READER)
@@ -42,13 +37,7 @@ def unet_spaces(shapes: Mapping[str, tuple[int, ...]], width: int, pooled: int |
 
 
 def checked_spaces(where: str, weights: Weights, width: int, pooled: int | None = None) -> tuple[TextSpace, ...]:
-    """The same of stored weights, each shape and dtype looked at.
-
-    Args:
-        where: they lie, for messages.
-        weights: of the U-Net.
-        width: ``d``.
-        pooled: width of the pooled embedding.
+    """The same of stored weights, which lie ``where``, each shape and dtype looked at.
 
     Raises:
         BaseModelError: if there is no cross-attention, or a shape or dtype cannot be.

@@ -8,7 +8,6 @@ from itertools import islice
 from torch import Tensor
 
 from rece_lightning.core.errors import BaseModelError
-from rece_lightning.models.families.unet import is_text_projection
 from rece_lightning.models.original.pieces import Piece, Shape
 from rece_lightning.models.original.text import TOWERS, text_pieces, text_pieces_in_file
 from rece_lightning.models.original.unet import PREFIX, diffusers_unet_names, unet_names
@@ -62,22 +61,13 @@ def pieces_in_file(part: str, names: Iterable[str], family: str) -> list[Piece]:
     return vae_pieces_in_file(names) if part == "vae" else text_pieces_in_file(names, TOWERS[family][part])
 
 
-def projections_in(names: Iterable[str]) -> dict[str, str]:
-    """Diffusers name → name in the file of every weight that reads text, in the file's order.
+def unet_projections(names: Iterable[str]) -> dict[str, str]:
+    """Diffusers name → name in the file of every weight that reads text and of the queries beside it, in its order.
+
+    The queries do not read the text; their shapes tell whether a file is whole.
 
     Args:
         names: of all tensors of a file in the original layout; shapes are not needed.
-
-    Raises:
-        BaseModelError: if its U-Net is none of Stable Diffusion's kind.
-    """
-    return diffusers_unet_names(names, (*TEXT_PROJECTIONS, POOLED_READER))
-
-
-def unet_projections(names: Iterable[str]) -> dict[str, str]:
-    """The same, with the queries of the cross-attentions.
-
-    The queries do not read the text; their shapes tell whether a file is whole.
 
     Raises:
         BaseModelError: if the file's U-Net is none of Stable Diffusion's kind.
@@ -98,8 +88,8 @@ def sgm_names(names: Iterable[str]) -> dict[str, str]:
     LoRA files for SDXL name the U-Net's modules so.
 
     Args:
-        names: diffusers names of what reads the text. Where resolutions differ in how many residual blocks they have,
-            the names of all the U-Net's parameters.
+        names: of the U-Net's weights; of what reads the text alone where all resolutions have equally many residual
+            blocks.
 
     Raises:
         BaseModelError: if the original layout has no place for one.
@@ -107,17 +97,7 @@ def sgm_names(names: Iterable[str]) -> dict[str, str]:
     return {
         name: original.removeprefix(PREFIX).removesuffix(".weight").replace(".", "_")
         for name, original in unet_names(names).items()
-        if is_text_projection(name) or original.endswith(POOLED_READER)
     }
-
-
-def original_shapes(parts: Mapping[str, Weights], family: str) -> dict[str, Shape]:
-    """Original names and shapes of a model in diffusers' layout. See :func:`to_original`."""
-    found: dict[str, Shape] = {}
-    for part in PARTS[family]:
-        shapes = parts[part].shapes()
-        found |= {piece.original: piece.original_shape(shapes) for piece in pieces_of(part, shapes, family)}
-    return found
 
 
 def to_original(parts: Mapping[str, Weights], family: str) -> Iterator[tuple[str, Tensor]]:
@@ -139,35 +119,21 @@ def to_original(parts: Mapping[str, Weights], family: str) -> Iterator[tuple[str
 
 
 class ToDiffusers:
-    """A part of a file in the original layout, read under its diffusers names. It is a ``Weights`` itself.
+    """Tensors of a file in the original layout, read under their diffusers names. They are ``Weights`` themselves.
 
     Args:
         weights: of the file.
-        part: ``unet``, ``vae``, ``text_encoder`` or ``text_encoder_2``.
-        family: ``sd1``, ``sd2`` or ``sdxl``.
-
-    Raises:
-        BaseModelError: if diffusers has no place for a tensor of the U-Net or the autoencoder.
+        pieces: of the part, as in :func:`pieces_in_file`.
     """
 
-    def __init__(self, weights: Weights, part: str, family: str) -> None:
-        self._weights = weights
-        stored = weights.shapes()
-        self._pieces: dict[str, Piece] = {}
-        self._shapes: dict[str, Shape] = {}
-        for piece in pieces_in_file(part, stored, family):
-            for name in piece.diffusers:
-                self._pieces[name] = piece
-                self._shapes[name] = piece.diffusers_shape(stored[piece.original])
-
-    @property
-    def where(self) -> str:
-        """The file."""
-        return self._weights.where
+    def __init__(self, weights: Weights, pieces: Iterable[Piece]) -> None:
+        self._weights, self.where = weights, weights.where
+        self._pieces = {name: piece for piece in pieces for name in piece.diffusers}
 
     def shapes(self) -> dict[str, Shape]:
         """Under diffusers names."""
-        return dict(self._shapes)
+        stored = self._weights.shapes()
+        return {name: piece.diffusers_shape(stored[piece.original]) for name, piece in self._pieces.items()}
 
     def dtypes(self) -> dict[str, str]:
         """Under diffusers names."""

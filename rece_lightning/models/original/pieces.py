@@ -27,15 +27,6 @@ class Piece:
     """One name; of ``joined`` three."""
     form: Form = "same"
 
-    def original_shape(self, shapes: Mapping[str, Shape]) -> Shape:
-        """From the shapes under diffusers' names."""
-        first, *rest = shapes[self.diffusers[0]]
-        if self.form == "joined":
-            return (sum(shapes[name][0] for name in self.diffusers), *rest)
-        if self.form == "transposed":
-            return (*rest, first)
-        return (first, *rest, 1, 1) if self.form == "convolution" else (first, *rest)
-
     def diffusers_shape(self, shape: Shape) -> Shape:
         """From the original shape; the three of ``joined`` are equal."""
         if self.form == "joined":

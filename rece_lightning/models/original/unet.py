@@ -9,7 +9,6 @@ where there is one, and the upsampler has the next number.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 
 from rece_lightning.models.original.pieces import by_prefix, no_counterpart, numbers
@@ -45,69 +44,60 @@ TRANSFORMER = frozenset({"norm", "proj_in", "transformer_blocks", "proj_out"})
 """Modules of a transformer; within them both layouts use the same names and forms."""
 
 
-@dataclass(frozen=True)
-class Levels:
-    """How many residual blocks each resolution has, and where a transformer stands before an upsampler."""
+def _table_of_diffusers(names: list[str]) -> dict[str, str]:
+    """Diffusers module → original module, from the names of parameters.
 
-    down: tuple[int, ...]
-    up: tuple[int, ...]
-    with_attention: frozenset[int]
-    """Up blocks whose last residual block is followed by a transformer."""
+    Those of the transformers are enough where every resolution has equally many residual blocks, as in all published
+    models.
+    """
+    down, up = (_counts(names, side) for side in ("down_blocks", "up_blocks"))
+    attention = {i for i, n in enumerate(up) if numbers(names, f"up_blocks.{i}.attentions.")[-1:] == [n - 1]}
+    return dict(_blocks(down, up, attention))
 
-    @classmethod
-    def of_diffusers(cls, names: Iterable[str]) -> Levels:
-        """From the names of parameters.
 
-        Those of the transformers are enough where every resolution has equally many residual blocks, as in all
-        published models.
-        """
-        names = list(names)
-        down, up = (_counts(names, side) for side in ("down_blocks", "up_blocks"))
-        attention = frozenset(
-            i for i, n in enumerate(up) if numbers(names, f"up_blocks.{i}.attentions.")[-1:] == [n - 1]
-        )
-        return cls(down, up, attention)
+def _table_of_original(names: list[str]) -> dict[str, str]:
+    """The same from the names of a file, without :data:`PREFIX`."""
+    down = _runs(numbers(names, "input_blocks.", "0.op."), numbers(names, "input_blocks.")[-1:])
+    ends = numbers(names, "output_blocks.", "1.conv.") + numbers(names, "output_blocks.", "2.conv.")
+    last = [end + 1 for end in numbers(names, "output_blocks.")[-1:]]
+    up = _runs(sorted(end + 1 for end in ends), last, gap=0)
+    attention = numbers(names, "output_blocks.", "1.transformer_blocks.")
+    return dict(_blocks(down, up, {i for i in range(len(up)) if sum(up[: i + 1]) - 1 in attention}))
 
-    @classmethod
-    def of_original(cls, names: Iterable[str]) -> Levels:
-        """From the names of a file, without :data:`PREFIX`."""
-        names = list(names)
-        down = _runs(numbers(names, "input_blocks.", "0.op."), numbers(names, "input_blocks.")[-1:])
-        ends = numbers(names, "output_blocks.", "1.conv.") + numbers(names, "output_blocks.", "2.conv.")
-        last = [end + 1 for end in numbers(names, "output_blocks.")[-1:]]
-        up = _runs(sorted(end + 1 for end in ends), last, gap=0)
-        attention = numbers(names, "output_blocks.", "1.transformer_blocks.")
-        totals = [sum(up[: i + 1]) - 1 for i in range(len(up))]
-        return cls(down, up, frozenset(i for i, end in enumerate(totals) if end in attention))
 
-    def table(self) -> Iterator[tuple[str, str]]:
-        """``(diffusers module, original module)`` of everything in the blocks."""
-        entry = 1
-        for block, count in enumerate(self.down):
-            for layer in range(count):
-                yield f"down_blocks.{block}.resnets.{layer}", f"input_blocks.{entry}.0"
-                yield f"down_blocks.{block}.attentions.{layer}", f"input_blocks.{entry}.1"
-                entry += 1
-            yield f"down_blocks.{block}.downsamplers.0.conv", f"input_blocks.{entry}.0.op"
+def _blocks(down: tuple[int, ...], up: tuple[int, ...], with_attention: set[int]) -> Iterator[tuple[str, str]]:
+    """``(diffusers module, original module)`` of everything in the blocks.
+
+    Args:
+        down: residual blocks of each resolution.
+        up: the same on the way back.
+        with_attention: up blocks whose last residual block is followed by a transformer, before the upsampler.
+    """
+    entry = 1
+    for block, count in enumerate(down):
+        for layer in range(count):
+            yield f"down_blocks.{block}.resnets.{layer}", f"input_blocks.{entry}.0"
+            yield f"down_blocks.{block}.attentions.{layer}", f"input_blocks.{entry}.1"
             entry += 1
-        entry = 0
-        for block, count in enumerate(self.up):
-            for layer in range(count):
-                yield f"up_blocks.{block}.resnets.{layer}", f"output_blocks.{entry}.0"
-                yield f"up_blocks.{block}.attentions.{layer}", f"output_blocks.{entry}.1"
-                entry += 1
-            place = 2 if block in self.with_attention else 1
-            yield f"up_blocks.{block}.upsamplers.0.conv", f"output_blocks.{entry - 1}.{place}.conv"
+        yield f"down_blocks.{block}.downsamplers.0.conv", f"input_blocks.{entry}.0.op"
+        entry += 1
+    entry = 0
+    for block, count in enumerate(up):
+        for layer in range(count):
+            yield f"up_blocks.{block}.resnets.{layer}", f"output_blocks.{entry}.0"
+            yield f"up_blocks.{block}.attentions.{layer}", f"output_blocks.{entry}.1"
+            entry += 1
+        place = 2 if block in with_attention else 1
+        yield f"up_blocks.{block}.upsamplers.0.conv", f"output_blocks.{entry - 1}.{place}.conv"
 
 
 def _counts(names: list[str], side: str) -> tuple[int, ...]:
     """Residual blocks of every block; those of which no name is given have as many as the largest."""
-    blocks = numbers(names, f"{side}.")
-    found = {}
-    for block in blocks:
+    counts = {}
+    for block in numbers(names, f"{side}."):
         layers = [n for kind in ("resnets", "attentions") for n in numbers(names, f"{side}.{block}.{kind}.")]
-        found[block] = max(layers, default=-1) + 1
-    return tuple(found.get(block) or max(found.values()) for block in range(max(blocks, default=-1) + 1))
+        counts[block] = max(layers, default=-1) + 1
+    return tuple(counts.get(block) or max(counts.values()) for block in range(max(counts, default=-1) + 1))
 
 
 def _runs(ends: list[int], last: list[int], gap: int = 1) -> tuple[int, ...]:
@@ -119,14 +109,11 @@ def _runs(ends: list[int], last: list[int], gap: int = 1) -> tuple[int, ...]:
 def unet_names(names: Iterable[str]) -> dict[str, str]:
     """Diffusers name → original name, with :data:`PREFIX`.
 
-    Args:
-        names: of a U-Net's parameters in diffusers; those of the cross-attentions alone are enough.
-
     Raises:
         BaseModelError: if the original layout has no place for one.
     """
     names = list(names)
-    table = FIXED | ADDED | CLASS | dict(Levels.of_diffusers(names).table())
+    table = FIXED | ADDED | CLASS | _table_of_diffusers(names)
     return {name: PREFIX + _translate(table, name, RESNET) for name in names}
 
 
@@ -142,8 +129,7 @@ def diffusers_unet_names(names: Iterable[str], endings: tuple[str, ...] = ("",))
     """
     inner = [name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX)]
     labels = CLASS if "label_emb.weight" in inner else ADDED
-    forward = FIXED | labels | dict(Levels.of_original(inner).table())
-    table = {original: name for name, original in forward.items()}
+    table = {original: name for name, original in (FIXED | labels | _table_of_original(inner)).items()}
     back = {original: name for name, original in RESNET.items()}
     return {_translate(table, name, back): PREFIX + name for name in inner if name.endswith(endings)}
 

@@ -62,11 +62,6 @@ def vae_pieces(names: Iterable[str]) -> list[Piece]:
     return pieces
 
 
-def vae_names(names: Iterable[str]) -> dict[str, str]:
-    """Diffusers name → original name, with :data:`PREFIX`. The forms are in :func:`vae_pieces`."""
-    return {piece.diffusers[0]: piece.original for piece in vae_pieces(names)}
-
-
 def vae_pieces_in_file(names: Iterable[str]) -> list[Piece]:
     """The autoencoder's tensors among the names of a file, under their current diffusers names.
 

@@ -1,4 +1,4 @@
-"""The page of ``rece sweep``."""
+"""The pages of ``rece compare`` and ``rece sweep``: states side by side."""
 
 from __future__ import annotations
 
@@ -6,10 +6,44 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rece_lightning.evaluation.results.states import State, best_balance
+from rece_lightning.evaluation.results.states import Shot, State, best_balance
 from rece_lightning.reporting.plots import front_svg, tradeoff_svg
-from rece_lightning.reporting.side_by_side import gallery, methods, shots_to_show, states_table
+from rece_lightning.reporting.side_by_side import findings, gallery, methods, shots_to_show, states_table
 from rece_lightning.reporting.templates import render
+
+
+def _of_states(states: Sequence[State], shots: Sequence[Shot]) -> dict[str, Any]:
+    """What both pages show of states: table, plot and pictures; empty where nothing was measured."""
+    return {
+        **methods(states),
+        "table": states_table(states) if states else None,
+        "plot": tradeoff_svg(states, best_balance(states)),
+        "gallery": gallery(states, shots_to_show(shots)),
+    }
+
+
+def compare_page(states: Sequence[State], *, protocol: str, notes: Sequence[str], command: str) -> str:
+    """The page of ``rece compare``.
+
+    Args:
+        states: measured on the same prompts and seeds.
+        protocol: detector and sampling, in words.
+        notes: what a reader must know of the comparison.
+        command: that made the page.
+    """
+    order = {shot: place for place, shot in enumerate(states[0].hits)}
+    shots = sorted({shot for state in states for shot in state.hits}, key=lambda one: (order.get(one, len(order)), one))
+    return render(
+        "compare.html.j2",
+        title=f"{sum(state.edited for state in states)} edited models compared",
+        findings=findings(states),
+        **_of_states(states, shots),
+        pictures=len(shots),
+        prompts=len({(shot.prompt, shot.concept) for shot in shots}),
+        protocol=protocol,
+        notes=notes,
+        command=command,
+    )
 
 
 @dataclass(frozen=True)
@@ -40,7 +74,7 @@ def sweep_page(
     notes: Sequence[str],
     commands: Sequence[str],
 ) -> str:
-    """Render it.
+    """The page of ``rece sweep``.
 
     Args:
         title: of the page.
@@ -70,10 +104,7 @@ def sweep_page(
         settings=settings,
         finding=finding,
         rules=rules,
-        **methods(states),
-        table=states_table(states) if states else None,
-        plot=tradeoff_svg(states, best_balance(states)) if states else "",
-        gallery=gallery(states, shots_to_show(list(states[0].hits))) if states else None,
+        **_of_states(states, list(states[0].hits) if states else ()),
         front_plot=front_svg(points, front, measured, x, front_says),
         front_says=front_says,
         x=x,
