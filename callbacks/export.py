@@ -12,8 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from rece_lightning.callbacks.base import RunCallback
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.exports import file_metadata
-from rece_lightning.exports.delta import write_delta
+from rece_lightning.exports import file_metadata, write_delta
 from rece_lightning.files import check_writable, refuse_existing
 from rece_lightning.module import RECE
 from rece_lightning.runs.folder import run_folder

@@ -26,7 +26,7 @@ from rece_lightning.files import discard, write_atomically
 from rece_lightning.module import RECE
 from rece_lightning.reporting.devices import Devices
 from rece_lightning.reporting.ladder import read_ladder
-from rece_lightning.reporting.ladder_section import LadderSection, ladder_section
+from rece_lightning.reporting.ladder_section import ladder_section
 from rece_lightning.reporting.page import render_page
 from rece_lightning.reporting.words import words_section
 from rece_lightning.runs.folder import run_folder
@@ -157,7 +157,7 @@ def _comparison(trainer: Trainer) -> Comparison | None:
     return None
 
 
-def _ladder(trainer: Trainer) -> LadderSection | None:
+def _ladder(trainer: Trainer) -> dict[str, Any] | None:
     """From the run's files: a run that goes on may have attacked before it was stopped."""
     if not any(isinstance(callback, RedTeam) for callback in trainer.callbacks):  # type: ignore[attr-defined]
         return None

@@ -300,7 +300,7 @@ class RECE(LightningModule):
             logger.log_metrics(figures, step=len(self.history))
 
     def validation_step(self, batch: tuple[EvaluationPrompt, ...], batch_idx: int) -> dict[str, Any] | None:
-        """Prompts, seeds and pictures ``[n, 3, h, w]`` in [0, 1] of the edited model; of the base where nothing was edited."""
+        """Prompts, seeds and pictures ``[n, 3, h, w]`` in [0, 1] of the edited model; of the base before any edit."""
         return self._generate(batch)
 
     test_step = predict_step = validation_step

@@ -210,7 +210,7 @@ def fault_of(words: list[str]) -> str | None:
 
 def rece_fault(words: list[str]) -> str | None:
     """The same of the project's own command: its verb, and every flag with its value."""
-    from rece_lightning.attacks.ladder import LADDER
+    from rece_lightning.attacks import LADDER
     from rece_lightning.cli.verbs import TOOLS, VERBS, is_statement, shipped_configs
     from rece_lightning.exports import FORMATS
 

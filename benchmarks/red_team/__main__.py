@@ -21,8 +21,7 @@ from benchmarks.harness import Piece, Table, World, command, command_of, fill, t
 from benchmarks.red_team.page import Row, write_page
 from benchmarks.red_team.plan import ORIGINAL, PLAIN, ROBUST, UCE, Plan, erasures, goals
 from benchmarks.results.plan import Erasure
-from rece_lightning.attacks import AdversarialPrompt, Attack, AttackStore, Victim
-from rece_lightning.attacks.ladder import LADDER
+from rece_lightning.attacks import LADDER, AdversarialPrompt, Attack, AttackStore, Victim
 from rece_lightning.attacks.outcome import NO_ATTACK, Measured, measure, measure_all
 from rece_lightning.erasure.session import ErasureSession
 

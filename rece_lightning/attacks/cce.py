@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from rece_lightning.attacks.base import AdversarialPrompt, Attack, Budget, Goal
 from rece_lightning.attacks.derived import derived_curve
-from rece_lightning.attacks.noise import add_noise, latents_of, noise_loss
+from rece_lightning.attacks.noise import NoisedPictures, add_noise, latents_of, noise_loss
 from rece_lightning.attacks.pictures import ConceptPictures, EmojiPictures, OriginalPictures
 from rece_lightning.attacks.victim import Victim
 from rece_lightning.core.errors import ConfigurationError, check_choice, check_number
@@ -112,15 +113,15 @@ class Cce(Attack):
         """One restart after the other, a row for each kept step."""
         latents = latents_of(victim.pipeline, self.source(victim, goal).of(victim, goal, self.pictures))
         encoded = victim.encoder.encode([goal.prompt, ""])
-        pooled = None if encoded.pooled is None else encoded.pooled[:1]
+        pooled = None if encoded.pooled is None else encoded.pooled[0]
         found = []
         with victim.edited() as unet:
             for restart in restarts:
+                blank = AdversarialPrompt(self.name, goal.concept, restart, goal.prompt, pooled=pooled)
                 for tokens in self.positions:
-                    generator = self.generator(goal, restart)
-                    start = self._start(victim, encoded.embeddings, tokens, generator)
-                    args = (victim.pipeline, unet, latents, start, pooled, goal, restart, tokens, generator)
-                    found += self._invert(*args)
+                    generators = self.generator(goal, restart), self.generator(goal, -1)
+                    start = self._start(victim, encoded.embeddings, tokens, generators[0])
+                    found += self._invert(victim.pipeline, unet, latents, start, tokens, blank, *generators)
         return found
 
     def _start(self, victim: Victim, encoded: Tensor, tokens: int, generator: torch.Generator) -> Tensor:
@@ -145,21 +146,22 @@ class Cce(Attack):
         unet: Any,
         latents: Tensor,
         start: Tensor,
-        pooled: Tensor | None,
-        goal: Goal,
-        restart: int,
         tokens: int,
+        blank: AdversarialPrompt,
         generator: torch.Generator,
+        of_judge: torch.Generator,
     ) -> list[AdversarialPrompt]:
+        """Points of the curve from one start: ``blank`` with what was learnt."""
         last = pipeline.scheduler.config.num_train_timesteps
         first = int(last * self.least)
+        pooled = None if blank.pooled is None else blank.pooled[None]
 
-        def noised(count: int, source: torch.Generator) -> Any:
+        def noised(count: int, source: torch.Generator) -> NoisedPictures:
             rows = torch.randint(len(latents), (count,), generator=source)
             return add_noise(pipeline, latents[rows], torch.randint(first, last, (count,), generator=source), source)
 
         # Two noised pictures at each of a few levels: enough to compare two embeddings under the same noise.
-        judge = noised(16, self.generator(goal, -1))
+        judge = noised(16, of_judge)
         free = start[_free(start, tokens)].clone().requires_grad_()
         optimizer = torch.optim.Adam([free], lr=self.learning_rate)
 
@@ -168,38 +170,26 @@ class Cce(Attack):
             embedding[_free(start, tokens)] = free
             return embedding
 
+        @torch.no_grad()
         def judged(embedding: Tensor) -> float:
-            with torch.no_grad():
-                return float(noise_loss(unet, judge, embedding[None], pooled))
+            return float(noise_loss(unet, judge, embedding[None], pooled))
 
         started = time.perf_counter()
-        before = judged(start)
-        kept = []
+        blank = replace(blank, loss_before=judged(start))
+        points = []
         for step in range(self.budget.steps + 1):
             if step in self.at:
-                embedding = whole().detach().clone()
+                embedding = whole().detach()
                 variant = f"steps={step}" + (f" tokens={tokens}" if tokens else "")
-                kept.append(
-                    AdversarialPrompt(
-                        self.name,
-                        goal.concept,
-                        restart,
-                        goal.prompt,
-                        variant=variant,
-                        embedding=embedding,
-                        pooled=None if pooled is None else pooled[0],
-                        loss_before=before,
-                        loss=judged(embedding),
-                        queries=step * self.batch_size + 2 * len(judge),
-                        # A point of the curve costs what was spent until then.
-                        seconds=time.perf_counter() - started,
-                    )
-                )
+                point = replace(blank, variant=variant, embedding=embedding, loss=judged(embedding))
+                # It costs what was spent until then.
+                queries, seconds = step * self.batch_size + 2 * len(judge), time.perf_counter() - started
+                points.append(replace(point, queries=queries, seconds=seconds))
             if step < self.budget.steps:
                 optimizer.zero_grad()
                 noise_loss(unet, noised(self.batch_size, generator), whole()[None], pooled).sum().backward()
                 optimizer.step()
-        return kept
+        return points
 
 
 def _free(embedding: Tensor, tokens: int) -> slice:

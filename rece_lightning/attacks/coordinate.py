@@ -31,7 +31,7 @@ class Found:
 
 
 def one_hot_gradient(loss: Loss, encoder: TokenEncoder, tokens: Tensor) -> Tensor:
-    """Gradient of the loss of tokens ``[n, k]`` at their one-hot matrix, ``[n, k, vocabulary]``, in the encoder's dtype."""
+    """Gradient of the loss of tokens ``[n, k]`` at their one-hot matrix, ``[n, k, vocabulary]``."""
     tables = encoder.tables()
     inputs = [table.detach()[tokens.to(table.device)].requires_grad_() for table in tables]
     total = loss(*encoder.encode_soft(inputs)).sum()

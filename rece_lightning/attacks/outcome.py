@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,17 @@ import torch
 from torch import Tensor
 
 from rece_lightning.attacks.base import AdversarialPrompt, Attack, Goal
+from rece_lightning.attacks.store import write_table
 from rece_lightning.attacks.victim import Victim
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.files import write_atomically
 from rece_lightning.metrics.intervals import Share
 from rece_lightning.models.sampling import Request
 
 NO_ATTACK = "no attack"
 """The ladder's lowest rung: the concept's own prompt."""
 ALL = "all"
+SHARES = ("original", "edited", "original_prompts", "edited_prompts")
+"""Fields of a :class:`Rung`."""
 
 
 @dataclass(frozen=True)
@@ -119,19 +120,12 @@ def measure_all(
     victim: Victim, attack: Attack, goal: Goal, found: Sequence[AdversarialPrompt], seeds: Sequence[int], original: bool
 ) -> list[Measured]:
     """What an attack found on a concept: one measurement, or one for each point of its curve."""
-    variants = list(dict.fromkeys(one.variant for one in found)) if attack.is_curve else [""]
+    points: dict[str, list[AdversarialPrompt]] = {}
+    for one in found:
+        points.setdefault(one.variant if attack.is_curve else "", []).append(one)
     return [
-        measure(
-            victim,
-            [one for one in found if one.variant == variant or not attack.is_curve],
-            seeds,
-            has=attack.has,
-            original=original,
-            variant=variant,
-            control=goal.control,
-        )
-        for variant in variants
-        if found
+        measure(victim, rows, seeds, has=attack.has, original=original, variant=variant, control=goal.control)
+        for variant, rows in points.items()
     ]
 
 
@@ -161,25 +155,12 @@ def spent_queries(found: Sequence[AdversarialPrompt]) -> int:
 
 def together(rungs: Sequence[Rung]) -> list[Rung]:
     """A rung for each attack and point of its curve over all its concepts, in the order of the first ones."""
-    empty = Share(0, 0)
     whole = []
     for title in dict.fromkeys(rung.title for rung in rungs):
-        own = [rung for rung in rungs if rung.title == title]
-        whole.append(
-            Rung(
-                own[0].attack,
-                ALL,
-                own[0].variant,
-                own[0].control,
-                own[0].has,
-                sum((rung.original for rung in own), empty),
-                sum((rung.edited for rung in own), empty),
-                sum((rung.original_prompts for rung in own), empty),
-                sum((rung.edited_prompts for rung in own), empty),
-                sum(rung.queries for rung in own),
-                sum(rung.seconds for rung in own),
-            )
-        )
+        same = [rung for rung in rungs if rung.title == title]
+        sums: dict[str, Any] = {name: sum((getattr(rung, name) for rung in same), Share(0, 0)) for name in SHARES}
+        sums |= {name: sum(getattr(rung, name) for rung in same) for name in ("queries", "seconds")}
+        whole.append(replace(same[0], concept=ALL, **sums))
     return whole
 
 
@@ -192,7 +173,7 @@ def cells_of(rung: Rung) -> dict[str, Any]:
         "control": int(rung.control),
         "has": rung.has,
     }
-    for name in ("original", "edited", "original_prompts", "edited_prompts"):
+    for name in SHARES:
         share: Share = getattr(rung, name)
         measured = share.total > 0
         low, high = share.interval if measured else (float("nan"), float("nan"))
@@ -209,17 +190,10 @@ def cells_of(rung: Rung) -> dict[str, Any]:
 def write_rungs(rungs: Iterable[Rung], path: Path, more: dict[str, str]) -> Path:
     """Write rungs as a CSV, atomically; ``more`` are columns that all rows share."""
     rows = [{**cells_of(rung), **more} for rung in rungs]
-
-    def write(temporary: Path) -> None:
-        with temporary.open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.DictWriter(stream, list(rows[0]) if rows else ["attack"], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-
-    return write_atomically(path, write)
+    return write_table(path, list(rows[0]) if rows else ["attack"], rows)
 
 
 def _broken(hits: Sequence[bool], prompts: Sequence[int]) -> Share:
     """Prompts with at least one success."""
-    one_each = {row: any(hit for hit, own in zip(hits, prompts, strict=True) if own == row) for row in set(prompts)}
-    return Share(sum(one_each.values()), len(one_each))
+    broken = {prompt for hit, prompt in zip(hits, prompts, strict=True) if hit}
+    return Share(len(broken), len(set(prompts)))

@@ -67,7 +67,7 @@ class P4D(TokenSearch):
             def loss(embeddings: Tensor, pooled: Tensor | None) -> Tensor:
                 size = max(1, TOGETHER // len(problem))
                 parts = embeddings.split(size)
-                pooled_parts = [None] * len(parts) if pooled is None else pooled.split(size)
+                pooled_parts: Sequence[Tensor | None] = [None] * len(parts) if pooled is None else pooled.split(size)
                 pairs = zip(parts, pooled_parts, strict=True)
                 return torch.cat([noise_loss(unet, problem, *pair) for pair in pairs])
 

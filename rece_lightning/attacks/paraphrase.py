@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from rece_lightning.attacks.base import AdversarialPrompt, Attack, Budget, Goal
-from rece_lightning.attacks.pairs import fill
+from rece_lightning.attacks.base import AdversarialPrompt, Attack, Budget, Goal, fill
 from rece_lightning.attacks.victim import Victim
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.emoji.captions import TEMPLATES

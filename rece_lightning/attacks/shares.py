@@ -10,7 +10,6 @@ from typing import TypeVar
 
 from rece_lightning.attacks import AdversarialPrompt, Attack, AttackStore, Goal, Victim, key_of
 from rece_lightning.attacks.outcome import NO_ATTACK, Measured, measure, measure_all
-from rece_lightning.attacks.store import on_cpu
 from rece_lightning.distributed import gathered, rank_and_world, share_of
 from rece_lightning.evaluation.results.sheets import small
 
@@ -74,7 +73,7 @@ def search_shared(
 
     def found(store: AttackStore, attack: Attack | None, goal: Goal) -> list[AdversarialPrompt]:
         assert attack is not None
-        return [on_cpu(row) for row in store.run(attack, victim, goal)]
+        return store.run(attack, victim, goal)
 
     return _shared(victim, work, folder, begins, found)
 
@@ -87,27 +86,19 @@ def _shared(
     do: Callable[[AttackStore, Attack | None, Goal], list[Result]],
 ) -> list[Result]:
     """Do this process's share of the work; the results of all processes, in the order of the work."""
-    store, own = open_store(folder), list[tuple[int, list[Result]]]()
+    # The first process reads what was found in the folder before.
+    rank, own = rank_and_world()[0], list[tuple[int, list[Result]]]()
+    first = AttackStore(folder) if rank == 0 else None
+    known = gathered(first.known if first is not None else [])[0]
+    store = first or AttackStore(folder, rank, known)
     for done, (place, (attack, goal)) in enumerate(share_of(list(enumerate(work)))):
         begins(f"{NO_ATTACK if attack is None else attack.name}: {goal.concept}", done)
         own.append((place, do(store, attack, goal)))
     victim.pictures.use(None)
     everything = [item for part in gathered(own) for item in part]
-    close_store(store, victim, work)
-    return [one for _, results in sorted(everything, key=itemgetter(0)) for one in results]
-
-
-def open_store(folder: Path) -> AttackStore:
-    """What was found in a folder before, as the first process reads it."""
-    rank = rank_and_world()[0]
-    first = AttackStore(folder) if rank == 0 else None
-    known = gathered(first.known if first is not None else [])[0]
-    return AttackStore(folder, rank, known) if first is None else first
-
-
-def close_store(store: AttackStore, victim: Victim, work: Sequence[Piece]) -> None:
-    """Put what the processes found into the files of the first, in the order of the work."""
+    # What the processes found goes into the files of the first, in the order of the work.
     fresh = [row for part in gathered(store.fresh) for row in part]
-    if rank_and_world()[0] == 0 and len(fresh) > len(store.fresh):
+    if rank == 0 and len(fresh) > len(store.fresh):
         order = {key_of(attack, victim, goal): at for at, (attack, goal) in enumerate(work) if attack is not None}
         store.put_together(sorted(fresh, key=lambda row: order[row[0]]))
+    return [one for _, results in sorted(everything, key=itemgetter(0)) for one in results]

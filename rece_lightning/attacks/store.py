@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,19 +52,15 @@ class AttackStore:
         if known is not None:
             self.known = list(known)
             return
-        self.known = _read(folder / PROMPTS, folder / EMBEDDINGS)
-        parts = [self._part(PROMPTS), self._part(EMBEDDINGS)]
-        if any(parts):
-            for row in [row for files in parts for file in files for row in _read(file)]:
-                self.fresh += [] if self._has(*row) else [row]
-            self.put_together(self.fresh)
+        self.known = _read(*(file for file in (folder / PROMPTS, folder / EMBEDDINGS) if file.exists()))
+        others = self._files_of_others()
+        if others:
+            # Where the first process died before it removed them, its own files hold their restarts already.
+            there = {(key, row.restart) for key, row in self.known}
+            self.put_together([(key, row) for key, row in _read(*others) if (key, row.restart) not in there])
 
-    def _has(self, key: str, row: AdversarialPrompt) -> bool:
-        """Whether the first process's files hold a restart: it died before the others' went."""
-        return any(key == own and row.restart == one.restart for own, one in self.known)
-
-    def _part(self, name: str) -> list[Path]:
-        return sorted(self.folder.glob(_of_rank(name, "*")))
+    def _files_of_others(self) -> list[Path]:
+        return [file for name in (PROMPTS, EMBEDDINGS) for file in sorted(self.folder.glob(_of_rank(name, "*")))]
 
     def found(self, key: str) -> list[AdversarialPrompt]:
         """What is there of a piece of work, see :func:`rece_lightning.attacks.base.key_of`."""
@@ -72,33 +68,35 @@ class AttackStore:
         return sorted((row for own, row in rows if own == key), key=lambda row: row.restart)
 
     def add(self, key: str, found: Iterable[AdversarialPrompt]) -> None:
-        """Keep results and write both files anew."""
-        self.fresh += [(key, on_cpu(row)) for row in found]
+        """Store results and write both files anew."""
+        self.fresh += [(key, row) for row in found]
         self._write()
 
     def put_together(self, fresh: Iterable[Row]) -> None:
         """Write what all processes found, in the order in which it is given, and remove the others' files."""
         self.known, self.fresh = [*self.known, *fresh], []
         self._write()
-        for name in (PROMPTS, EMBEDDINGS):
-            for file in self._part(name):
-                discard(file)
+        for file in self._files_of_others():
+            discard(file)
 
     def _write(self) -> None:
         rows = [*self.known, *self.fresh] if self._own else self.fresh
-        texts = [(own, row) for own, row in rows if row.embedding is None]
-        others = [(own, row) for own, row in rows if row.embedding is not None]
+        texts = [(key, row) for key, row in rows if row.embedding is None]
+        others = [(key, row) for key, row in rows if row.embedding is not None]
         if texts:
-            write_atomically(self.folder / self._names[0], lambda path: _write_prompts(path, texts))
+            write_table(self.folder / self._names[0], COLUMNS, [_cells(key, row) for key, row in texts])
         if others:
             _write_embeddings(self.folder / self._names[1], others)
 
     def run(self, attack: Attack, victim: Victim, goal: Goal) -> list[AdversarialPrompt]:
-        """Run an attack's missing restarts, keep what they found, and return that of all."""
+        """Run an attack's missing restarts, store what they found, and return that of all.
+
+        All of it lies on the CPU: from the device of another process nobody could read it.
+        """
         key = key_of(attack, victim, goal)
         wanted = range(attack.restarts(goal))
         there = [row for row in self.found(key) if row.restart in wanted]
-        fresh = attack.run(victim, goal, done=[row.restart for row in there])
+        fresh = [_on_cpu(row) for row in attack.run(victim, goal, done=[row.restart for row in there])]
         if fresh:
             self.add(key, fresh)
         return sorted([*there, *fresh], key=lambda row: row.restart)
@@ -109,36 +107,20 @@ def _of_rank(name: str, rank: int | str) -> str:
     return name if rank == 0 else f"{stem}.rank-{rank}.{ending}"
 
 
-def on_cpu(row: AdversarialPrompt) -> AdversarialPrompt:
-    """As it is read back: from the device of another process nobody could read it."""
+def _on_cpu(row: AdversarialPrompt) -> AdversarialPrompt:
     embedding, pooled = (None if one is None else one.detach().cpu() for one in (row.embedding, row.pooled))
     return replace(row, embedding=embedding, pooled=pooled)
 
 
-def _read(*files: Path) -> list[Row]:
-    """The rows of those files that are there."""
-    readers = {".csv": _read_prompts, ".safetensors": _read_embeddings}
-    return [row for file in files if file.exists() for row in readers[file.suffix](file)]
-
-
 def _cells(key: str, row: AdversarialPrompt) -> dict[str, Any]:
-    return {
-        "prompt": row.prompt,
-        "concept": row.concept,
-        "kind": "erased",
-        "attack": row.attack,
-        "restart": row.restart,
-        "variant": row.variant,
-        "loss_before": _or_blank(row.loss_before),
-        "loss": _or_blank(row.loss),
-        "queries": row.queries,
-        "seconds": round(row.seconds, 3),
-        "attack_seed": row.seed,
-        "key": key,
-    }
+    cells = {**vars(row), "kind": "erased", "seconds": round(row.seconds, 3), "attack_seed": row.seed, "key": key}
+    for loss in ("loss_before", "loss"):
+        cells[loss] = cells[loss] if math.isfinite(cells[loss]) else ""
+    return {name: cells[name] for name in COLUMNS}
 
 
 def _row(cells: dict[str, Any], embedding: Tensor | None = None, pooled: Tensor | None = None) -> AdversarialPrompt:
+    loss_before, loss = (math.nan if cells[name] == "" else float(cells[name]) for name in ("loss_before", "loss"))
     return AdversarialPrompt(
         attack=str(cells["attack"]),
         concept=str(cells["concept"]),
@@ -147,44 +129,31 @@ def _row(cells: dict[str, Any], embedding: Tensor | None = None, pooled: Tensor 
         variant=str(cells["variant"]),
         embedding=embedding,
         pooled=pooled,
-        loss_before=_number(cells["loss_before"]),
-        loss=_number(cells["loss"]),
+        loss_before=loss_before,
+        loss=loss,
         queries=int(cells["queries"]),
         seconds=float(cells["seconds"]),
         seed=int(cells["attack_seed"]),
     )
 
 
-def _or_blank(loss: float) -> float | str:
-    return loss if math.isfinite(loss) else ""
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Path:
+    """Write a CSV atomically."""
 
+    def write(temporary: Path) -> None:
+        with temporary.open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.DictWriter(stream, columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
 
-def _number(cell: float | str) -> float:
-    return float(cell) if cell != "" else math.nan
-
-
-def _write_prompts(path: Path, rows: Sequence[Row]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(_cells(key, row) for key, row in rows)
-
-
-def _read_prompts(path: Path) -> list[Row]:
-    try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            return [(cells["key"], _row(dict(cells))) for cells in csv.DictReader(stream)]
-    except (OSError, UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError) as error:
-        raise ConfigurationError(f"attacks: {path} cannot be read ({error}); move it away.") from error
+    return write_atomically(path, write)
 
 
 def _write_embeddings(path: Path, rows: Sequence[Row]) -> None:
     tensors: dict[str, Tensor] = {}
     for index, (_, row) in enumerate(rows):
-        assert row.embedding is not None
-        tensors[f"{index:05d}.embedding"] = row.embedding.detach().cpu()
-        if row.pooled is not None:
-            tensors[f"{index:05d}.pooled"] = row.pooled.detach().cpu()
+        given = {"embedding": row.embedding, "pooled": row.pooled}
+        tensors |= {f"{index:05d}.{name}": tensor for name, tensor in given.items() if tensor is not None}
     save_tensors(tensors, path, {"rows": [_cells(key, row) for key, row in rows]})
 
 
@@ -194,19 +163,34 @@ def read_embeddings(path: Path) -> list[AdversarialPrompt]:
     Raises:
         ConfigurationError: if it is none.
     """
-    return [row for _, row in _read_embeddings(path)]
+    return [row for _, row in _read(path)]
+
+
+def _read(*files: Path) -> list[Row]:
+    """The rows of files.
+
+    Raises:
+        ConfigurationError: for a file that is not what the store writes.
+    """
+    rows: list[Row] = []
+    for file in files:
+        try:
+            rows += _read_prompts(file) if file.suffix == ".csv" else _read_embeddings(file)
+        except (OSError, csv.Error, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ConfigurationError(f"attacks: {file} cannot be read ({error}); move it away.") from error
+    return rows
+
+
+def _read_prompts(path: Path) -> list[Row]:
+    with path.open(encoding="utf-8", newline="") as stream:
+        return [(cells["key"], _row(dict(cells))) for cells in csv.DictReader(stream)]
 
 
 def _read_embeddings(path: Path) -> list[Row]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            cells = json.loads(file.metadata()["rows"])
-            names = set(file.keys())
-            rows = []
-            for index, one in enumerate(cells):
-                pooled = f"{index:05d}.pooled"
-                embedding = file.get_tensor(f"{index:05d}.embedding")
-                rows.append((one["key"], _row(one, embedding, file.get_tensor(pooled) if pooled in names else None)))
-            return rows
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ConfigurationError(f"attacks: {path} cannot be read ({error}); move it away.") from error
+    with safe_open(path, framework="pt") as file:
+        names, rows = set(file.keys()), []
+        for index, cells in enumerate(json.loads(file.metadata()["rows"])):
+            pooled = f"{index:05d}.pooled"
+            embedding = file.get_tensor(f"{index:05d}.embedding")
+            rows.append((cells["key"], _row(cells, embedding, file.get_tensor(pooled) if pooled in names else None)))
+        return rows

@@ -107,7 +107,7 @@ def _setting(callbacks: Any, names: Sequence[str]) -> str:
 
 def _names(value: str) -> list[str]:
     # Only where the flag is given: the classes load the frameworks.
-    from rece_lightning.attacks.ladder import LADDER
+    from rece_lightning.attacks import LADDER
 
     names = [name.strip() for name in value.split(",") if name.strip()]
     for name in names:
@@ -135,7 +135,7 @@ def _merged(callbacks: Any, names: Sequence[str]) -> list[Any]:
 
 def _name_of(attack: Any) -> str:
     """``ring-a-bell`` of a name, or of a class path with arguments."""
-    from rece_lightning.attacks.ladder import LADDER
+    from rece_lightning.attacks import LADDER
 
     if not isinstance(attack, dict):
         return str(attack)

@@ -27,12 +27,12 @@ def free_memory(devices: Iterable[str], *, processes: int = 1) -> dict[str, int]
             shares.
         processes: that share the host's memory.
     """
-    found = {}
+    free = {}
     for name in devices:
         device = torch.device(name)
         whole = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_on_host() // processes
-        found[name] = int(SHARE * whole)
-    return found
+        free[name] = int(SHARE * whole)
+    return free
 
 
 def available_on_host() -> int:
@@ -71,15 +71,15 @@ def begin_peaks() -> None:
 
 def peaks_in_megabytes() -> dict[str, float]:
     """Device → the most that this process took there: of tensors on an accelerator, of anything on the host."""
-    found = {}
+    peaks = {}
     if torch.cuda.is_initialized():
         sizes = {index: torch.cuda.max_memory_allocated(index) for index in range(torch.cuda.device_count())}
-        found = {f"cuda:{index}": size / 1e6 for index, size in sizes.items() if size}
-    resident = _peak_resident()
-    return found | ({HOST: resident / 1e6} if resident is not None else {})
+        peaks = {f"cuda:{index}": size / 1e6 for index, size in sizes.items() if size}
+    return peaks | {HOST: _peak_resident() / 1e6}
 
 
-def _peak_resident() -> int | None:
+def _peak_resident() -> int:
+    """Bytes."""
     if os.name == "nt":
         return int(psutil.Process().memory_info().peak_wset)
     import resource  # not on Windows

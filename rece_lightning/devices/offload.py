@@ -50,37 +50,32 @@ def _away(module: nn.Module, device: torch.device) -> Iterator[None]:
     places: list[tuple[dict[str, Tensor | None], str, Tensor]] = []
     for part in module.modules():
         for tensors in (part._parameters, part._buffers):
-            for name, own in tensors.items():
-                if own is not None:
-                    places.append((tensors, name, own))  # type: ignore[arg-type]
-                    copies.setdefault(id(own), _copy(own, device))  # tied weights stay tied
+            for name, tensor in tensors.items():
+                if tensor is not None:
+                    places.append((tensors, name, tensor))  # type: ignore[arg-type]
+                    copies.setdefault(id(tensor), _copy(tensor, device))  # tied weights stay tied
     versions = {key: copy._version for key, copy in copies.items()}
     try:
-        for tensors, name, own in places:
-            tensors[name] = copies[id(own)]
+        for tensors, name, tensor in places:
+            tensors[name] = copies[id(tensor)]
         yield
     finally:
-        for tensors, name, own in places:
+        for tensors, name, tensor in places:
             copy = tensors[name]
-            if copy is copies[id(own)] and copy._version != versions[id(own)]:
+            if copy is copies[id(tensor)] and copy._version != versions[id(tensor)]:
                 with torch.no_grad():
-                    own.copy_(copy)
-            tensors[name] = own
+                    tensor.copy_(copy)
+            tensors[name] = tensor
 
 
-def _copy(own: Tensor, device: torch.device) -> Tensor:
+def _copy(tensor: Tensor, device: torch.device) -> Tensor:
     with torch.inference_mode(False):  # what is made within it keeps no count of its changes
-        copy = own.detach().to(device, copy=True)
-        return nn.Parameter(copy, requires_grad=own.requires_grad) if isinstance(own, nn.Parameter) else copy
+        copy = tensor.detach().to(device, copy=True)
+        return nn.Parameter(copy, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else copy
 
 
 class WaitingEncoder(PromptEncoder):
-    """A prompt encoder that is on its device only while it encodes.
-
-    Args:
-        encoder: in host memory.
-        device: on which it encodes.
-    """
+    """A prompt encoder in host memory that is on ``device`` only while it encodes."""
 
     def __init__(self, encoder: PromptEncoder, device: torch.device | str) -> None:
         super().__init__(*(part for tower in encoder.towers for part in tower))
@@ -105,24 +100,15 @@ class WaitingEncoder(PromptEncoder):
 
 
 def across_devices(pipeline: Any) -> Any:
-    """Have a pipeline work where its U-Net lies, and hand the autoencoder what it is to read.
+    """Have a pipeline, changed in place, work where its U-Net lies, and hand the autoencoder what it is to read.
 
     Diffusers takes the device of a pipeline's first part for that of all of them.
-
-    Args:
-        pipeline: changed in place.
     """
-    pipeline.__class__ = type(
-        type(pipeline).__name__,
-        (type(pipeline),),
-        {
-            "__module__": type(pipeline).__module__,
-            "_execution_device": property(lambda self: self.unet.device),
-        },
-    )
-    vae = pipeline.vae
+    kind = type(pipeline)
+    changes = {"__module__": kind.__module__, "_execution_device": property(lambda self: self.unet.device)}
+    pipeline.__class__ = type(kind.__name__, (kind,), changes)
     for name in ("encode", "decode"):
-        setattr(vae, name, _followed(vae, getattr(vae, name)))
+        setattr(pipeline.vae, name, _followed(pipeline.vae, getattr(pipeline.vae, name)))
     return pipeline
 
 

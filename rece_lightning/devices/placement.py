@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,9 +48,7 @@ class Placement:
         """Device of a part, ``default`` being the trainer's."""
         value = getattr(self, part)
         device = default if value == "auto" else torch.device(value)
-        if part == "algebra" and device.type == "mps":
-            return torch.device("cpu")
-        return device
+        return torch.device("cpu") if part == "algebra" and device.type == "mps" else device
 
     def waits(self, part: str) -> bool:
         """Whether a part is in host memory while it is unused."""
@@ -63,23 +61,19 @@ def check_device(field: str, value: str) -> None:
     Raises:
         ConfigurationError: naming the field of ``DevicePlacement``.
     """
+    said = f"DevicePlacement.{field}: {value!r}"
     try:
         device = torch.device(value)
     except (RuntimeError, TypeError) as error:
-        raise ConfigurationError(
-            f"DevicePlacement.{field}: {value!r} is no device; give auto, cpu or cuda:0."
-        ) from error
+        raise ConfigurationError(f"{said} is no device; give auto, cpu or cuda:0.") from error
     if device.type != "cuda":
         return
     if not torch.cuda.is_available():
-        raise ConfigurationError(
-            f"DevicePlacement.{field}: {value!r}, but torch sees no CUDA device; give auto or cpu."
-        )
+        raise ConfigurationError(f"{said}, but torch sees no CUDA device; give auto or cpu.")
     count = torch.cuda.device_count()
     if device.index is not None and device.index >= count:
         raise ConfigurationError(
-            f"DevicePlacement.{field}: {value!r}, but torch sees {count} CUDA device{'s' * (count > 1)}; give auto, "
-            f"cpu or cuda:{count - 1}."
+            f"{said}, but torch sees {count} CUDA device{'s' * (count > 1)}; give auto, cpu or cuda:{count - 1}."
         )
 
 
@@ -122,38 +116,37 @@ def decide(
     """
     sizes = needs_of(base, names, batch_size=batch_size, apart=apart)
     needs = [need for part, need in sizes.items() if part in needed]
-    given = {part: full_name(torch.device(device)) for part, device in asked.given.items()}
+    given = {part: full_name(device) for part, device in asked.given.items()}
     if home.type == "mps":
         given.setdefault("algebra", HOST)  # it has no float64
-    own, chosen = full_name(home), [full_name(torch.device(device)) for device in asked.gram]
-    devices = dict.fromkeys([own, *given.values(), *chosen, HOST])
+    trainers, chosen = full_name(home), [full_name(device) for device in asked.gram]
+    devices = dict.fromkeys([trainers, *given.values(), *chosen, HOST])
 
     def planned() -> Plan:
-        free = free_memory(sorted(devices, key=lambda name: (name != own, name == HOST, name)), processes=processes)
-        return plan(needs, free, given=given, offload=offload)
+        order = sorted(devices, key=lambda name: (name != trainers, name == HOST, name))
+        return plan(needs, free_memory(order, processes=processes), given=given, offload=offload)
 
-    found = planned()
-    if home.type == "cuda" and processes == 1 and any(row.crowded_out_of(own) for row in found.rows):
+    best = planned()
+    if home.type == "cuda" and processes == 1 and any(row.crowded_out_of(trainers) for row in best.rows):
         devices |= dict.fromkeys(f"cuda:{index}" for index in range(torch.cuda.device_count()))
-        found = planned()
-    where = {part: given.get(part, own) for part in PLACED_PARTS} | {row.part: row.device for row in found.rows}
-    shards = chosen or _with_room(found, where["algebra"], shard_need(base, names))
-    waiting = frozenset(row.part for row in found.rows if row.waits)
+        best = planned()
+    where = {part: given.get(part, trainers) for part in PLACED_PARTS} | {row.part: row.device for row in best.rows}
+    shards = chosen or _with_room(best, where["algebra"], shard_need(base, names))
+    waiting = frozenset(row.part for row in best.rows if row.waits)
     placement = Placement(**where, release=asked.release, waiting=waiting, gram=tuple(shards))  # type: ignore[arg-type]
-    return Decided(found, placement, (base, home), frozenset(needed))
+    return Decided(best, placement, (base, home), frozenset(needed))
 
 
-def full_name(device: torch.device) -> str:
+def full_name(name: str | torch.device) -> str:
     """``cuda:0`` for ``cuda``."""
-    if device.type == "cuda" and device.index is None:
-        return f"cuda:{torch.cuda.current_device()}"
-    return str(device)
+    return f"cuda:{torch.cuda.current_device()}" if str(name) == "cuda" else str(torch.device(name))
 
 
-def _with_room(found: Plan, algebra: str, need: int) -> list[str]:
+def _with_room(plan: Plan, algebra: str, need: int) -> list[str]:
     """Accelerators that can sum a share of the Gram; none where the algebra's own device is the only one."""
     if algebra == HOST:
         return []
-    left: Mapping[str, int] = {device: free - found.peaks[device] for device, free in found.free.items()}
+    peaks = plan.peaks
+    left = {device: free - peaks[device] for device, free in plan.free.items()}
     others = [device for device, size in left.items() if device not in (HOST, algebra) and size >= need]
     return [algebra, *others] if others else []

@@ -64,15 +64,6 @@ class Plan:
         """Device → bytes at most, for every device that was looked at."""
         return peaks(self.rows, self.free)
 
-    @property
-    def fits(self) -> bool:
-        """Whether no device must hold more than was free."""
-        return all(row.fits for row in self.rows)
-
-    def device_of(self, part: str) -> str:
-        """Device of a part that was planned for."""
-        return next(row.device for row in self.rows if row.part == part)
-
 
 def plan(
     needs: Sequence[Need],
@@ -95,10 +86,9 @@ def plan(
     """
     given, rows = given or {}, list[Placed]()
     for need in sorted(needs, key=lambda need: need.part not in given):
-        row = _given(need, given[need.part], rows, free, offload) if need.part in given else None
-        rows.append(row or _chosen(need, rows, free, offload))
-    order = [need.part for need in needs]
-    return Plan(tuple(sorted(rows, key=lambda row: order.index(row.part))), dict(free))
+        device = given.get(need.part)
+        rows.append(_given(need, device, rows, free, offload) if device else _chosen(need, rows, free, offload))
+    return Plan(tuple(sorted(rows, key=lambda row: needs.index(row.need))), dict(free))
 
 
 def peaks(rows: Iterable[Placed], devices: Iterable[str] = ()) -> dict[str, int]:
@@ -108,11 +98,11 @@ def peaks(rows: Iterable[Placed], devices: Iterable[str] = ()) -> dict[str, int]
     """
     rows = list(rows)
     phases = {phase for row in rows for phase in (row.need.works, *row.need.present)}
-    found = dict.fromkeys(devices, 0)
-    for device in dict.fromkeys([*found, *(row.device for row in rows), HOST]):
+    sizes = {}
+    for device in dict.fromkeys([*devices, *(row.device for row in rows), HOST]):
         stays = sum(row.need.weights for row in rows if (HOST if row.waits else row.device) == device)
-        found[device] = stays + max((_added(rows, device, phase) for phase in phases), default=0)
-    return found
+        sizes[device] = stays + max((_added(rows, device, phase) for phase in phases), default=0)
+    return sizes
 
 
 def _added(rows: Iterable[Placed], device: str, phase: str) -> int:
@@ -144,9 +134,7 @@ def _chosen(need: Need, rows: Sequence[Placed], free: Mapping[str, int], offload
     return Placed(need, HOST, False, False, f"nothing has room for it: it needs {need}, and there is {room}")
 
 
-def _given(
-    need: Need, device: str, rows: Sequence[Placed], free: Mapping[str, int], offload: bool | None
-) -> Placed | None:
+def _given(need: Need, device: str, rows: Sequence[Placed], free: Mapping[str, int], offload: bool | None) -> Placed:
     able = bool(need.present) and device != HOST
     for waits in [False] * (offload is not True or not able) + [True] * (offload is not False and able):
         if _fits([*rows, Placed(need, device, waits, True, "")], free):

@@ -29,15 +29,13 @@ def refuse_sharded(module: nn.Module, field: str, within: nn.Module | None = Non
     Raises:
         ConfigurationError: naming what shards it, and what to do.
     """
-    found = next(sharding_of(module, within), None)
-    if found is not None:
-        kind, name = found
+    for kind, name in _sharding_of(module, within):
         raise ConfigurationError(
             f"{field}: {kind} shards {name}, so no process holds the weights that are to be edited; {REMEDY}."
         )
 
 
-def sharding_of(module: nn.Module, within: nn.Module | None = None) -> Iterator[tuple[str, str]]:
+def _sharding_of(module: nn.Module, within: nn.Module | None) -> Iterator[tuple[str, str]]:
     """What shards a module (FSDP, FSDP2, another DTensor, DeepSpeed's ZeRO-3) and which part of it."""
     if dist.is_available():
         from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel

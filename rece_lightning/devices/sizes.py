@@ -51,35 +51,15 @@ def needs_of(base: BaseModel, names: Sequence[str], *, batch_size: int, apart: i
     unet, vae = (read_json(folder / part / "config.json") for part in ("unet", "vae"))
     kept, working = algebra(base, names, apart)
     text = [read_json(folder / f"text_encoder{suffix}" / "config.json") for suffix in SUFFIXES[: len(base.text)]]
-    return {
-        "unet": Need(
-            "unet",
-            LOADED * base.parameters,
-            denoising(unet, batch_size),
-            "denoise",
-            DRAWING,
-        ),
-        "autoencoder": Need(
-            "autoencoder",
-            LOADED * _numbers(autoencoder_shapes(base)),
-            decoding(unet, vae, batch_size),
-            "decode",
-            DRAWING,
-        ),
-        "text_encoder": Need(
-            "text_encoder",
-            LOADED * sum(_numbers(weights.shapes()) for weights in base.text),
-            sum(encoding(config) for config in text),
-            "encode",
-            ("encode",),
-        ),
-        "algebra": Need(
-            "algebra",
-            kept,
-            working + largest_layer(base, names),
-            "edit",
-        ),
-    }
+    autoencoder = LOADED * _numbers(autoencoder_shapes(base))
+    encoders = LOADED * sum(_numbers(weights.shapes()) for weights in base.text)
+    needs = [
+        Need("unet", LOADED * base.parameters, denoising(unet, batch_size), "denoise", DRAWING),
+        Need("autoencoder", autoencoder, decoding(unet, vae, batch_size), "decode", DRAWING),
+        Need("text_encoder", encoders, sum(encoding(config) for config in text), "encode", ("encode",)),
+        Need("algebra", kept, working + largest_layer(base, names), "edit"),
+    ]
+    return {need.part: need for need in needs}
 
 
 def algebra(base: BaseModel, names: Sequence[str], apart: int | None = None) -> tuple[int, int]:

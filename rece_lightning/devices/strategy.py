@@ -76,22 +76,12 @@ class ClosedFormStrategy(DDPStrategy):
     def _setup_model(self, model: Any) -> Any:
         return model
 
-    @classmethod
-    def register_strategies(cls, strategy_registry: Any) -> None:
-        """Lightning's names stay Lightning's."""
-
-
-def works(strategy: Any) -> bool:
-    """Whether a trainer's strategy can run the closed form."""
-    return isinstance(strategy, (SingleDeviceStrategy, ClosedFormStrategy))
-
 
 if NAME not in StrategyRegistry:
     StrategyRegistry.register(NAME, ClosedFormStrategy, description="RECE's closed form on several devices")
 
-
-# Lightning's max_epochs where nobody gave one.
 DEFAULT_EPOCHS = 1000
+"""Lightning's ``max_epochs`` where nobody gave one."""
 
 
 def check_trainer(trainer: Any, stage: str) -> None:
@@ -114,13 +104,9 @@ def check_trainer(trainer: Any, stage: str) -> None:
 
 
 def check_strategy(trainer: Any) -> None:
-    """Refuse strategies that wrap or shard the module: there is no parameter in it, and no gradient.
-
-    Raises:
-        ConfigurationError: naming the one that works.
-    """
+    """Refuse strategies that wrap or shard the module: there is no parameter in it, and no gradient."""
     strategy = trainer.strategy
-    if works(strategy):
+    if isinstance(strategy, (SingleDeviceStrategy, ClosedFormStrategy)):
         return
     named = getattr(strategy, "strategy_name", None) or type(strategy).__name__
     given = named.removesuffix("Strategy").lower()
@@ -131,11 +117,7 @@ def check_strategy(trainer: Any) -> None:
 
 
 def check_precision(precision: Any) -> None:
-    """Refuse every precision but ``32-true``.
-
-    Raises:
-        ConfigurationError: naming it.
-    """
+    """Refuse every precision but ``32-true``."""
     if str(precision) not in ("32", "32-true"):
         raise ConfigurationError(
             f"trainer.precision: {precision!r} rounds inside the algebra, which is float64; use 32-true. "
@@ -144,11 +126,7 @@ def check_precision(precision: Any) -> None:
 
 
 def check_epochs(epochs: int | None) -> None:
-    """Refuse what is no number of epochs to end after.
-
-    Raises:
-        ConfigurationError: for none, endless, below 1, and what Lightning takes where it is left out.
-    """
+    """Refuse what is no number of epochs to end after, and what Lightning takes where it is left out."""
     remedy = "give 1 + the number of RECE epochs (1 is UCE alone, 4 the published setting for nudity)"
     if epochs is None or epochs == DEFAULT_EPOCHS:
         raise ConfigurationError(
@@ -166,10 +144,10 @@ def stopped_early(callbacks: Iterable[Any], history: Sequence[Mapping[str, float
     for one in callbacks:
         if not isinstance(one, EarlyStopping) or not history:
             continue
+        if 0 < one.stopped_epoch == len(history) - 1:
+            return True
         threshold, value = one.stopping_threshold, history[-1].get(one.monitor)
         reached = threshold is not None and value is not None
         if reached and bool(one.monitor_op(torch.tensor(value), torch.tensor(threshold))):
-            return True
-        if one.stopped_epoch > 0 and one.stopped_epoch == len(history) - 1:
             return True
     return False

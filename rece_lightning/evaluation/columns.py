@@ -23,12 +23,8 @@ from rece_lightning.models.sampling import Sampling
 class ColumnParts:
     """Takes pictures as they are made and lets them go: memory does not grow with their number.
 
-    Kept are the small pictures that the sheet (its first :data:`MOST`) and the grid show.
-
-    Args:
-        comparison: with the prompts.
-        detector: that looks at every picture; none without it.
-        shots: that will come at most, prompt by prompt; in whatever order they come, this is the column's.
+    Kept are the small pictures that the sheet (its first :data:`MOST`) and the grid show. ``shots`` will come at most,
+    prompt by prompt: in whatever order they come, this is the column's.
     """
 
     def __init__(self, comparison: Comparison, detector: ConceptDetector | None, shots: Sequence[Shot]) -> None:
@@ -88,12 +84,7 @@ class ColumnParts:
 class FitColumns:
     """Draws and measures columns; of the original's pictures it keeps what the metrics compare others with.
 
-    Args:
-        comparison: that the columns go into.
-        detector: that looks at every picture; none without it.
-        quality: the metrics.
-        seeds: of prompts that bring none of their own.
-        sampling: steps, guidance, batch size.
+    ``seeds`` are for prompts that bring none of their own.
     """
 
     def __init__(
@@ -125,13 +116,8 @@ class FitColumns:
     ) -> None:
         """Draw a column, measure it, put it into the comparison.
 
-        Args:
-            pictures: with the pipeline.
-            key: one of ``results.comparison``.
-            title: of the column.
-            weights: edited ones of the model state; ``None`` is the original.
-            on_batch: called with the number of pictures after every batch.
-            derived: gives the embeddings that were derived to bring the concepts back.
+        ``weights`` are the edited ones of the model state, ``None`` the original. ``on_batch`` is called with the
+        number of pictures after every batch. ``derived`` gives embeddings that were derived to bring the concepts back.
         """
         shots = self.shots(attacked=derived is not None)
         parts = ColumnParts(self.comparison, self.detector, shots_of(self.comparison.prompts, self.seeds))
@@ -163,13 +149,8 @@ class FitColumns:
 class MeasuredColumns:
     """Takes what a module's ``validation_step`` gives, measures it and lets it go.
 
-    Args:
-        comparison: that the columns go into.
-        detector: that looks at every picture; none without it.
-        quality: the metrics.
-        shots: that will come, at most.
-        original: draws prompts with seeds with the original model, ``[n, 3, h, w]`` in [0, 1]; where it is given, the
-            original is a column too.
+    ``shots`` will come at most. ``original`` draws prompts with seeds with the original model, ``[n, 3, h, w]`` in
+    [0, 1]; where it is given, the original is a column too.
     """
 
     def __init__(
@@ -221,7 +202,7 @@ def _name_of(prompt: EvaluationPrompt) -> tuple[str, str, str]:
 
 
 def unmeasured(names: Sequence[str], *, existing: bool) -> str:
-    """Why metrics have nothing to compare with, and what to give: pictures that exist are measured, or a plain model."""
+    """Why metrics have nothing to compare with, and what to give; of ``existing`` pictures no model is known."""
     why = "--images opens no model" if existing else "nothing was edited, so the model is the original itself"
     return (
         f"Evaluation.metrics: not measured: {', '.join(names)}: there are no pictures of the original model ({why}). "

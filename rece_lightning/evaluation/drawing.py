@@ -44,11 +44,7 @@ def in_batches(shots: Sequence[Shot], prompts: Sequence[EvaluationPrompt], sampl
 
 
 class Derived:
-    """Gives derived embeddings in place of the prompts' own, and remembers how long they are.
-
-    Args:
-        derivations: text space → the attacker's derivation in it.
-    """
+    """Gives derived embeddings in place of the prompts' own, of every text space, and remembers how long they are."""
 
     def __init__(self, derivations: Mapping[str, DerivationMap]) -> None:
         self.derivations = derivations
@@ -75,7 +71,7 @@ class Derived:
 
 
 def attackers(session: ErasureSession, maps: Mapping[str, AnyMap]) -> dict[str, DerivationMap]:
-    """The attacker's derivation in every text space: its ridge is a setting of the measurement, not the defender's λ."""
+    """Text space → the attacker's derivation: its ridge is a setting of the measurement, not the defender's λ."""
     return {
         name: Derivation(session.attacker_scale or ATTACKER_SHARE * gram.scale)(gram, met)
         for name, (gram, met) in session.attacked(maps).items()

@@ -48,12 +48,8 @@ class PictureMaker:
     ) -> PictureMaker:
         """Load the pipeline and put its parts where the placement says.
 
-        Args:
-            base: whose pipeline it is.
-            encoder: of the prompts; an adapter is fused into it too.
-            placement: of the parts.
-            default: device of the parts that the placement leaves to the trainer.
-            adapter: that belongs to the original model here.
+        Parts that it leaves to the trainer go to ``default``. An adapter belongs to the original model here: it is
+        fused into the encoder too.
 
         Raises:
             BaseModelError: if the pipeline cannot be loaded, or the adapter does not fit it.
@@ -125,12 +121,8 @@ class PictureMaker:
     ) -> Tensor:
         """One picture for each prompt with its seed, ``[n, 3, h, w]`` in [0, 1].
 
-        Args:
-            prompts: what to draw.
-            seeds: of the initial noise.
-            sampling: steps, guidance, batch size.
-            derive: changes every request, to attack with derived embeddings.
-            on_batch: called with the number of pictures after every batch.
+        ``derive`` changes every request, to attack with derived embeddings; ``on_batch`` is called with the number of
+        pictures after every batch.
         """
         *own, empty = self.embed([*(row.prompt for row in prompts), ""])
         requests = [

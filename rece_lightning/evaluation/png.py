@@ -37,22 +37,18 @@ def metadata_of(path: Path) -> dict[str, str] | None:
             if not isinstance(picture, PngImageFile):
                 return None
             # Without decoding: our texts stand before the pixels.
-            found = {str(key): str(value) for key, value in picture.info.items() if isinstance(value, str)}
+            texts = {str(key): str(value) for key, value in picture.info.items() if isinstance(value, str)}
             picture.verify()
     except (OSError, SyntaxError, ValueError):  # Pillow's own kinds of damage
         return None
-    return found
+    return texts
 
 
 def read_picture(field: str, path: Path) -> Tensor:
     """A picture file as ``[3, h, w]`` in [0, 1], float32.
 
-    Args:
-        field: the setting that named it, for the message.
-        path: of a file that Pillow reads.
-
     Raises:
-        ConfigurationError: if it is missing or no picture.
+        ConfigurationError: naming the setting ``field``, if it is missing or no picture.
     """
     try:
         with Image.open(path) as picture:

@@ -27,11 +27,7 @@ SETTINGS = "settings.json"
 class PictureFolder:
     """Pictures by their number among prompts and seeds, each with what it is in its metadata.
 
-    Args:
-        place: of the folder.
-        rows: a prompt a picture, with its seed.
-        sampling: of the pictures.
-        plan: what decides them; see :func:`plan_of`.
+    ``rows`` hold a prompt a picture, with its seed; ``plan`` is what decides them, see :func:`plan_of`.
     """
 
     def __init__(
@@ -98,14 +94,9 @@ def plan_of(
     sampling: Sampling,
     state: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """What decides pictures: settings in plain words, and a hash of the rows.
+    """What decides pictures: settings in plain words, and a hash of the rows, which hold a prompt a picture.
 
-    Args:
-        session: of the model that makes them.
-        adapter: on it.
-        rows: a prompt a picture, with its seed.
-        sampling: steps, guidance, scheduler.
-        state: ``rece`` of the checkpoint; ``None`` where nothing was edited.
+    ``state`` is ``rece`` of the checkpoint, ``None`` where nothing was edited.
     """
     asked = [[row.prompt, row.seed, guidance_of(row, sampling)] for row in rows]
     maps = [] if state is None else [one["map"].cpu().contiguous().numpy() for one in state["erasers"].values()]

@@ -33,16 +33,7 @@ def understood(
 
 
 class AskedPrompts:
-    """Where an evaluation's prompts come from, and the pictures that they stand for.
-
-    Args:
-        sampling: of pictures that are made.
-        pictures_per_prompt: seeds 0, 1, … of every prompt that brings none of its own.
-        protocol: name of the protocol file, for the tables.
-        concept: of prompts that name none.
-        kinds: one of :data:`KINDS`; see ``Evaluation``.
-        images: folder of pictures that exist.
-        prompts: the table that says what they show.
+    """Where an evaluation's prompts come from, and the pictures that they stand for; see ``Evaluation``.
 
     Raises:
         ConfigurationError: for settings that make no sense together.

@@ -40,11 +40,9 @@ def check_metrics(metrics: Sequence[object]) -> tuple[PictureMetric, ...]:
 class Quality:
     """What ``Evaluation.metrics`` measure of every column.
 
-    Args:
-        metrics: whose networks are used; every column and group of prompts gets metrics of its own.
-        comparison: with the prompts.
-        shots: that every column is made of; a column of fewer says less.
-        references: pictures in a folder to compare with; the original model's without it.
+    The metrics' networks are used; every column and group of prompts gets metrics of its own. ``shots`` are those that
+    every column is made of: a column of fewer says less. Without ``references`` pictures are compared with the original
+    model's.
     """
 
     def __init__(
@@ -168,13 +166,7 @@ class Quality:
 
 
 class ColumnQuality:
-    """The metrics of one column.
-
-    Args:
-        quality: what is measured.
-        key: of the column.
-        compared: whether it comes with what :meth:`Quality.kept_of` gives of the original's pictures.
-    """
+    """The metrics of one column; ``compared``: it comes with what :meth:`Quality.kept_of` gives of the original's."""
 
     def __init__(self, quality: Quality, key: str, *, compared: bool) -> None:
         self._quality, self._key = quality, key

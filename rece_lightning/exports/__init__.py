@@ -10,22 +10,24 @@ from pathlib import Path
 from rece_lightning.core.errors import ConfigurationError, nearest
 from rece_lightning.erasure.erasure import Erasure
 from rece_lightning.exports.card import read_measured, render_card
-from rece_lightning.exports.delta import write_delta
 from rece_lightning.exports.folders import CARD, check_folder, write_folder
-from rece_lightning.exports.lora import adapter_rank, write_kohya, write_lora
+from rece_lightning.exports.lora import write_kohya, write_lora
 from rece_lightning.exports.map import check_map, write_map
 from rece_lightning.exports.pipeline import write_pipeline
-from rece_lightning.exports.record import ExportRecord, Loss, file_metadata, size_of
-from rece_lightning.files import write_atomically
+from rece_lightning.exports.record import ExportRecord, Loss, file_metadata
+from rece_lightning.exports.single_file import write_single_file
+from rece_lightning.files import save_tensors, write_atomically
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """The name that diffusers looks for in a folder."""
 
 
-def _write_single_file(erasure: Erasure, path: Path, metadata: dict[str, str]) -> Loss:
-    from rece_lightning.exports.single_file import write_single_file
+def write_delta(erasure: Erasure, path: Path, metadata: dict[str, str]) -> Loss:
+    """Write the edited projections alone, under their diffusers names and in the base model's dtype.
 
-    write_single_file(erasure, path, metadata)
+    ``unet.load_state_dict(safetensors.torch.load_file(path), strict=False)`` puts them into the base model's U-Net.
+    """
+    save_tensors(dict(erasure.weights()), path, metadata)
     return Loss()
 
 
@@ -46,7 +48,7 @@ class Format:
 FORMATS: dict[str, Format] = {
     "delta": Format(write_delta, "the edited projections under their diffusers names"),
     "pipeline": Format(write_pipeline, "a whole diffusers folder", place="folder", card=True),
-    "single-file": Format(_write_single_file, "one checkpoint in the original layout"),
+    "single-file": Format(write_single_file, "one checkpoint in the original layout"),
     "lora": Format(write_lora, "a LoRA for diffusers and PEFT", place="either", ranked=True, card=True),
     "kohya": Format(write_kohya, "a LoRA for WebUIs", ranked=True, card=True),
     "map": Format(write_map, "the map on prompt embeddings"),
@@ -87,7 +89,8 @@ def check_export(format: str, output: str | Path, *, rank: int | None = None, ov
     if not is_file:
         check_folder(path, overwrite)
         return path
-    for file in (path, card_beside(path)) if kind.card else (path,):
+    # The card of a LoRA that is a file of its own lies beside it.
+    for file in (path, path.with_suffix(".md")) if kind.card else (path,):
         if file.is_dir():
             raise ConfigurationError(f"--output: {file} is a folder; choose another name.")
         if (file.exists() or file.is_symlink()) and not overwrite:
@@ -117,44 +120,25 @@ def export(
         raise ConfigurationError(f"--output: {path} is the base model itself; choose another place.")
     kind, metadata = FORMATS[format], file_metadata(erasure.description, format)
     if kind.card:
-        # The card tells it; a damaged table is found before anything is written.
+        # A damaged table is found before anything is written.
         read_measured(erasure.run)
     options = {"rank": rank} if kind.ranked else {}
-    losses: list[Loss] = []
-
-    def write(target: Path) -> None:
-        losses.append(kind.write(erasure, target, metadata, **options))
-
     if path.suffix == ".safetensors":
-        write(path)
+        loss = kind.write(erasure, path, metadata, **options)
         if kind.card:
-            text = render_card(erasure, format, metadata, losses[0], path.name)
-            write_atomically(card_beside(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
-    else:
-        file = None if kind.place == "folder" else LORA_FILE
+            text = render_card(erasure, format, metadata, loss, path.name)
+            write_atomically(path.with_suffix(".md"), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        return ExportRecord(path, path.stat().st_size, loss.change, loss.weight, loss.rank)
+    file = None if kind.place == "folder" else LORA_FILE
 
-        def fill(folder: Path) -> None:
-            write(folder / file if file else folder)
-            text = render_card(erasure, format, metadata, losses[0], file)
-            (folder / CARD).write_text(text, encoding="utf-8")
+    def fill(folder: Path) -> Loss:
+        loss = kind.write(erasure, folder / file if file else folder, metadata, **options)
+        (folder / CARD).write_text(render_card(erasure, format, metadata, loss, file), encoding="utf-8")
+        return loss
 
-        write_folder(path, fill)
-    return ExportRecord(path, size_of(path), losses[0].change, losses[0].weight, losses[0].rank)
-
-
-def card_beside(path: Path) -> Path:
-    """The card of a LoRA that is a file of its own."""
-    return path.with_suffix(".md")
+    loss = write_folder(path, fill)
+    size = sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
+    return ExportRecord(path, size, loss.change, loss.weight, loss.rank)
 
 
-__all__ = [
-    "FORMATS",
-    "LORA_FILE",
-    "Erasure",
-    "ExportRecord",
-    "Format",
-    "adapter_rank",
-    "check_export",
-    "export",
-    "file_metadata",
-]
+__all__ = ["FORMATS", "LORA_FILE", "Erasure", "ExportRecord", "check_export", "export", "file_metadata", "write_delta"]

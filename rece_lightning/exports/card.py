@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections.abc import Sequence
@@ -15,12 +14,16 @@ import yaml
 
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.erasure.erasure import Erasure
+from rece_lightning.evaluation.results.counts import read_counts
 from rece_lightning.exports.folders import MARK
 from rece_lightning.exports.record import Loss
 from rece_lightning.metrics.intervals import Share
+from rece_lightning.models.text_space import POOLED, TEXT
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 LARGEST_HEAD = 1 << 16
+READERS = {TEXT: "the cross-attention", POOLED: "the pooled-embedding layer"}
+"""What reads each text space."""
 FAMILIES = {"sd1": "stable-diffusion", "sd2": "stable-diffusion", "sdxl": "stable-diffusion-xl"}
 
 
@@ -37,16 +40,17 @@ def render_card(erasure: Erasure, kind: str, metadata: dict[str, str], loss: Los
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True
     )
-    description = erasure.description
+    description, base, hub = erasure.description, erasure.base, hub_id(erasure)
     _, weight = next(erasure.original())
     return environment.get_template("card.md.j2").render(
         front=yaml.safe_dump(front_matter(erasure, kind), sort_keys=False, allow_unicode=True).strip(),
         kind=kind,
+        readers=[READERS[one.space.name] for one in erasure.spaces],
         names=[_cell(name) for name in erasure.concepts],
         rows=[{key: _cell(str(value)) for key, value in row.items()} for row in description["concepts"]["erased"]],
         preserved=[_cell(prompt) for prompt in description["concepts"].get("preserved", [])],
-        base=_cell(erasure.base.name),
-        hub=hub_id(erasure) is not None,
+        base=_cell(base.name),
+        hub=hub is not None,
         licence=base_licence(erasure).get("license"),
         description=description,
         settings={key: json.dumps(value) for key, value in description["method"].items()},
@@ -54,10 +58,11 @@ def render_card(erasure: Erasure, kind: str, metadata: dict[str, str], loss: Los
         loss=loss,
         file=file,
         measured=read_measured(erasure.run),
-        parts=(len(erasure.names), len(erasure.base.projections)),
-        reference=_literal(str(reference(erasure))),
-        from_file=erasure.base.layout == "single_file",
-        variant=erasure.base.variant if erasure.base.layout == "folder" else None,
+        parts=(len(erasure.names), len(base.projections)),
+        # By what code finds the base model: its hub id as given, or the place on this machine.
+        reference=_literal(base.name if base.name == hub else str(base.path.resolve())),
+        from_file=base.layout == "single_file",
+        variant=base.variant if base.layout == "folder" else None,
         dtype=str(weight.dtype).removeprefix("torch."),
         prompt=_literal(erasure.concepts[0] if erasure.concepts else ""),
     )
@@ -66,16 +71,11 @@ def render_card(erasure: Erasure, kind: str, metadata: dict[str, str], loss: Los
 def front_matter(erasure: Erasure, kind: str) -> dict[str, Any]:
     """What the hub indexes. ``base_model`` must be a hub id there, so a base without one is named in the text alone."""
     base = hub_id(erasure)
-    front: dict[str, Any] = {}
-    if base is not None:
-        front["base_model"] = base
-        front["base_model_relation"] = "finetune" if kind == "pipeline" else "adapter"
-    front |= base_licence(erasure)
-    front["library_name"] = "diffusers"
-    front["pipeline_tag"] = "text-to-image"
+    relation = "finetune" if kind == "pipeline" else "adapter"
+    named = {} if base is None else {"base_model": base, "base_model_relation": relation}
     tags = ["text-to-image", FAMILIES[erasure.base.family], "diffusers", MARK.removeprefix("- "), "concept-erasure"]
-    front["tags"] = tags if kind == "pipeline" else [*tags, "lora"]
-    return front
+    common = {"library_name": "diffusers", "pipeline_tag": "text-to-image"}
+    return {**named, **base_licence(erasure), **common, "tags": tags if kind == "pipeline" else [*tags, "lora"]}
 
 
 def hub_id(erasure: Erasure) -> str | None:
@@ -107,19 +107,10 @@ def base_licence(erasure: Erasure) -> dict[str, Any]:
         return {}
     if not isinstance(front, dict):
         return {}
-    keys = ("license", "license_name", "license_link")
+    licence = {key: front.get(key) for key in ("license", "license_name", "license_link")}
     # Several licences are a list.
-    return {key: front[key] for key in keys if _are_texts(front.get(key))}
-
-
-def _are_texts(value: Any) -> bool:
-    return all(isinstance(one, str) for one in (value if isinstance(value, list) else [value]))
-
-
-def reference(erasure: Erasure) -> str | Path:
-    """By what code finds the base model: its hub id as given, or the place on this machine."""
-    base = erasure.base
-    return base.name if base.name == hub_id(erasure) else base.path.resolve()
+    lists = {key: value if isinstance(value, list) else [value] for key, value in licence.items()}
+    return {key: licence[key] for key, texts in lists.items() if all(isinstance(text, str) for text in texts)}
 
 
 def _cell(text: str) -> str:
@@ -159,21 +150,18 @@ def read_measured(run: Path | None) -> list[Measured]:
         return []
     counts: dict[tuple[str, str], list[tuple[bool, str]]] = {}
     try:
-        with (run / "evaluation.csv").open(encoding="utf-8", newline="") as stream:
-            for row in csv.DictReader(stream):
-                if row["detected"] in ("0", "1"):
-                    counts.setdefault((row["column"], row["role"]), []).append((row["detected"] == "1", row["prompt"]))
-    except (OSError, UnicodeDecodeError, csv.Error, KeyError) as error:
-        raise ConfigurationError(
-            f"--ckpt_path: {run / 'evaluation.csv'} is damaged ({error}); move it away, or validate the run anew."
-        ) from error
+        for count in read_counts(run / "evaluation.csv"):
+            if count.detected is not None:
+                counts.setdefault((count.column, count.shot.role), []).append((count.detected, count.shot.prompt))
+    except ConfigurationError as error:
+        raise ConfigurationError(f"--ckpt_path: {error}") from error
     columns = {column for column, _ in counts}
 
     def share(wanted: Sequence[str], role: str) -> Share:
         column = next((name for name in wanted if name in columns), "")
-        found = counts.get((column, role))
+        detections = counts.get((column, role))
         # Pictures of one prompt are alike: the interval is over prompts.
-        return Share.of(*zip(*found, strict=True)) if found else Share(0, 0)
+        return Share.of(*zip(*detections, strict=True)) if detections else Share(0, 0)
 
     rows = [Measured(t, share(("original",), r), share(EDITED, r), share(ATTACKED, r)) for r, t in ROLES.items()]
     return [row for row in rows if row.original.total or row.edited.total]

@@ -35,13 +35,13 @@ def export_costs(erasure: Erasure, ranks: Sequence[int] = RANKS) -> list[Cost]:
     """The formats that fit the erasure; LoRAs at some ranks and at the full one, from one decomposition."""
     shapes = [erasure.base.projections[name] for name in erasure.names]
     _, weight = next(erasure.original())
-    costs = [Cost("delta", sum(math.prod(shape) for shape in shapes) * weight.element_size(), 0.0)]
-    costs += [
+    costs = [
+        Cost("delta", sum(math.prod(shape) for shape in shapes) * weight.element_size(), 0.0),
         Cost("pipeline", model_bytes(erasure.base), 0.0),
         Cost("single-file", model_bytes(erasure.base, LOADED), 0.0),
     ]
-    parts = factored(erasure)
-    errors, full = error_curve([one for part in parts for one in part]), adapter_rank(parts, None)
+    by_space = factored(erasure)
+    errors, full = error_curve([one for of_space in by_space for one in of_space]), adapter_rank(by_space, None)
     for rank in [*(rank for rank in sorted(ranks) if rank < full), full]:
         size = 4 * rank * sum(sum(shape) for shape in shapes)
         costs.append(Cost("lora", size, float(errors[min(rank, len(errors) - 1)]), rank))

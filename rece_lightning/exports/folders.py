@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.exports.record import Loss
 from rece_lightning.files import sync_folder, temporary_name
 
 CARD = "README.md"
@@ -27,24 +28,19 @@ def check_folder(folder: Path, overwrite: bool) -> None:
         raise ConfigurationError(f"--output: {folder} exists; choose another place, or give --overwrite.")
     if folder.is_symlink() or not folder.is_dir():
         raise ConfigurationError(f"--output: {folder} is no folder; choose another place.")
-    if any(folder.iterdir()) and not is_export(folder):
+    try:
+        lines = (folder / CARD).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        lines = []
+    if any(folder.iterdir()) and MARK not in (line.strip() for line in lines):
         raise ConfigurationError(
             f"--output: {folder} holds something other than an export, and --overwrite replaces folders whole; "
             "choose another place, or move it away."
         )
 
 
-def is_export(folder: Path) -> bool:
-    """Whether a folder was written by an export."""
-    try:
-        lines = (folder / CARD).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return False
-    return MARK in (line.strip() for line in lines)
-
-
-def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Let ``fill`` make a temporary folder beside ``folder``, sync its files, and rename it.
+def write_folder(folder: Path, fill: Callable[[Path], Loss]) -> Loss:
+    """Let ``fill`` make a temporary folder beside ``folder``, sync its files, rename it, and return what it returns.
 
     What is there is moved aside first and removed last: at no time is half a folder under that name.
 
@@ -56,7 +52,7 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     former = folder.with_name(f".{folder.name}.{os.getpid()}.former")
     try:
         temporary.mkdir(parents=True)
-        fill(temporary)
+        loss = fill(temporary)
         for file in temporary.rglob("*"):
             if file.is_file():
                 with file.open("rb") as stream:
@@ -76,3 +72,4 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
             ) from error
         raise
     shutil.rmtree(former, ignore_errors=True)
+    return loss

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,9 +36,9 @@ def factored(erasure: Erasure) -> list[list[LowRank]]:
     return [low_rank_of(one.maps, one.gram) for one in erasure.spaces]
 
 
-def adapter_rank(parts: Iterable[list[LowRank]], rank: int | None) -> int:
+def adapter_rank(by_space: Iterable[list[LowRank]], rank: int | None) -> int:
     """The rank that is written: the full one, ``rank`` where that is less, and 1 for an edit that changed nothing."""
-    full = max(1, *(sufficient_rank(part) for part in parts))
+    full = max(1, *(sufficient_rank(of_space) for of_space in by_space))
     return full if rank is None else min(rank, full)
 
 
@@ -47,15 +47,13 @@ def make_adapters(erasure: Erasure, rank: int | None) -> tuple[list[Adapter], Lo
 
     One rank for all: readers that find different ranks have scaled some layers by the wrong alpha.
 
-    Args:
-        erasure: to write.
-        rank: R; without it the smallest one at which the truncation is below float32's rounding.
+    Without ``rank`` it is the smallest one at which the truncation is below float32's rounding.
     """
-    parts = factored(erasure)
-    chosen = adapter_rank(parts, rank)
+    by_space = factored(erasure)
+    chosen = adapter_rank(by_space, rank)
     adapters, sums = list[Adapter](), torch.zeros(3, dtype=torch.float64)
-    for one, of_space in zip(erasure.spaces, parts, strict=True):
-        factors = [tuple(factor.cpu() for factor in part.factors(chosen)) for part in of_space]
+    for one, of_space in zip(erasure.spaces, by_space, strict=True):
+        factors = [tuple(factor.cpu() for factor in low_rank.factors(chosen)) for low_rank in of_space]
         for layer, name in enumerate(one.space.readers):
             up, down = factors[layer if len(factors) > 1 else 0]
             adapter, lost = _adapter(erasure, one, name, layer, up, down)
@@ -86,13 +84,8 @@ def _ratio(part: float, whole: float) -> float:
 def write_lora(erasure: Erasure, path: Path, metadata: dict[str, str], rank: int | None = None) -> Loss:
     """Write ``unet.<layer>.lora_A.weight [r, i]`` and ``unet.<layer>.lora_B.weight [o, r]``.
 
-    Such a file holds no alpha: diffusers then takes the rank, and the scale 1 is the edit itself.
-
-    Args:
-        erasure: to write.
-        path: of the file.
-        metadata: of the file.
-        rank: R; without it the full one.
+    Such a file holds no alpha: diffusers then takes the rank, and the scale 1 is the edit itself. Without
+    ``rank`` it is the full one.
     """
     adapters, loss = make_adapters(erasure, rank)
     tensors = {}
@@ -108,12 +101,6 @@ def write_kohya(erasure: Erasure, path: Path, metadata: dict[str, str], rank: in
 
     Layers of SD 1 and 2 carry their diffusers names with underscores; those of SDXL the names of the original
     layout, as sd-scripts trains and writes them.
-
-    Args:
-        erasure: to write.
-        path: of the file.
-        metadata: of the file.
-        rank: R; without it the full one.
     """
     adapters, loss = make_adapters(erasure, rank)
     names = kohya_names(erasure.base, [adapter.name for adapter in adapters])
@@ -143,8 +130,7 @@ def kohya_names(base: BaseModel, layers: Iterable[str]) -> dict[str, str]:
 
 def kohya_metadata(base: BaseModel, name: str, rank: int) -> dict[str, str]:
     """The keys by which WebUIs tell what a LoRA fits; only what is true of a file that nobody trained."""
-    versions: Mapping[str, str] = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
-    version = versions[base.family]
+    version = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}[base.family]
     if base.family == "sd2" and _predicts_velocity(base):
         version += "_v"
     return {

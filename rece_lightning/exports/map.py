@@ -113,11 +113,7 @@ def _mapped(matrix: Tensor, embeddings: Tensor) -> Tensor:
 
 
 def check_map(erasure: Erasure) -> None:
-    """Refuse an erasure that no single map on the embeddings can stand for.
-
-    Raises:
-        ConfigurationError: naming what stands against it.
-    """
+    """Raise a ConfigurationError for an erasure that no single map on the embeddings can stand for."""
     if not all(isinstance(one.maps, embedding_map.EmbeddingMap) for one in erasure.spaces):
         raise ConfigurationError(
             "--format map: the editor keeps one map a layer, and embeddings can be mapped but once; "

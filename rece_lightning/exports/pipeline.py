@@ -30,11 +30,6 @@ def write_pipeline(erasure: Erasure, folder: Path, metadata: dict[str, str]) -> 
     Every tensor but the edited ones keeps the base model's bytes. A U-Net in PyTorch's own format becomes
     safetensors. What no part of the pipeline loads stays behind: other variants, other formats, checkpoints beside the
     parts, all of which would hold the model before the edit.
-
-    Args:
-        erasure: to write.
-        folder: that exists and is empty.
-        metadata: of the U-Net's files.
     """
     base = erasure.base
     if base.layout == "folder":

@@ -41,19 +41,10 @@ class ExportRecord:
     """Of a LoRA."""
 
 
-def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
-    if path.is_dir():
-        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    return path.stat().st_size
-
-
 def file_metadata(description: Mapping[str, Any], kind: str) -> dict[str, str]:
     """Metadata of a safetensors file: base model and its hashes, concepts with targets, settings, version, date.
 
-    Args:
-        description: as :meth:`ErasureSession.description` gives it.
-        kind: the name of the format, such as ``delta``.
+    ``description`` is what :meth:`ErasureSession.description` gives, ``kind`` the name of the format.
 
     Raises:
         ConfigurationError: if SOURCE_DATE_EPOCH is set to what is no number of seconds.

@@ -20,18 +20,14 @@ def copy_with_metadata(source: Path, target: Path, metadata: Mapping[str, str]) 
     with source.open("rb") as read, target.open("wb") as write:
         header = _read_header(read)
         header["__metadata__"] = dict(sorted({**(header.get("__metadata__") or {}), **metadata}.items()))
-        text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
-        write.write(len(text).to_bytes(8, "little") + text)
+        write.write(_packed(header))
         shutil.copyfileobj(read, write, 1 << 24)
 
 
 def replace_tensors(files: Sequence[Path], tensors: Iterable[tuple[str, Tensor]]) -> None:
     """Overwrite the bytes of named tensors in the safetensors files (one, or shards) that hold them.
 
-    Args:
-        files: to change in place.
-        tensors: of the stored shape; written in the stored dtype.
+    The tensors come in the stored shape and dtype.
 
     Raises:
         BaseModelError: if a tensor is in none of the files, or is stored in another shape or size.
@@ -61,6 +57,13 @@ def _read_header(stream: Any) -> dict[str, Any]:
     return header
 
 
+def _packed(header: Mapping[str, object]) -> bytes:
+    """The head of a file, padded so that the tensors begin at a multiple of 8."""
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
 DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -84,10 +87,7 @@ def stream_tensors(
 
     The same tensors and metadata give the same bytes.
 
-    Args:
-        tensors: gives them all, each time it is called; it is called twice, for the header and for the content.
-        path: of the file.
-        metadata: of the file.
+    ``tensors`` gives them all each time it is called, which is twice: for the header and for the content.
 
     Raises:
         BaseModelError: if safetensors has no name for a dtype.
@@ -110,12 +110,11 @@ def stream_tensors(
         places[name] = end
         header[name] = {"dtype": DTYPES[dtype], "shape": shape, "data_offsets": [end, end + size]}
         end += size
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    packed = _packed(header)
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as stream:
-            stream.write(len(text).to_bytes(8, "little") + text)
+            stream.write(packed)
             start = stream.tell()
             stream.truncate(start + end)
             for name, tensor in tensors():

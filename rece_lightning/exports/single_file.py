@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rece_lightning.core.errors import BaseModelError
 from rece_lightning.erasure.erasure import Erasure
+from rece_lightning.exports.record import Loss
 from rece_lightning.exports.safetensors import stream_tensors
 from rece_lightning.models.base import BaseModel
 from rece_lightning.models.folder import STEMS, part_weights
@@ -22,17 +23,12 @@ AVERAGED = ("model_ema.",)
 erased concept back; so they are left out."""
 
 
-def write_single_file(erasure: Erasure, path: Path, metadata: dict[str, str]) -> Path:
+def write_single_file(erasure: Erasure, path: Path, metadata: dict[str, str]) -> Loss:
     """Write the whole model into one safetensors file under original names, whole or not at all.
 
     Of a base that is a single file every other tensor is copied bit for bit, whatever it belongs to, but moving
     averages (:data:`AVERAGED`). A diffusers folder is converted: U-Net, autoencoder and text encoders. An SD 2 folder
     has no 24th layer of the text encoder, so neither has the file: the model does not evaluate it.
-
-    Args:
-        erasure: to write.
-        path: of the file.
-        metadata: of the file.
 
     Raises:
         BaseModelError: if the original layout has no place for a tensor of the folder.
@@ -52,7 +48,8 @@ def write_single_file(erasure: Erasure, path: Path, metadata: dict[str, str]) ->
         for name, tensor in tensors():
             yield name, edited.get(name, tensor)
 
-    return stream_tensors(with_edits, path, metadata)
+    stream_tensors(with_edits, path, metadata)
+    return Loss()
 
 
 Tensors = Callable[[], Iterator[tuple[str, Tensor]]]

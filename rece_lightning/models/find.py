@@ -38,8 +38,10 @@ def find_base(
 
 
 def _find(pretrained: str, revision: str | None, variant: str | None, config: str | None) -> BaseModel:
-    path = local_path(pretrained)
-    exists, is_file = path.exists() or path.is_symlink(), path.is_file()
+    try:
+        path = Path(pretrained).expanduser()
+    except RuntimeError:  # ~name of nobody
+        path = Path(pretrained)
     if pretrained in EMBEDDED and not path.is_dir():
         folder = EMBEDDED[pretrained]
         if not (folder / "model_index.json").exists():
@@ -48,25 +50,16 @@ def _find(pretrained: str, revision: str | None, variant: str | None, config: st
                 "install the package anew or train them with `make world`."
             )
         return open_folder(pretrained, folder, variant)
-    if is_file:
+    if path.is_file():
         return open_single_file(pretrained, path, config)
-    if exists and not path.is_dir():
-        raise BaseModelError(f"model.pretrained: {path} is a link that leads nowhere; give the model itself.")
-    if exists:
+    if path.is_dir():
         return open_folder(pretrained, path, variant)
-    looks_local = pretrained.startswith((".", "/", "~")) or pretrained.count("/") != 1
-    if looks_local:
+    if path.exists() or path.is_symlink():
+        raise BaseModelError(f"model.pretrained: {path} is a link that leads nowhere; give the model itself.")
+    if pretrained.startswith((".", "/", "~")) or pretrained.count("/") != 1:
         raise BaseModelError(
             f"model.pretrained: {pretrained!r} is no folder or file on this machine and no hub id (owner/name). "
             f"Give a diffusers folder, a checkpoint file, a hub id, or one of the embedded worlds: "
             f"{', '.join(EMBEDDED)}."
         )
     return open_folder(pretrained, fetch(pretrained, revision, variant), variant)
-
-
-def local_path(pretrained: str) -> Path:
-    """The path that a name would be; ``~`` is the user's home, where there is one."""
-    try:
-        return Path(pretrained).expanduser()
-    except RuntimeError:  # ~name of nobody
-        return Path(pretrained)

@@ -33,7 +33,7 @@ def fetch(pretrained: str, revision: str | None, variant: str | None) -> Path:
         wanted = configurations + wanted_weights(pretrained, revision, variant)
         return Path(snapshot_download(pretrained, revision=revision, allow_patterns=wanted, etag_timeout=5))
     except Exception as error:  # the hub's client raises a dozen kinds; each ends in the same remedy
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BaseModelError(
             f"model.pretrained: {pretrained!r} is not on this machine and could not be fetched ({reason}). "
             "Give a local diffusers folder or a checkpoint file with --model.pretrained PATH."
@@ -45,28 +45,22 @@ def wanted_weights(pretrained: str, revision: str | None, variant: str | None) -
     from huggingface_hub import HfApi
 
     files = HfApi().list_repo_files(pretrained, revision=revision)
+    files = [name for name in files if (f".{variant}" in name if variant else name.count(".") == 1)]
     wanted: list[str] = []
     for part in PARTS:
         of_part = [name for name in files if name.startswith(f"{part}/")]
-        for ending in (".safetensors", ".bin"):
-            found = [
-                name
-                for name in of_part
-                if name.endswith(ending) and (f".{variant}" in name if variant else name.count(".") == 1)
-            ]
-            if found:
-                wanted += found
-                break
+        tensors = [name for name in of_part if name.endswith(".safetensors")]
+        wanted += tensors or [name for name in of_part if name.endswith(".bin")]
     return wanted
 
 
-def hub_reachable(timeout: float = 4.0) -> bool:
+def hub_reachable() -> bool:
     """Whether the model hub answers at all; its client would retry for minutes."""
     if os.environ.get("HF_HUB_OFFLINE", "") in {"1", "true", "TRUE", "yes"}:
         return False
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     try:
-        urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=timeout)
+        urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=4.0)
     except urllib.error.HTTPError:
         return True
     except OSError:

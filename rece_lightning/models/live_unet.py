@@ -41,9 +41,8 @@ class LiveUnet:
         keys = (shape for name, shape in shapes.items() if ".attn2.to_k." in f".{name}" and len(shape) == 2)
         config = getattr(unet, "config", None)
         kind = config.get("addition_embed_type") if isinstance(config, Mapping) else None
-        self.spaces: tuple[TextSpace, ...] = unet_spaces(
-            shapes, next(keys, (0, 0))[1], pooled if kind == "text_time" else None
-        )
+        pooled = pooled if kind == "text_time" else None
+        self.spaces: tuple[TextSpace, ...] = unet_spaces(shapes, next(keys, (0, 0))[1], pooled)
         """What it reads its text from."""
         self._weights = {name: parameters[name].detach() for space in self.spaces for name in space.readers}
         if not self._weights:

@@ -13,7 +13,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
-from rece_lightning.core.errors import ConfigurationError, nearest
+from rece_lightning.core.errors import ConfigurationError, check_count, nearest
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,7 @@ class Sampling:
 
     def __post_init__(self, owner: str) -> None:
         for field in ("steps", "batch_size"):
-            value = getattr(self, field)
-            if not isinstance(value, int) or value < 1:
-                raise ConfigurationError(f"{owner}.{field}: {value!r}; give a whole number of 1 or more.")
+            check_count(f"{owner}.{field}", getattr(self, field))
         if not 0 <= self.guidance_scale < float("inf"):
             raise ConfigurationError(f"{owner}.guidance_scale: {self.guidance_scale!r}; give 0 or more.")
         if self.scheduler is not None:
@@ -44,37 +42,32 @@ class Sampling:
 
     def __str__(self) -> str:
         """What decides a picture beside its seed."""
-        own = f"{self.scheduler}, " if self.scheduler else ""
-        return f"{own}{self.steps} steps, guidance {self.guidance_scale:g}"
+        scheduler = f"{self.scheduler}, " if self.scheduler else ""
+        return f"{scheduler}{self.steps} steps, guidance {self.guidance_scale:g}"
 
 
 def _scheduler_class(field: str, name: str) -> Any:
     known = [one for one in dir(diffusers) if one.endswith("Scheduler") and not one.startswith("Flax")]
     if name not in known:
         raise ConfigurationError(f"{field}: {name!r} is no scheduler of diffusers; {nearest(name, known)}.")
-    found = getattr(diffusers, name)
+    scheduler = getattr(diffusers, name)
     try:
-        _ = found.set_timesteps
+        _ = scheduler.set_timesteps
     except (ImportError, AttributeError) as error:  # diffusers' placeholder for a class that needs another package
-        lacking = [package for package in getattr(found, "_backends", ()) if package != "torch"]
-        named = lacking[0] if lacking else "another package"
+        lacking = (package for package in getattr(scheduler, "_backends", ()) if package != "torch")
+        named = next(lacking, "another package")
         raise ConfigurationError(f"{field}: {name} needs {named}: pip install {named}, or choose another.") from error
-    return found
+    return scheduler
 
 
-_OWN: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+_LOADED_WITH: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 """Pipeline → the scheduler that it was loaded with."""
 
 
-def use_scheduler(pipeline: Any, name: str | None) -> None:
-    """Put another scheduler in, with the noise schedule that the model was trained with.
-
-    Args:
-        pipeline: whose own scheduler is remembered.
-        name: of diffusers' class; ``None`` puts the model's own back.
-    """
-    own = _OWN.setdefault(pipeline, pipeline.scheduler)
-    pipeline.scheduler = own if name is None else _scheduler_class("scheduler", name).from_config(own.config)
+def _use_scheduler(pipeline: Any, name: str | None) -> None:
+    """Put another scheduler in, with the noise schedule that the model was trained with; without a name its own."""
+    first = _LOADED_WITH.setdefault(pipeline, pipeline.scheduler)
+    pipeline.scheduler = _scheduler_class("scheduler", name).from_config(first.config) if name else first
 
 
 @dataclass(frozen=True)
@@ -105,38 +98,36 @@ def generate(
 
     Args:
         pipeline: of Stable Diffusion 1.x, 2.x or XL; an inpainting one paints the whole picture.
-        requests: embeddings and seeds.
+        requests: one a picture.
         unconditional: the empty prompt, for guidance.
-        sampling: steps, guidance, batch size.
+        sampling: how.
         on_batch: called with the number of pictures after every batch (progress).
 
     Returns:
         ``[n, 3, h, w]`` in [0, 1], float32, on the CPU.
     """
-    pictures: list[Tensor | None] = [None] * len(requests)
+    pictures: dict[int, Tensor] = {}
     by_guidance: dict[float, list[int]] = {}
-    use_scheduler(pipeline, sampling.scheduler)
+    _use_scheduler(pipeline, sampling.scheduler)
     for index, request in enumerate(requests):
         scale = sampling.guidance_scale if request.guidance_scale is None else request.guidance_scale
         by_guidance.setdefault(scale, []).append(index)
     for scale, indices in by_guidance.items():
         for first in range(0, len(indices), sampling.batch_size):
-            part = [requests[index] for index in indices[first : first + sampling.batch_size]]
+            places = indices[first : first + sampling.batch_size]
+            batch = [requests[index] for index in places]
             made = pipeline(
-                **prompt_arguments(pipeline, part, unconditional),
-                **whole_picture(pipeline, len(part)),
-                generator=[torch.Generator().manual_seed(request.seed) for request in part],
+                **prompt_arguments(pipeline, batch, unconditional),
+                **_whole_picture(pipeline, len(batch)),
+                generator=[torch.Generator().manual_seed(request.seed) for request in batch],
                 num_inference_steps=sampling.steps,
                 guidance_scale=scale,
                 output_type="pt",
             ).images
-            for index, picture in zip(indices[first : first + sampling.batch_size], made.float().cpu(), strict=True):
-                pictures[index] = picture
+            pictures |= dict(zip(places, made.float().cpu(), strict=True))
             if on_batch:
-                on_batch(len(part))
-    if not pictures:
-        return torch.zeros(0, 3, 1, 1)
-    return torch.stack([picture for picture in pictures if picture is not None])
+                on_batch(len(batch))
+    return torch.stack([pictures[index] for index in range(len(requests))]) if pictures else torch.zeros(0, 3, 1, 1)
 
 
 def prompt_arguments(pipeline: Any, requests: Sequence[Request], unconditional: Request) -> dict[str, Tensor]:
@@ -159,7 +150,7 @@ def prompt_arguments(pipeline: Any, requests: Sequence[Request], unconditional: 
     return arguments
 
 
-def whole_picture(pipeline: Any, count: int) -> dict[str, Any]:
+def _whole_picture(pipeline: Any, count: int) -> dict[str, Any]:
     """What an inpainting pipeline needs beside the prompt to paint everything: an empty picture, all of it masked."""
     if "mask_image" not in inspect.signature(pipeline.__call__).parameters:
         return {}

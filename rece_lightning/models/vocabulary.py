@@ -9,10 +9,7 @@ def whole_words(tokenizer: Any) -> dict[int, str]:
     """Tokens whose text alone is read back as that one token, in the order of their ids.
 
     So special tokens, and pieces that begin or continue a word without being one, are left out: no prompt holds them on
-    their own.
-
-    Args:
-        tokenizer: CLIP's, or another whose tokens decode to text.
+    their own. Of any tokenizer whose tokens decode to text.
     """
     ids = sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
     texts = [str(tokenizer.decode([number])).strip() for number in ids]
@@ -21,11 +18,5 @@ def whole_words(tokenizer: Any) -> dict[int, str]:
 
 
 def vocabulary_words(tokenizer: Any) -> list[str]:
-    """Every word that the tokenizer takes as one token, in the order of the tokens.
-
-    Numbers, signs, and single letters are left out.
-
-    Args:
-        tokenizer: CLIP's, or another whose tokens decode to text.
-    """
+    """Every word that the tokenizer takes as one token, in order; numbers, signs, and single letters are left out."""
     return [word for word in whole_words(tokenizer).values() if len(word) > 1 and word.isalpha()]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rece_lightning.evaluation.results.sheets import read_tiles
 from rece_lightning.reporting.ladder import Ladder, LadderRow, ladder_concepts, ladder_findings, tiles_to_show
@@ -14,71 +13,37 @@ PICTURES = 8
 """Of an attack that are shown."""
 
 
-@dataclass(frozen=True)
-class Through:
-    """A picture that got through the edit."""
-
-    tile: str
-    """A ``data:`` address."""
-    concept: str
-    alt: str
-
-
-@dataclass(frozen=True)
-class GotThrough:
-    """Some of an attack's pictures, and how many there are."""
-
-    title: str
-    pictures: tuple[Through, ...]
-    note: str
-    """Of how many, in words."""
-
-
-@dataclass(frozen=True)
-class LadderSection:
-    """The values of ``ladder.j2``."""
-
-    findings: Sequence[str]
-    rows: Sequence[LadderRow]
-    concepts: Sequence[LadderRow]
-    """Row by row, where there are several concepts."""
-    bars: str
-    curves: str
-    curve_findings: Sequence[str]
-    gallery: Sequence[GotThrough]
-    detector: str
-    sampling: str
-
-
-def ladder_section(ladder: Ladder, sheet: Path) -> LadderSection:
-    """What the page shows of a ladder and the sheet with the pictures that got through, in the ladder's order.
+def ladder_section(ladder: Ladder, sheet: Path) -> dict[str, Any]:
+    """The values of ``ladder.j2``, of a ladder and the sheet with the pictures that got through, in the ladder's order.
 
     Raises:
         ConfigurationError: if the sheet is no picture.
     """
     curves = curves_of(ladder)
-    return LadderSection(
-        findings=ladder_findings(ladder),
-        rows=ladder.whole,
-        concepts=ladder.concepts if len(ladder_concepts(ladder)) > 1 else (),
-        bars=ladder_svg(ladder),
-        curves=curves_svg(curves),
-        curve_findings=curve_findings(curves),
-        gallery=_gallery(ladder, sheet),
-        detector=ladder.detector,
-        sampling=ladder.sampling,
-    )
+    return {
+        "findings": ladder_findings(ladder),
+        "rows": ladder.whole,
+        "concepts": ladder.concepts if len(ladder_concepts(ladder)) > 1 else (),
+        "bars": ladder_svg(ladder),
+        "curves": curves_svg(curves),
+        "curve_findings": curve_findings(curves),
+        "gallery": _gallery(ladder, sheet),
+        "detector": ladder.detector,
+        "sampling": ladder.sampling,
+    }
 
 
-def _gallery(ladder: Ladder, sheet: Path) -> list[GotThrough]:
+def _gallery(ladder: Ladder, sheet: Path) -> list[dict[str, Any]]:
+    """Some of the pictures that got through, attack by attack, and of how many."""
     shown = tiles_to_show(ladder.concepts, PICTURES)
     tiles = read_tiles(sheet, [tile for rows in shown.values() for tile, _ in rows])
     gallery = []
     for title, rows in shown.items():
-        pictures = tuple(Through(tiles[tile], row.concept, _alt(row)) for tile, row in rows if tile in tiles)
+        there = [(tiles[tile], row) for tile, row in rows if tile in tiles]
+        pictures = [{"tile": tile, "concept": row.concept, "alt": _alt(row)} for tile, row in there]
         hits = sum(row.edited.hits for row in ladder.concepts if row.title == title)
         if pictures:
-            gallery.append(GotThrough(title, pictures, f"{len(pictures)} of {hits}"))
+            gallery.append({"title": title, "pictures": pictures, "note": f"{len(pictures)} of {hits}"})
     return gallery
 
 

@@ -16,7 +16,6 @@ from rece_lightning.evaluation.results.states import UNWANTED
 from rece_lightning.exports.cost import Cost
 from rece_lightning.metrics import Share
 from rece_lightning.reporting.devices import Devices
-from rece_lightning.reporting.ladder_section import LadderSection
 from rece_lightning.reporting.plots import budget_svg, epochs_svg
 from rece_lightning.reporting.table import comparison_rows
 from rece_lightning.reporting.templates import render
@@ -133,7 +132,7 @@ def render_page(
     grid: str | None,
     exports: Sequence[Cost] = (),
     run: Path | None = None,
-    ladder: LadderSection | None = None,
+    ladder: Mapping[str, Any] | None = None,
     verb: str = "fit",
     devices: Devices | None = None,
     words: WordsSection | None = None,
@@ -147,11 +146,10 @@ def render_page(
         change: share of parameters edited and relative change; empty where nothing was edited.
         history: figures of every epoch.
         placement: device of every part.
-        comparison: of the pictures, if there are any.
-        grid: the grid as base64 PNG.
-        exports: what each export format costs.
+        comparison: of the pictures, if there are any; ``grid`` is its base64 PNG.
+        exports: what each format costs.
         run: the run's folder, for the command that makes it again.
-        ladder: the attacks, if there were any.
+        ladder: what :func:`ladder_section` says of the attacks, if there were any.
         verb: that wrote the run; ``validate`` and ``test`` have no states to compare.
         devices: the plan of the parts, and how full each device was.
         words: of the vocabulary: which still reach a concept, which were hurt.

@@ -125,12 +125,8 @@ def front_svg(
 ) -> str:
     """All settings by what was found without pictures, the front, and the numbers of those that were measured.
 
-    Args:
-        points: (erased-side figure, drift).
-        front: places of the settings on the front, in order.
-        measured: place → number of its row in the table.
-        x: name of the erased-side figure.
-        finding: of the plot.
+    ``points`` are (erased-side figure ``x``, drift), ``front`` the places of settings in order; ``measured`` maps a
+    place to the number of its row in the table.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 4.4))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 from rece_lightning.evaluation.results.states import (
     ROLES,
@@ -25,34 +25,13 @@ FIGURES = {
 }
 
 
-@dataclass(frozen=True)
-class Cell:
-    """Of the table."""
+def states_table(states: Sequence[State]) -> dict[str, Any]:
+    """Every figure with its interval; what was measured nowhere is left out.
 
-    text: str
-    best: bool = False
-    """The best of its column, by more than chance."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One state."""
-
-    name: str
-    note: str
-    cells: tuple[Cell, ...]
-
-
-@dataclass(frozen=True)
-class Table:
-    """All states."""
-
-    headings: tuple[str, ...]
-    rows: tuple[Row, ...]
-
-
-def states_table(states: Sequence[State]) -> Table:
-    """Every figure with its interval; what was measured nowhere is left out."""
+    Returns:
+        The ``headings``, and ``rows`` with ``name``, ``note`` and ``cells``: each has its ``text``, and ``best`` where
+        it is the best of its column by more than chance.
+    """
     columns: list[tuple[str, list[str], Best | None]] = []
     for role, heading in ROLES.items():
         shares = [state.share((role,)) for state in states]
@@ -76,37 +55,9 @@ def states_table(states: Sequence[State]) -> Table:
     rows = []
     for place, state in enumerate(states):
         marks = [best is not None and best.clear and best.place == place for _, _, best in columns]
-        cells = [Cell(texts[place], mark) for (_, texts, _), mark in zip(columns, marks, strict=True)]
-        rows.append(Row(state.name, state.note, tuple(cells)))
-    return Table(tuple(heading for heading, _, _ in columns), tuple(rows))
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One small picture."""
-
-    tile: str
-    alt: str
-    hit: bool | None
-    shown: str
-
-
-@dataclass(frozen=True)
-class PictureRow:
-    """One prompt and seed in every state."""
-
-    prompt: str
-    role: str
-    seed: int
-    cells: tuple[Tile, ...]
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """Rows of the same prompts and seeds."""
-
-    names: tuple[str, ...]
-    rows: tuple[PictureRow, ...]
+        cells = [{"text": texts[place], "best": mark} for (_, texts, _), mark in zip(columns, marks, strict=True)]
+        rows.append({"name": state.name, "note": state.note, "cells": cells})
+    return {"headings": [heading for heading, _, _ in columns], "rows": rows}
 
 
 def shots_to_show(shots: Sequence[Shot]) -> list[Shot]:
@@ -125,21 +76,22 @@ def shots_to_show(shots: Sequence[Shot]) -> list[Shot]:
     return chosen
 
 
-def gallery(states: Sequence[State], shots: Sequence[Shot]) -> Gallery | None:
-    """The pictures of some shots; ``None`` where no state kept any."""
+def gallery(states: Sequence[State], shots: Sequence[Shot]) -> dict[str, Any] | None:
+    """The pictures of some shots, a row each, with the ``names`` of the states; ``None`` where no state kept any."""
     rows = []
     for shot in shots:
-        cells = tuple(_tile(state, shot) for state in states)
-        if any(cell.tile for cell in cells):
-            rows.append(PictureRow(shot.prompt, shot.role, shot.seed, cells))
-    return Gallery(tuple(state.name for state in states), tuple(rows)) if rows else None
+        cells = [_tile(state, shot) for state in states]
+        if any(cell["tile"] for cell in cells):
+            rows.append({"prompt": shot.prompt, "role": shot.role, "seed": shot.seed, "cells": cells})
+    return {"names": [state.name for state in states], "rows": rows} if rows else None
 
 
-def _tile(state: State, shot: Shot) -> Tile:
+def _tile(state: State, shot: Shot) -> dict[str, Any]:
     hit, shown = state.hits.get(shot), state.shown.get(shot, "")
     found = {None: "", True: f": {shot.concept} detected", False: f": {shot.concept} not detected"}[hit]
     instead = f", {shown} seen instead" if hit is False and shown else ""
-    return Tile(state.tiles.get(shot, ""), f"{shot.prompt}, seed {shot.seed}, {state.name}{found}{instead}", hit, shown)
+    alt = f"{shot.prompt}, seed {shot.seed}, {state.name}{found}{instead}"
+    return {"tile": state.tiles.get(shot, ""), "alt": alt, "hit": hit, "shown": shown}
 
 
 def methods(states: Sequence[State]) -> dict[str, str]:

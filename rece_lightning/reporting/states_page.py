@@ -23,13 +23,9 @@ def _of_states(states: Sequence[State], shots: Sequence[Shot]) -> dict[str, Any]
 
 
 def compare_page(states: Sequence[State], *, protocol: str, notes: Sequence[str], command: str) -> str:
-    """The page of ``rece compare``.
+    """The page of ``rece compare``: states that were measured on the same prompts and seeds.
 
-    Args:
-        states: measured on the same prompts and seeds.
-        protocol: detector and sampling, in words.
-        notes: what a reader must know of the comparison.
-        command: that made the page.
+    ``protocol`` is detector and sampling in words, ``command`` what made the page.
     """
     order = {shot: place for place, shot in enumerate(states[0].hits)}
     shots = sorted({shot for state in states for shot in state.hits}, key=lambda one: (order.get(one, len(order)), one))
@@ -76,22 +72,10 @@ def sweep_page(
 ) -> str:
     """The page of ``rece sweep``.
 
-    Args:
-        title: of the page.
-        recommended: the recommended setting's name.
-        settings: what it sets.
-        finding: why it is recommended, in a sentence.
-        rules: of front, measuring and recommendation.
-        states: the unedited model and the measured settings; empty where nothing was measured.
-        points: (erased-side figure, drift) of every setting.
-        front: places of the settings on the front.
-        measured: place → row of its state in the table.
-        x: name of the erased-side figure.
-        rows: the front's settings.
-        refused: (setting, reason) of those without figures.
-        protocol: detector and sampling, in words.
-        notes: what a reader must know.
-        commands: that use the recommendation and make the page again.
+    ``recommended`` is a setting's name, ``settings`` what it sets, ``finding`` why, in a sentence. ``states`` are the
+    unedited model and the measured settings, if any; ``measured`` maps their places to their rows in the table.
+    ``points`` are (erased-side figure ``x``, drift) of every setting, ``front`` the places of those on the front and
+    ``rows`` what the page says of these; ``refused`` are (setting, reason) of those without figures.
     """
     front_says = (
         f"{len(front)} of {len(points)} settings are on the front of {x} against drift of kept prompts; "

@@ -17,28 +17,6 @@ HURT = 15
 
 
 @dataclass(frozen=True)
-class ReachingWord:
-    """A word that is near a concept before the edit and after it: 0 is the concept, 1 its target."""
-
-    concept: str
-    word: str
-    before: float
-    after: float
-
-
-@dataclass(frozen=True)
-class HurtWord:
-    """A word that the edit moved, in units of the way from a concept to its target."""
-
-    word: str
-    moved: float
-    nearest: str
-    """The concept that it was nearest to."""
-    before: float
-    """Its distance from that one."""
-
-
-@dataclass(frozen=True)
 class WordsSection:
     """What the scan found; where there was none, ``left_out`` says why."""
 
@@ -47,10 +25,12 @@ class WordsSection:
     template: str = ""
     within: float = 0.0
     """A word reaches where it is nearer than this."""
-    reaching: tuple[ReachingWord, ...] = ()
+    reaching: tuple[tuple[str, str, float, float], ...] = ()
+    """Concept, word, and its distance before the edit and after it: 0 is the concept, 1 its target."""
     more: int = 0
     """Words that reach beside those."""
-    hurt: tuple[HurtWord, ...] = ()
+    hurt: tuple[tuple[str, float, str, float], ...] = ()
+    """Word, how far it moved (1 is from a concept to its target), the nearest concept, and its distance before."""
     left_out: str = ""
 
 
@@ -75,13 +55,12 @@ def words_section(session: ErasureSession, asked: bool | None) -> WordsSection |
 
 def section_of(found: Scan) -> WordsSection:
     """What a page shows of a scan in its usual template."""
-    by_concept = [(concept, found.reaching(place)) for place, concept in enumerate(found.concepts)]
-    reaching = [ReachingWord(concept, *row) for concept, rows in by_concept for row in rows]
+    reaching = [(concept, *row) for place, concept in enumerate(found.concepts) for row in found.reaching(place)]
     return WordsSection(
         words=len(found.words),
         template=TEMPLATE.format("…"),
         within=WITHIN,
         reaching=tuple(reaching[:LISTED]),
         more=len(reaching[LISTED:]),
-        hurt=tuple(HurtWord(*row) for row in found.hurt(HURT)),
+        hurt=tuple(found.hurt(HURT)),
     )

@@ -25,10 +25,9 @@ from rece_lightning.attacks import (
 from rece_lightning.attacks.mma import cosine_distance
 from rece_lightning.attacks.noise import add_noise, latents_of, noise_loss
 from rece_lightning.attacks.outcome import requests_of
-from rece_lightning.attacks.pairs import concept_direction
 from rece_lightning.attacks.pictures import EmojiPictures, OriginalPictures
-from rece_lightning.attacks.tokens import Template, TokenEncoder
-from rece_lightning.attacks.vocabulary import Vocabulary
+from rece_lightning.attacks.ring_a_bell import concept_direction
+from rece_lightning.attacks.tokens import Template, TokenEncoder, Vocabulary
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.emoji.catalog import load_catalog
 from rece_lightning.evaluation.generation import PictureMaker
@@ -236,7 +235,7 @@ def test_what_a_search_finds_shows_the_concept_and_as_much_at_random_does_not(
         found = attack.run(original, goal_without_its_words(concept))
         drawn = random_prompts(original, concept, len(found), 4)
         by_chance = [AdversarialPrompt("random", concept, row, prompt) for row, prompt in enumerate(drawn)]
-        if attack.gives == "embedding":
+        if found[0].embedding is not None:
             own = original.encoder.encode([concept]).embeddings[0]
             noise = (torch.randn(own.shape, generator=source) * own.square().mean().sqrt() for _ in found)
             by_chance = [replace(one, embedding=rows) for one, rows in zip(found, noise, strict=True)]

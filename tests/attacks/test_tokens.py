@@ -12,9 +12,8 @@ from rece_lightning.attacks import Victim
 from rece_lightning.attacks.coordinate import coordinate_search, one_hot_gradient
 from rece_lightning.attacks.mma import cosine_distance
 from rece_lightning.attacks.noise import add_noise, noise_loss
-from rece_lightning.attacks.tokens import Template, TokenEncoder
+from rece_lightning.attacks.tokens import Template, TokenEncoder, Vocabulary
 from rece_lightning.attacks.unlearndiffatk import project_to_simplex
-from rece_lightning.attacks.vocabulary import Vocabulary
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.models.text import PromptEncoder
 

@@ -108,9 +108,11 @@ def make_run(
 def test_the_best_is_marked_only_where_it_is_more_than_chance() -> None:
     close = [state("original", 12, 12, edited=False), state("a", 1, 8), state("b", 2, 8)]
     assert best_share(close, ("erased",), high=False) is not None
-    assert not any(cell.best for row in states_table(close).rows for cell in row.cells)
+    assert not any(cell["best"] for row in states_table(close)["rows"] for cell in row["cells"])
     clear = [state("original", 12, 12, edited=False), state("a", 0, 8), state("b", 9, 8)]
-    marked = [(row.name, cell.text) for row in states_table(clear).rows for cell in row.cells if cell.best]
+    marked = [
+        (row["name"], cell["text"]) for row in states_table(clear)["rows"] for cell in row["cells"] if cell["best"]
+    ]
     # Erased, and the harmonic mean with it; never the unedited model, though it keeps most.
     assert [name for name, _ in marked] == ["a", "a"]
     assert marked[0][1] == str(Share(0, 12))
@@ -247,8 +249,8 @@ def test_quality_stands_beside_the_detections(tmp_path: Path, capsys: pytest.Cap
     page = tmp_path / "page.html"
     runs = [Results.read(first), Results.read(second)]
     table = states_table(compared_states(runs, [*ERASED, *KEPT], []))
-    rows = {row.name.split("/")[-1]: [cell.text for cell in row.cells] for row in table.rows}
-    places = [table.headings.index(f"clip score, kept (clip-score {name})") for name in "xy"]
+    rows = {row["name"].split("/")[-1]: [cell["text"] for cell in row["cells"]] for row in table["rows"]}
+    places = [table["headings"].index(f"clip score, kept (clip-score {name})") for name in "xy"]
     # Figures of two CLIPs are never in one column.
     assert [rows["a)"][place] for place in places] == ["27.2 (26.8–27.8)", "–"]
     assert [rows["b)"][place] for place in places] == ["–", "31.5 (31–32)"]

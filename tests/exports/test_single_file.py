@@ -93,7 +93,8 @@ def test_of_a_folder(kind: str, tmp_path: Path) -> None:
     # A text encoder this narrow says nothing of its family.
     base = replace(find_base(str(make_folder(tmp_path / "model", kind))), family=LAYOUTS[kind].family)
     erasure = erasure_of(base)
-    out = write_single_file(erasure, tmp_path / "out.safetensors", METADATA)
+    out = tmp_path / "out.safetensors"
+    write_single_file(erasure, out, METADATA)
     parts = small_parts(kind)
     assert_only_edits(original_tensors(parts, kind), load_file(out), erasure)
     pipeline_class = getattr(diffusers, LAYOUTS[kind].configs()["model_index"]["_class_name"])

@@ -134,7 +134,7 @@ def test_reading_gives_diffusers_names(kind: str, parts: dict[str, nn.Module], f
 
 
 def test_projections_are_found_by_name(kind: str, parts: dict[str, nn.Module], file: Path) -> None:
-    """Read from the file one at a time, they are the module's; queries and XL's reader of the pooled embedding are among them."""
+    """Read from the file one at a time, they are the module's, queries and XL's reader of the pooled embedding too."""
     weights = SafetensorsWeights(file)
     names = unet_projections(weights.shapes())
     unet = parts["unet"].state_dict()

@@ -130,10 +130,10 @@ def test_every_picture_on_the_page_is_of_the_attack_and_concept_that_it_is_named
         ("cce steps=40 (control)", [(8, "owl"), (9, "owl")]),
     ]  # fmt: skip
     section = ladder_section(ladder, sheet(tmp_path, RUNGS))
-    greys = {row.title: [grey(picture.tile) for picture in row.pictures] for row in section.gallery}
+    greys = {row["title"]: [grey(picture["tile"]) for picture in row["pictures"]] for row in section["gallery"]}
     assert greys["mma"] == pytest.approx([shade(0), shade(1), shade(2)], abs=0.02)
     assert greys["cce steps=40 tokens=2"] == pytest.approx([shade(7)], abs=0.02)
-    assert "owl, which the model never knew" in section.gallery[-1].pictures[0].alt
+    assert "owl, which the model never knew" in section["gallery"][-1]["pictures"][0]["alt"]
 
 
 def grey(tile: str) -> float:
@@ -156,7 +156,7 @@ def test_section_is_whole_without_network_and_can_be_read_without_eyes(tmp_path:
     assert "strongest prompt attack is mma" in figures[0]
     regions = re.findall(r'<div class="wide" role="region" tabindex="0" aria-label="([^"]+)">', page)
     assert len(regions) == len(set(regions)) == 5
-    for row in section.rows:
+    for row in section["rows"]:
         assert f'<th scope="row">{row.title}' in page
         assert str(row.edited) in page
     assert "1,234" in page

@@ -295,13 +295,13 @@ def test_the_report_lists_what_reaches_and_what_was_hurt() -> None:
     found = scan(module.session)
     section = section_of(found)
     assert section.words == len(vocabulary_words(module.session.encoder.tokenizer)) < SMALL
-    assert "gun" in [row.word for row in section.reaching]
-    for row in section.reaching:
-        assert row.concept == "water pistol"
-        assert row.word != "water pistol"
-        assert max(row.before, row.after) < section.within
-    assert [row.after for row in section.reaching] == sorted(row.after for row in section.reaching)
-    moved = [row.moved for row in section.hurt]
+    assert "gun" in [word for _, word, _, _ in section.reaching]
+    for concept, word, before, after in section.reaching:
+        assert concept == "water pistol"
+        assert word != "water pistol"
+        assert max(before, after) < section.within
+    assert [row[-1] for row in section.reaching] == sorted(row[-1] for row in section.reaching)
+    moved = [moved for _, moved, _, _ in section.hurt]
     assert moved == sorted(moved, reverse=True)
     assert words_section(module.session, None) == section
     assert words_section(module.session, False) is None

@@ -5,18 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
+from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
-
-def save_atomically(state: object, path: Path) -> None:
-    """``torch.save`` to a temporary file, then rename: a killed run leaves the former state."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    temporary.replace(path)
+from rece_lightning.files import write_atomically
 
 
 def multiplies_bfloat16(device: str) -> bool:
@@ -38,27 +34,6 @@ def cosine(step: int, steps: int, warmup: int = 200) -> float:
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-class Average:
-    """An exponential moving average of a module's parameters."""
-
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.values = {name: value.detach().clone() for name, value in module.named_parameters()}
-
-    @torch.no_grad()
-    def update(self, module: nn.Module, step: int) -> None:
-        """Blend in the present parameters; the decay starts low so that the first steps are forgotten."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        for name, value in module.named_parameters():
-            self.values[name].lerp_(value, 1 - decay)
-
-    @torch.no_grad()
-    def copy_to(self, module: nn.Module) -> None:
-        """Put the averages into the module."""
-        for name, value in module.named_parameters():
-            value.copy_(self.values[name])
-
-
 def train(
     name: str,
     module: nn.Module,
@@ -68,7 +43,6 @@ def train(
     learning_rate: float,
     folder: Path,
     seed: int,
-    weight_decay: float = 0.01,
     decay: float | None = None,
     every: int = 250,
     optimizers: Sequence[torch.optim.Optimizer] | None = None,
@@ -76,15 +50,14 @@ def train(
     """Train ``module`` in place, resuming from ``folder/NAME.pt``.
 
     Args:
-        name: of the part; names the checkpoint and the log lines.
-        module: what is trained; ends with its averaged weights where ``decay`` is given.
+        name: of the part, in the checkpoint's name and the log lines.
+        module: ends with its averaged weights where ``decay`` is given.
         loss_of: called with the step and a CPU generator that depends on seed and step alone, so that a
             resumed run draws what an uninterrupted one would.
         steps: how many there are in all; the learning rate follows a cosine over them.
         learning_rate: the highest.
         folder: where the checkpoint lies.
         seed: of the whole part.
-        weight_decay: AdamW's.
         decay: of the moving average of the weights; none without it.
         every: steps between log lines; a checkpoint is written at every second one.
         optimizers: of the module's parameters between them; AdamW unless given.
@@ -94,9 +67,8 @@ def train(
     """
     path = folder / f"{name}.pt"
     if optimizers is None:
-        parameters = module.parameters()
-        optimizers = [torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99))]
-    average = Average(module, decay) if decay else None
+        optimizers = [torch.optim.AdamW(module.parameters(), learning_rate, betas=(0.9, 0.99))]
+    average = EMAModel(module.parameters(), decay) if decay else None
     first, spent = 0, 0.0
     if path.exists():
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -106,7 +78,8 @@ def train(
             for optimizer, stored in zip(optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(stored)
             if average:
-                average.values = {key: value.to(average.values[key]) for key, value in state["average"].items()}
+                average.load_state_dict(state["average"])
+                average.to(next(module.parameters()).device)
             print(f"{name}: resumes at step {first}", flush=True)
     started = time.monotonic()
     total, counted = 0.0, 0
@@ -122,23 +95,23 @@ def train(
         for optimizer in optimizers:
             optimizer.step()
         if average:
-            average.update(module, step)
+            average.step(module.parameters())
         total, counted = total + float(loss.detach()), counted + 1
         last = step + 1 == steps
+        elapsed = spent + time.monotonic() - started
         if (step + 1) % every == 0 or last:
-            elapsed = spent + time.monotonic() - started
             print(f"{name}: step {step + 1}/{steps} loss {total / counted:.4f} {elapsed:.0f} s", flush=True)
             total, counted = 0.0, 0
         if (step + 1) % (2 * every) == 0 or last:
             if last and average:
-                average.copy_to(module)
+                average.copy_to(module.parameters())
             state = {
                 "module": module.state_dict(),
                 "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-                "average": average.values if average else {},
+                "average": average.state_dict() if average else {},
                 "step": step + 1,
-                "seconds": spent + time.monotonic() - started,
+                "seconds": elapsed,
             }
-            save_atomically(state, path)
+            write_atomically(path, partial(torch.save, state))
     module.eval()
     return spent + time.monotonic() - started if first < steps else spent

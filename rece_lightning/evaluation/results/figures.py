@@ -107,12 +107,7 @@ def quality_rows(lines: Sequence[QualityLine], columns: Sequence[str]) -> list[Q
 
 
 def quality_table(lines: Sequence[QualityLine], titles: Mapping[str, str]) -> Table:
-    """The rows as a table for the terminal.
-
-    Args:
-        lines: of an evaluation.
-        titles: column → its title, those to show.
-    """
+    """The rows as a table for the terminal, of the columns that have a title."""
     shown = [column for column in titles if any(line.column == column for line in lines)]
     headings = ["figure", "protocol", *(titles[column] for column in shown)]
     table = Table(*headings, title="Quality (95 % interval, or ± standard deviation over seeds)")
