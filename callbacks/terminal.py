@@ -16,10 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from rece_lightning.attacks.outcome import Rung, together
-from rece_lightning.evaluation.results.comparison import Comparison
+from rece_lightning.evaluation.results.comparison import Comparison, comparison_table
 from rece_lightning.evaluation.results.figures import quality_table
 from rece_lightning.evaluation.results.outcome import grid_path
-from rece_lightning.reporting.table import comparison_table
 from rece_lightning.runs.folder import run_folder
 
 

@@ -14,7 +14,7 @@ from benchmarks.red_team.plan import ROBUST, STATES, Plan
 from rece_lightning.attacks.outcome import NO_ATTACK
 from rece_lightning.metrics import EmojiDetector, Share
 from rece_lightning.reporting.ladder import Counted, Ladder, LadderRow
-from rece_lightning.reporting.ladder_plot import Curve, curve_findings, curves_of, draw_curves
+from rece_lightning.reporting.ladder_section import Curve, curve_findings, curves_of, draw_curves
 
 NONE = Counted(0, 0, (float("nan"), float("nan")))
 

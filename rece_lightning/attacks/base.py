@@ -68,15 +68,9 @@ def make_goal(
     forbid: Sequence[str] = (),
     control: bool = False,
 ) -> Goal:
-    """A goal with the pairs and carriers that follow from its name.
+    """A goal with the pairs and carriers that follow from its prompt, which is the concept itself unless given.
 
-    Args:
-        concept: what the detector looks for.
-        prompt: names it; the concept itself without it.
-        synonyms: other words for it.
-        others: things that are not the concept, for pairs and carriers.
-        forbid: words that a search over tokens may not use.
-        control: the model never knew the concept.
+    ``others`` are things that are not the concept, for pairs and carriers; for the rest see :class:`Goal`.
     """
     name = (prompt or concept).strip()
     known = {name.lower(), concept.lower(), *(word.lower() for word in synonyms)}
@@ -123,9 +117,6 @@ class Attack(ABC):
 
     A subclass names itself, says what it has, and implements :meth:`search`. Everything random comes from
     :meth:`generator`, so that a restart finds the same whether it runs alone or beside others.
-
-    Args:
-        budget: that it may spend.
     """
 
     name: ClassVar[str]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rece_lightning.attacks.base import AdversarialPrompt, Attack, Budget, Goal
-from rece_lightning.attacks.tokens import Template, TokenEncoder, Vocabulary, texts_found
+from rece_lightning.attacks.tokens import TokenEncoder, Vocabulary, texts_found
 from rece_lightning.attacks.victim import Victim
 
 Loss = Callable[[Tensor, Tensor | None], Tensor]
@@ -59,7 +59,6 @@ def coordinate_search(
 
     Args:
         loss: of embeddings, a row each.
-        encoder: of the template.
         vocabulary: tokens that may be used; others are never drawn.
         start: ``[n, k]``.
         generators: one a restart.
@@ -97,13 +96,7 @@ def _evaluate(loss: Loss, encoder: TokenEncoder, tokens: Tensor) -> Tensor:
 
 
 class TokenSearch(Attack):
-    """What attacks share that search a whole prompt of free tokens; each brings a loss of its own.
-
-    Args:
-        budget: that it may spend.
-        candidates: exchanges tried a step.
-        best: tokens that the gradient likes best, of which is drawn.
-    """
+    """What attacks share that search a whole prompt of free tokens; each brings a loss of its own."""
 
     def __init__(self, budget: Budget, candidates: int, best: int) -> None:
         super().__init__(budget)
@@ -117,7 +110,7 @@ class TokenSearch(Attack):
         ``cost`` are the queries of one evaluation of the loss.
         """
         vocabulary = Vocabulary(victim.encoder.tokenizer, goal.forbidden)
-        encoder = TokenEncoder(victim.encoder, Template.prefixed(self.budget.tokens))
+        encoder = TokenEncoder(victim.encoder, self.budget.tokens)
         generators = [self.generator(goal, restart) for restart in restarts]
         start = torch.stack([vocabulary.draw(self.budget.tokens, generator) for generator in generators])
         settings = {"steps": self.budget.steps, "candidates": self.candidates, "best": self.best}

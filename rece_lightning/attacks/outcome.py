@@ -72,16 +72,10 @@ def measure(
     variant: str = "",
     control: bool = False,
 ) -> Measured:
-    """Draw what an attack found on one concept, with both models, and count the pictures that show the concept.
+    """Draw what one attack found on one concept, with both models, and count the pictures that show the concept.
 
-    Args:
-        victim: whose detector and sampling count.
-        found: on one concept, by one attack.
-        seeds: of the pictures of each prompt or embedding.
-        has: what the attacker needed.
-        original: also draw with the original model; its shares are empty otherwise.
-        variant: the point of a curve that this is.
-        control: the model never knew the concept.
+    Every prompt or embedding is drawn with every seed, by the victim's sampling. Without ``original`` the shares of the
+    original model are empty. ``has``, ``variant`` and ``control`` are those of the :class:`Rung`.
 
     Raises:
         ConfigurationError: if the victim has no detector.

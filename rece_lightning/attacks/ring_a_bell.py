@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rece_lightning.attacks.base import AdversarialPrompt, Attack, Budget, Goal
-from rece_lightning.attacks.tokens import Template, TokenEncoder, Vocabulary, texts_found
+from rece_lightning.attacks.tokens import TokenEncoder, Vocabulary, texts_found
 from rece_lightning.attacks.victim import Victim
 from rece_lightning.core.errors import ConfigurationError, check_number
 from rece_lightning.models.text import PromptEncoder
@@ -132,7 +132,7 @@ class RingABell(Attack):
         """All restarts side by side: their prompts are encoded together."""
         _check_carriers(self, goal)
         vocabulary = Vocabulary(victim.encoder.tokenizer, goal.forbidden)
-        encoder = TokenEncoder(victim.encoder, Template.prefixed(self.budget.tokens))
+        encoder = TokenEncoder(victim.encoder, self.budget.tokens)
         carriers = [goal.carriers[restart % len(goal.carriers)] for restart in restarts]
         direction = concept_direction(victim.encoder, goal)
         target = victim.encoder.encode(carriers).embeddings.double() + self.strength * direction

@@ -59,13 +59,7 @@ def measure_shared(
 def search_shared(
     victim: Victim, work: Sequence[tuple[Attack, Goal]], folder: Path, *, begins: Callable[[str, int], None]
 ) -> list[AdversarialPrompt]:
-    """Run pieces of work without measuring them, each on the process whose turn it is.
-
-    Args:
-        victim: on every process the same.
-        work: all of it, on every process.
-        folder: of what is found; see :class:`AttackStore`.
-        begins: is told of every piece of this process, and how many are done.
+    """Run pieces of work as :func:`measure_shared` does, without measuring them.
 
     Returns:
         What was found, in the order of the work, on every process.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,50 +14,30 @@ from rece_lightning.models.text import PromptEncoder, inference
 from rece_lightning.models.vocabulary import whole_words
 
 
-@dataclass(frozen=True)
-class Template:
-    """A prompt some of whose tokens are free."""
-
-    pattern: tuple[int | None, ...]
-    """Token ids; ``None`` where one may be chosen."""
-
-    @classmethod
-    def prefixed(cls, tokens: int, prompt: Sequence[int] = ()) -> Template:
-        """Free tokens, then a prompt's own."""
-        return cls((None,) * tokens + tuple(prompt))
-
-    @property
-    def free(self) -> list[int]:
-        """Places of the free tokens."""
-        return [place for place, token in enumerate(self.pattern) if token is None]
-
-    def filled(self, chosen: Tensor) -> Tensor:
-        """Whole prompts ``[n, length]`` from chosen tokens ``[n, k]``."""
-        whole = torch.tensor([token or 0 for token in self.pattern], dtype=torch.long).repeat(len(chosen), 1)
-        whole[:, self.free] = chosen
-        return whole
-
-
 class TokenEncoder:
-    """The text encoders, from token ids instead of text.
+    """The text encoders, from token ids instead of text: some free tokens, then a prompt's own.
 
     Args:
         encoder: whose towers it uses; their weights are left alone.
-        template: of the prompts.
+        free: how many tokens may be chosen.
+        suffix: ids of the tokens that follow them.
 
     Raises:
-        ConfigurationError: if the template is longer than the encoder's positions.
+        ConfigurationError: if these are more than the encoder's positions.
     """
 
-    def __init__(self, encoder: PromptEncoder, template: Template) -> None:
+    def __init__(self, encoder: PromptEncoder, free: int, suffix: Sequence[int] = ()) -> None:
         self.encoder = encoder
-        self.template = template
-        room = encoder.positions - 2
-        if len(template.pattern) > room:
+        self.free, self.suffix = free, torch.tensor(list(suffix), dtype=torch.long)
+        length, room = free + len(suffix), encoder.positions - 2
+        if length > room:
             raise ConfigurationError(
-                f"attacks: tokens: the prompt has {len(template.pattern)} tokens, the text encoder takes {room}; "
-                "take fewer."
+                f"attacks: tokens: the prompt has {length} tokens, the text encoder takes {room}; take fewer."
             )
+
+    def filled(self, chosen: Tensor) -> Tensor:
+        """Whole prompts ``[n, length]`` from free tokens ``[n, k]``."""
+        return torch.cat([chosen, self.suffix.expand(len(chosen), -1)], dim=1)
 
     def encode(self, chosen: Tensor, batch_size: int = 256) -> tuple[Tensor, Tensor | None]:
         """Embeddings ``[n, positions, d]`` and pooled ``[n, p]`` of chosen tokens ``[n, k]``, without gradients."""
@@ -68,12 +47,8 @@ class TokenEncoder:
         return torch.cat([part[0] for part in parts]), torch.cat(pooled) if pooled else None
 
     def encode_soft(self, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-        """The same, differentiable, from the input embeddings of the free tokens.
-
-        Args:
-            weights: of every tower, ``[n, k, width of its input]``.
-        """
-        nothing = torch.zeros(len(weights[0]), len(self.template.free), dtype=torch.long)
+        """The same, differentiable, from the free tokens' input embeddings ``[n, k, width]`` of every tower."""
+        nothing = torch.zeros(len(weights[0]), self.free, dtype=torch.long)
         return self._encode(nothing, weights)
 
     def tables(self) -> list[Tensor]:
@@ -85,10 +60,9 @@ class TokenEncoder:
         towers = self.encoder.towers
         for tower, (tokenizer, text_encoder) in enumerate(towers):
             ids = self._ids(tokenizer, chosen).to(text_encoder.device)
-            places = [place + 1 for place in self.template.free]
             handle = None
             if soft is not None:
-                handle = _table(text_encoder).register_forward_hook(_replacement(soft[tower], places))
+                handle = _table(text_encoder).register_forward_hook(_replacement(soft[tower]))
             try:
                 with inference(text_encoder):
                     answer = text_encoder(ids, output_hidden_states=len(towers) > 1)
@@ -100,7 +74,7 @@ class TokenEncoder:
         return torch.cat([state.to(states[0].device) for state in states], dim=-1), pooled
 
     def _ids(self, tokenizer: Any, chosen: Tensor) -> Tensor:
-        whole = self.template.filled(chosen.cpu())
+        whole = self.filled(chosen.cpu())
         ids = torch.full((len(whole), self.encoder.positions), int(tokenizer.pad_token_id), dtype=torch.long)
         ids[:, 0] = int(tokenizer.bos_token_id)
         ids[:, 1 : 1 + whole.shape[1]] = whole
@@ -112,10 +86,12 @@ def _table(text_encoder: Any) -> torch.nn.Embedding:
     return text_encoder.get_input_embeddings()
 
 
-def _replacement(soft: Tensor, places: list[int]) -> Any:
+def _replacement(soft: Tensor) -> Any:
+    """A hook that puts other input embeddings in the place of the free tokens', behind the begin token."""
+
     def hook(module: Any, arguments: Any, output: Tensor) -> Tensor:
         replaced = output.clone()
-        replaced[:, places] = soft.to(output)
+        replaced[:, 1 : 1 + soft.shape[1]] = soft.to(output)
         return replaced
 
     return hook

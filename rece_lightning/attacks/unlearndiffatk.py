@@ -11,7 +11,7 @@ from torch import Tensor
 from rece_lightning.attacks.base import AdversarialPrompt, Attack, Budget, Goal
 from rece_lightning.attacks.noise import NoisedPictures, add_noise, latents_of, noise_loss
 from rece_lightning.attacks.pictures import OriginalPictures
-from rece_lightning.attacks.tokens import Template, TokenEncoder, Vocabulary, texts_found
+from rece_lightning.attacks.tokens import TokenEncoder, Vocabulary, texts_found
 from rece_lightning.attacks.victim import Victim
 from rece_lightning.core.errors import ConfigurationError, check_number
 
@@ -88,8 +88,7 @@ class UnlearnDiffAtk(Attack):
         vocabulary = Vocabulary(victim.encoder.tokenizer, goal.forbidden)
         suffix = goal.prompt if self.suffix is None else self.suffix
         own = victim.encoder.tokenizer(suffix, add_special_tokens=False)["input_ids"]
-        template = Template.prefixed(self.budget.tokens, own)
-        encoder = TokenEncoder(victim.encoder, template)
+        encoder = TokenEncoder(victim.encoder, self.budget.tokens, own)
         found = []
         with victim.edited() as unet:
             for restart in restarts:
@@ -99,7 +98,7 @@ class UnlearnDiffAtk(Attack):
                 noised = self.noised(victim.pipeline, latents[target : target + 1], generator)
                 before, after, tokens = self._restart(unet, encoder, vocabulary.ids, judge, noised, generator)
                 queries = self.timesteps * (self.warmup + self.budget.steps + self.timesteps)
-                whole = template.filled(tokens[None])
+                whole = encoder.filled(tokens[None])
                 found += texts_found(self.name, goal, [restart], whole, vocabulary, before, after, queries)
         return found
 

@@ -6,13 +6,12 @@ import difflib
 import importlib
 import inspect
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 from rece_lightning.core.derivation import Derivation
-from rece_lightning.core.editors import Editor
-from rece_lightning.core.editors.base import NotImported
+from rece_lightning.core.editors.base import imported_editors
 from rece_lightning.core.errors import ReceError, nearest
 from rece_lightning.core.method import FIELD, Method
 from rece_lightning.core.robust import Robust
@@ -72,15 +71,8 @@ def former(key: str) -> str | None:
 
 
 def known_editors() -> list[type[Any]]:
-    """Every editor that is imported, ours and others: dataclasses all of them."""
-    every = [kind for kind in _subclasses(Editor) if is_dataclass(kind) and kind is not NotImported]  # type: ignore[type-abstract]
-    return list(dict.fromkeys(kind for kind in every if not inspect.isabstract(kind)))
-
-
-def _subclasses(kind: type[Editor]) -> Iterator[type[Editor]]:
-    for one in kind.__subclasses__():
-        yield one
-        yield from _subclasses(one)
+    """Every editor that is imported and states its settings as the fields of a dataclass."""
+    return [kind for kind in imported_editors() if is_dataclass(kind)]
 
 
 def method_keys() -> list[str]:

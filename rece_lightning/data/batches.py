@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import IterableDataset
 
 from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.distributed import rank_and_world
@@ -27,9 +27,6 @@ class PromptBatch:
     digits depend on what it is given together."""
 
 
-NOTHING = PromptBatch((), (), (), "erased")
-
-
 class PromptBatches(IterableDataset[PromptBatch]):
     """Batches of one kind each. An IterableDataset, so that no trainer puts a sampler in front of it.
 
@@ -46,7 +43,7 @@ class PromptBatches(IterableDataset[PromptBatch]):
 
     def __iter__(self) -> Iterator[PromptBatch]:
         if self._known():
-            return (NOTHING for _ in range(self._count))
+            return itertools.repeat(PromptBatch((), (), (), "erased"), self._count)
         return self._batches()
 
     def __len__(self) -> int:
@@ -61,16 +58,14 @@ class EvaluationBatches(IterableDataset[tuple[EvaluationPrompt, ...]]):
     """
 
     def __init__(self, prompts: Sequence[EvaluationPrompt], size: int) -> None:
-        self.prompts = tuple(prompts)
-        self.size = size
+        self.prompts, self.size = tuple(prompts), size
 
     def _starts(self) -> range:
         rank, world = rank_and_world()
         return range(rank * self.size, len(self.prompts), world * self.size)
 
     def __len__(self) -> int:
-        shared = rank_and_world()[1] > 1 and bool(self.prompts)
-        return max(len(self._starts()), int(shared))
+        return max(len(self._starts()), int(rank_and_world()[1] > 1 and bool(self.prompts)))
 
     def __iter__(self) -> Iterator[tuple[EvaluationPrompt, ...]]:
         for first in self._starts():
@@ -81,8 +76,3 @@ class EvaluationBatches(IterableDataset[tuple[EvaluationPrompt, ...]]):
     def mine(self) -> list[int]:
         """Places of this process's prompts among all of them, in the order in which they come."""
         return [place for first in self._starts() for place in range(len(self.prompts))[first : first + self.size]]
-
-
-def loader(dataset: IterableDataset[Any]) -> DataLoader[Any]:
-    """One item of the dataset is a batch."""
-    return DataLoader(dataset, batch_size=None)

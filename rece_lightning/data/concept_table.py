@@ -6,7 +6,7 @@ import hashlib
 import warnings
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from rece_lightning.data.concepts import (
     Concept,
     ConceptsSetting,
     PromptPair,
+    also_preserved,
     concepts_in,
     pairs_of,
     place_named,
@@ -48,10 +49,10 @@ class ConceptTable:
         self._stamp = self._stamp_now()
         repeats, self._rows, self.pairs = Repeats(), 0, 0
         for place, concept in concepts_in(setting, target, self._templates):
-            repeats.add(place, concept.prompt, concept.target, concept.templates)
+            repeats.add(place, concept)
             self._rows += 1
             self.pairs += len(concept.templates)
-        self._report(repeats.found())
+        self._report(repeats.conflicts(), repeats.again())
 
     def __len__(self) -> int:
         return self._rows
@@ -69,17 +70,15 @@ class ConceptTable:
         if not isinstance(self._setting, str) or not self._setting.lower().endswith(".csv"):
             return None
         try:
-            found = Path(self._setting).expanduser().stat()
+            file = Path(self._setting).expanduser().stat()
         except OSError:
             return None  # said when it is read
-        return found.st_size, found.st_mtime_ns
+        return file.st_size, file.st_mtime_ns
 
-    def _report(self, found: Repeated) -> None:
-        wanted = {place for pair in found.conflicts for place in pair} | set(found.example or ())
-        if not wanted:
-            return
-        named = {place: concept for place, concept in self.places() if place in wanted}
-        for former, later in found.conflicts:
+    def _report(self, conflicts: list[tuple[int, int]], again: list[tuple[int, int]]) -> None:
+        wanted = {place for pair in (*conflicts, *again[:1]) for place in pair}
+        named = {place: concept for place, concept in self.places() if place in wanted} if wanted else {}
+        for former, later in conflicts:
             one, other = named[former], named[later]
             # Hashes of other texts can be alike, once in the age of the universe.
             if one.prompt.lower() == other.prompt.lower():
@@ -87,10 +86,9 @@ class ConceptTable:
                     f"data.concepts: {other.prompt!r} has two targets, {one.target!r} and {other.target!r} "
                     f"({self.place(former)} and {self.place(later)}); keep one."
                 )
-        if found.example is not None:
-            former, later = found.example
+        for former, later in again[:1]:
             warnings.warn(
-                f"data.concepts: {found.rows} of {self._rows} rows repeat an earlier one, such as "
+                f"data.concepts: {len(again)} of {self._rows} rows repeat an earlier one, such as "
                 f"{named[later].prompt!r} ({self.place(former)} and {self.place(later)}); each counts again.",
                 stacklevel=4,
             )
@@ -114,40 +112,29 @@ class PromptPairs:
 
 
 def check_kept(table: ConceptTable, preserved: Sequence[str], setting: object, places: Sequence[int]) -> None:
-    """Refuse a prompt that is erased and preserved at once.
+    """Refuse a prompt that is erased and preserved at once, naming both rows.
 
     Args:
         table: what is erased.
-        preserved: what is preserved.
+        preserved: prompts.
         setting: ``data.preserve``.
         places: of the preserved prompts in it.
-
-    Raises:
-        ConfigurationError: naming both rows.
     """
-    texts = {prompt.strip().lower(): row for row, prompt in enumerate(preserved) if prompt.strip()}
-    if not texts:
-        return
-    for place, concept in table.places():
-        for prompt in (concept.prompt, *(pair.prompt for pair in pairs_of(concept))):
-            row = texts.get(prompt.strip().lower())
-            if row is not None:
-                both = f"{place_named('data.preserve', setting, places[row])} and {table.place(place)}"
-                raise ConfigurationError(
-                    f"data.preserve: {preserved[row]!r} is also erased (data.concepts; {both}); take it out of one of "
-                    "the two."
-                )
+    for place, index in also_preserved(table.places(), preserved):
+        both = f"data.concepts; {place_named('data.preserve', setting, places[index])} and {table.place(place)}"
+        raise ConfigurationError(
+            f"data.preserve: {preserved[index]!r} is also erased ({both}); take it out of one of the two."
+        )
 
 
 def described(pairs: Iterable[PromptPair], preserved: Sequence[str]) -> dict[str, Any]:
     """What is erased and preserved in plain types; of more than :data:`LISTED` the first ones, a number and a hash."""
     listed: list[dict[str, Any]] = []
     number, digest = 0, hashlib.sha256()
-    for pair in pairs:
-        if number < LISTED:
-            listed.append({"prompt": pair.prompt, "target": pair.target, "weight": pair.weight})
+    for number, pair in enumerate(pairs, start=1):
+        if number <= LISTED:
+            listed.append(asdict(pair))
         digest.update(repr((pair.prompt, pair.target, pair.weight)).encode("utf-8", "surrogatepass"))
-        number += 1
     summary: dict[str, Any] = {"erased": listed, "preserved": list(preserved[:LISTED])}
     if number > LISTED:
         summary |= {"erased_prompts": number, "erased_digest": digest.hexdigest()}
@@ -157,57 +144,32 @@ def described(pairs: Iterable[PromptPair], preserved: Sequence[str]) -> dict[str
     return summary
 
 
-@dataclass(frozen=True)
-class Repeated:
-    """What :class:`Repeats` found; rows by the number that they were added with."""
-
-    conflicts: list[tuple[int, int]]
-    """Rows with one prompt and two targets."""
-    rows: int
-    """How many rows say again what an earlier one says."""
-    example: tuple[int, int] | None
-    """An earlier row, and the first that repeats it."""
-
-
 class Repeats:
-    """Remembers 32 bytes a concept: hashes of its prompt, of its target and of both with their templates."""
+    """Remembers 32 bytes a concept: place, and hashes of its prompt, of its target and of both with their templates."""
 
     def __init__(self) -> None:
-        self._places = array("Q")
-        self._prompts = array("Q")
-        self._targets = array("Q")
-        self._wholes = array("Q")
+        self._rows = array("Q")
 
-    def add(self, place: int, prompt: str, target: str, templates: Sequence[str]) -> None:
-        """Take a concept; text encoders read lower case, so case tells nothing apart.
+    def add(self, place: int, concept: Concept) -> None:
+        """Take a concept; text encoders read lower case, so case tells nothing apart."""
+        prompt, target = concept.prompt.lower(), concept.target.lower().strip()
+        self._rows.extend((place, _hash(prompt), _hash(target), _hash("\0".join((prompt, target, *concept.templates)))))
 
-        Args:
-            place: number of its row.
-            prompt: that is erased.
-            target: that it becomes.
-            templates: that both are filled into.
-        """
-        prompt, target = prompt.lower(), target.lower().strip()
-        self._places.append(place)
-        self._prompts.append(_hash(prompt))
-        self._targets.append(_hash(target))
-        self._wholes.append(_hash("\0".join((prompt, target, *templates))))
+    def conflicts(self) -> list[tuple[int, int]]:
+        """Places with one prompt and two targets."""
+        table = self._sorted_by(1)
+        at = np.flatnonzero((table[1:, 1] == table[:-1, 1]) & (table[1:, 2] != table[:-1, 2]))
+        return [(int(table[index, 0]), int(table[index + 1, 0])) for index in at]
 
-    def found(self) -> Repeated:
-        """Look through everything that was added."""
-        prompts, targets, wholes, places = (
-            np.frombuffer(column, dtype=np.uint64) if len(column) else np.zeros(0, np.uint64)
-            for column in (self._prompts, self._targets, self._wholes, self._places)
-        )
-        order = np.argsort(prompts, kind="stable")
-        same = prompts[order][1:] == prompts[order][:-1]
-        other = targets[order][1:] != targets[order][:-1]
-        at = np.flatnonzero(same & other)
-        conflicts = [(int(places[order[index]]), int(places[order[index + 1]])) for index in at]
-        order = np.argsort(wholes, kind="stable")
-        again = np.flatnonzero(wholes[order][1:] == wholes[order][:-1])
-        example = (int(places[order[again[0]]]), int(places[order[again[0] + 1]])) if len(again) else None
-        return Repeated(conflicts, len(again), example)
+    def again(self) -> list[tuple[int, int]]:
+        """Earlier places, and later ones that say the same."""
+        table = self._sorted_by(3)
+        at = np.flatnonzero(table[1:, 3] == table[:-1, 3])
+        return [(int(table[index, 0]), int(table[index + 1, 0])) for index in at]
+
+    def _sorted_by(self, column: int) -> np.ndarray:
+        table = np.asarray(self._rows).reshape(-1, 4)
+        return table[np.argsort(table[:, column], kind="stable")]
 
 
 def _hash(text: str) -> int:

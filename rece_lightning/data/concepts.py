@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,10 +48,8 @@ def concepts_in(setting: ConceptsSetting, target: str, templates: Sequence[str])
     check_templates("data.templates", templates)
     if isinstance(setting, str) and setting.lower().endswith(".csv"):
         for line, row in read_rows(field, setting):
-            yield (
-                line,
-                _concept(f"{field}: {setting}, line {line}", _entry_of_row(field, row), target, tuple(templates)),
-            )
+            where = f"{field}: {setting}, line {line}"
+            yield line, _concept(where, _entry_of_row(field, row), target, tuple(templates))
         return
     entries: Sequence[str | Mapping[str, Any]] = []
     if isinstance(setting, str):
@@ -94,13 +92,13 @@ def _concept(where: str, entry: str | Mapping[str, Any], target: str, templates:
         raise ConfigurationError(f"{where}: blank prompt {prompt!r}; name what is to be erased.")
     weight = values.get("weight", 1.0)
     check_number(f"{where}: weight", weight, positive=True)
-    own = values.get("templates", templates)
-    own = (own,) if isinstance(own, str) else own
-    check_templates(f"{where}: templates", own)
+    templates = values.get("templates", templates)
+    templates = (templates,) if isinstance(templates, str) else templates
+    check_templates(f"{where}: templates", templates)
     anchor = values.get("target", target)
     if not isinstance(anchor, str):
         raise ConfigurationError(f"{where}: target {anchor!r} is no text; give a prompt, ' ' for the empty one.")
-    return Concept(prompt.strip(), anchor, float(weight), tuple(own))
+    return Concept(prompt.strip(), anchor, float(weight), tuple(templates))
 
 
 def read_preserved(setting: str | Sequence[str]) -> list[str]:
@@ -110,21 +108,21 @@ def read_preserved(setting: str | Sequence[str]) -> list[str]:
 
 def preserved_places(setting: str | Sequence[str], field: str = "data.preserve") -> dict[str, int]:
     """The same, each once with its place: a line of the file, or an index of the list."""
-    found: dict[str, int] = {}
+    places: dict[str, int] = {}
     if isinstance(setting, str):
         if not setting.lower().endswith(".csv"):
             raise ConfigurationError(f"{field}: {setting!r}; give a list of prompts or the path of a CSV.")
         for line, row in read_rows(field, setting):
-            found.setdefault(row["prompt"], line)
-        return found
+            places.setdefault(row["prompt"], line)
+        return places
     if not isinstance(setting, Sequence):
         raise ConfigurationError(f"{field}: {setting!r}; give a list of prompts, [] for none.")
     for index, prompt in enumerate(setting):
         # " " and "" stand for the empty prompt, which is a thing to keep.
         if not isinstance(prompt, str):
             raise ConfigurationError(f"{field}[{index}]: {prompt!r} is no text; put quotes around it.")
-        found.setdefault(prompt, index)
-    return found
+        places.setdefault(prompt, index)
+    return places
 
 
 def prompt_pairs(concepts: Iterable[Concept]) -> list[PromptPair]:
@@ -140,15 +138,23 @@ def pairs_of(concept: Concept) -> Iterator[PromptPair]:
         yield PromptPair(template.format(concept.prompt), target, concept.weight)
 
 
-def check_disjoint(pairs: Iterable[PromptPair], concepts: Iterable[Concept], preserved: Sequence[str]) -> None:
+def digest_of(words: Iterable[str]) -> str:
+    """SHA-256 of words in their order."""
+    return hashlib.sha256("\0".join(words).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def also_preserved(places: Iterable[tuple[int, Concept]], preserved: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Places of concepts with a prompt that is preserved too, and the latter's index."""
+    texts = {prompt.strip().lower(): index for index, prompt in enumerate(preserved) if prompt.strip()}
+    for place, concept in places if texts else ():
+        for prompt in (concept.prompt, *(pair.prompt for pair in pairs_of(concept))):
+            if prompt.strip().lower() in texts:
+                yield place, texts[prompt.strip().lower()]
+
+
+def check_disjoint(concepts: Iterable[Concept], preserved: Sequence[str]) -> None:
     """Refuse a prompt that is erased and preserved at once."""
-    texts = {prompt.strip().lower(): prompt for prompt in preserved if prompt.strip()}
-    if not texts:
-        return
-    prompts = itertools.chain((concept.prompt for concept in concepts), (pair.prompt for pair in pairs))
-    for prompt in prompts:
-        both = texts.get(prompt.strip().lower())
-        if both is not None:
-            raise ConfigurationError(
-                f"data.preserve: {both!r} is also erased (data.concepts); take it out of one of the two."
-            )
+    for _, index in also_preserved(enumerate(concepts), preserved):
+        raise ConfigurationError(
+            f"data.preserve: {preserved[index]!r} is also erased (data.concepts); take it out of one of the two."
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -12,9 +11,9 @@ from torch.utils.data import DataLoader
 
 from rece_lightning.core.errors import ConfigurationError, check_count
 from rece_lightning.core.robust import WITHIN
-from rece_lightning.data.batches import EvaluationBatches, PromptBatch, PromptBatches, loader
+from rece_lightning.data.batches import EvaluationBatches, PromptBatch, PromptBatches
 from rece_lightning.data.concept_table import LISTED, ConceptTable, PromptPairs, check_kept, described
-from rece_lightning.data.concepts import Concept, ConceptMapping, PromptPair, preserved_places, prompt_pairs
+from rece_lightning.data.concepts import Concept, ConceptMapping, PromptPair, digest_of, preserved_places, prompt_pairs
 from rece_lightning.data.prompts import PromptMapping, read_prompts
 from rece_lightning.data.synonyms import COUNT, Synonym, Words, check_not_kept, joined, read_synonyms, words_of
 
@@ -92,8 +91,8 @@ class ConceptData(LightningDataModule):
         """The concepts without synonyms; ``None`` where they are too many to be held."""
         self.added: list[Synonym] = []
         """Synonyms that are erased with them."""
-        given = synonyms, synonyms_vocabulary, synonyms_count, synonyms_reach
-        self.synonyms, words = read_synonyms(*given, self.asked)
+        settings = synonyms, synonyms_vocabulary, synonyms_count, synonyms_reach
+        self.synonyms, words = read_synonyms(*settings, self.asked)
         """What ``synonyms: auto`` asks for; otherwise ``None``."""
         self.add_synonyms(words)
         self.validation = read_prompts("data.validation", validation)
@@ -142,8 +141,7 @@ class ConceptData(LightningDataModule):
     # What ``preserve: auto`` preserves
 
     def _asked(self) -> dict[str, Any]:
-        words = "\0".join(self.vocabulary or ()).encode("utf-8", "surrogatepass")
-        return {"count": self.preserve_count, "vocabulary": hashlib.sha256(words).hexdigest()}
+        return {"count": self.preserve_count, "vocabulary": digest_of(self.vocabulary or ())}
 
     def vocabulary_left(self) -> list[str]:
         """The vocabulary without what holds all words of an erased prompt in a row."""
@@ -173,9 +171,9 @@ class ConceptData(LightningDataModule):
     def batches(self) -> Iterator[PromptBatch]:
         """Everything to encode, in the order in which it is counted."""
         pairs, number = iter(self.pairs), itertools.count()
-        while part := list(itertools.islice(pairs, self.batch_size)):
-            prompts, targets = tuple(pair.prompt for pair in part), tuple(pair.target for pair in part)
-            yield PromptBatch(prompts, targets, tuple(pair.weight for pair in part), "erased", next(number))
+        while batch := list(itertools.islice(pairs, self.batch_size)):
+            prompts, targets = tuple(pair.prompt for pair in batch), tuple(pair.target for pair in batch)
+            yield PromptBatch(prompts, targets, tuple(pair.weight for pair in batch), "erased", next(number))
         for kind, others in (("preserved", self.preserved), ("held_out", self.held_out)):
             for first in range(0, len(others), self.batch_size):
                 names = tuple(others[first : first + self.batch_size])
@@ -184,7 +182,7 @@ class ConceptData(LightningDataModule):
     def train_dataloader(self) -> DataLoader[PromptBatch]:
         """Batches of prompts; epoch 0 encodes each once, later epochs take nothing from them."""
         count = sum(-(-len(part) // self.batch_size) for part in (self.pairs, self.preserved, self.held_out))
-        return loader(PromptBatches(self.batches, count, self._was_read))
+        return DataLoader(PromptBatches(self.batches, count, self._was_read), batch_size=None)
 
     def _was_read(self) -> bool:
         return self.trainer is not None and self.trainer.current_epoch > 0
@@ -193,18 +191,18 @@ class ConceptData(LightningDataModule):
         """Prompts to generate for. In ``fit`` the Evaluation callback asks for them when it is time."""
         if self.trainer is not None and self.trainer.state.fn == "fit":
             return []
-        return loader(EvaluationBatches(self.validation, self.batch_size))
+        return DataLoader(EvaluationBatches(self.validation, self.batch_size), batch_size=None)
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Prompts of ``data.test``."""
-        return loader(EvaluationBatches(self.test, self.batch_size))
+        return DataLoader(EvaluationBatches(self.test, self.batch_size), batch_size=None)
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """Prompts of ``data.predict``."""
         if not self.predict:
             raise ConfigurationError("data.predict: no prompts; give a CSV with a column 'prompt'.")
-        whole = EvaluationBatches(self.predict, self.batch_size)
-        return loader(whole if self.left is None else self.left())
+        batches = self.left() if self.left else EvaluationBatches(self.predict, self.batch_size)
+        return DataLoader(batches, batch_size=None)
 
     def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
         """Batches hold text; there is nothing to move."""

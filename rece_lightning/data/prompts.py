@@ -57,11 +57,7 @@ def read_prompts(field: str, setting: PromptsSetting | None) -> list[EvaluationP
 
 def one_each(prompts: Sequence[EvaluationPrompt], seeds: Sequence[int]) -> list[EvaluationPrompt]:
     """A row a picture: every prompt with its own seed, or with each of ``seeds``."""
-    return [
-        replace(row, seed=seed)
-        for row in prompts
-        for seed in (seeds if row.seed is None else (row.seed,))
-    ]  # fmt: skip
+    return [replace(row, seed=seed) for row in prompts for seed in (seeds if row.seed is None else (row.seed,))]
 
 
 def kinds_of_concepts(field: str, prompts: Sequence[EvaluationPrompt], erased: Sequence[str]) -> list[EvaluationPrompt]:
@@ -82,7 +78,8 @@ def kinds_of_concepts(field: str, prompts: Sequence[EvaluationPrompt], erased: S
     concepts = {row.concept.strip().lower() for row in prompts}
     gone: set[str] = set()
     for prompt in (prompt.strip().lower() for prompt in erased):
-        near = {concept for concept in concepts if _within(concept, prompt) or _within(prompt, concept)}
+        whole = f" {prompt} "
+        near = {concept for concept in concepts if f" {concept} " in whole or whole in f" {concept} "}
         gone |= {prompt} if prompt in concepts else near
     if not gone:
         raise ConfigurationError(
@@ -92,10 +89,6 @@ def kinds_of_concepts(field: str, prompts: Sequence[EvaluationPrompt], erased: S
         )
     kinds = {True: "erased", False: "preserved"}
     return [replace(row, kind=kinds[row.concept.strip().lower() in gone]) for row in prompts]
-
-
-def _within(part: str, whole: str) -> bool:
-    return f" {part} " in f" {whole} "
 
 
 def _prompt(field: str, index: int, row: str | Mapping[str, Any], *, strict: bool) -> EvaluationPrompt:
@@ -108,38 +101,20 @@ def _prompt(field: str, index: int, row: str | Mapping[str, Any], *, strict: boo
         for key in values:
             if key not in known:
                 raise ConfigurationError(f"{where}: unknown key {key!r}; {nearest(str(key), known)}.")
-    found: dict[str, Any] = {}
-    for ours, names in COLUMNS.items():
-        for name in names:
-            if values.get(name) not in (None, ""):
-                found[ours] = values[name]
-                break
-    prompt = found.get("prompt")
+    places = ((column, name) for column, names in COLUMNS.items() for name in reversed(names))
+    cells: dict[str, Any] = {column: values[name] for column, name in places if values.get(name) not in (None, "")}
+    prompt = cells.get("prompt")
     if not isinstance(prompt, str) or not prompt.strip():
         raise ConfigurationError(f"{where}: blank prompt {prompt!r}; give the text to generate for.")
-    kind = str(found.get("kind", "erased"))
+    kind = str(cells.get("kind", "erased"))
     check_choice(f"{where}: kind", kind, KINDS)
-    return EvaluationPrompt(
-        prompt=prompt,
-        concept=str(found.get("concept", prompt)),
-        kind=kind,
-        seed=_seed(f"{where}: seed", found.get("seed"), prompt),
-        guidance_scale=_guidance(f"{where}: guidance_scale", found.get("guidance_scale"), prompt),
-    )
-
-
-def _seed(field: str, value: Any, prompt: str) -> int | None:
-    if value is None:
-        return None
-    number = number_in(field, str(value), prompt)
-    if not (0 <= number < 2**53 and number.is_integer()):
-        raise ConfigurationError(f"{field}: {value!r} ({prompt}); give a whole number of 0 or more.")
-    return int(number)
-
-
-def _guidance(field: str, value: Any, prompt: str) -> float | None:
-    if value is None:
-        return None
-    number = number_in(field, str(value), prompt)
-    check_number(field, number)
-    return number
+    seed, guidance_scale = cells.get("seed"), cells.get("guidance_scale")
+    if seed is not None:
+        number = number_in(f"{where}: seed", str(seed), prompt)
+        if not (0 <= number < 2**53 and number.is_integer()):
+            raise ConfigurationError(f"{where}: seed: {seed!r} ({prompt}); give a whole number of 0 or more.")
+        seed = int(number)
+    if guidance_scale is not None:
+        guidance_scale = number_in(f"{where}: guidance_scale", str(guidance_scale), prompt)
+        check_number(f"{where}: guidance_scale", guidance_scale)
+    return EvaluationPrompt(prompt, str(cells.get("concept", prompt)), kind, seed, guidance_scale)

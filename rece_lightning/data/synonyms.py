@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from rece_lightning.core.errors import ConfigurationError, check_count, check_number, nearest
-from rece_lightning.data.concepts import Concept, pairs_of, preserved_places
+from rece_lightning.data.concepts import Concept, digest_of, pairs_of, preserved_places
 
 FIELD = "data.synonyms"
 TEMPLATE = "a photo of {}"
@@ -31,8 +30,7 @@ class AutoSynonyms:
 
     def asked(self) -> dict[str, Any]:
         """Plain description: a run goes on with its choice under the same one alone."""
-        words = None if self.vocabulary is None else "\0".join(self.vocabulary).encode("utf-8", "surrogatepass")
-        digest = None if words is None else hashlib.sha256(words).hexdigest()
+        digest = None if self.vocabulary is None else digest_of(self.vocabulary)
         return {"count": self.count, "reach": self.reach, "vocabulary": digest}
 
 
@@ -43,9 +41,7 @@ def read_synonyms(
 
     Args:
         setting: ``auto``, the words of the one concept, or a mapping from concepts to their words.
-        vocabulary: of ``auto``: prompts, or the path of a CSV.
-        count: of ``auto``.
-        reach: of ``auto``.
+        vocabulary, count, reach: of ``auto``; the vocabulary as prompts, or the path of a CSV.
         concepts: that are erased; ``None`` where they are too many to be held.
 
     Raises:
@@ -85,9 +81,9 @@ def _by_hand(setting: Any, concepts: Sequence[Concept]) -> Words:
         raise ConfigurationError(
             f"{FIELD}: {setting!r}; give auto, a list of words, or a mapping from concepts to them."
         )
-    found: list[tuple[str, str]] = []
+    pairs: list[tuple[str, str]] = []
     taken = {concept.prompt.lower() for concept in concepts}
-    prompts = {concept.prompt: None for concept in concepts}
+    prompts = [concept.prompt for concept in concepts]
     for concept, words in setting.items():
         if concept not in prompts:
             raise ConfigurationError(f"{FIELD}: {concept!r} is not erased; {nearest(str(concept), prompts)}.")
@@ -97,8 +93,8 @@ def _by_hand(setting: Any, concepts: Sequence[Concept]) -> Words:
             if word.strip().lower() in taken:
                 raise ConfigurationError(f"{FIELD}: {concept}: {word!r} is erased already; leave it out.")
             taken.add(word.strip().lower())
-            found.append((word.strip(), concept))
-    return found
+            pairs.append((word.strip(), concept))
+    return pairs
 
 
 @dataclass(frozen=True)
@@ -122,19 +118,14 @@ def joined(words: Words, concepts: Iterable[Concept], *, automatic: bool) -> lis
     Each takes target, weight and templates of its concept. A word that was found is also erased in the template in
     which it was found to reach: erased by itself alone, it goes on reaching from a sentence.
 
-    Args:
-        words: with the prompts of their concepts; words of other concepts are left out.
-        concepts: that are erased.
-        automatic: whether the words were found.
+    Words of other concepts than these are left out.
     """
     known = {concept.prompt: concept for concept in reversed(list(concepts))}
-    found = []
-    for word, of in words:
-        if of in known:
-            concept = known[of]
-            wanted = dict.fromkeys([*concept.templates, scanned_template(concept)] if automatic else concept.templates)
-            found.append(Synonym(word, of, replace(concept, prompt=word, templates=tuple(wanted))))
-    return found
+    synonyms = []
+    for word, concept in ((word, known[of]) for word, of in words if of in known):
+        templates = dict.fromkeys((*concept.templates, *((scanned_template(concept),) if automatic else ())))
+        synonyms.append(Synonym(word, concept.prompt, replace(concept, prompt=word, templates=tuple(templates))))
+    return synonyms
 
 
 def scanned_template(concept: Concept) -> str:
@@ -143,11 +134,7 @@ def scanned_template(concept: Concept) -> str:
 
 
 def check_not_kept(synonyms: Sequence[Synonym], preserved: Iterable[str]) -> None:
-    """Refuse a prompt that is preserved and erased as a synonym.
-
-    Raises:
-        ConfigurationError: naming it.
-    """
+    """Refuse a prompt that is preserved and erased as a synonym."""
     texts = {prompt.strip().lower() for prompt in preserved if prompt.strip()}
     for synonym in synonyms:
         for prompt in (synonym.word, *synonym.plain()["prompts"]):
@@ -160,7 +147,6 @@ def check_not_kept(synonyms: Sequence[Synonym], preserved: Iterable[str]) -> Non
 def words_of(summary: Mapping[str, Any]) -> Words:
     """The words that a summary says were added; nothing of what is not in the form of one."""
     rows = summary.get("synonyms")
-    pairs = (
-        [(row.get("word"), row.get("of")) for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else []
-    )
+    rows = rows if isinstance(rows, list) else []
+    pairs = [(row.get("word"), row.get("of")) for row in rows if isinstance(row, Mapping)]
     return [(word, of) for word, of in pairs if isinstance(word, str) and isinstance(of, str)]

@@ -35,7 +35,7 @@ def read_rows(field: str, path: str | Path, required: str = "prompt") -> Iterato
         if file.stat().st_size > LARGEST:
             raise ConfigurationError(f"{field}: {file} has {file.stat().st_size:,} bytes; give at most {LARGEST:,}.")
         with file.open(encoding="utf-8-sig", newline="") as stream:
-            yield from _rows(field, file, _text_lines(field, file, stream), required)
+            yield from _rows(field, file, stream, required)
     except UnicodeDecodeError as error:
         raise ConfigurationError(
             f"{field}: {file} is not UTF-8 (byte {_first_wrong_byte(file, error)}); save it as UTF-8 (in a "
@@ -63,8 +63,8 @@ def _first_wrong_byte(file: Path, error: UnicodeDecodeError) -> int:
     return error.start
 
 
-def _rows(field: str, file: Path, lines: Iterator[str], required: str) -> Iterator[tuple[int, dict[str, str]]]:
-    reader = csv.DictReader(lines)
+def _rows(field: str, file: Path, stream: TextIO, required: str) -> Iterator[tuple[int, dict[str, str]]]:
+    reader = csv.DictReader(_text_lines(field, file, stream))
     columns = [column.strip() for column in reader.fieldnames or []]
     if not columns:
         raise ConfigurationError(f"{field}: {file} is empty; it needs a column {required!r} and at least one row.")

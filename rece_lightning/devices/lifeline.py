@@ -25,13 +25,7 @@ class Lifeline:
     """A thread that tells the others that this process lives, and ends the process when another one does not.
 
     The process group's own time limit cannot do this: ranks may wait for half an hour, and rightly, while another one
-    makes pictures. NCCL waits for ever for a rank that is gone.
-
-    Args:
-        rank: of this process.
-        world: how many there are.
-        address: of the machine on which the processes meet.
-        port: there.
+    makes pictures. NCCL waits for ever for a rank that is gone. Address and port are those where the processes meet.
     """
 
     def __init__(self, rank: int, world: int, address: str, port: int) -> None:

@@ -127,7 +127,7 @@ def decide(
         return plan(needs, free_memory(order, processes=processes), given=given, offload=offload)
 
     best = planned()
-    if home.type == "cuda" and processes == 1 and any(row.crowded_out_of(trainers) for row in best.rows):
+    if home.type == "cuda" and processes == 1 and not best.stays_on(trainers):
         devices |= dict.fromkeys(f"cuda:{index}" for index in range(torch.cuda.device_count()))
         best = planned()
     where = {part: given.get(part, trainers) for part in PLACED_PARTS} | {row.part: row.device for row in best.rows}

@@ -46,10 +46,6 @@ class Placed:
         """Name of the part."""
         return self.need.part
 
-    def crowded_out_of(self, home: str) -> bool:
-        """Whether the trainer's device had no room for the part to stay."""
-        return not self.given and (self.device != home or self.waits or not self.fits)
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -58,6 +54,10 @@ class Plan:
     rows: tuple[Placed, ...]
     free: Mapping[str, int]
     """Device → bytes that were free when the plan was made."""
+
+    def stays_on(self, home: str) -> bool:
+        """Whether the trainer's device has room for every part that nobody chose a device for to stay."""
+        return all(row.given or (row.fits and not row.waits and row.device == home) for row in self.rows)
 
     @property
     def peaks(self) -> dict[str, int]:

@@ -9,10 +9,9 @@ from typing import Any
 from rece_lightning.devices.plan import Need
 from rece_lightning.models.base import BaseModel
 from rece_lightning.models.encoders import SUFFIXES
-from rece_lightning.models.folder import STEMS, part_weights
+from rece_lightning.models.folder import part_weights
 from rece_lightning.models.part_configs import read_json
-from rece_lightning.models.pickled import PickledWeights
-from rece_lightning.models.weights import SafetensorsWeights
+from rece_lightning.models.pickled import file_weights
 
 LOADED = 4
 """Bytes a parameter: encoders and pipelines are loaded in float32."""
@@ -104,9 +103,10 @@ def largest_layer(base: BaseModel, names: Sequence[str]) -> int:
 def autoencoder_shapes(base: BaseModel) -> Mapping[str, tuple[int, ...]]:
     """Names and shapes of the autoencoder's weights."""
     if base.layout == "folder":
-        return part_weights(base.path / "vae", STEMS["vae"], base.variant).shapes()
-    weights = SafetensorsWeights(base.path) if base.path.suffix == ".safetensors" else PickledWeights(base.path)
-    return {name: shape for name, shape in weights.shapes().items() if name.startswith("first_stage_model.")}
+        return part_weights(base.path, "vae", base.variant).shapes()
+    return {
+        name: shape for name, shape in file_weights(base.path).shapes().items() if name.startswith("first_stage_model.")
+    }
 
 
 def _numbers(shapes: Mapping[str, tuple[int, ...]]) -> int:

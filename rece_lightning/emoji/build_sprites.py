@@ -24,8 +24,7 @@ from PIL import Image
 
 HERE = Path(__file__).parent
 SPRITE_SIZE = 64
-TRAINED_OBJECTS = 200
-HELD_OUT_OBJECTS = 10
+OBJECTS = 210  # ten of them held out
 
 # Style name in captions → npm package of the icon set.
 ICON_SETS = {
@@ -88,22 +87,19 @@ class IconSet:
         name = self.name_of(hexcode)
         assert name is not None
         name = self.data.get("aliases", {}).get(name, {}).get("parent", name)
-        icon = self.data["icons"][name]
-        width = icon.get("width", self.data.get("width", 16))
-        return render(icon["body"], width, icon.get("height", self.data.get("height", 16)))
+        icon = {"width": 16, "height": 16, **self.data, **self.data["icons"][name]}
+        return render(icon["body"], icon["width"], icon["height"])
 
 
 def candidates(entries: list[dict[str, Any]], icon_sets: dict[str, IconSet]) -> list[dict[str, Any]]:
     """The emoji with a usable name that all four sets draw."""
-    taken_words = CAPTION_WORDS | set(ICON_SETS) | set(BACKGROUNDS)
+    taken_words = CAPTION_WORDS | set(ICON_SETS) | set(BACKGROUNDS) | {"face", "black", "brown"}
     found = []
     for entry in entries:
         label = entry["label"]
         if entry.get("group") not in GROUPS or entry.get("subgroup") in EXCLUDED_SUBGROUPS:
             continue
         if not re.fullmatch(r"[a-z]+( [a-z]+)?", label) or set(label.split()) & taken_words:
-            continue
-        if "face" in label.split() or "black" in label.split() or "brown" in label.split():
             continue
         if all(icons.name_of(entry["hexcode"]) for icons in icon_sets.values()):
             found.append(entry)
@@ -131,9 +127,9 @@ def select(found: list[dict[str, Any]], sprites: dict[str, dict[str, Image.Image
     for entry in sorted(found, key=lambda e: (" " in e["label"], e["order"])):
         if entry["label"] not in chosen:
             queues[entry["subgroup"]].append(entry["label"])
-    while len(chosen) < TRAINED_OBJECTS + HELD_OUT_OBJECTS and any(queues.values()):
+    while len(chosen) < OBJECTS and any(queues.values()):
         for queue in queues.values():
-            while queue and len(chosen) < TRAINED_OBJECTS + HELD_OUT_OBJECTS:
+            while queue and len(chosen) < OBJECTS:
                 name = queue.pop(0)
                 mine = pixels(name)
                 nearest = min(float(np.sort(np.abs(mine - other).mean(axis=(1, 2, 3)))[1]) for other in chosen.values())
@@ -151,14 +147,9 @@ def synonyms_of(names: list[str], found: list[dict[str, Any]]) -> dict[str, list
     forbidden = name_words | CAPTION_WORDS | set(ICON_SETS) | set(BACKGROUNDS)
     owners = Counter(tag for name in names for tag in set(by_name[name].get("tags", [])))
     spread = Counter(tag for entry in found for tag in set(entry.get("tags", [])))
-    return {
-        name: [
-            tag
-            for tag in by_name[name].get("tags", [])
-            if owners[tag] == 1 and spread[tag] <= 3 and tag not in forbidden and re.fullmatch(r"[a-z]{2,}", tag)
-        ]
-        for name in names
-    }
+    fitting = {tag for tag in spread if spread[tag] <= 3 and tag not in forbidden and re.fullmatch(r"[a-z]{2,}", tag)}
+    fitting &= {tag for tag in owners if owners[tag] == 1}
+    return {name: [tag for tag in by_name[name].get("tags", []) if tag in fitting] for name in names}
 
 
 def main() -> None:
@@ -186,12 +177,7 @@ def main() -> None:
         "styles": list(ICON_SETS),
         "backgrounds": {name: list(color) for name, color in BACKGROUNDS.items()},
         "objects": [
-            {
-                "name": name,
-                "emoji": by_name[name]["emoji"],
-                "synonyms": synonyms[name],
-                "trained": name in trained,
-            }
+            {"name": name, "emoji": by_name[name]["emoji"], "synonyms": synonyms[name], "trained": name in trained}
             for name in names
         ],
     }

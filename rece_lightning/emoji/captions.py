@@ -41,20 +41,16 @@ def random_caption(
 ) -> Caption:
     """A random true caption of a picture: synonym in a third of them, style and background in half."""
     item = catalog.objects[object_index]
-    noun = item.name
+    phrase = item.name
     if item.synonyms and source.random() < 0.35:
-        noun = source.choice(item.synonyms)
-    phrase = noun
+        phrase = source.choice(item.synonyms)
     if source.random() < 0.6:
-        phrase = source.choice(TEMPLATES).format(with_article(noun))
-    named_style = source.random() < style_share
-    named_background = source.random() < 0.5
-    text = describe(
-        phrase,
-        catalog.styles[style] if named_style else None,
-        list(catalog.backgrounds)[background] if named_background else None,
-    )
-    return Caption(text, object_index, style if named_style else None, background if named_background else None)
+        phrase = source.choice(TEMPLATES).format(with_article(phrase))
+    said_style = style if source.random() < style_share else None
+    said_background = background if source.random() < 0.5 else None
+    style_name = None if said_style is None else catalog.styles[said_style]
+    color = None if said_background is None else list(catalog.backgrounds)[said_background]
+    return Caption(describe(phrase, style_name, color), object_index, said_style, said_background)
 
 
 def vocabulary(catalog: Catalog) -> list[str]:

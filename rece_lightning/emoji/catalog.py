@@ -56,11 +56,5 @@ class Catalog:
 def load_catalog() -> Catalog:
     """Read the shipped catalog."""
     raw = json.loads((FOLDER / "catalog.json").read_text(encoding="utf-8"))
-    return Catalog(
-        objects=tuple(
-            WorldObject(item["name"], item["emoji"], tuple(item["synonyms"]), item["trained"])
-            for item in raw["objects"]
-        ),
-        styles=tuple(raw["styles"]),
-        backgrounds={name: (color[0], color[1], color[2]) for name, color in raw["backgrounds"].items()},
-    )
+    objects = tuple(WorldObject(**{**item, "synonyms": tuple(item["synonyms"])}) for item in raw["objects"])
+    return Catalog(objects, tuple(raw["styles"]), {name: tuple(color) for name, color in raw["backgrounds"].items()})

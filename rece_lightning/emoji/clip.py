@@ -4,23 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from rece_lightning.emoji.catalog import WEIGHTS
-
-
-def save_clip_tower(clip: CLIPModel, folder: Path, dtype: torch.dtype = torch.float16) -> None:
-    """Write the vision tower, the projections and the configuration: all but the text tower."""
-    folder.mkdir(parents=True, exist_ok=True)
-    clip.config.to_json_file(folder / "config.json")
-    state = {
-        name: value.detach().to("cpu", dtype).contiguous()
-        for name, value in clip.state_dict().items()
-        if not name.startswith("text_model.")
-    }
-    save_file(state, folder / "model.safetensors")
 
 
 def load_clip(weights: Path = WEIGHTS) -> tuple[CLIPModel, CLIPTokenizer]:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rece_lightning.emoji.catalog import WEIGHTS, Catalog, load_catalog
+from rece_lightning.emoji.catalog import WEIGHTS
 from rece_lightning.emoji.pictures import PICTURE_SIZE
 
 
@@ -58,24 +58,20 @@ class Detector(nn.Module):
         return Detection(self.objects(features), self.styles(features), self.backgrounds(features))
 
 
-def save_detector(detector: Detector, folder: Path, dtype: torch.dtype = torch.float16) -> None:
-    """Write ``model.safetensors`` and ``config.json`` into ``folder``."""
+def save_detector(detector: Detector, folder: Path) -> None:
+    """Write ``model.safetensors``, in float16, and ``config.json`` into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = {
-        "objects": detector.objects.out_features,
-        "styles": detector.styles.out_features,
-        "backgrounds": detector.backgrounds.out_features,
-    }
+    config = {head: getattr(detector, head).out_features for head in ("objects", "styles", "backgrounds")}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    state = {name: value.detach().to("cpu", dtype).contiguous() for name, value in detector.state_dict().items()}
+    state = {
+        name: value.detach().to("cpu", torch.float16).contiguous() for name, value in detector.state_dict().items()
+    }
     save_file(state, folder / "model.safetensors")
 
 
-def load_detector(folder: Path = WEIGHTS / "detector", catalog: Catalog | None = None) -> Detector:
+def load_detector(folder: Path = WEIGHTS / "detector") -> Detector:
     """Load the shipped detector in float32, in evaluation mode."""
-    catalog = catalog or load_catalog()
-    config = json.loads((folder / "config.json").read_text())
-    detector = Detector(**config)
+    detector = Detector(**json.loads((folder / "config.json").read_text()))
     state = load_file(folder / "model.safetensors")
     detector.load_state_dict({name: value.float() for name, value in state.items()})
     return detector.eval().requires_grad_(False)

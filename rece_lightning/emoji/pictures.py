@@ -17,11 +17,7 @@ PICTURE_SIZE = 32
 
 
 def load_sprites(catalog: Catalog) -> Tensor:
-    """The shipped sprite sheet.
-
-    Returns:
-        ``[objects, styles, 4, 64, 64]``, float32 in [0, 1]: premultiplied red, green, blue, and alpha.
-    """
+    """The shipped sprites, ``[objects, styles, 4, 64, 64]`` in [0, 1]: premultiplied red, green, blue, and alpha."""
     with Image.open(FOLDER / "sprites.webp") as sheet:
         pixels = torch.from_numpy(np.asarray(sheet.convert("RGBA")).copy()).float() / 255
     rows, columns = len(catalog.objects), len(catalog.styles)
@@ -38,16 +34,9 @@ class Renderer:
         self.colors = torch.tensor(list(catalog.backgrounds.values()), device=device).float() / 255
 
     def render(self, objects: Tensor, styles: Tensor, backgrounds: Tensor, generator: torch.Generator) -> Tensor:
-        """Render one picture for each triple of indices.
+        """Render one picture for each triple of indices, ``[n]`` each, as ``[n, 3, 32, 32]`` in [−1, 1].
 
-        Args:
-            objects: ``[n]`` rows of the catalog.
-            styles: ``[n]``.
-            backgrounds: ``[n]``.
-            generator: a CPU generator: the placement is the same on every device.
-
-        Returns:
-            ``[n, 3, 32, 32]`` in [−1, 1].
+        The generator is one of the CPU: the placement is the same on every device.
         """
         device = self.sprites.device
         count = len(objects)
@@ -56,13 +45,9 @@ class Renderer:
         zoom = 1 / (0.85 + 0.2 * noise[1])
         flip = torch.where(noise[2] < 0.5, -1.0, 1.0)
         shift = (noise[3:] - 0.5) * 0.16
-        affine = torch.stack(
-            [
-                torch.stack([flip * zoom * angle.cos(), -flip * zoom * angle.sin(), shift[0]], dim=1),
-                torch.stack([zoom * angle.sin(), zoom * angle.cos(), shift[1]], dim=1),
-            ],
-            dim=1,
-        ).to(device)
+        first = torch.stack([flip * zoom * angle.cos(), -flip * zoom * angle.sin(), shift[0]], dim=1)
+        second = torch.stack([zoom * angle.sin(), zoom * angle.cos(), shift[1]], dim=1)
+        affine = torch.stack([first, second], dim=1).to(device)
         sprites = self.sprites[objects.to(device), styles.to(device)]
         grid = F.affine_grid(affine, list(sprites.shape), align_corners=False)
         moved = F.grid_sample(sprites, grid, align_corners=False, padding_mode="zeros")
@@ -75,9 +60,7 @@ def random_indices(
     catalog: Catalog, count: int, generator: torch.Generator, *, trained_only: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Uniformly random (object, style, background) indices, each ``[count]``."""
-    objects = len(catalog.trained) if trained_only else len(catalog.objects)
-    return (
-        torch.randint(objects, (count,), generator=generator),
-        torch.randint(len(catalog.styles), (count,), generator=generator),
-        torch.randint(len(catalog.backgrounds), (count,), generator=generator),
-    )
+    objects = catalog.trained if trained_only else catalog.objects
+    sizes = (len(objects), len(catalog.styles), len(catalog.backgrounds))
+    first, second, third = (torch.randint(size, (count,), generator=generator) for size in sizes)
+    return first, second, third

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from rece_lightning.core.editors import Editor
-from rece_lightning.core.editors.base import NotImported, editor_of
+from rece_lightning.core.editors.base import editor_of, not_imported
 from rece_lightning.core.errors import BaseModelError, ConfigurationError
 from rece_lightning.core.method import Method
 from rece_lightning.erasure.loaded import LoadedModel, Naming
@@ -63,4 +63,4 @@ def _editor(plain: Mapping[str, Any] | None, per_layer: bool) -> Editor | None:
     try:
         return editor_of(plain, "ckpt_path: editor")
     except ConfigurationError:
-        return NotImported(str(plain.get("class_path")), dict(plain.get("init_args") or {}), per_layer)
+        return not_imported(plain, per_layer=per_layer)

@@ -76,7 +76,7 @@ class IncrementalErasure:
         session = self.session
         wanted = read_concepts(concepts, target, templates)
         pairs, summary = prompt_pairs(wanted), session.concepts
-        check_disjoint(pairs, wanted, summary["preserved"])
+        check_disjoint(wanted, summary["preserved"])
         targets = {row["prompt"]: row["target"] for row in summary["erased"]}
         for pair in pairs:
             if targets.get(pair.prompt, pair.target) != pair.target:

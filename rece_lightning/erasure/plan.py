@@ -60,7 +60,7 @@ class ErasurePlan:
             )
         wanted = read_concepts(concepts, target, templates)
         pairs, preserved = prompt_pairs(wanted), read_preserved(preserve)
-        check_disjoint(pairs, wanted, preserved)
+        check_disjoint(wanted, preserved)
         return cls(tuple(pairs), tuple(preserved), method, epochs)
 
     def spaces(self, live: LiveUnet) -> tuple[TextSpace, ...]:

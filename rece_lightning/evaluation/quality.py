@@ -147,22 +147,21 @@ class Quality:
         return metric
 
     def batch(
-        self, pictures: Tensor, shots: Sequence[Shot], chosen: Sequence[int], role: str, reference: Tensor | None
-    ) -> PictureBatch:
-        """The chosen pictures of a batch, all of one role."""
+        self, pictures: Tensor, shots: Sequence[Shot], role: str, reference: Tensor | None
+    ) -> PictureBatch | None:
+        """The pictures of a batch that are of one role; ``None`` where there are none."""
+        chosen = [index for index, (row, _) in enumerate(shots) if self._role(row) == role]
+        if not chosen:
+            return None
         rows = [shots[index] for index in chosen]
         return PictureBatch(
-            pictures=pictures[list(chosen)],
+            pictures=pictures[chosen],
             role=role,
             texts=[self.comparison.prompts[row].prompt for row, _ in rows],
             rows=[self._prompts[self._prompt_of(shot)] for shot in rows],
             seeds=[self._seeds.get(shot, 0) for shot in rows],
-            reference=None if reference is None else reference[list(chosen)],
+            reference=None if reference is None else reference[chosen],
         )
-
-    def chosen(self, shots: Sequence[Shot], role: str) -> list[int]:
-        """Places of the shots of a role."""
-        return [index for index, (row, _) in enumerate(shots) if self._role(row) == role]
 
 
 class ColumnQuality:
@@ -182,10 +181,9 @@ class ColumnQuality:
         """Take pictures ``[n, 3, h, w]`` in [0, 1], with what :meth:`Quality.kept_of` gave of the original's."""
         for (place, group), metric in self._metrics.items():
             for role in group:
-                chosen = self._quality.chosen(shots, role)
-                if chosen:
-                    reference = None if kept is None else kept[place]
-                    metric.take(self._quality.batch(pictures, shots, chosen, role, reference))
+                batch = self._quality.batch(pictures, shots, role, None if kept is None else kept[place])
+                if batch is not None:
+                    metric.take(batch)
 
     def lines(self) -> list[QualityLine]:
         """What was measured by all processes, in the order of the metrics; every process must call it."""

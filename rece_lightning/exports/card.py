@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -129,19 +128,8 @@ ROLES = {"erased": "erased concepts", "synonym": "their synonyms", "kept": "pres
 EDITED, ATTACKED = ("rece", "uce"), ("rece_derived", "uce_derived")
 
 
-@dataclass(frozen=True)
-class Measured:
-    """Detections over the prompts of one role."""
-
-    role: str
-    original: Share
-    edited: Share
-    attacked: Share
-    """The edited model, given the derived embedding."""
-
-
-def read_measured(run: Path | None) -> list[Measured]:
-    """One row a role; empty where the run made no pictures, or counted nothing in them.
+def read_measured(run: Path | None) -> list[dict[str, Any]]:
+    """Shares of every role that was counted: ``original``, ``edited``, and ``attacked`` with the derived embedding.
 
     Raises:
         ConfigurationError: if the table is damaged.
@@ -163,5 +151,9 @@ def read_measured(run: Path | None) -> list[Measured]:
         # Pictures of one prompt are alike: the interval is over prompts.
         return Share.of(*zip(*detections, strict=True)) if detections else Share(0, 0)
 
-    rows = [Measured(t, share(("original",), r), share(EDITED, r), share(ATTACKED, r)) for r, t in ROLES.items()]
-    return [row for row in rows if row.original.total or row.edited.total]
+    rows = []
+    for role, text in ROLES.items():
+        original, edited = share(("original",), role), share(EDITED, role)
+        if original.total or edited.total:
+            rows.append({"role": text, "original": original, "edited": edited, "attacked": share(ATTACKED, role)})
+    return rows

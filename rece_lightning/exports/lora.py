@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,17 +17,9 @@ from rece_lightning.files import save_tensors
 from rece_lightning.models.base import BaseModel
 from rece_lightning.models.original.model import sgm_names
 
-
-@dataclass(frozen=True)
-class Adapter:
-    """One layer of a LoRA: ``W + up @ down`` is the edited weight."""
-
-    name: str
-    """Diffusers name of the layer, without ``.weight``."""
-    down: Tensor
-    """``[r, i]``, float32; zero where the layer's input is no text."""
-    up: Tensor
-    """``[o, r]``, float32."""
+Adapter = tuple[str, Tensor, Tensor]
+"""Diffusers name of a layer, without ``.weight``; ``down [r, i]``, zero where its input is no text; ``up [o, r]``: both
+float32, and ``W + up @ down`` is the edited weight."""
 
 
 def factored(erasure: Erasure) -> list[list[LowRank]]:
@@ -73,7 +64,7 @@ def _adapter(
     matrix = one.maps.of_layer(layer).cpu()
     change = weight @ (matrix - torch.eye(len(matrix), dtype=matrix.dtype))
     sums = [(wide.double() @ narrow.double() - change).square().sum(), change.square().sum()]
-    adapter = Adapter(name.removesuffix(".weight"), reader.padded(narrow), wide)
+    adapter = (name.removesuffix(".weight"), reader.padded(narrow), wide)
     return adapter, torch.stack([*sums, (weight + change).square().sum()])
 
 
@@ -88,10 +79,9 @@ def write_lora(erasure: Erasure, path: Path, metadata: dict[str, str], rank: int
     ``rank`` it is the full one.
     """
     adapters, loss = make_adapters(erasure, rank)
-    tensors = {}
-    for adapter in adapters:
-        tensors[f"unet.{adapter.name}.lora_A.weight"] = adapter.down
-        tensors[f"unet.{adapter.name}.lora_B.weight"] = adapter.up
+    tensors: dict[str, Tensor] = {}
+    for name, down, up in adapters:
+        tensors |= {f"unet.{name}.lora_A.weight": down, f"unet.{name}.lora_B.weight": up}
     save_tensors(tensors, path, {**metadata, "rece.rank": str(loss.rank), "rece.error": f"{loss.change:.3g}"})
     return loss
 
@@ -103,13 +93,12 @@ def write_kohya(erasure: Erasure, path: Path, metadata: dict[str, str], rank: in
     layout, as sd-scripts trains and writes them.
     """
     adapters, loss = make_adapters(erasure, rank)
-    names = kohya_names(erasure.base, [adapter.name for adapter in adapters])
+    names = kohya_names(erasure.base, [layer for layer, _, _ in adapters])
     tensors = {}
-    for adapter in adapters:
-        name = names[adapter.name]
-        tensors[f"{name}.lora_down.weight"] = adapter.down
-        tensors[f"{name}.lora_up.weight"] = adapter.up
-        tensors[f"{name}.alpha"] = torch.tensor(float(loss.rank or 0))
+    for layer, down, up in adapters:
+        tensors[f"{names[layer]}.lora_down.weight"] = down
+        tensors[f"{names[layer]}.lora_up.weight"] = up
+        tensors[f"{names[layer]}.alpha"] = torch.tensor(float(loss.rank or 0))
     said = {**metadata, **kohya_metadata(erasure.base, path.stem, loss.rank or 0), "rece.error": f"{loss.change:.3g}"}
     save_tensors(tensors, path, said)
     return loss

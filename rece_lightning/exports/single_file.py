@@ -12,7 +12,7 @@ from rece_lightning.erasure.erasure import Erasure
 from rece_lightning.exports.record import Loss
 from rece_lightning.exports.safetensors import stream_tensors
 from rece_lightning.models.base import BaseModel
-from rece_lightning.models.folder import STEMS, part_weights
+from rece_lightning.models.folder import part_weights
 from rece_lightning.models.original.model import PARTS, to_original, unet_projections
 from rece_lightning.models.original.unet import unet_names
 from rece_lightning.models.pickled import PickledWeights
@@ -65,7 +65,7 @@ def _of_file(base: BaseModel) -> tuple[dict[str, str], Tensors]:
 
 def _of_folder(base: BaseModel) -> tuple[dict[str, str], Tensors]:
     """Names of the projections in the original layout, and the model's tensors under their names there."""
-    vae = part_weights(base.path / "vae", STEMS["vae"], base.variant)
+    vae = part_weights(base.path, "vae", base.variant)
     parts = dict(zip(PARTS[base.family], (base.unet, vae, *base.text), strict=True))
     names = {name: stored for name, stored in unet_names(base.unet.shapes()).items() if name in base.projections}
     return names, lambda: to_original(parts, base.family)

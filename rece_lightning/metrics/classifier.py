@@ -64,7 +64,6 @@ class ImageClassifier:
             )
 
     def detect(self, pictures: Tensor, concepts: Sequence[str]) -> Tensor:
-        """Whether picture i shows concept i."""
         classes = self._parts[2]
         probabilities = self.probabilities(pictures)
         wanted = torch.tensor([classes[_plain(self.aliases.get(concept, concept))] for concept in concepts])

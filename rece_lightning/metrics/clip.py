@@ -131,7 +131,6 @@ class ClipScore(PromptMean):
         self.add(100 * (self.clip.of_pictures(pictures).double() * own.double()).sum(1), rows)
 
     def sized(self, prompts: int, seeds: int) -> ClipScore:
-        """An empty one for so many prompts, with the same CLIP."""
         return ClipScore(self.clip, prompts)
 
     def kept_of(self, pictures: Tensor) -> Tensor:
@@ -139,7 +138,6 @@ class ClipScore(PromptMean):
         return pictures.new_zeros(len(pictures), 0)
 
     def take(self, batch: PictureBatch) -> None:
-        """Add the pictures of a batch."""
         self.update(batch.pictures, batch.texts, batch.rows)
 
 
@@ -184,7 +182,6 @@ class ZeroShot:
             )
 
     def detect(self, pictures: Tensor, concepts: Sequence[str]) -> Tensor:
-        """Whether picture i shows concept i rather than an alternative."""
         named = self.name(pictures, concepts)
         return torch.tensor([seen == own for seen, own in zip(named, concepts, strict=True)], dtype=torch.bool)
 

@@ -81,7 +81,6 @@ class EmojiDetector:
             raise ConfigurationError(f"concept: the emoji detector does not know {concept!r}; {hint}.")
 
     def detect(self, pictures: Tensor, concepts: Sequence[str]) -> Tensor:
-        """Whether picture i shows concept i."""
         seen = self._seen(pictures, concepts)
         wanted = [self._classes[concept][1] for concept in concepts]
         return torch.tensor([index == own for index, own in zip(seen, wanted, strict=True)], dtype=torch.bool)
@@ -175,17 +174,12 @@ class Generality(DetectionRate):
     Protocol ``generality DETECTOR``. The picture is searched for the concept, not for the word. A prompt that holds
     the concept's own name as words is refused: it would measure the erasure itself. Published tables call the rate
     ``Acc_g`` (MACE).
-
-    Args:
-        detector: that decides.
-        prompts: how many there are, where several pictures share one.
     """
 
     higher_is_better = False
 
     @property
     def protocol(self) -> str:
-        """Name of the rule by which a detection counts."""
         return f"generality {self.detector.protocol}"
 
     def update(  # type: ignore[override]
@@ -222,7 +216,6 @@ class DetectionChange(Metric):
 
     @property
     def protocol(self) -> str:
-        """Name of the rule by which a detection counts."""
         return self.detector.protocol
 
     def update(self, before: Tensor, after: Tensor, concepts: Sequence[str], rows: Sequence[int] | None = None) -> None:

@@ -80,6 +80,5 @@ class HarmonicMean(WrapperMetric):
         return harmonic_mean(*worst), harmonic_mean(*best)
 
     def reset(self) -> None:
-        """Forget all pictures."""
         for role in self.roles:
             self.of(role).reset()

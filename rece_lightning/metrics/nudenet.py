@@ -55,7 +55,6 @@ class NudeNetRece:
         _ = self._network
 
     def detect(self, pictures: Tensor, concepts: Sequence[str]) -> Tensor:
-        """Whether picture i shows nudity."""
         return self.counts(pictures).sum(1) > 0
 
     def counts(self, pictures: Tensor) -> Tensor:

@@ -136,15 +136,12 @@ class PerceptualDistance(PromptMean):
         self.add(self.distance(original, edited), rows)
 
     def sized(self, prompts: int, seeds: int) -> PerceptualDistance:
-        """An empty one for so many prompts, with the same distance."""
         return PerceptualDistance(self.distance, prompts)
 
     def kept_of(self, pictures: Tensor) -> Tensor:
-        """What the distance needs of them."""
         return self.distance.kept_of(pictures)
 
     def take(self, batch: PictureBatch) -> None:
-        """Add the pictures of a batch, each beside its reference."""
         if batch.reference is not None:
             self.add(self.distance.between(batch.reference, self.kept_of(batch.pictures)), batch.rows)
 
@@ -188,7 +185,6 @@ class ArtistScore(WrapperMetric):
         return {role: self.of(role).mean() for role in ROLES}
 
     def reset(self) -> None:
-        """Forget all pictures."""
         for role in ROLES:
             self.of(role).reset()
 
@@ -205,18 +201,15 @@ class ArtistScore(WrapperMetric):
         return Mean(value, (low, high), erased.total + kept.total, method)
 
     def sized(self, prompts: int, seeds: int) -> ArtistScore:
-        """An empty one for so many prompts, with the same distance."""
         return ArtistScore(self.of(KEPT).distance, prompts)
 
     def kept_of(self, pictures: Tensor) -> Tensor:
-        """What the distance needs of them."""
         return self.of(KEPT).kept_of(pictures)
 
     def take_reference(self, kept: Tensor) -> None:
         """Nothing is compared with a set."""
 
     def take(self, batch: PictureBatch) -> None:
-        """Add the pictures of a batch, each beside its reference."""
         self.of(batch.role).take(batch)
 
     def figures(self, role: str) -> list[Figure]:

@@ -55,7 +55,7 @@ class _Sets(ABC):
 
     @abstractmethod
     def spread(self) -> Spread:
-        """The distance of each seed's pictures. All ranks must call it."""
+        """The distance of each seed's pictures, at least two of them. All ranks must call it."""
 
     @abstractmethod
     def sizes(self) -> tuple[int, int]:
@@ -116,7 +116,6 @@ class FrechetDistance(_Sets, WrapperMetric):
         self.of_all = _frechet(self.features.num_features)
 
     def add(self, features: Tensor, seeds: Sequence[int] | None, *, reference: bool) -> None:
-        """Add pictures by their features, ``[n, d]``."""
         features = features.double().to(self.of_all.device)
         self.of_all.update(features, real=reference)
         places = _places(seeds, len(features), len(self.seeds))
@@ -129,25 +128,20 @@ class FrechetDistance(_Sets, WrapperMetric):
         return [cast(FrechetInceptionDistance, metric) for metric in self.seeds]
 
     def whole(self) -> Tensor:
-        """The distance of all pictures."""
         return self.of_all.compute()
 
     def spread(self) -> Spread:
-        """The distance of each seed's pictures, at least two of them."""
         return Spread(tuple(float(metric.compute()) for metric in self._of_seeds()))
 
     def sizes(self) -> tuple[int, int]:
-        """Pictures of the model and of the reference."""
         with over_ranks(self.of_all):
             return int(self.of_all.fake_features_num_samples), int(self.of_all.real_features_num_samples)
 
     def reset(self) -> None:
-        """Forget all pictures."""
         for metric in (self.of_all, *self._of_seeds()):
             metric.reset()
 
     def sized(self, prompts: int, seeds: int) -> FrechetDistance:
-        """An empty one for so many seeds, with the same network."""
         return FrechetDistance(self.features, seeds)
 
 
@@ -186,18 +180,15 @@ class KernelDistance(_Sets, Metric):
         self.add_state("reference", [], dist_reduce_fx="cat")
 
     def add(self, features: Tensor, seeds: Sequence[int] | None, *, reference: bool) -> None:
-        """Add pictures by their features, ``[n, d]``."""
         features = features.double().to(self.device)
         places = _places(seeds, len(features), self.seeds)
         rows = torch.cat([places[:, None].to(features), features], dim=1)
         (self.reference if reference else self.model).append(rows.flatten())
 
     def whole(self) -> Tensor:
-        """The distance of all pictures."""
         return self._distance(*self._rows())
 
     def spread(self) -> Spread:
-        """The distance of each seed's pictures."""
         sets = self._rows()
         of_seeds = (
             [rows[(rows[:, 0] == seed) | (rows[:, 0] == EVERY_SEED)] for rows in sets] for seed in range(self.seeds)
@@ -205,7 +196,6 @@ class KernelDistance(_Sets, Metric):
         return Spread(tuple(float(self._distance(*chosen)) for chosen in of_seeds))
 
     def sizes(self) -> tuple[int, int]:
-        """Pictures of the model and of the reference."""
         model, reference = self._rows()
         return len(model), len(reference)
 
@@ -228,7 +218,6 @@ class KernelDistance(_Sets, Metric):
         return rows[0], rows[1]
 
     def sized(self, prompts: int, seeds: int) -> KernelDistance:
-        """An empty one for so many seeds, with the same network."""
         return KernelDistance(self.features, seeds, self.paired)
 
 

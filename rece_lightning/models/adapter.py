@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from rece_lightning.core.errors import BaseModelError, ConfigurationError
 from rece_lightning.models.lora_file import ALPHA, PEFT_FILE, Factors, factors_of, layers_of, plain_layer
-from rece_lightning.models.pickled import PickledWeights
-from rece_lightning.models.weights import SafetensorsWeights, Weights, all_finite, check_floats, digest_tensors
+from rece_lightning.models.pickled import file_weights
+from rece_lightning.models.weights import Weights, all_finite, check_floats, digest_tensors
 
 FILES = (PEFT_FILE, "pytorch_lora_weights")
 """What PEFT and diffusers call the file in a folder."""
@@ -41,12 +41,7 @@ class Adapter:
 
     @torch.no_grad()
     def fuse(self, unet: nn.Module, text_encoders: Sequence[nn.Module], family: str) -> None:
-        """Put it into the modules: a LoRA adds to their weights, edited weights take their place.
-
-        Args:
-            unet: of the base model.
-            text_encoders: the first one first.
-            family: of the base model; files for SDXL name its layers in another way.
+        """Put it into a model of this family: a LoRA adds to its weights, edited weights take their place.
 
         Raises:
             BaseModelError: if one of its tensors has no place in the model; then nothing was changed.
@@ -114,9 +109,9 @@ def open_adapter(path: str | Path) -> Adapter:
         ConfigurationError: if there is no such file.
         BaseModelError: if it is damaged, or of a kind that cannot be fused exactly.
     """
-    file = find_file(Path(path).expanduser())
+    file = _find_file(Path(path).expanduser())
     try:
-        weights: Weights = SafetensorsWeights(file) if file.suffix == ".safetensors" else PickledWeights(file)
+        weights = file_weights(file)
         check_floats(weights, (name for name in weights.shapes() if not ALPHA.match(name)))
     except BaseModelError as error:
         raise BaseModelError(str(error).replace("model.pretrained", "model.adapter", 1)) from error
@@ -133,12 +128,8 @@ def open_adapter(path: str | Path) -> Adapter:
     return Adapter(file, weights, factors_of(file, weights) if is_lora else {})
 
 
-def find_file(path: Path) -> Path:
-    """The file of an adapter: itself, or the one in a folder.
-
-    Raises:
-        ConfigurationError: if there is none, or more than one.
-    """
+def _find_file(path: Path) -> Path:
+    """The file of an adapter: itself, or the one in a folder."""
     if path.is_file():
         if path.suffix not in ENDINGS:
             raise ConfigurationError(f"model.adapter: {path} ends in none of {', '.join(ENDINGS)}; give such a file.")
@@ -159,12 +150,7 @@ def find_file(path: Path) -> Path:
 
 
 def check_adapter(adapter: str | None, stage: str, *, erased: bool = False) -> None:
-    """Look at ``model.adapter`` before any work.
-
-    Args:
-        adapter: the setting.
-        stage: the verb.
-        erased: whether the model is that of a checkpoint.
+    """Look at ``model.adapter`` before a verb, the ``stage``, does any work; ``erased`` if its model is a checkpoint's.
 
     Raises:
         ConfigurationError: for an adapter that is nowhere, or where it would be unclear what it is put on.

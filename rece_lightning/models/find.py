@@ -18,12 +18,7 @@ def find_base(
 ) -> BaseModel:
     """Find a base model and check its structure.
 
-    Args:
-        pretrained: ``emoji`` (the embedded world), a diffusers folder, a checkpoint file in the original layout,
-            or a hub id.
-        revision: of the hub repository.
-        variant: of the weight files in a folder, such as ``fp16``.
-        config: of a checkpoint file: the name of a shipped layout or a folder of configurations.
+    Takes what :func:`rece_lightning.models.pipelines.load_pipeline` does.
 
     Raises:
         BaseModelError: if it cannot be found or is not what it should be; the message says what to do.

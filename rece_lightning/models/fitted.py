@@ -22,11 +22,6 @@ VOCABULARY_SIZE = 49408
 def fit_to_shapes(configs: Mapping[str, Config], shapes: Mapping[str, Shape], family: str) -> dict[str, Config]:
     """The configurations with what the shapes tell put in; a part that the file does not hold keeps its own.
 
-    Args:
-        configs: part → configuration.
-        shapes: of a file in the original layout.
-        family: ``sd1``, ``sd2`` or ``sdxl``.
-
     Raises:
         BaseModelError: if a part is incomplete, or a text encoder has another vocabulary than CLIP's.
     """

@@ -15,30 +15,19 @@ PARTS = ("unet", "text_encoder", "tokenizer", "scheduler", "vae")
 SECOND = ("text_encoder_2", "tokenizer_2")
 # Without these a library takes its defaults in silence.
 NEEDED_FILES = {
-    "unet": ("config.json",),
-    "text_encoder": ("config.json",),
-    "text_encoder_2": ("config.json",),
-    "vae": ("config.json",),
+    **dict.fromkeys(("unet", "vae", "text_encoder", "text_encoder_2"), ("config.json",)),
+    **dict.fromkeys(("tokenizer", "tokenizer_2"), ("vocab.json", "tokenizer.json")),
     "scheduler": ("scheduler_config.json",),
-    "tokenizer": ("vocab.json", "tokenizer.json"),
-    "tokenizer_2": ("vocab.json", "tokenizer.json"),
 }
 # Names without their endings: diffusers' parts have one of their own, transformers' have two.
 STEMS = {
-    "unet": ("diffusion_pytorch_model",),
-    "vae": ("diffusion_pytorch_model",),
-    "text_encoder": ("model", "pytorch_model"),
-    "text_encoder_2": ("model", "pytorch_model"),
+    **dict.fromkeys(("unet", "vae"), ("diffusion_pytorch_model",)),
+    **dict.fromkeys(("text_encoder", "text_encoder_2"), ("model", "pytorch_model")),
 }
 
 
 def open_folder(name: str, folder: Path, variant: str | None) -> BaseModel:
-    """Check that a folder is a text-to-image model whose parts fit together.
-
-    Args:
-        name: what the user called it.
-        folder: that holds ``model_index.json``.
-        variant: of the weight files, such as ``fp16``.
+    """Check that a folder, which the user called ``name``, is a text-to-image model whose parts fit together.
 
     Raises:
         BaseModelError: saying what is missing or does not fit.
@@ -60,7 +49,7 @@ def open_folder(name: str, folder: Path, variant: str | None) -> BaseModel:
             raise BaseModelError(f"model.pretrained: {folder} has no {' or '.join(files)}; copy the model whole.")
     for part in dict.fromkeys((*parts, *named)):
         check_part(folder / part)
-    weights = {part: part_weights(folder / part, STEMS[part], variant) for part in STEMS if part in parts}
+    weights = {part: part_weights(folder, part, variant) for part in STEMS if part in parts}
     encoders = {part: weights[part] for part in parts if part.startswith("text_encoder")}
     spaces, configs = check_parts(folder, str(folder / "unet"), weights["unet"], encoders)
     return BaseModel(
@@ -77,27 +66,21 @@ def open_folder(name: str, folder: Path, variant: str | None) -> BaseModel:
     )
 
 
-def part_weights(folder: Path, stems: tuple[str, ...], variant: str | None) -> Weights:
-    """The weights of a part: safetensors before PyTorch's own format, one file before shards.
-
-    Args:
-        folder: of the part.
-        stems: names of its files without ending; the first is that of safetensors files.
-        variant: such as ``fp16``.
+def part_weights(model: Path, part: str, variant: str | None) -> Weights:
+    """The weights of a part of a folder: safetensors before PyTorch's own format, one file before shards.
 
     Raises:
         BaseModelError: if there are none, or they are damaged.
     """
+    # The first stem is that of safetensors files.
+    folder, stems = model / part, STEMS[part]
     suffix = f".{variant}" if variant else ""
-    safetensors = shard_files(folder, stems[:1], variant, ".safetensors")
-    if safetensors:
-        return SafetensorsWeights(*safetensors)
-    pickled = shard_files(folder, stems, variant, ".bin")
-    if pickled:
-        return PickledWeights(*pickled)
-    others = sorted(
-        path.name for path in folder.glob("*") if path.suffix in {".safetensors", *PICKLES} or "-of-" in path.name
-    )
+    if files := _shard_files(folder, stems[:1], variant, ".safetensors"):
+        return SafetensorsWeights(*files)
+    if files := _shard_files(folder, stems, variant, ".bin"):
+        return PickledWeights(*files)
+    endings = {".safetensors", *PICKLES}
+    others = sorted(path.name for path in folder.glob("*") if path.suffix in endings or "-of-" in path.name)
     fits = [file for file in others if file.startswith(stems) and Path(file).suffix in (".safetensors", ".bin")]
     hint = f"it holds {', '.join(fits[:3])}: set model.variant" if fits else "copy the model whole"
     if others and not fits:
@@ -105,12 +88,8 @@ def part_weights(folder: Path, stems: tuple[str, ...], variant: str | None) -> W
     raise BaseModelError(f"model.pretrained: {folder} has no {stems[0]}{suffix}.safetensors; {hint}.")
 
 
-def shard_files(folder: Path, stems: tuple[str, ...], variant: str | None, ending: str) -> list[Path]:
-    """The file of a part or the shards that its index names; empty where there is neither.
-
-    Raises:
-        BaseModelError: if an index leads out of the folder, or to a file that is missing.
-    """
+def _shard_files(folder: Path, stems: tuple[str, ...], variant: str | None, ending: str) -> list[Path]:
+    """The file of a part or the shards that its index names; empty where there is neither."""
     suffix = f".{variant}" if variant else ""
     for stem in stems:
         whole = folder / f"{stem}{suffix}{ending}"
@@ -120,16 +99,12 @@ def shard_files(folder: Path, stems: tuple[str, ...], variant: str | None, endin
             raise BaseModelError(f"model.pretrained: {whole} is a link that leads nowhere; fetch the file again.")
         index = folder / f"{stem}{ending}.index{suffix}.json"
         if index.exists():
-            return indexed_files(index)
+            return _indexed_files(index)
     return []
 
 
-def indexed_files(index: Path) -> list[Path]:
-    """The shards that an index names, each inside its folder.
-
-    Raises:
-        BaseModelError: if one leads elsewhere or is missing.
-    """
+def _indexed_files(index: Path) -> list[Path]:
+    """The shards that an index names, each inside its folder."""
     content = read_json(index).get("weight_map")
     if not isinstance(content, dict) or not content:
         raise BaseModelError(f"model.pretrained: {index} names no files (weight_map); fetch it again.")

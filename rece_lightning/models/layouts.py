@@ -75,9 +75,6 @@ def kind_of(shapes: Mapping[str, Shape]) -> str | None:
 
     The names of its text encoders tell, and in a file without any the width of what its cross-attention reads. SD 2's
     two predictions cannot be told apart from shapes: the answer is ``sd2`` (v), as in diffusers.
-
-    Args:
-        shapes: of all tensors of the file.
     """
     entry = shapes.get(f"{PREFIX}input_blocks.0.0.weight")
     projections = [name for name in unet_projections(shapes).values() if name.endswith(TEXT_PROJECTIONS)]
@@ -102,10 +99,9 @@ def config_folder(kind: str, shapes: Mapping[str, Shape] | None = None) -> Path:
     Raises:
         BaseModelError: if a part of the file is incomplete, or its text encoder has another vocabulary than CLIP's.
     """
-    layout = LAYOUTS[kind]
-    configs = layout.configs()
+    configs = LAYOUTS[kind].configs()
     if shapes is not None:
-        configs = fit_to_shapes(configs, shapes, layout.family)
+        configs = fit_to_shapes(configs, shapes, LAYOUTS[kind].family)
     return Path(_written(json.dumps(configs)).name)
 
 

@@ -50,6 +50,11 @@ class LiveUnet:
         for name, weight in self._weights.items():
             check_weight(f"{field}: {name}", weight)
 
+    @property
+    def names(self) -> list[str]:
+        """Parameter names of everything that reads text."""
+        return list(self._weights)
+
     def read_projections(self, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
         """Views of the parameters, whole."""
         for name in names:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rece_lightning.core.errors import BaseModelError
-from rece_lightning.models.weights import HeldWeights, check_count
+from rece_lightning.models.weights import HeldWeights, SafetensorsWeights, Weights, check_count
 
 PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
 LARGEST_PICKLE = 64 << 20
@@ -31,6 +31,11 @@ class PickledWeights(HeldWeights):
 
     def __init__(self, *files: Path) -> None:
         super().__init__({name: tensor for file in files for name, tensor in load_pickled(file).items()}, str(files[0]))
+
+
+def file_weights(file: Path) -> Weights:
+    """The tensors of a file, safetensors by its ending or PyTorch's own."""
+    return SafetensorsWeights(file) if file.suffix == ".safetensors" else PickledWeights(file)
 
 
 def load_pickled(file: Path) -> dict[str, Tensor]:

@@ -12,31 +12,24 @@ from rece_lightning.models.original.model import ToDiffusers, pieces_in_file, te
 from rece_lightning.models.original.pieces import Piece
 from rece_lightning.models.original.unet import PREFIX
 from rece_lightning.models.part_configs import check_part, check_parts, read_parts
-from rece_lightning.models.pickled import PICKLES, PickledWeights
-from rece_lightning.models.weights import SafetensorsWeights, Weights
+from rece_lightning.models.pickled import PICKLES, file_weights
 
 
 def open_single_file(name: str, path: Path, config: str | None) -> BaseModel:
-    """Read a checkpoint's header and find its projections.
+    """Read the header of a checkpoint, which the user called ``name``, and find its projections.
 
     Args:
-        name: what the user called it.
-        path: of the file.
         config: a shipped layout, or a folder of configurations; found out from the shapes unless given.
 
     Raises:
         BaseModelError: if it is damaged, holds code, or is no text-to-image model of the known layouts.
     """
-    weights: Weights
-    if path.suffix == ".safetensors":
-        weights = SafetensorsWeights(path)
-    elif path.suffix in PICKLES:
-        weights = PickledWeights(path)
-    else:
+    if path.suffix not in (".safetensors", *PICKLES):
         raise BaseModelError(
             f"model.pretrained: {path} is a file that ends in {path.suffix!r}; give a .safetensors or .ckpt "
             "checkpoint, or the diffusers folder that holds model_index.json."
         )
+    weights = file_weights(path)
     shapes = weights.shapes()
     names = unet_projections(shapes)
     if not names:
@@ -44,7 +37,7 @@ def open_single_file(name: str, path: Path, config: str | None) -> BaseModel:
             f"model.pretrained: {path} holds no U-Net in Stable Diffusion's original layout ({PREFIX}…attn2.to_k); "
             "give a whole checkpoint of Stable Diffusion 1.x, 2.x or XL, or a diffusers folder."
         )
-    folder = configurations(path, config, shapes)
+    folder = _configurations(path, config, shapes)
     prefixes = text_prefixes(shapes)
     if not prefixes:
         raise BaseModelError(
@@ -69,12 +62,8 @@ def open_single_file(name: str, path: Path, config: str | None) -> BaseModel:
     )
 
 
-def configurations(path: Path, config: str | None, shapes: dict[str, tuple[int, ...]]) -> Path:
-    """Folder of the configurations of a checkpoint.
-
-    Raises:
-        BaseModelError: if none is known for it.
-    """
+def _configurations(path: Path, config: str | None, shapes: dict[str, tuple[int, ...]]) -> Path:
+    """Folder of the configurations of a checkpoint."""
     if config is None:
         kind = kind_of(shapes)
         if kind is None:

@@ -60,11 +60,10 @@ class SafetensorsWeights:
                 with safe_open(file, framework="pt") as stored:
                     names = list(stored.keys())
                     check_count(file, len(names))
-                    for key in names:
-                        self._homes[key] = file
-                        part = stored.get_slice(key)
-                        self._shapes[key] = tuple(part.get_shape())
-                        self._dtypes[key] = STORED.get(part.get_dtype(), part.get_dtype())
+                    for name in names:
+                        tensor = stored.get_slice(name)
+                        self._homes[name], self._shapes[name] = file, tuple(tensor.get_shape())
+                        self._dtypes[name] = STORED.get(tensor.get_dtype(), tensor.get_dtype())
             except (SafetensorError, OSError, ValueError) as error:
                 if isinstance(error, BaseModelError):
                     raise
@@ -73,11 +72,9 @@ class SafetensorsWeights:
                 ) from error
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """From the headers alone."""
         return dict(self._shapes)
 
     def dtypes(self) -> dict[str, str]:
-        """From the headers alone."""
         return dict(self._dtypes)
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
@@ -135,15 +132,12 @@ class HeldWeights:
         self._tensors, self.where = tensors, where
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of all tensors."""
         return {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
 
     def dtypes(self) -> dict[str, str]:
-        """Of all tensors."""
         return {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in self._tensors.items()}
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
-        """The tensors themselves, no copies."""
         for name in names:
             yield name, self._tensors[name]
 

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rece_lightning.evaluation.results.comparison import FIRST, ORIGINAL, Comparison
+from rece_lightning.evaluation.results.comparison import FIRST, ORIGINAL, Comparison, comparison_rows
 from rece_lightning.evaluation.results.figures import quality_rows
 from rece_lightning.evaluation.results.states import UNWANTED
 from rece_lightning.exports.cost import Cost
 from rece_lightning.metrics import Share
 from rece_lightning.reporting.devices import Devices
 from rece_lightning.reporting.plots import budget_svg, epochs_svg
-from rece_lightning.reporting.table import comparison_rows
 from rece_lightning.reporting.templates import render
 from rece_lightning.reporting.words import WordsSection
 

@@ -27,7 +27,7 @@ from rece_lightning.attacks.noise import add_noise, latents_of, noise_loss
 from rece_lightning.attacks.outcome import requests_of
 from rece_lightning.attacks.pictures import EmojiPictures, OriginalPictures
 from rece_lightning.attacks.ring_a_bell import concept_direction
-from rece_lightning.attacks.tokens import Template, TokenEncoder, Vocabulary
+from rece_lightning.attacks.tokens import TokenEncoder, Vocabulary
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.emoji.catalog import load_catalog
 from rece_lightning.evaluation.generation import PictureMaker
@@ -315,7 +315,7 @@ def test_a_prompt_is_no_longer_than_the_encoder_takes(original: Victim) -> None:
 
 def test_the_template_of_a_prefix_keeps_the_prompt(original: Victim) -> None:
     own = original.encoder.tokenizer("red axe", add_special_tokens=False)["input_ids"]
-    encoder = TokenEncoder(original.encoder, Template.prefixed(1, own))
+    encoder = TokenEncoder(original.encoder, 1, own)
     dog = original.encoder.tokenizer("dog", add_special_tokens=False)["input_ids"]
     found, _ = encoder.encode(torch.tensor([dog]))
     torch.testing.assert_close(found, original.encoder.encode(["dog red axe"]).embeddings)

@@ -12,7 +12,7 @@ from rece_lightning.attacks import Victim
 from rece_lightning.attacks.coordinate import coordinate_search, one_hot_gradient
 from rece_lightning.attacks.mma import cosine_distance
 from rece_lightning.attacks.noise import add_noise, noise_loss
-from rece_lightning.attacks.tokens import Template, TokenEncoder, Vocabulary
+from rece_lightning.attacks.tokens import TokenEncoder, Vocabulary
 from rece_lightning.attacks.unlearndiffatk import project_to_simplex
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.models.text import PromptEncoder
@@ -50,16 +50,15 @@ def test_a_text_that_is_read_as_other_tokens_is_known_as_such(encoder: PromptEnc
 
 
 def test_tokens_are_encoded_as_their_text_is(encoder: PromptEncoder) -> None:
-    prompts = ["a photo of a bomb", "a photo of a dog"]
+    prompts = ["bomb on a blue background", "dog on a blue background"]
     ids = torch.tensor(encoder.tokenizer(prompts, add_special_tokens=False)["input_ids"])
-    template = Template((*ids[0, :4].tolist(), None))
-    found, _ = TokenEncoder(encoder, template).encode(ids[:, 4:])
+    found, _ = TokenEncoder(encoder, 1, ids[0, 1:].tolist()).encode(ids[:, :1])
     torch.testing.assert_close(found, encoder.encode(prompts).embeddings)
 
 
 def test_soft_one_hot_tokens_are_encoded_as_hard_ones(encoder: PromptEncoder) -> None:
     tokens = encoder_tokens(encoder, "dog bomb")
-    tokenized = TokenEncoder(encoder, Template.prefixed(2, encoder_tokens(encoder, "in blue").tolist()))
+    tokenized = TokenEncoder(encoder, 2, encoder_tokens(encoder, "in blue").tolist())
     one_hot = torch.nn.functional.one_hot(tokens[None], len(tokenized.tables()[0])).float()
     soft, _ = tokenized.encode_soft(mixed(tokenized, one_hot))
     torch.testing.assert_close(soft, encoder.encode(["dog bomb in blue"]).embeddings)
@@ -71,12 +70,12 @@ def encoder_tokens(encoder: PromptEncoder, text: str) -> Tensor:
 
 def test_too_many_tokens_are_refused(encoder: PromptEncoder) -> None:
     with pytest.raises(ConfigurationError, match="takes 14"):
-        TokenEncoder(encoder, Template.prefixed(15))
+        TokenEncoder(encoder, 15)
 
 
 def test_the_one_hot_gradient_is_that_of_finite_differences(encoder: PromptEncoder) -> None:
     precise = double(encoder)
-    tokenized = TokenEncoder(precise, Template.prefixed(3, encoder_tokens(encoder, "on blue").tolist()))
+    tokenized = TokenEncoder(precise, 3, encoder_tokens(encoder, "on blue").tolist())
     loss = cosine_distance(precise.encode(["a photo of a bomb"]).embeddings[0])
     tokens = torch.stack([encoder_tokens(encoder, "dog axe red"), encoder_tokens(encoder, "a green fish")])
     gradient = one_hot_gradient(loss, tokenized, tokens)
@@ -113,7 +112,7 @@ def test_the_gradient_of_the_noise_loss_is_that_of_finite_differences(original: 
 def test_the_gradient_through_text_encoder_and_unet_is_that_of_finite_differences(original: Victim) -> None:
     """At the points of the simplex that `unlearndiffatk` moves, whose one-hot corners are where `p4d` looks."""
     precise = double(original.encoder)
-    tokenized = TokenEncoder(precise, Template.prefixed(2, encoder_tokens(original.encoder, "on blue").tolist()))
+    tokenized = TokenEncoder(precise, 2, encoder_tokens(original.encoder, "on blue").tolist())
     source = torch.Generator().manual_seed(4)
     with original.original() as unet:
         wide = copy.deepcopy(unet).double()
@@ -160,7 +159,7 @@ def test_the_projection_on_the_simplex_is_the_nearest_point() -> None:
 def test_the_search_finds_a_token_that_it_was_hidden(encoder: PromptEncoder) -> None:
     """One free token, all candidates tried: the search ends at the best of them."""
     vocabulary = Vocabulary(encoder.tokenizer)
-    tokenized = TokenEncoder(encoder, Template.prefixed(1))
+    tokenized = TokenEncoder(encoder, 1)
     loss = cosine_distance(encoder.encode(["guitar"]).embeddings[0])
     start = encoder_tokens(encoder, "dog")[None]
     found = coordinate_search(

@@ -11,6 +11,7 @@ from benchmarks.harness import Table, method_of
 from benchmarks.red_team.page import Row, controlled_curves, write_page
 from benchmarks.red_team.plan import BUDGETS, PLAIN, ROBUST, STATES, UCE, Plan, erasures, goals
 from rece_lightning.attacks import LADDER
+from rece_lightning.cli.verbs import PACKAGE
 from rece_lightning.core import Projection
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.metrics import Share
@@ -97,7 +98,7 @@ def test_robust_settings_stand_on_those_of_the_kind(tmp_path: Path) -> None:
 
 
 def test_the_shipped_robust_state_ends_at_its_certificate() -> None:
-    made = plan_of(Path("configs/emoji_robust.yaml")).state("objects", ROBUST)
+    made = plan_of(PACKAGE / "configs" / "emoji_robust.yaml").state("objects", ROBUST)
     assert made.words["robust"]["certificate"] == 0.15
     assert made.configuration is not None
     assert made.configuration.certificate == "any"

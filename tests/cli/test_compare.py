@@ -94,7 +94,7 @@ def make_run(
         "init_args": {"detector": {"class_path": "EmojiDetector"}, "steps": steps},
     }
     config = {
-        "model": {"pretrained": "emoji", "lamb": 0.1, **(model or {})},
+        "model": {"pretrained": "emoji", **(model or {})},
         "data": {"concepts": ["bomb"]},
         "trainer": {"max_epochs": 2, "callbacks": [evaluation]},
     }
@@ -217,7 +217,7 @@ def test_a_page_of_two_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     second = make_run(
         tmp_path / "a/version_1",
         {"original": original, "uce": state("", 8, 11), "rece": state("", 11, 12)},
-        model={"regular_scale": 10.0},
+        model={"method": {"derivation": {"scale": 10.0}}},
     )
     outcome = run_command(capsys, "compare", first, second, "--output", tmp_path / "compare.html")
     assert outcome.code == 0, outcome.err
@@ -227,7 +227,7 @@ def test_a_page_of_two_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert text.count('<th scope="row">RECE (') == 2
     assert text.count('<th scope="row">UCE (') == 1
     assert text.count('<th scope="row">original') == 1
-    assert "regular_scale 10.0" in text
+    assert "derivation.scale 10.0" in text
     assert page.fetched == []
     assert any("RECE (a/version_0) has the highest harmonic mean" in finding for finding in page.named)
     assert "rocket 0, seed 0, original: rocket detected" in page.alts

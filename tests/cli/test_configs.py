@@ -91,7 +91,7 @@ def test_a_printed_config_is_read_back_as_itself(command: Command, tmp_path: Pat
     shipped = read_shipped(config)
     read = yaml.safe_load(printed.out)
     assert {key: read["data"][key] for key in shipped["data"]} == shipped["data"]
-    methods = [Method.from_plain(one["model"]["method"], trusted=True) for one in (shipped, read)]
+    methods = [Method.from_plain(one["model"]["method"]) for one in (shipped, read)]
     assert methods[0] == methods[1]
     assert read["model"]["pretrained"] == shipped["model"]["pretrained"]
     assert read["model"]["certificate"] == shipped["model"].get("certificate")

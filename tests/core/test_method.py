@@ -26,7 +26,7 @@ from rece_lightning.core import (
     Robust,
     TensorUCE,
 )
-from rece_lightning.core.editors.base import NotImported, editor_class
+from rece_lightning.core.editors.base import editor_class, not_imported
 from rece_lightning.core.embedding_map import AnyMap
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.method import PUBLISHED
@@ -216,13 +216,13 @@ def test_a_class_path_that_leads_nowhere_is_refused(package: str) -> None:
 
 def test_an_editor_that_nobody_imported_can_be_named_and_not_run() -> None:
     plain = {"class_path": "far.away.Editor", "init_args": {"strength": 2.0}}
-    editor = NotImported(plain["class_path"], plain["init_args"], per_layer=True)  # type: ignore[arg-type]
+    editor = not_imported(plain, per_layer=True)
     assert Method(editor=editor).plain()["editor"] == plain
     assert Method(editor=editor).editor.per_layer
     with pytest.raises(ConfigurationError, match=r"^ckpt_path: the editor far\.away\.Editor is not imported.*--editor"):
         editor(None)  # type: ignore[arg-type]
-    with pytest.raises(ConfigurationError, match="unknown editor 'NotImported'"):
-        Method.from_plain({"editor": "NotImported"})
+    with pytest.raises(ConfigurationError, match="unknown editor '_NotImported'"):
+        Method.from_plain({"editor": "_NotImported"})
 
 
 # What a plain form may not hold

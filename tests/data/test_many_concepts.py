@@ -17,7 +17,7 @@ from lightning.pytorch import Trainer
 from rece_lightning import RECE, ConceptData, ConfigurationError, Method
 from rece_lightning.core import UCE, Moments
 from rece_lightning.data.concept_table import LISTED, Repeats
-from rece_lightning.data.concepts import ConceptMapping, PromptPair
+from rece_lightning.data.concepts import Concept, ConceptMapping, PromptPair
 from rece_lightning.erasure.encoding import TOGETHER, ConceptEncoder, EncodedPair, Pairs
 from rece_lightning.models.encoders import load_encoder
 from rece_lightning.models.find import find_base
@@ -209,12 +209,11 @@ def test_rows_that_repeat_are_counted_and_told(tmp_path: Path) -> None:
 def test_repeats_are_those_of_a_look_at_all_pairs(rows: list[tuple[str, str]]) -> None:
     repeats = Repeats()
     for place, (prompt, target) in enumerate(rows):
-        repeats.add(place, prompt, target, ["{}"])
-    found = repeats.found()
-    assert found.rows == len(rows) - len(set(rows))
+        repeats.add(place, Concept(prompt, target))
+    assert len(repeats.again()) == len(rows) - len(set(rows))
     targets = {prompt: {other for name, other in rows if name == prompt} for prompt, _ in rows}
-    assert bool(found.conflicts) == any(len(others) > 1 for others in targets.values())
-    for one, other in found.conflicts:
+    assert bool(repeats.conflicts()) == any(len(others) > 1 for others in targets.values())
+    for one, other in repeats.conflicts():
         assert rows[one][0] == rows[other][0]
         assert rows[one][1] != rows[other][1]
         assert one < other

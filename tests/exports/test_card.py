@@ -125,6 +125,20 @@ def test_concepts_targets_settings_hashes_and_error_stand_in_the_card(tiny: Eras
     assert "Nothing: no pictures were made" in card
 
 
+def test_the_card_names_everything_that_was_edited(tiny: Erasure, xl: Erasure, tmp_path: Path) -> None:
+    pooled = replace(xl, spaces=xl.spaces[1:])
+    both, one = "the cross-attention and the pooled-embedding layer read", "the cross-attention reads"
+    for erasure, kind, says in (
+        (tiny, "pipeline", f"erased from it: {one} prompts through other weights"),
+        (xl, "pipeline", f"erased from it: {both} prompts through other weights"),
+        (tiny, "lora", "at scale 1 the cross-attention's weights are the edited ones"),
+        (xl, "lora", "at scale 1 the cross-attention's and the pooled-embedding layer's weights are the edited ones"),
+        (pooled, "lora", "at scale 1 the pooled-embedding layer's weights are the edited ones"),
+    ):
+        _, card = write(erasure, kind, tmp_path / str(erasure.base.path.name) / str(len(erasure.names)))
+        assert says in card
+
+
 def test_measured_results_stand_in_the_card_with_their_intervals(tiny: Erasure, tmp_path: Path) -> None:
     (tmp_path / "evaluation.csv").write_text(EVALUATION)
     _, card = write(replace(tiny, run=tmp_path), "pipeline", tmp_path)

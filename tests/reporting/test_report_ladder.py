@@ -22,8 +22,7 @@ from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.evaluation.results.sheets import save_sheet, sheet_path
 from rece_lightning.metrics import EmojiDetector, Share
 from rece_lightning.reporting.ladder import Ladder, ladder_findings, read_ladder, tiles_to_show
-from rece_lightning.reporting.ladder_plot import curves_of, curves_svg, ladder_svg
-from rece_lightning.reporting.ladder_section import ladder_section
+from rece_lightning.reporting.ladder_section import curves_of, curves_svg, ladder_section, ladder_svg
 from rece_lightning.reporting.templates import render
 
 EMBEDDINGS = "weights, embedding input, pictures"

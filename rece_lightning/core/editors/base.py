@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -115,7 +116,7 @@ def _plain(annotation: Any, value: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class NotImported(Editor):
+class _NotImported(Editor):
     """An editor that a checkpoint names and nobody imported: it can be named, and not run."""
 
     class_path: str
@@ -136,6 +137,16 @@ class NotImported(Editor):
     def plain(self) -> dict[str, Any]:
         """As it was stored."""
         return {"class_path": self.class_path, "init_args": dict(self.init_args)}
+
+
+def not_imported(plain: Mapping[str, Any], *, per_layer: bool) -> Editor:
+    """An editor that can be named, and not run: what a checkpoint names and nobody imported.
+
+    Args:
+        plain: its ``class_path`` and ``init_args``, as they were stored.
+        per_layer: whether the stored maps are one a layer.
+    """
+    return _NotImported(str(plain.get("class_path")), dict(plain.get("init_args") or {}), per_layer)
 
 
 def editor_of(plain: Mapping[str, Any], where: str, *, trusted: bool = False) -> Editor:
@@ -176,17 +187,16 @@ def editor_class(path: str, where: str, *, trusted: bool = False) -> type[Editor
     Raises:
         ConfigurationError: if there is no such editor.
     """
-    every = [kind for kind in _subclasses(Editor) if kind is not NotImported]  # type: ignore[type-abstract]
-    known = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in every}
+    known = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in imported_editors()}
     ours = {kind.__qualname__: kind for name, kind in known.items() if name.startswith(f"{OURS}.")}
-    if path in ours or path.removeprefix(f"{OURS}.") in ours:
-        return ours[path.removeprefix(f"{OURS}.")]
+    home, _, name = path.rpartition(".")
+    if name in ours and home in ("", OURS, OURS.rpartition(".")[0]):
+        return ours[name]
     if path in known:
         return known[path]
     short = [kind for kind in known.values() if kind.__qualname__ == path]
     if len(short) == 1:
         return short[0]
-    home, _, name = path.rpartition(".")
     if not home:
         raise ConfigurationError(f"{where}: unknown editor {path!r}; {nearest(path, ours)}, or a class path.")
     if not trusted:
@@ -201,6 +211,11 @@ def editor_class(path: str, where: str, *, trusted: bool = False) -> type[Editor
     if not isinstance(kind, type) or not issubclass(kind, Editor):
         raise ConfigurationError(f"{where}: {path} is no subclass of {OURS}.Editor.")
     return kind
+
+
+def imported_editors() -> list[type[Editor]]:
+    """Every editor that can run and is imported: ours, and those of other packages."""
+    return [kind for kind in _subclasses(Editor) if kind is not _NotImported and not inspect.isabstract(kind)]
 
 
 def _subclasses(kind: type[Editor]) -> Iterator[type[Editor]]:

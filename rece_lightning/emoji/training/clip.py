@@ -59,8 +59,8 @@ def agreement(captions: list[Caption], triples: list[tuple[int, int, int]]) -> T
 
     Two pictures of a batch often share a caption; counting the second as wrong would teach nonsense.
     """
-    said = torch.tensor([[c.object, -1 if c.style is None else c.style, -1 if c.background is None else c.background]
-                         for c in captions])  # fmt: skip
+    rows = [(caption.object, caption.style, caption.background) for caption in captions]
+    said = torch.tensor([[-1 if value is None else value for value in row] for row in rows])
     shown = torch.tensor(triples)
     fits = (said[None] == shown[:, None]) | (said[None] == -1)
     return fits.all(dim=-1).float()
@@ -112,7 +112,6 @@ def zero_shot_accuracy(
         return F.normalize(text, dim=-1)
 
     right_objects = (image @ answers(list(catalog.names)).T).argmax(1).cpu() == objects
-    by_style = torch.stack([
-        (image * answers([describe(catalog.names[i], style) for i in objects])).sum(1) for style in catalog.styles
-    ])  # fmt: skip
+    captions = [[describe(catalog.names[i], style) for i in objects] for style in catalog.styles]
+    by_style = torch.stack([(image * answers(texts)).sum(1) for texts in captions])
     return int(right_objects.sum()), int((by_style.argmax(0).cpu() == styles).sum())

@@ -38,11 +38,9 @@ def train_detector(
             # Generated pictures are a little noisier than autoencoded ones.
             noise = torch.randn(pictures.shape, generator=generator).to(device)
             found = detector(pictures + 0.03 * noise)
-        return (
-            F.cross_entropy(found.objects.float(), objects.to(device), label_smoothing=0.05)
-            + F.cross_entropy(found.styles.float(), styles.to(device), label_smoothing=0.05)
-            + 0.5 * F.cross_entropy(found.backgrounds.float(), backgrounds.to(device), label_smoothing=0.05)
-        )
+        pairs = ((found.objects, objects), (found.styles, styles), (found.backgrounds, backgrounds))
+        losses = [F.cross_entropy(head.float(), real.to(device), label_smoothing=0.05) for head, real in pairs]
+        return losses[0] + losses[1] + 0.5 * losses[2]
 
     seconds = train(
         "detector", detector, loss_of, steps=steps, learning_rate=1.5e-3, folder=folder, seed=seed, decay=0.998
@@ -60,11 +58,10 @@ def detector_accuracy(
     pictures = Renderer(catalog, device).render(*truth, generator)
     if autoencoder is not None:
         pictures = torch.cat([autoencode(autoencoder, part) for part in pictures.split(128)])
-    parts = [detector(part) for part in pictures.split(256)]
-    heads = (
-        torch.cat([part.objects for part in parts]),
-        torch.cat([part.styles for part in parts]),
-        torch.cat([part.backgrounds for part in parts]),
-    )
-    right = [int((head.argmax(1).cpu() == real).sum()) for head, real in zip(heads, truth, strict=True)]
-    return right[0], right[1], right[2]
+    answers = [detector(part) for part in pictures.split(256)]
+
+    def right(head: str, real: Tensor) -> int:
+        logits = torch.cat([getattr(answer, head) for answer in answers])
+        return int((logits.argmax(1).cpu() == real).sum())
+
+    return right("objects", truth[0]), right("styles", truth[1]), right("backgrounds", truth[2])

@@ -19,8 +19,8 @@ SIZE = 0.2
 def orthogonalized(step: Tensor) -> Tensor:
     """The nearest matrix with orthonormal rows or columns, roughly: singular values end between 0.7 and 1.2.
 
-    torch.optim.Muon takes no convolutions and multiplies in bfloat16, which most processors emulate at thirty times
-    the time. The rounds run on the Gram matrix, which takes a convolution from ten large products to two.
+    torch.optim.Muon takes no convolutions, and multiplies in bfloat16: a processor that has to emulate it takes up to
+    thirty times as long. The rounds run on the Gram matrix, which takes a convolution from ten large products to two.
 
     Args:
         step: ``[rows, columns]``.

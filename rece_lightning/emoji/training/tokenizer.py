@@ -44,15 +44,8 @@ def train_tokenizer(catalog: Catalog, folder: Path) -> CLIPTokenizer:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps(tokens, ensure_ascii=False) + "\n")
     (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
-    built = CLIPTokenizer(
-        vocab=tokens,
-        merges=merges,
-        bos_token=BEGIN,
-        eos_token=END,
-        pad_token=END,
-        unk_token=END,
-        model_max_length=POSITIONS,
-    )
+    special_tokens = {"bos_token": BEGIN, "eos_token": END, "pad_token": END, "unk_token": END}
+    built = CLIPTokenizer(vocab=tokens, merges=merges, model_max_length=POSITIONS, **special_tokens)
     built.save_pretrained(folder)
     return check_words(built, catalog)
 

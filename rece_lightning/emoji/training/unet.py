@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
+from diffusers.training_utils import compute_snr
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -21,6 +22,7 @@ from rece_lightning.emoji.training.muon import muon_and_adamw
 
 EMPTY_SHARE = 0.1  # of the captions, for classifier-free guidance
 LEARNING_RATE = 1e-3  # the highest
+PLACEMENTS = 8  # of every trained (object, style, background)
 STYLE_SHARE = 0.9  # of the captions: a style is learned last, long after objects and backgrounds
 
 
@@ -54,19 +56,12 @@ def build_scheduler() -> DDIMScheduler:
 
 
 @torch.no_grad()
-def cache_latents(
-    catalog: Catalog, autoencoder: AutoencoderKL, *, copies: int, device: str, seed: int
-) -> tuple[Tensor, Tensor]:
-    """Latents of ``copies`` placements of every trained (object, style, background).
-
-    Returns:
-        Scaled latents ``[n, 8, 8, 8]`` in float16 and their ``[n, 3]`` indices.
-    """
+def cache_latents(catalog: Catalog, autoencoder: AutoencoderKL, *, device: str, seed: int) -> tuple[Tensor, Tensor]:
+    """Scaled latents ``[n, 8, 8, 8]``, float16, of trained (object, style, background), and these, ``[n, 3]``."""
     renderer = Renderer(catalog, device)
     generator = torch.Generator().manual_seed(seed)
-    grid = torch.cartesian_prod(
-        torch.arange(len(catalog.trained)), torch.arange(len(catalog.styles)), torch.arange(len(catalog.backgrounds))
-    ).repeat(copies, 1)
+    sizes = (len(catalog.trained), len(catalog.styles), len(catalog.backgrounds))
+    grid = torch.cartesian_prod(*(torch.arange(size) for size in sizes)).repeat(PLACEMENTS, 1)
     latents = []
     for part in grid.split(256):
         pictures = renderer.render(part[:, 0], part[:, 1], part[:, 2], generator)
@@ -85,7 +80,6 @@ def train_unet(
     *,
     steps: int,
     batch: int,
-    copies: int,
     device: str,
     seed: int,
     initial: UNet2DConditionModel | None = None,
@@ -100,8 +94,8 @@ def train_unet(
     else:
         layout = torch.channels_last  # a fifth faster in float32, with the fused attention
     unet.to(memory_format=layout)  # type: ignore[call-overload]
-    latents, grid = cache_latents(catalog, autoencoder, copies=copies, device=device, seed=seed)
-    alphas = build_scheduler().alphas_cumprod
+    latents, grid = cache_latents(catalog, autoencoder, device=device, seed=seed)
+    scheduler = build_scheduler()
 
     def loss_of(step: int, generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(latents), (batch,), generator=generator)
@@ -116,16 +110,15 @@ def train_unet(
         # Stratified noise levels: every step sees the whole range, which halves the gradient's noise.
         levels = ((torch.arange(batch) + torch.rand(batch, generator=generator)) / batch * 1000).long()
         noise = torch.randn(clean.shape, generator=generator)
-        alpha = alphas[levels][:, None, None, None]
-        noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
-        velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
-        ratio = alpha / (1 - alpha)
+        noisy = scheduler.add_noise(clean, noise, levels)
+        velocity = scheduler.get_velocity(clean, noise, levels).to(device)
+        ratio = compute_snr(scheduler, levels)[:, None, None, None]
         weight = (ratio.clamp(max=5.0) / (ratio + 1)).to(device)
         with torch.no_grad():
             states = text_encoder(tokenize(tokenizer, texts).to(device)).last_hidden_state
         with mixed_precision(device):
             answer = unet(noisy.to(device, memory_format=layout), levels.to(device), states).sample
-        return (weight * (answer.float() - velocity.to(device)) ** 2).mean()
+        return (weight * (answer.float() - velocity) ** 2).mean()
 
     seconds = train(
         "unet",

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from rich.table import Table
 from torch import Tensor
 
 from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.evaluation.results.figures import QualityLine
+from rece_lightning.evaluation.results.states import UNWANTED
 from rece_lightning.metrics import PairedTest, Share, paired_test
 
 ORIGINAL, FIRST, FIRST_DERIVED, LAST, LAST_DERIVED = "original", "uce", "uce_derived", "rece", "rece_derived"
@@ -128,41 +130,69 @@ class Comparison:
     def verdict(self) -> list[str]:
         """What the figures say in plain sentences, whether it flatters or not."""
         says = []
-        own = ("erased", "synonym")
-        before, last = (self.share(key, own) for key in (ORIGINAL, LAST))
+        before, last = (self.share(key, UNWANTED) for key in (ORIGINAL, LAST))
         if not before.total:
             return ["No detector was given: look at the pictures."]
         if not last.total:
-            says.append(self._change(f"{self.editor} alone", (ORIGINAL, FIRST), own, "erased concepts"))
+            says.append(self._change(f"{self.editor} alone", ORIGINAL, FIRST))
         else:
-            says.append(self._change(f"{self.editor} (epoch 0)", (ORIGINAL, FIRST), own, "erased concepts"))
-            says.append(self._change("RECE's epochs after it", (FIRST, LAST), own, "erased concepts"))
-            if self.share(FIRST_DERIVED, own).total:
-                says.append(self._attack(self.editor, FIRST_DERIVED, FIRST, own))
+            says.append(self._change(f"{self.editor} (epoch 0)", ORIGINAL, FIRST))
+            says.append(self._change("RECE's epochs after it", FIRST, LAST))
+            if self.share(FIRST_DERIVED, UNWANTED).total:
+                says.append(self._attack(self.editor, FIRST_DERIVED, FIRST))
         final = self.columns.get(LAST_DERIVED) or self.columns.get(FIRST_DERIVED)
         if final is not None:
-            says.append(self._attack("RECE" if last.total else self.editor, final.key, self.last, own))
+            says.append(self._attack("RECE" if last.total else self.editor, final.key, self.last))
         if self.share(ORIGINAL, ("kept",)).total:
-            says.append(self._change("The whole erasure", (ORIGINAL, self.last), ("kept",), "kept concepts"))
-        if last.total:
-            helped = self.share(FIRST_DERIVED, own).hits - self.share(LAST_DERIVED, own).hits
-            total = self.share(LAST_DERIVED, own).total
-            if total and abs(helped) / total < 0.1:
+            says.append(self._change("The whole erasure", ORIGINAL, self.last, ("kept",), "kept"))
+        first, final_share = (self.share(key, UNWANTED) for key in (FIRST_DERIVED, LAST_DERIVED))
+        if last.total and final_share.total:
+            helped = first.hits - final_share.hits
+            if abs(helped) / final_share.total < 0.1:
                 says.append("Against the derived embedding RECE's epochs make next to no difference here.")
-            elif total and helped < 0:
+            elif helped < 0:
                 says.append(f"Against the derived embedding the last epoch is worse than {self.editor} here.")
         return says
 
-    def _change(self, what: str, columns: tuple[str, str], roles: Sequence[str], of: str) -> str:
-        before, after = (self.share(key, roles) for key in columns)
+    def _change(self, what: str, first: str, last: str, roles: Sequence[str] = UNWANTED, of: str = "erased") -> str:
+        before, after = (self.share(key, roles) for key in (first, last))
         if before == after:
-            return f"{what}: no difference, {of} detected in {after} of the pictures before and after."
-        test = self.compare(*columns, roles)
+            return f"{what}: no difference, {of} concepts detected in {after} of the pictures before and after."
+        test = self.compare(first, last, roles)
         note = "" if test.clear else "this may be chance: "
-        return f"{what}: {of} detected in {before} of the pictures before, {after} after; {note}{test}."
+        return f"{what}: {of} concepts detected in {before} of the pictures before, {after} after; {note}{test}."
 
-    def _attack(self, name: str, attacked: str, plain: str, roles: Sequence[str]) -> str:
-        given, own = self.share(attacked, roles), self.share(plain, roles)
-        back = given.rate > own.rate and self.compare(plain, attacked, roles).clear
+    def _attack(self, name: str, attacked: str, plain: str) -> str:
+        given, own = self.share(attacked, UNWANTED), self.share(plain, UNWANTED)
+        back = given.rate > own.rate and self.compare(plain, attacked, UNWANTED).clear
         outcome = "brings the concepts back" if back else "does not bring the concepts back beyond chance"
         return f"The derived embedding {outcome} from {name}'s edit: {given} (own prompts: {own})."
+
+
+def comparison_rows(comparison: Comparison) -> list[tuple[str, str, str]]:
+    """(concept, erased before → after, kept before → after), one row a concept, then all together."""
+    kept, concepts = _arrow(comparison, ("kept",)), comparison.erased_concepts()
+    rows = [(one, _arrow(comparison, UNWANTED, one), kept if len(concepts) == 1 else "") for one in concepts]
+    if len(rows) != 1:
+        rows.append(("all", _arrow(comparison, UNWANTED), kept))
+    if any(comparison.role(index) == "synonym" for index in range(len(comparison.prompts))):
+        rows.append(("  of these: own names", _arrow(comparison, ("erased",)), ""))
+        rows.append(("  of these: synonyms", _arrow(comparison, ("synonym",)), ""))
+    return rows
+
+
+def _arrow(comparison: Comparison, roles: Sequence[str], concept: str | None = None) -> str:
+    before = comparison.share(ORIGINAL, roles, concept)
+    after = comparison.share(comparison.last, roles, concept)
+    return f"{before} → {after}" if before.total else str(after)
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """The rows as a table for the terminal."""
+    heading = ": before → after" if ORIGINAL in comparison.columns else ""
+    title = f"Detected{heading}, share of pictures (95 % interval)"
+    caption = f"{comparison.protocol or 'no detector'}; {comparison.sampling}"
+    table = Table("concept", f"erased{heading}", f"kept{heading}", title=title, caption=caption)
+    for row in comparison_rows(comparison):
+        table.add_row(*row)
+    return table

@@ -25,11 +25,6 @@ POOLED_READER = "label_emb.0.0.weight"
 def pieces_of(part: str, names: Iterable[str], family: str) -> list[Piece]:
     """The original tensors of a part with these diffusers names.
 
-    Args:
-        part: ``unet``, ``vae``, ``text_encoder`` or ``text_encoder_2``.
-        names: of all its parameters.
-        family: ``sd1``, ``sd2`` or ``sdxl``.
-
     Raises:
         BaseModelError: if the original layout has no place for one, or two would have the same name.
     """
@@ -131,17 +126,14 @@ class ToDiffusers:
         self._pieces = {name: piece for piece in pieces for name in piece.diffusers}
 
     def shapes(self) -> dict[str, Shape]:
-        """Under diffusers names."""
         stored = self._weights.shapes()
         return {name: piece.diffusers_shape(stored[piece.original]) for name, piece in self._pieces.items()}
 
     def dtypes(self) -> dict[str, str]:
-        """Under diffusers names."""
         dtypes = self._weights.dtypes()
         return {name: dtypes[piece.original] for name, piece in self._pieces.items()}
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
-        """Under diffusers names."""
         wanted = list(names)
         stored = self._weights.read(self._pieces[name].original for name in wanted)
         for name, (_, tensor) in zip(wanted, stored, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -16,6 +17,7 @@ Form = Literal["same", "convolution", "transposed", "joined"]
 ``[o, i]``; ``[3 o, …]``, the rows of three one below the other."""
 
 Shape = tuple[int, ...]
+NUMBER = re.compile("[0-9]{1,3}")
 
 
 @dataclass(frozen=True)
@@ -66,18 +68,25 @@ def by_prefix(table: Mapping[str, str], name: str) -> tuple[str, str] | None:
     return None
 
 
+def split_name(part: str, table: Mapping[str, str], name: str, whole: str = "") -> tuple[str, str]:
+    """:func:`by_prefix` of a name, which is that of ``whole`` where it is the rest of one.
+
+    Raises:
+        BaseModelError: if the table has no prefix of it.
+    """
+    split = by_prefix(table, name)
+    if split is None:
+        raise no_counterpart(part, whole or name)
+    return split
+
+
 def numbers(names: Iterable[str], before: str, after: str = "") -> list[int]:
     """The numbers that stand in names between ``before`` and ``.after``.
 
     Above 999 they are passed over: a file could name layers without end.
     """
-    found = set()
-    for name in names:
-        if name.startswith(before):
-            number, _, rest = name[len(before) :].partition(".")
-            if number.isascii() and number.isdecimal() and len(number) < 4 and rest.startswith(after):
-                found.add(int(number))
-    return sorted(found)
+    inner = (name[len(before) :].partition(".") for name in names if name.startswith(before))
+    return sorted({int(number) for number, _, rest in inner if NUMBER.fullmatch(number) and rest.startswith(after)})
 
 
 def no_counterpart(part: str, name: str) -> BaseModelError:

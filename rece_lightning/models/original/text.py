@@ -7,10 +7,12 @@ diffusers passes over them when it reads a file, and WebUIs never evaluate them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rece_lightning.models.original.pieces import Piece, by_prefix, no_counterpart
+from rece_lightning.models.weights import plain_name
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,12 @@ TOWERS = {
 }
 """Of each family (see :class:`~rece_lightning.models.base.BaseModel`), by the part's name in a diffusers folder."""
 
+POSITIONS, PROJECTION = "embeddings.position_embedding.weight", "text_projection.weight"
 OUTER = {
     "embeddings.token_embedding": "token_embedding",
     "final_layer_norm": "ln_final",
+    POSITIONS: "positional_embedding",
+    PROJECTION: "text_projection",
 }
 LAYER = {
     "layer_norm1": "ln_1",
@@ -46,8 +51,6 @@ LAYER = {
     "mlp.fc2": "mlp.c_proj",
     "self_attn.out_proj": "attn.out_proj",
 }
-POSITIONS = ("embeddings.position_embedding.weight", "positional_embedding")
-PROJECTION = ("text_projection.weight", "text_projection")
 LAYERS, BLOCKS = "encoder.layers.", "transformer.resblocks."
 
 
@@ -58,37 +61,25 @@ def text_pieces(names: Iterable[str], tower: Tower) -> list[Piece]:
         BaseModelError: if the original layout has no place for one.
     """
     if not tower.open_clip:
-        return [Piece(f"{tower.prefix}text_model.{name.removeprefix('text_model.')}", (name,)) for name in names]
-    pieces: dict[str, Piece] = {}
-    for name in names:
-        inner = name.removeprefix("text_model.")
-        # A count from 0 to 76, not a weight.
-        if inner == "embeddings.position_ids":
-            continue
-        if inner == PROJECTION[0]:
-            piece = Piece(tower.prefix + PROJECTION[1], (name,), "transposed")
-        elif inner == POSITIONS[0]:
-            piece = Piece(tower.prefix + POSITIONS[1], (name,))
-        else:
-            piece = _open_clip_piece(name, inner, tower.prefix)
-        pieces[piece.original] = piece
-    return list(pieces.values())
+        return [Piece(f"{tower.prefix}text_model.{plain_name(name)}", (name,)) for name in names]
+    # These positions are a count from 0 to 76, no weight.
+    weights = [name for name in names if plain_name(name) != "embeddings.position_ids"]
+    pieces = [_open_clip_piece(name, tower.prefix) for name in weights]
+    return list({piece.original: piece for piece in pieces}.values())
 
 
-def _open_clip_piece(name: str, inner: str, prefix: str) -> Piece:
+def _open_clip_piece(name: str, prefix: str) -> Piece:
+    inner = plain_name(name)
     if inner.startswith(LAYERS):
         number, _, rest = inner[len(LAYERS) :].partition(".")
-        for projection in ("q", "k", "v"):
-            if rest.startswith(f"self_attn.{projection}_proj."):
-                kind = rest.rsplit(".", 1)[1]
-                stem = name[: -len(rest)] + "self_attn."
-                joined = tuple(f"{stem}{other}_proj.{kind}" for other in ("q", "k", "v"))
-                return Piece(f"{prefix}{BLOCKS}{number}.attn.in_proj_{kind}", joined, "joined")
-        found = by_prefix(LAYER, rest)
-        if found:
+        if re.match(r"self_attn\.[qkv]_proj\.", rest):
+            stem, kind = name[: -len(rest)] + "self_attn.", rest.rsplit(".", 1)[1]
+            parts = tuple(f"{stem}{one}_proj.{kind}" for one in "qkv")
+            return Piece(f"{prefix}{BLOCKS}{number}.attn.in_proj_{kind}", parts, "joined")
+        if found := by_prefix(LAYER, rest):
             return Piece(f"{prefix}{BLOCKS}{number}.{'.'.join(found)}", (name,))
     elif found := by_prefix(OUTER, inner):
-        return Piece(prefix + ".".join(found), (name,))
+        return Piece(prefix + ".".join(filter(None, found)), (name,), "transposed" if inner == PROJECTION else "same")
     raise no_counterpart("text encoder", name)
 
 
@@ -99,25 +90,23 @@ def text_pieces_in_file(names: Iterable[str], tower: Tower) -> list[Piece]:
     """
     inner = [name.removeprefix(tower.prefix) for name in names if name.startswith(tower.prefix)]
     if not tower.open_clip:
-        return [Piece(tower.prefix + name, (name.removeprefix("text_model."),)) for name in inner]
+        return [Piece(tower.prefix + name, (plain_name(name),)) for name in inner]
     outer, layer = ({original: name for name, original in table.items()} for table in (OUTER, LAYER))
     pieces = []
     for name in inner:
         original = tower.prefix + name
-        if name == POSITIONS[1]:
-            pieces.append(Piece(original, (POSITIONS[0],)))
-        elif name == PROJECTION[1] and tower.projects:
-            pieces.append(Piece(original, (PROJECTION[0],), "transposed"))
-        elif name.startswith(BLOCKS):
+        if name.startswith(BLOCKS):
             number, _, rest = name[len(BLOCKS) :].partition(".")
             if tower.layers is not None and number.isdecimal() and int(number) >= tower.layers:
                 continue
             if rest.startswith("attn.in_proj_"):
                 kind = rest.removeprefix("attn.in_proj_")
-                joined = tuple(f"{LAYERS}{number}.self_attn.{one}_proj.{kind}" for one in ("q", "k", "v"))
+                joined = tuple(f"{LAYERS}{number}.self_attn.{one}_proj.{kind}" for one in "qkv")
                 pieces.append(Piece(original, joined, "joined"))
             elif found := by_prefix(layer, rest):
                 pieces.append(Piece(original, (f"{LAYERS}{number}.{'.'.join(found)}",)))
         elif found := by_prefix(outer, name):
-            pieces.append(Piece(original, (".".join(found),)))
+            inside = ".".join(filter(None, found))
+            if inside != PROJECTION or tower.projects:
+                pieces.append(Piece(original, (inside,), "transposed" if inside == PROJECTION else "same"))
     return pieces

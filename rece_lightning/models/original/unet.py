@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
-from rece_lightning.models.original.pieces import by_prefix, no_counterpart, numbers
+from rece_lightning.models.original.pieces import no_counterpart, numbers, split_name
 
 PREFIX = "model.diffusion_model."
 
@@ -118,14 +118,10 @@ def unet_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def diffusers_unet_names(names: Iterable[str], endings: tuple[str, ...] = ("",)) -> dict[str, str]:
-    """Diffusers name → original name, for the names of a file; what is not the U-Net's is passed over.
-
-    Args:
-        names: of all tensors of the file.
-        endings: of the names to translate; all unless given.
+    """Diffusers name → original name, for the names of a file with these endings; others than the U-Net's are left out.
 
     Raises:
-        BaseModelError: if diffusers' U-Net has no place for one that is to be translated.
+        BaseModelError: if diffusers' U-Net has no place for one.
     """
     inner = [name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX)]
     labels = CLASS if "label_emb.weight" in inner else ADDED
@@ -135,17 +131,11 @@ def diffusers_unet_names(names: Iterable[str], endings: tuple[str, ...] = ("",))
 
 
 def _translate(table: dict[str, str], name: str, resnet: dict[str, str]) -> str:
-    found = by_prefix(table, name)
-    if found is None:
-        raise no_counterpart("U-Net", name)
-    module, rest = found
+    module, rest = split_name("U-Net", table, name)
     # On one of the two sides the kind of a module is written out.
     both = f"{module} {name}"
     if ".resnets." in both:
-        within = by_prefix(resnet, rest)
-        if within is None:
-            raise no_counterpart("U-Net", name)
-        return f"{module}.{within[0]}.{within[1]}"
+        rest = ".".join(split_name("U-Net", resnet, rest, name))
     if ".attentions." in both and rest.split(".")[0] not in TRANSFORMER:
         raise no_counterpart("U-Net", name)
     return f"{module}.{rest}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rece_lightning.models.original.pieces import Piece, by_prefix, no_counterpart, numbers
+from rece_lightning.models.original.pieces import Piece, numbers, split_name
 
 PREFIX = "first_stage_model."
 
@@ -47,19 +47,7 @@ def vae_pieces(names: Iterable[str]) -> list[Piece]:
     names = list(names)
     ups, downs = numbers(names, "decoder.up_blocks."), numbers(names, "encoder.down_blocks.")
     table = _table(len(ups), len(downs), layers=_layers(names, "decoder.up_blocks.", ups, "resnets."))
-    pieces = []
-    for name in names:
-        found = by_prefix(table, name)
-        if found is None:
-            raise no_counterpart("autoencoder", name)
-        module, rest = found
-        if ".attn_1" in module:
-            inner = by_prefix(ATTENTION | OLD_ATTENTION, rest)
-            if inner is None:
-                raise no_counterpart("autoencoder", name)
-            rest = ".".join(inner)
-        pieces.append(_piece(name, f"{module}.{rest.replace(*SHORTCUT)}"))
-    return pieces
+    return [_piece(name, _translate(table, name, ATTENTION | OLD_ATTENTION, SHORTCUT)) for name in names]
 
 
 def vae_pieces_in_file(names: Iterable[str]) -> list[Piece]:
@@ -74,15 +62,15 @@ def vae_pieces_in_file(names: Iterable[str]) -> list[Piece]:
     forward = _table(len(ups), len(downs), layers=_layers(inner, "decoder.up.", ups, "block."))
     table = {original: name for name, original in forward.items()}
     back = {original: name for name, original in ATTENTION.items()}
-    pieces = []
-    for name in inner:
-        found = by_prefix(table, name)
-        inside = by_prefix(back, found[1]) if found and ".attentions." in found[0] else ("", "")
-        if found is None or inside is None:
-            raise no_counterpart("autoencoder", name)
-        rest = ".".join(inside) if any(inside) else found[1].replace(*SHORTCUT[::-1])
-        pieces.append(_piece(f"{found[0]}.{rest}", name))
-    return pieces
+    return [_piece(_translate(table, name, back, SHORTCUT[::-1]), name) for name in inner]
+
+
+def _translate(table: dict[str, str], name: str, attention: dict[str, str], shortcut: tuple[str, str]) -> str:
+    module, rest = split_name("autoencoder", table, name)
+    # On one of the two sides the attention is called so.
+    if ".attn_1" in f"{module} {name}":
+        rest = ".".join(split_name("autoencoder", attention, rest, name))
+    return f"{module}.{rest.replace(*shortcut)}"
 
 
 def _layers(names: list[str], before: str, blocks: list[int], kind: str) -> int:
