@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -197,9 +196,13 @@ class ErasureSession:
         """Run the epochs so far anew, on what was counted since or on other statistics.
 
         Args:
-            statistics: in place of its own; taken once all epochs were run.
+            statistics: in place of its own; taken once all epochs were run. Its figures then take the place of the
+                history, which otherwise stays as it was logged.
         """
-        self._run(self.statistics if statistics is None else statistics, len(self.history))
+        logged = self.history
+        self._run(self.statistics if statistics is None else statistics, len(logged))
+        if statistics is None:
+            self.history = logged
 
     def _run(self, statistics: ConceptStatistics, epochs: int, maps: Mapping[str, AnyMap] | None = None) -> None:
         """Run epochs from the first one on, and take them when all of them were run.
@@ -261,17 +264,14 @@ class ErasureSession:
             maps: text space → the map of what is edited.
         """
         rest = untouched(self.base.spaces, self.spaces)
-        found: dict[str, tuple[Gram, AnyMap]] = {}
-        for name, gram in self.grams.items():
-            whole = name not in rest
-            found[name] = (gram, maps[name]) if whole else beside(gram, maps[name], self.loaded.gram(rest[name]))
-        return found
+        return {
+            name: beside(gram, maps[name], self.loaded.gram(rest[name])) if name in rest else (gram, maps[name])
+            for name, gram in self.grams.items()
+        }
 
     def change(self) -> dict[str, float]:
         """Share of the denoiser's parameters that were edited, and ``‖ΔW‖/‖W‖`` over the edited ones."""
-        edited = sum(
-            math.prod((reader.shape[0], space.width)) for space in self.spaces for reader in space.readers.values()
-        )
+        edited = sum(reader.shape[0] * space.width for space in self.spaces for reader in space.readers.values())
         return {"parameters_edited_share": edited / self.base.parameters, "weight_change": self.erasure().change()}
 
     def description(self) -> dict[str, Any]:

@@ -215,7 +215,8 @@ def editor_class(path: str, where: str, *, trusted: bool = False) -> type[Editor
 
 def imported_editors() -> list[type[Editor]]:
     """Every editor that can run and is imported: ours, and those of other packages."""
-    return [kind for kind in _subclasses(Editor) if kind is not _NotImported and not inspect.isabstract(kind)]
+    kinds = _subclasses(Editor)  # type: ignore[type-abstract]
+    return [kind for kind in kinds if kind is not _NotImported and not inspect.isabstract(kind)]
 
 
 def _subclasses(kind: type[Editor]) -> Iterator[type[Editor]]:
