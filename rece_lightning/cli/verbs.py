@@ -10,7 +10,7 @@ from typing import NoReturn
 PACKAGE = Path(__file__).parent.parent
 VERBS = {
     "fit": "erase: epoch 0 edits, later epochs derive and edit",
-    "validate": "measure what is erased and what is kept",
+    "validate": "measure what is erased and what is preserved",
     "test": "the same on the test prompts, and attacks",
     "predict": "generate pictures for a prompt file",
 }

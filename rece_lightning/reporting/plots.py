@@ -86,7 +86,7 @@ def epochs_finding(history: Sequence[Mapping[str, float]]) -> str:
 
 
 def tradeoff_svg(states: Sequence[State], best: Best | None) -> str:
-    """Kept against erased, each with its 95 % interval; the numbers are those of the table."""
+    """Preserved against erased, each with its 95 % interval; the numbers are those of the table."""
     measured = [(place, s.share(UNWANTED), s.share(("kept",))) for place, s in enumerate(states)]
     measured = [row for row in measured if row[1].total and row[2].total]
     if not measured:
@@ -103,7 +103,7 @@ def tradeoff_svg(states: Sequence[State], best: Best | None) -> str:
             point = (100 * gone.rate, 100 * kept.rate)
             axes.annotate(str(place + 1), point, xytext=(6, 6), textcoords="offset points", color=color)
         axes.set(xlabel="erased concepts and synonyms, detected (%): lower is better", xlim=(-3, 103), ylim=(-3, 103))
-        axes.set_ylabel("kept concepts, detected (%): higher is better")
+        axes.set_ylabel("preserved concepts, detected (%): higher is better")
         axes.grid()
         return svg(figure, tradeoff_finding(states, best))
 
@@ -111,12 +111,12 @@ def tradeoff_svg(states: Sequence[State], best: Best | None) -> str:
 def tradeoff_finding(states: Sequence[State], best: Best | None) -> str:
     """What the plot says, in a sentence."""
     if best is None:
-        return "No edited model was measured on erased and on kept concepts."
+        return "No edited model was measured on erased and on preserved concepts."
     state = states[best.place]
     note = "" if best.clear else ", which is not more than chance above the next"
     return (
         f"{state.name} has the highest harmonic mean, {state.balance:.2f}{note}: erased concepts detected in "
-        f"{state.share(UNWANTED)}, kept ones in {state.share(('kept',))} of the pictures."
+        f"{state.share(UNWANTED)}, preserved ones in {state.share(('kept',))} of the pictures."
     )
 
 
@@ -137,7 +137,7 @@ def front_svg(
         for place, number in measured.items():
             axes.scatter(*points[place], s=42, facecolors="none", edgecolors=COLORS[1], linewidths=1.6)
             axes.annotate(str(number), points[place], xytext=(5, 5), textcoords="offset points", color=COLORS[1])
-        axes.set(xlabel=f"{x}: lower is better", ylabel="drift of kept prompts: lower is better")
+        axes.set(xlabel=f"{x}: lower is better", ylabel="drift of preserved prompts: lower is better")
         if points and max(p[1] for p in points) > 0:
             axes.set_yscale("symlog", linthresh=max(1e-4, min((p[1] for p in points if p[1] > 0), default=1e-4)))
         axes.grid()

@@ -112,7 +112,7 @@ def findings(states: Sequence[State]) -> list[str]:
         if best is not None and sum(state.edited for state in states) > 1:
             share = states[best.place].share(roles)
             alike = [s.name for s in states if s.edited and s.share(roles).total and s.share(roles).rate == share.rate]
-            of = "erased concepts and synonyms" if roles == UNWANTED else "kept concepts"
+            of = "erased concepts and synonyms" if roles == UNWANTED else "preserved concepts"
             if len(alike) > 1:
                 says.append(f"{', '.join(alike)} {verb} most alike: {of} detected in {share}.")
             else:

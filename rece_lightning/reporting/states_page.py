@@ -78,7 +78,7 @@ def sweep_page(
     ``rows`` what the page says of these; ``refused`` are (setting, reason) of those without figures.
     """
     front_says = (
-        f"{len(front)} of {len(points)} settings are on the front of {x} against drift of kept prompts; "
+        f"{len(front)} of {len(points)} settings are on the front of {x} against drift of preserved prompts; "
         f"{len(measured)} of all were measured with pictures. {finding}"
     )
     return render(

@@ -75,6 +75,9 @@ def test_every_later_epoch_is_attacked_as_it_is(attacked: tuple[RECE, Path]) -> 
     assert second.embedding is not None
     assert not torch.equal(first.embedding, second.embedding)
     assert joined(module) == {"found": 2}
+    # What was logged stays, though the epochs run anew with what joined.
+    assert [set(module.history[0]) <= set(figures) for figures in module.history] == [True] * 3
+    assert "edit_seconds" in module.history[0]
 
 
 def test_an_attack_that_looks_at_no_weights_runs_once(tmp_path: Path) -> None:

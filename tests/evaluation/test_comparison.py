@@ -37,7 +37,7 @@ def test_shares_count_the_pictures_of_their_roles_and_concepts() -> None:
 
 
 def test_the_verdict_calls_equal_counts_no_difference() -> None:
-    assert any("no difference, kept concepts" in sentence for sentence in comparison().verdict())
+    assert any("no difference, preserved concepts" in sentence for sentence in comparison().verdict())
 
 
 def test_a_prompt_in_several_rows_is_one_prompt_of_intervals_and_tests() -> None:

@@ -1,4 +1,4 @@
-"""The before/after grid: one column a model state, rows of erased, synonymous and kept prompts."""
+"""The before/after grid: one column a model state, rows of erased, synonymous and preserved prompts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def cell(column: Column, row: int) -> Tensor | None:
 
 
 def rows_to_show(comparison: Comparison) -> list[int]:
-    """The first erased prompts, a synonym for each of some concepts, the first kept prompts."""
+    """The first erased prompts, a synonym for each of some concepts, the first preserved prompts."""
     roles: dict[str, list[int]] = {role: [] for role in ROLES}
     seen: set[str] = set()
     for index, prompt in enumerate(comparison.prompts):

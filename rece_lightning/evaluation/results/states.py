@@ -99,7 +99,7 @@ class State:
 
     @property
     def balance(self) -> float:
-        """Harmonic mean of (1 − erased and synonyms detected) and kept detected."""
+        """Harmonic mean of (1 − erased and synonyms detected) and preserved detected."""
         return harmonic_mean(self.share(UNWANTED).rate, self.share(("kept",)).rate)
 
     @cached_property
