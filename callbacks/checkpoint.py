@@ -17,7 +17,7 @@ from rece_lightning.callbacks.export import Export
 from rece_lightning.core.errors import ConfigurationError, check_number, nearest
 from rece_lightning.data.datamodule import ConceptData
 from rece_lightning.files import check_writable, discard, refuse_existing, write_atomically
-from rece_lightning.module import RECE
+from rece_lightning.module import CERTIFICATE, RECE
 from rece_lightning.runs.checkpoints import LAST, epochs_named, read_checkpoint
 from rece_lightning.runs.folder import CHECKPOINTS, run_folder
 from rece_lightning.runs.partial import PartialSums, differing, partials
@@ -30,6 +30,7 @@ MONITORED = (
     "map_change",
     "map_condition",
     "norm_ratio",
+    CERTIFICATE,
 )
 
 
@@ -70,7 +71,8 @@ class ErasureCheckpoint(ModelCheckpoint, RunCallback):
         dirpath: str | None = None,
         partial_seconds: float = 30.0,
     ) -> None:
-        if monitor is not None and monitor not in MONITORED:
+        # A figure of the text space, or of another one: pooled/regeneration_residual.
+        if monitor is not None and monitor.rpartition("/")[2] not in MONITORED:
             raise ConfigurationError(
                 f"ErasureCheckpoint.monitor: unknown figure {monitor!r}; {nearest(monitor, MONITORED)}."
             )
@@ -95,6 +97,7 @@ class ErasureCheckpoint(ModelCheckpoint, RunCallback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Put the checkpoints into the run's folder and make their writing atomic."""
         if stage == "fit":
+            self._check_logged(pl_module)
             if self.dirpath is None:
                 self.dirpath = str(run_folder(trainer) / "checkpoints")
             elif trainer.is_global_zero:
@@ -105,6 +108,22 @@ class ErasureCheckpoint(ModelCheckpoint, RunCallback):
             if self._partial is not None and trainer.ckpt_path is None and isinstance(pl_module, RECE):
                 pl_module.keeps_choice = self._partial.find(overwrite=overwrites(trainer))
         super().setup(trainer, pl_module, stage)
+
+    def _check_logged(self, module: LightningModule) -> None:
+        """Refuse a figure that this run will not log."""
+        if not isinstance(module, RECE) or self.monitor is None:
+            return
+        space, _, figure = self.monitor.rpartition("/")
+        if figure == CERTIFICATE and module.hparams["certificate"] is None:
+            raise ConfigurationError(
+                "ErasureCheckpoint.monitor: no certificate is logged; set model.certificate to any, or to a number such "
+                "as 1."
+            )
+        if space and space not in (further := [one.name for one in module.session.spaces[1:]]):
+            raise ConfigurationError(
+                f"ErasureCheckpoint.monitor: {self.monitor!r}: no text space {space!r} is logged by its name; those "
+                f"that are: {', '.join(further) or 'none'}."
+            )
 
     def _partial_sums(self, trainer: Trainer, module: LightningModule) -> PartialSums | None:
         data = getattr(trainer, "datamodule", None)

@@ -298,6 +298,8 @@ def test_an_unknown_logger_names_the_nearest(refused: Callable[..., str]) -> Non
         ("Evaluation", {"pictures_per_prompt": 0}, ["pictures_per_prompt: 0", "1 or more"]),
         ("Evaluation", {"detector": {"class_path": "NoSuch"}}, ["Evaluation.detector", "'NoSuch'", "class path"]),
         ("ErasureCheckpoint", {"monitor": "residual"}, ["monitor", "'residual'", "'regeneration_residual'?"]),
+        ("ErasureCheckpoint", {"monitor": "certificate"}, ["monitor", "no certificate is logged", "model.certificate"]),
+        ("ErasureCheckpoint", {"monitor": "pooled/norm_ratio"}, ["monitor", "no text space 'pooled'", ": none."]),
         ("DevicePlacement", {"algebra": "gpux"}, ["algebra", "'gpux'", "cpu"]),
     ],
 )
