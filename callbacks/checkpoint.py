@@ -116,8 +116,8 @@ class ErasureCheckpoint(ModelCheckpoint, RunCallback):
         space, _, figure = self.monitor.rpartition("/")
         if figure == CERTIFICATE and module.hparams["certificate"] is None:
             raise ConfigurationError(
-                "ErasureCheckpoint.monitor: no certificate is logged; set model.certificate to any, or to a number such "
-                "as 1."
+                "ErasureCheckpoint.monitor: no certificate is logged; set model.certificate to any, or to a number "
+                "such as 1."
             )
         if space and space not in (further := [one.name for one in module.session.spaces[1:]]):
             raise ConfigurationError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import sys
+from pathlib import Path
 
 from rece_lightning.cli.verbs import PACKAGE, TOOLS, VERBS, fail, is_statement, overview
 
@@ -12,6 +13,10 @@ from rece_lightning.cli.verbs import PACKAGE, TOOLS, VERBS, fail, is_statement, 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     argv = sys.argv[1:] if arguments is None else arguments
+    here = str(Path.cwd())
+    if arguments is None and here not in sys.path:
+        # A class path may name a module that lies here; at the end, so that it hides no installed one.
+        sys.path.append(here)
     if not (PACKAGE / "callbacks").is_dir():
         fail(
             "rece_lightning/callbacks and rece_lightning/configs are symbolic links, and this clone holds them as "

@@ -142,6 +142,14 @@ def test_every_link_leads_somewhere(path: Path) -> None:
     assert not wrong, "\n".join([document.name, *wrong])
 
 
+@pytest.mark.parametrize("path", **named(DOCUMENTS))
+def test_every_file_that_is_named_exists(path: Path) -> None:
+    """``core/gram.py`` is meant within the package, ``tests/test_docs.py`` within the repository."""
+    names = set(re.findall(r"`((?:[\w.]+/)+\w+\.py)\b", path.read_text(encoding="utf-8")))
+    homes = (REPOSITORY, REPOSITORY / "rece_lightning", path.parent)
+    assert [name for name in sorted(names) if not any((home / name).exists() for home in homes)] == []
+
+
 def test_the_readme_is_short_and_leads_to_every_document() -> None:
     assert len(README.read_text(encoding="utf-8").splitlines()) <= LONGEST_README
     linked = {(README.parent / link.partition("#")[0]).resolve() for link in read(README).links}

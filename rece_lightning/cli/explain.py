@@ -170,12 +170,23 @@ def _unknown_class(text: str, keys: Sequence[str], classes: Mapping[str, Sequenc
     if not found:
         return None
     field, name = _field(text), found.group(1)
-    if field in classes:
+    if field in classes and ("." not in name or name.startswith("rece_lightning.")):
         short = name.rsplit(".", 1)[-1]
         # ``null_space`` was a name once.
         alike = [one for one in classes[field] if one.lower() == short.replace("_", "").lower()]
         return f"{field}: unknown class {name!r}; {nearest((alike or [short])[0], classes[field])}, or a class path."
-    return f"{field}: there is no class {name!r}; give a class path such as package.module.Class."
+    home, _, last = name.rpartition(".")
+    if not home:
+        return f"{field}: there is no class {name!r}; give a class path such as package.module.Class."
+    try:
+        module = importlib.import_module(home)
+    except ImportError as error:
+        return (
+            f"{field}: {name!r} cannot be imported ({error}); the module must be installed, or lie in the folder that "
+            "the command is called from or on PYTHONPATH."
+        )
+    known = [one for one, kind in vars(module).items() if isinstance(kind, type) and kind.__module__ == home]
+    return f"{field}: the module {home} has no class {last!r}; {nearest(last, known)}."
 
 
 def _unknown_argument(text: str, keys: Sequence[str], classes: Mapping[str, Sequence[str]]) -> str | None:

@@ -69,7 +69,8 @@ def _rows(field: str, file: Path, stream: TextIO, required: str) -> Iterator[tup
     if not columns:
         raise ConfigurationError(f"{field}: {file} is empty; it needs a column {required!r} and at least one row.")
     if required not in columns:
-        raise ConfigurationError(f"{field}: {file} has no column {required!r}; {nearest(required, columns)}.")
+        has = nearest(required, columns).replace("Valid:", "It has:")
+        raise ConfigurationError(f"{field}: {file} has no column {required!r}; {has}.")
     reader.fieldnames = columns
     empty = True
     for row in reader:

@@ -257,7 +257,17 @@ def method(key: str, value: Any) -> dict[str, Any]:
         ({"class_path": "UCE", "init_args": {"lam": 1}}, (), ["model.method.editor.lam: UCE", "did you mean 'lamb'?"]),
         (None, ("editor.lam", "1"), ["model.method.editor.lam: UCE", "did you mean 'lamb'?"]),
         (None, ("editor.shrinkage", "5"), ["editor.shrinkage: UCE has no such", "--model.method.editor Projection"]),
-        ({"class_path": "no.such.Editor"}, (), ["model.method.editor", "'no.such.Editor'", "class path"]),
+        ({"class_path": "no.such.Editor"}, (), ["model.method.editor", "'no.such.Editor'", "PYTHONPATH"]),
+        (
+            {"class_path": "rece_lightning.core.gram.Gramm"},
+            (),
+            ["model.method.editor", "unknown class 'rece_lightning.core.gram.Gramm'", "UCE"],
+        ),
+        (
+            {"class_path": "torch.optim.sgd.SDG"},
+            (),
+            ["model.method.editor", "module torch.optim.sgd has no class 'SDG'", "did you mean 'SGD'?"],
+        ),
         ({"class_path": "pathlib.Path"}, (), ["model.method.editor", "pathlib.Path"]),
     ],
 )

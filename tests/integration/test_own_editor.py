@@ -72,9 +72,10 @@ def rece(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
 
 
 def apart(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own that has not imported the package, and cannot."""
+    """The command ``rece`` in a process of its own that has not imported the package."""
     return subprocess.run(
-        [sys.executable, str(REPOSITORY / "cli.py"), *arguments],
+        # As an installed command is started: without the folder that it is called from on the path.
+        [sys.executable, "-P", "-c", "from rece_lightning.__main__ import main; main()", *arguments],
         cwd=home,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
@@ -128,6 +129,16 @@ def test_the_command_line_sets_its_arguments(home: Path, rece: Callable[..., Out
     assert wrong.code == 2
     assert "shaer" in wrong.err
     assert "share" in wrong.err
+
+
+def test_a_package_is_found_in_the_folder_that_the_command_is_called_from(home: Path, run: Path) -> None:
+    named = ["--model.method.editor", EDITOR, "--model.method.editor.share", "0.5", "--print_config"]
+    done = apart(home, "fit", "--config", config(home), *named)
+    assert done.returncode == 0, done.stderr
+    assert yaml.safe_load(done.stdout)["model"]["method"]["editor"]["init_args"]["share"] == 0.5
+    elsewhere = apart(home / "runs", "fit", "--config", config(home), *named)
+    assert elsewhere.returncode == 2
+    assert "PYTHONPATH" in elsewhere.stderr
 
 
 def test_an_export_needs_no_import_of_it(home: Path, run: Path) -> None:

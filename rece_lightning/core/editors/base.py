@@ -207,7 +207,10 @@ def editor_class(path: str, where: str, *, trusted: bool = False) -> type[Editor
     try:
         kind = getattr(importlib.import_module(home), name)
     except (ImportError, AttributeError) as error:
-        raise ConfigurationError(f"{where}: there is no class {path!r} ({error}).") from error
+        raise ConfigurationError(
+            f"{where}: there is no class {path!r} ({error}); its module must be installed, or lie in the folder that "
+            "the command is called from or on PYTHONPATH."
+        ) from error
     if not isinstance(kind, type) or not issubclass(kind, Editor):
         raise ConfigurationError(f"{where}: {path} is no subclass of {OURS}.Editor.")
     return kind

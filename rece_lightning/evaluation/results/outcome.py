@@ -43,7 +43,7 @@ def column_figures(comparison: Comparison, key: str) -> dict[str, float]:
 
 
 def final_figures(comparison: Comparison) -> dict[str, float]:
-    """What runs are told apart by: erased and preserved of the final state, their harmonic mean, what metrics measured."""
+    """What runs are told apart by: erased and preserved of the final state, their harmonic mean, what metrics gave."""
     gone, kept = (comparison.share(comparison.last, roles) for roles in (UNWANTED, ("kept",)))
     found = {name: share.rate for name, share in (("erased", gone), ("kept", kept)) if share.total}
     if gone.total and kept.total:
