@@ -110,8 +110,8 @@ def _lpips_network() -> nn.Module:
 class PerceptualDistance(PromptMean):
     """Mean distance between two models' pictures of the same prompts and seeds; the distance names the protocol.
 
-    Low on kept concepts: the edit leaves their pictures alone. High on erased ones says that they changed, not that
-    the concept is gone.
+    Low on preserved concepts: the edit leaves their pictures alone. High on erased ones says that they changed, not
+    that the concept is gone.
 
     Args:
         distance: the embedded world's feature distance without it.

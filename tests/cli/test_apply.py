@@ -140,11 +140,11 @@ def test_another_text_encoder_is_refused(
 def test_a_map_a_layer_cannot_be_reused(
     here: Path, base: Path, tuned: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = fit(here, base, capsys, technique="tensor")
+    run = fit(here, base, capsys, method={"editor": "TensorUCE"})
     outcome = apply(capsys, run, tuned, here / "other.safetensors", "--reuse-map")
     assert outcome.code == 2
     assert "--reuse-map" in outcome.err
-    assert "tensor" in outcome.err
+    assert "TensorUCE" in outcome.err
     assert apply(capsys, run, tuned, here / "other.safetensors").code == 0
 
 

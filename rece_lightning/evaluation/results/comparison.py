@@ -144,7 +144,7 @@ class Comparison:
         if final is not None:
             says.append(self._attack("RECE" if last.total else self.editor, final.key, self.last))
         if self.share(ORIGINAL, ("kept",)).total:
-            says.append(self._change("The whole erasure", ORIGINAL, self.last, ("kept",), "kept"))
+            says.append(self._change("The whole erasure", ORIGINAL, self.last, ("kept",), "preserved"))
         first, final_share = (self.share(key, UNWANTED) for key in (FIRST_DERIVED, LAST_DERIVED))
         if last.total and final_share.total:
             helped = first.hits - final_share.hits
