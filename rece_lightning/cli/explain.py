@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import inspect
 import re
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 from rece_lightning.core.derivation import Derivation
 from rece_lightning.core.editors.base import imported_editors
-from rece_lightning.core.errors import ReceError, nearest
+from rece_lightning.core.errors import ConfigurationError, ReceError, class_at, nearest
 from rece_lightning.core.method import FIELD, Method
 from rece_lightning.core.robust import Robust
 
@@ -175,27 +174,21 @@ def _unknown_class(text: str, keys: Sequence[str], classes: Mapping[str, Sequenc
         # ``null_space`` was a name once.
         alike = [one for one in classes[field] if one.lower() == short.replace("_", "").lower()]
         return f"{field}: unknown class {name!r}; {nearest((alike or [short])[0], classes[field])}, or a class path."
-    home, _, last = name.rpartition(".")
-    if not home:
-        return f"{field}: there is no class {name!r}; give a class path such as package.module.Class."
-    try:
-        module = importlib.import_module(home)
-    except ImportError as error:
-        return (
-            f"{field}: {name!r} cannot be imported ({error}); the module must be installed, or lie in the folder that "
-            "the command is called from or on PYTHONPATH."
-        )
-    known = [one for one, kind in vars(module).items() if isinstance(kind, type) and kind.__module__ == home]
-    return f"{field}: the module {home} has no class {last!r}; {nearest(last, known)}."
+    if "." in name:
+        try:
+            class_at(name, field)
+        except ConfigurationError as error:
+            return str(error)
+    return f"{field}: there is no class {name!r}; give a class path such as package.module.Class."
 
 
 def _unknown_argument(text: str, keys: Sequence[str], classes: Mapping[str, Sequence[str]]) -> str | None:
     found = re.search(r"Problem with given class_path '([\w.]+)':\s+Option '([\w.]+)' is not accepted", text)
     if not found:
         return None
-    (home, name), argument = found.group(1).rsplit(".", 1), found.group(2)
-    known = inspect.signature(getattr(importlib.import_module(home), name)).parameters
-    field = _field(text)
+    (path, argument), field = found.groups(), _field(text)
+    name = path.rpartition(".")[2]
+    known = inspect.signature(class_at(path, field)).parameters
     if not field.startswith(FIELD):
         return former(f"{name}.{argument}") or f"{name}.{argument}: no such argument; {nearest(argument, known)}."
     key, owners = f"{field}.{argument}", owners_of(argument)

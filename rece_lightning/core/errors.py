@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 class ReceError(Exception):
@@ -18,20 +20,47 @@ class BaseModelError(ReceError, ValueError):
     """A base model that cannot be found, read or trusted."""
 
 
-def nearest(value: str, valid: Iterable[str], *, suffix: str = "") -> str:
+def nearest(value: str, valid: Iterable[str], *, suffix: str = "", heading: str = "Valid") -> str:
     """``did you mean 'norm'? Valid: both, norm`` for an error message about an unknown name.
 
     Args:
         value: that is none of them.
         valid: names.
         suffix: that all of them share, and which therefore says nothing about likeness.
+        heading: of the names.
     """
     names = sorted(valid)
     close = difflib.get_close_matches(
         str(value).removesuffix(suffix), [name.removesuffix(suffix) for name in names], n=1, cutoff=0.5
     )
     hint = f"did you mean {close[0] + suffix!r}? " if close else ""
-    return f"{hint}Valid: {', '.join(names)}"
+    return f"{hint}{heading}: {', '.join(names)}"
+
+
+def class_at(path: str, where: str) -> Any:
+    """What a class path names; its module is imported.
+
+    Args:
+        path: ``package.module.Class``.
+        where: it was said, for messages.
+
+    Raises:
+        ConfigurationError: saying whether the module cannot be imported, or has no such class.
+    """
+    home, _, name = path.rpartition(".")
+    try:
+        module = importlib.import_module(home)
+    except ImportError as error:
+        raise ConfigurationError(
+            f"{where}: there is no class {path!r} ({error}); its module must be installed, or lie in the folder that "
+            "the command is called from or on PYTHONPATH."
+        ) from error
+    if not hasattr(module, name):
+        known = [one for one, kind in vars(module).items() if isinstance(kind, type) and kind.__module__ == home]
+        raise ConfigurationError(
+            f"{where}: there is no class {path!r}: the module {home} has no class {name!r}; {nearest(name, known)}."
+        )
+    return getattr(module, name)
 
 
 def check_choice(field: str, value: str, valid: Iterable[str]) -> None:

@@ -69,7 +69,7 @@ def _rows(field: str, file: Path, stream: TextIO, required: str) -> Iterator[tup
     if not columns:
         raise ConfigurationError(f"{field}: {file} is empty; it needs a column {required!r} and at least one row.")
     if required not in columns:
-        has = nearest(required, columns).replace("Valid:", "It has:")
+        has = nearest(required, columns, heading="It has")
         raise ConfigurationError(f"{field}: {file} has no column {required!r}; {has}.")
     reader.fieldnames = columns
     empty = True

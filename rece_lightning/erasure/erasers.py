@@ -19,13 +19,22 @@ class SpaceErasers:
         method: how to erase.
         evidence: text space → what the prompts say in it.
         grams: text space → ``G`` of what reads it.
+        state: of erasers, to be as far as those; see :meth:`Eraser.from_state`.
     """
 
-    def __init__(self, method: Method, evidence: Mapping[str, Evidence], grams: Mapping[str, Gram]) -> None:
-        self._start({name: Eraser(method, evidence[name], gram) for name, gram in grams.items()}, method)
-
-    def _start(self, erasers: dict[str, Eraser], method: Method) -> None:
-        self.spaces, self.method = erasers, method
+    def __init__(
+        self,
+        method: Method,
+        evidence: Mapping[str, Evidence],
+        grams: Mapping[str, Gram],
+        state: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.spaces = {
+            name: Eraser(method, evidence[name], gram)
+            if state is None
+            else Eraser.from_state(state[name], method, evidence[name], gram)
+            for name, gram in grams.items()
+        }
 
     @property
     def first(self) -> Eraser:
@@ -86,22 +95,3 @@ class SpaceErasers:
     def state_dict(self) -> dict[str, Any]:
         """Text space → its eraser's state."""
         return {name: eraser.state_dict() for name, eraser in self.spaces.items()}
-
-    @classmethod
-    def from_state(
-        cls,
-        state: Mapping[str, Any],
-        method: Method,
-        evidence: Mapping[str, Evidence],
-        grams: Mapping[str, Gram],
-        *,
-        reuse_map: bool = True,
-    ) -> SpaceErasers:
-        """As far as those whose state it was; see :meth:`Eraser.from_state`."""
-        erasers = cls.__new__(cls)
-        restored = {
-            name: Eraser.from_state(state[name], method, evidence[name], gram, reuse_map=reuse_map)
-            for name, gram in grams.items()
-        }
-        erasers._start(restored, method)
-        return erasers

@@ -175,10 +175,8 @@ class ErasureSession:
         if self._erasers is None:
             self.hold_invariants()
             evidence = self.statistics.reduce(summed).evidence()
-            if self._restored is None:
-                self._erasers = SpaceErasers(self.method, evidence, self.grams)
-            else:
-                self._erasers = SpaceErasers.from_state(self._restored["erasers"], self.method, evidence, self.grams)
+            state = None if self._restored is None else self._restored["erasers"]
+            self._erasers = SpaceErasers(self.method, evidence, self.grams, state)
         return self._erasers
 
     def step(self) -> dict[str, float]:

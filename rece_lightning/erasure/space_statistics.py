@@ -82,8 +82,16 @@ class SpaceStatistics:
 
     @property
     def _erased(self) -> PairSums:
-        part = self.parts[ERASED]
+        return self._paired(ERASED)
+
+    def _paired(self, kind: str) -> PairSums:
+        part = self.parts[kind]
         assert isinstance(part, PairSums)
+        return part
+
+    def _unpaired(self, kind: str) -> RowSums:
+        part = self.parts[kind]
+        assert isinstance(part, RowSums)
         return part
 
     def update(self, kind: str, rows: Sequence[EncodedPair] | Sequence[Tensor]) -> None:
@@ -137,11 +145,9 @@ class SpaceStatistics:
             return
         self._fold(ASKED, 1)
         first, whole = self._erased.first, self._erased.whole
-        preserved, held_out = self.parts[PRESERVED], self.parts[HELD_OUT]
+        preserved, held_out = self._unpaired(PRESERVED), self._unpaired(HELD_OUT)
         assert first is not None
         assert whole is not None
-        assert isinstance(preserved, RowSums)
-        assert isinstance(held_out, RowSums)
         assert preserved.moments is not None
         assert held_out.moments is not None
         counts = torch.tensor([self.parts[kind].count for kind in ASKED], dtype=torch.float64).to(self.device)
@@ -160,9 +166,7 @@ class SpaceStatistics:
         Raises:
             ConfigurationError: if no prompt was erased.
         """
-        preserved, held_out = self.parts[PRESERVED], self.parts[HELD_OUT]
-        assert isinstance(preserved, RowSums)
-        assert isinstance(held_out, RowSums)
+        preserved, held_out = self._unpaired(PRESERVED), self._unpaired(HELD_OUT)
         if not self.prompts:
             raise ConfigurationError("data.concepts: no prompt was encoded; is the data empty?")
         together = self.in_rows
@@ -182,10 +186,7 @@ class SpaceStatistics:
         return with_invariants(evidence, self.invariants, self.device)
 
     def _joined(self) -> Joined | None:
-        words, found, near = (self.parts[kind] for kind in JOINED)
-        assert isinstance(words, PairSums)
-        assert isinstance(found, PairSums)
-        assert isinstance(near, RowSums)
+        words, found, near = self._paired(WORDS), self._paired(FOUND), self._unpaired(NEIGHBOURS)
         if not (words.count or found.count or near.count):
             return None
         if words.whole is not None:  # rows beside moments would take room twice

@@ -12,7 +12,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 from lightning.pytorch import Trainer
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from rece_lightning import RECE, ConceptData, Method
 from rece_lightning.core.embedding_map import map_of, stored
@@ -20,6 +20,7 @@ from rece_lightning.emoji.catalog import load_catalog
 from rece_lightning.emoji.training.tokenizer import train_tokenizer
 from rece_lightning.erasure.erasure import ErasedSpace, Erasure
 from rece_lightning.models.pipelines import load_pipeline
+from tests.helpers.models import text_config
 
 
 def erase(pretrained: str | Path, method: Method | None = None, **model: Any) -> RECE:
@@ -126,20 +127,6 @@ def make_xl_checkpoint(folder: Path, *, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     tokenizer = train_tokenizer(load_catalog(), folder.parent / f"{folder.name}-tokenizer")
 
-    def config(width: int) -> CLIPTextConfig:
-        return CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=width,
-            intermediate_size=48,
-            projection_dim=16,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=16,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-
     unet = UNet2DConditionModel(
         sample_size=8,
         block_out_channels=(16, 32, 32),
@@ -165,8 +152,8 @@ def make_xl_checkpoint(folder: Path, *, seed: int = 0) -> Path:
     )
     StableDiffusionXLPipeline(
         vae=vae,
-        text_encoder=CLIPTextModel(config(24)),
-        text_encoder_2=CLIPTextModelWithProjection(config(16)),
+        text_encoder=CLIPTextModel(text_config(tokenizer, 24, projection=16)),
+        text_encoder_2=CLIPTextModelWithProjection(text_config(tokenizer, 16, projection=16)),
         tokenizer=tokenizer,
         tokenizer_2=tokenizer,
         unet=unet,

@@ -6,10 +6,26 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerBase
 
 from rece_lightning.emoji.catalog import load_catalog
 from rece_lightning.emoji.training.tokenizer import train_tokenizer
+
+
+def text_config(tokenizer: PreTrainedTokenizerBase, width: int, *, projection: int) -> CLIPTextConfig:
+    """Of a small text encoder with this tokenizer."""
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=48,
+        projection_dim=projection,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=16,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
 
 
 def make_checkpoint(
@@ -18,20 +34,7 @@ def make_checkpoint(
     """Write a small random model in the layout of Stable Diffusion 1.x."""
     torch.manual_seed(seed)
     tokenizer = train_tokenizer(load_catalog(), folder.parent / f"{folder.name}-tokenizer")
-    text_encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=width,
-            intermediate_size=48,
-            projection_dim=width,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=16,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
+    text_encoder = CLIPTextModel(text_config(tokenizer, width, projection=width))
     unet = UNet2DConditionModel(
         sample_size=4,
         in_channels=4,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +12,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from rece_lightning.core.embedding_map import AnyMap
-from rece_lightning.core.errors import ConfigurationError, nearest
+from rece_lightning.core.errors import ConfigurationError, class_at, nearest
 from rece_lightning.core.gram import Gram
 from rece_lightning.core.moments import Moments, RowPairs
 
@@ -204,13 +203,7 @@ def editor_class(path: str, where: str, *, trusted: bool = False) -> type[Editor
             f"{where}: the editor {path} is not imported, and a file imports nothing; import its package first, or "
             "name it with --editor."
         )
-    try:
-        kind = getattr(importlib.import_module(home), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigurationError(
-            f"{where}: there is no class {path!r} ({error}); its module must be installed, or lie in the folder that "
-            "the command is called from or on PYTHONPATH."
-        ) from error
+    kind = class_at(path, where)
     if not isinstance(kind, type) or not issubclass(kind, Editor):
         raise ConfigurationError(f"{where}: {path} is no subclass of {OURS}.Editor.")
     return kind
