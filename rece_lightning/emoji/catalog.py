@@ -9,11 +9,13 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 WEIGHTS = FOLDER / "weights"
+MMDIT = FOLDER / "mmdit"
+"""The second world: the same names and pictures, drawn by an MMDiT."""
 
 
 @dataclass(frozen=True)
 class WorldObject:
-    """One object: its name, its synonyms, and whether the U-Net was trained on it."""
+    """One object: its name, its synonyms, and whether the denoisers were trained on it."""
 
     name: str
     emoji: str
@@ -36,12 +38,12 @@ class Catalog:
 
     @property
     def trained(self) -> tuple[WorldObject, ...]:
-        """The objects that the U-Net was trained on."""
+        """The objects that the denoisers were trained on."""
         return tuple(item for item in self.objects if item.trained)
 
     @property
     def held_out(self) -> tuple[WorldObject, ...]:
-        """The objects that text encoder and detector know and the U-Net does not."""
+        """The objects that text encoder and detector know and the denoisers do not."""
         return tuple(item for item in self.objects if not item.trained)
 
     def resolve(self, word: str) -> int | None:

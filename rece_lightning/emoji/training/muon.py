@@ -31,11 +31,13 @@ def orthogonalized(step: Tensor) -> Tensor:
     small = step if step.shape[0] <= step.shape[1] else step.mT
     small = small / (torch.linalg.matrix_norm(small) + 1e-7)
     first, third, fifth = QUINTIC
-    gram, total = small @ small.mT, torch.eye(len(small), device=step.device)
-    for _ in range(ROUNDS):
+    gram, total = small @ small.mT, None
+    for remaining in reversed(range(ROUNDS)):
         factor = torch.addmm(gram, gram, gram, beta=third, alpha=fifth)
         factor.diagonal().add_(first)
-        total, gram = factor @ total, factor @ gram @ factor
+        total = factor if total is None else factor @ total
+        if remaining:
+            gram = factor @ gram @ factor
     return total @ small if step.shape[0] <= step.shape[1] else (total @ small).mT
 
 

@@ -86,7 +86,7 @@ def train_unet(
 ) -> tuple[UNet2DConditionModel, float]:
     """Train with the min-SNR weighting, from ``initial`` or anew. Returns the U-Net and the seconds spent."""
     torch.manual_seed(seed)
-    unet = initial or build_unet().to(device)
+    unet = (initial or build_unet()).to(device)
     layout = torch.contiguous_format
     if multiplies_bfloat16(device):
         # On a CPU in bfloat16 the plain attention takes half the fused one's time at 64 positions.
