@@ -181,7 +181,13 @@ class Erase(Callback):
 
     def _live(self, pl_module: LightningModule, weights: Mapping[str, Tensor] | None = None) -> LiveUnet:
         pooled = pooled_width_of(self._parts(pl_module))
-        return LiveUnet(self._part(pl_module, "unet"), f"Erase.unet: {self.attributes['unet']!r}", pooled, weights)
+        field = f"Erase.unet: {self.attributes['unet']!r}"
+        live = LiveUnet(self._part(pl_module, "unet"), field, pooled, weights)
+        if live.adapted:
+            raise ConfigurationError(
+                f"{field}: a LoRA lies around {live.adapted[0]}; train without Erase, then fuse the LoRA and erase."
+            )
+        return live
 
     def _statistics_now(self, pl_module: LightningModule, live: LiveUnet) -> ConceptStatistics:
         """What the prompts say: encoded once while the text encoder is frozen, anew while it trains."""

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from rece_lightning.core.embedding_map import AnyMap
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.gram import Gram
+from rece_lightning.erasure.undo import Undo
 from rece_lightning.models.base import BaseModel
 from rece_lightning.models.pipelines import put_weights
 from rece_lightning.models.text_space import TextSpace
@@ -24,7 +23,10 @@ class ReadsWeights(Protocol):
     """Where the weights before the edit are: a base model on disk, or a module in memory."""
 
     def read_projections(self, names: list[str]) -> Iterator[tuple[str, Tensor]]:
-        """Yield ``(name, weight [o, i])`` in the order asked for."""
+        """Yield ``(name, weight [o, i])`` in the order asked for: what each reader multiplies with."""
+
+    def read_parameters(self, names: list[str]) -> Iterator[tuple[str, str, Tensor]]:
+        """Yield ``(reader, parameter, [o or r, i])``: what takes the edit of each reader, more than one with LoRAs."""
 
 
 @dataclass(frozen=True)
@@ -80,15 +82,15 @@ class Erasure:
         yield from self.source.read_projections(self.names)
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """The weights after the edit: ``(name, [o, i])`` in the original's dtype, rounded once, one at a time."""
+        """The parameters after the edit: ``(name, [o, i])`` in the original's dtype, rounded once, one at a time."""
         edits: dict[str, list[tuple[ErasedSpace, int]]] = {}
         for one in self.spaces:
             for layer, name in enumerate(one.space.readers):
                 edits.setdefault(name, []).append((one, layer))
-        for name, weight in self.original():
+        for read, name, weight in self.source.read_parameters(self.names):
             home = weight.device
-            for one, layer in edits[name]:
-                reader = one.space.readers[name]
+            for one, layer in edits[read]:
+                reader = one.space.readers[read]
                 weight = reader.whole(weight, one.maps.applied_to(reader.part(weight), layer))
             yield name, weight.to(home)
 
@@ -133,62 +135,6 @@ def check_finite(weights: Mapping[str, Tensor]) -> None:
                 f"{name}: the edited weights do not fit {weight.dtype}; give a larger lamb (λ₂), or a model in "
                 "bfloat16 or float32."
             )
-
-
-class Undo:
-    """Puts the original weights of an edited module back, bit for bit.
-
-    Args:
-        module: that was edited in place.
-        original: name → weight, on the CPU.
-    """
-
-    def __init__(self, module: nn.Module, original: dict[str, Tensor]) -> None:
-        self.done = False
-        self._module, self._original = module, original
-        self._digest = digest(module.get_parameter(name) for name in original)
-
-    @property
-    def names(self) -> list[str]:
-        """Parameter names of what was edited."""
-        return list(self._original)
-
-    def __call__(self, *, force: bool = False) -> None:
-        """Put them back. A second call does nothing.
-
-        Args:
-            force: also over weights that somebody else changed since, in whatever dtype they have now.
-
-        Raises:
-            ConfigurationError: if the weights are not the edit's any more.
-        """
-        if self.done:
-            return
-        present = dict(self._module.named_parameters())
-        missing = [name for name in self._original if name not in present]
-        if missing:
-            raise ConfigurationError(
-                f"undo: the U-Net has no {missing[0]} any more; unload what was put around it since (a LoRA) first."
-            )
-        if any(present[name].is_meta for name in self._original):
-            raise ConfigurationError("undo: the U-Net was offloaded to the device meta since; remove its hooks first.")
-        if not force and digest(present[name] for name in self._original) != self._digest:
-            raise ConfigurationError(
-                "undo: the edited projections were changed since (by another erasure, a training, a cast to another "
-                "dtype). Undo what came later first; undo(force=True) puts the originals over it."
-            )
-        put_weights(self._module, self._original)
-        self.done = True
-        self._original = dict.fromkeys(self._original, torch.empty(0))
-
-
-def digest(weights: Iterable[Tensor]) -> str:
-    """SHA-256 of the weights' dtypes and bytes, wherever they lie."""
-    found = hashlib.sha256()
-    for weight in weights:
-        found.update(str(weight.dtype).encode())
-        found.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-    return found.hexdigest()
 
 
 def erased_spaces(

@@ -16,8 +16,9 @@ from rece_lightning.core.method import Method
 from rece_lightning.data.concepts import ConceptsSetting
 from rece_lightning.devices.sharded import refuse_sharded
 from rece_lightning.erasure.erasers import SpaceErasers
-from rece_lightning.erasure.erasure import Erasure, Undo, erased_spaces
+from rece_lightning.erasure.erasure import Erasure, erased_spaces
 from rece_lightning.erasure.plan import ErasurePlan
+from rece_lightning.erasure.undo import Undo
 from rece_lightning.models.live_unet import LiveUnet, pooled_width_of
 from rece_lightning.models.text import PromptEncoder
 
@@ -36,7 +37,8 @@ def erase(
 
     No run, no file, no gradient step. Prompts are encoded by the pipeline's own text encoder in its dtype and
     on its device, the algebra is float64 on the U-Net's device (on the CPU where the device has no float64),
-    and every weight is rounded once to its own dtype. The settings mean what they mean in the configuration::
+    and every weight is rounded once to its own dtype. LoRAs that are loaded are edited with their base. The
+    settings mean what they mean in the configuration::
 
         erasure = rece_lightning.erase(pipeline, ["nudity"])
         erasure.undo()
@@ -58,16 +60,14 @@ def erase(
 
     Raises:
         ConfigurationError: for a setting that makes no sense, a pipeline without these parts, or weights that
-            cannot be edited where they lie (offloaded to ``meta``, quantized, inside a LoRA). Nothing was
-            changed then.
+            cannot be edited where they lie (offloaded to ``meta``, quantized, fused, inside an adapter that is no
+            plain LoRA). Nothing was changed then.
         BaseModelError: if the weights hold NaN or infinity, or the text encoder is of another kind.
     """
     plan = ErasurePlan.of(
         "erase", concepts, preserve=preserve, target=target, templates=templates, method=method, epochs=epochs
     )
-    unet = getattr(pipeline, "unet", None)
-    # A compiled module wraps the one that holds the weights.
-    unet = getattr(unet, "_orig_mod", unet)
+    unet = denoiser_of(pipeline)
     if not isinstance(unet, nn.Module):
         raise ConfigurationError(
             f"erase: {type(pipeline).__name__} has no unet; give a diffusers pipeline of Stable Diffusion 1.x, 2.x "
@@ -80,7 +80,13 @@ def erase(
         statistics = plan.statistics(PromptEncoder.of_pipeline(pipeline), spaces, live.algebra_device)
         erasers = plan.erasers(live, spaces, statistics)
         erasure = Erasure(live, erased_spaces(spaces, erasers.maps, erasers.grams))
-        return LiveErasure(erasers, erasure, erasure.apply_(unet))
+        return LiveErasure(erasers, erasure, erasure.apply_(unet), pipeline)
+
+
+def denoiser_of(pipeline: Any) -> Any:
+    """The U-Net of a pipeline; of a compiled one, which wraps it, the module that holds the weights."""
+    unet = getattr(pipeline, "unet", None)
+    return getattr(unet, "_orig_mod", unet)
 
 
 class LiveErasure:
@@ -90,8 +96,9 @@ class LiveErasure:
     kept on the CPU until then.
     """
 
-    def __init__(self, erasers: SpaceErasers, erasure: Erasure, undo: Undo) -> None:
+    def __init__(self, erasers: SpaceErasers, erasure: Erasure, undo: Undo, pipeline: Any) -> None:
         self._erasers, self._change, self._undo = erasers, erasure.change, undo
+        self._pipeline, self._unet = pipeline, denoiser_of(pipeline)
 
     @property
     def maps(self) -> dict[str, AnyMap]:
@@ -135,8 +142,15 @@ class LiveErasure:
             force: also over weights that somebody else changed since, in whatever dtype they have now.
 
         Raises:
-            ConfigurationError: if the weights are not the edit's any more.
+            ConfigurationError: if the weights are not the edit's any more, or the pipeline does not compute with them:
+                another U-Net took their place, they were fused into others, quantized, offloaded, or lie inside an
+                adapter that came later.
         """
+        if not (force or self.undone) and denoiser_of(self._pipeline) is not self._unet:
+            raise ConfigurationError(
+                "undo: the pipeline has another U-Net than the one that was edited; put that back first. "
+                "undo(force=True) takes the edit out of the former one alone."
+            )
         self._undo(force=force)
 
     def __enter__(self) -> LiveErasure:

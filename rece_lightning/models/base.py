@@ -68,6 +68,11 @@ class BaseModel:
                 )
             yield name, weight
 
+    def read_parameters(self, names: list[str]) -> Iterator[tuple[str, str, Tensor]]:
+        """The same beside the parameter's name: in a file every reader is one parameter."""
+        for name, weight in self.read_projections(names):
+            yield name, name, weight
+
     def fingerprint(self) -> dict[str, str]:
         """SHA-256 of the stored bytes of what reads the text, and of those of the text encoders.
 

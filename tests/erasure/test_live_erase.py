@@ -278,7 +278,7 @@ def test_pipelines_that_cannot_be_edited(checkpoint: Path) -> None:
     with pytest.raises(ConfigurationError, match="no cross-attention that reads the text"):
         rece_lightning.erase(pipeline, ["bomb"])
     pipeline.unet = unet.to(torch.float8_e4m3fn)
-    with pytest.raises(ConfigurationError, match="quantized"):
+    with pytest.raises(ConfigurationError, match=r"float8_e4m3fn.*quantized"):
         rece_lightning.erase(pipeline, ["bomb"])
     pipeline.unet = unet.to("meta")
     with pytest.raises(ConfigurationError, match="offloaded"):
@@ -325,35 +325,8 @@ def test_offloading_a_model_at_a_time_works(checkpoint: Path) -> None:
     assert equal(everything(plain), everything(offloaded))
 
 
-def test_a_lora_around_the_projections_is_refused_until_fused(checkpoint: Path) -> None:
-    pipeline = load(checkpoint)
-    pipeline.unet.add_adapter(LoraConfig(r=2, target_modules=["to_k", "to_v"], init_lora_weights=False))
-    with pytest.raises(ConfigurationError, match=r"a LoRA lies around .*attn2.to_k.*fuse_lora"):
-        rece_lightning.erase(pipeline, ["bomb"])
-    base = dict(load(checkpoint).unet.named_parameters())
-    # The remedy of the message.
-    pipeline.fuse_lora()
-    pipeline.unload_lora_weights()
-    fused = {name: weight.clone() for name, weight in text_reading(pipeline)}
-    assert all(not torch.equal(weight, base[name]) for name, weight in fused.items())
-    erasure = rece_lightning.erase(pipeline, ["bomb"])
-    for name, weight in text_reading(pipeline):
-        assert torch.equal(weight, erasure.maps["text"].applied_to(fused[name]))
-    # A LoRA that came later stands in the way of undoing, and says so.
-    pipeline.unet.add_adapter(LoraConfig(r=2, target_modules=["to_k"]))
-    with pytest.raises(ConfigurationError, match=r"unload what was put around it"):
-        erasure.undo()
-
-
 def test_a_lora_elsewhere_is_no_hindrance(checkpoint: Path) -> None:
     pipeline = load(checkpoint)
     pipeline.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"]))
     erasure = rece_lightning.erase(pipeline, ["bomb"])
     assert erasure.names == sorted(name for name, _ in text_reading(pipeline))
-
-
-def test_fused_projections_are_refused_until_unfused(checkpoint: Path) -> None:
-    pipeline = load(checkpoint)
-    pipeline.fuse_qkv_projections()
-    with pytest.raises(ConfigurationError, match="unfuse_qkv_projections"):
-        rece_lightning.erase(pipeline, ["bomb"])

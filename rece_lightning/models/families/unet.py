@@ -15,6 +15,11 @@ POOLED_READER = "add_embedding.linear_1.weight"
 """Its input is the pooled embedding, then the Fourier features of sizes and crops."""
 
 
+def is_reader(name: str) -> bool:
+    """Whether the parameter of this diffusers name reads text, in a U-Net that has it."""
+    return name == POOLED_READER or bool(TEXT_PROJECTION.search(name))
+
+
 def unet_spaces(shapes: Mapping[str, tuple[int, ...]], width: int, pooled: int | None = None) -> tuple[TextSpace, ...]:
     """The text spaces of a U-Net, from the names and shapes of its parameters alone.
 
