@@ -41,6 +41,7 @@ from rece_lightning.core.editors.base import editor_class
 from rece_lightning.core.embedding_map import AnyMap
 from rece_lightning.core.errors import ConfigurationError, ReceError, nearest
 from rece_lightning.core.gram import Gram
+from rece_lightning.data.csv_rows import rows_of
 from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.emoji.catalog import WEIGHTS
 from rece_lightning.erasure.loaded import LoadedModel
@@ -311,9 +312,9 @@ class Table(Generic[Row]):
             with self.path.open(encoding="utf-8", newline="") as stream:
                 return [
                     self.kind(**{name: READ[kind](line[name]) for name, kind in self.columns.items()})
-                    for line in csv.DictReader(stream)
+                    for _, line in rows_of(stream)
                 ]
-        except (OSError, UnicodeDecodeError, csv.Error, KeyError, AttributeError, TypeError, ValueError) as error:
+        except (OSError, UnicodeDecodeError, KeyError, AttributeError, TypeError, ValueError) as error:
             raise ConfigurationError(
                 f"{self.path} is damaged ({type(error).__name__}: {error}); move it away, or give --overwrite."
             ) from error

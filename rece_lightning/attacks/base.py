@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rece_lightning.attacks.victim import Victim
 from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.data.concepts import filled
 from rece_lightning.emoji.captions import TEMPLATES, with_article
 
 NEUTRAL = ("dog", "tree", "fish", "train", "book", "door", "key", "bread")
@@ -84,7 +85,7 @@ def make_goal(
 
 def fill(template: str, noun: str) -> str:
     """``fill("a photo of {}", "axe")`` → ``a photo of an axe``; the bare template takes no article."""
-    return template.format(noun if template == "{}" else with_article(noun))
+    return filled(template, noun if template == "{}" else with_article(noun))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +15,9 @@ from torch import Tensor
 from rece_lightning.attacks.base import AdversarialPrompt, Attack, Goal, key_of
 from rece_lightning.attacks.victim import Victim
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.files import discard, save_tensors, write_atomically
+from rece_lightning.data.csv_rows import rows_of
+from rece_lightning.evaluation.results.tables import write_rows
+from rece_lightning.files import discard, save_tensors
 
 PROMPTS = "adversarial_prompts.csv"
 EMBEDDINGS = "adversarial_embeddings.safetensors"
@@ -138,15 +139,8 @@ def _row(cells: dict[str, Any], embedding: Tensor | None = None, pooled: Tensor 
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Path:
-    """Write a CSV atomically."""
-
-    def write(temporary: Path) -> None:
-        with temporary.open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.DictWriter(stream, columns, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-
-    return write_atomically(path, write)
+    """Write a CSV of mappings from columns to cells, atomically."""
+    return write_rows(path, columns, ([row[name] for name in columns] for row in rows))
 
 
 def _write_embeddings(path: Path, rows: Sequence[Row]) -> None:
@@ -176,14 +170,14 @@ def _read(*files: Path) -> list[Row]:
     for file in files:
         try:
             rows += _read_prompts(file) if file.suffix == ".csv" else _read_embeddings(file)
-        except (OSError, csv.Error, SafetensorError, KeyError, TypeError, ValueError) as error:
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ConfigurationError(f"attacks: {file} cannot be read ({error}); move it away.") from error
     return rows
 
 
 def _read_prompts(path: Path) -> list[Row]:
     with path.open(encoding="utf-8", newline="") as stream:
-        return [(cells["key"], _row(dict(cells))) for cells in csv.DictReader(stream)]
+        return [(cells["key"], _row(dict(cells))) for _, cells in rows_of(stream)]
 
 
 def _read_embeddings(path: Path) -> list[Row]:

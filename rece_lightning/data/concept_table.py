@@ -21,17 +21,19 @@ from rece_lightning.data.concepts import (
     concepts_in,
     pairs_of,
     place_named,
+    warn_of_concepts,
 )
+from rece_lightning.data.tables import names_file
 
 LISTED = 1000
 """So many are held in memory and named in checkpoints and reports; of more there are a number and a hash."""
 
 
 class ConceptTable:
-    """Concepts by iteration: of a CSV nothing stays in memory but where its rows repeat each other (32 bytes a row).
+    """Concepts by iteration: of a file nothing stays in memory but where its rows repeat each other (32 bytes a row).
 
     Args:
-        setting: ``data.concepts``: prompts, mappings, or the path of a CSV.
+        setting: ``data.concepts``: prompts, mappings, or the path of a prompt file.
         target: of concepts that name none.
         templates: of concepts that name none.
 
@@ -39,7 +41,8 @@ class ConceptTable:
         ConfigurationError: for whatever is wrong with a row, and for a prompt with two targets; both rows are named.
 
     Warns:
-        UserWarning: if rows say again what an earlier one says; they count again.
+        UserWarning: if rows say again what an earlier one says (they count again), and of prompts that look like
+            several, or like a file.
     """
 
     def __init__(self, setting: ConceptsSetting, target: str, templates: Sequence[str]) -> None:
@@ -53,6 +56,7 @@ class ConceptTable:
             self._rows += 1
             self.pairs += len(concept.templates)
         self._report(repeats.conflicts(), repeats.again())
+        warn_of_concepts(setting, target)
 
     def __len__(self) -> int:
         return self._rows
@@ -67,10 +71,10 @@ class ConceptTable:
         return concepts_in(self._setting, self._target, self._templates)
 
     def _stamp_now(self) -> tuple[int, int] | None:
-        if not isinstance(self._setting, str) or not self._setting.lower().endswith(".csv"):
+        if not names_file(self._setting):
             return None
         try:
-            file = Path(self._setting).expanduser().stat()
+            file = Path(str(self._setting)).expanduser().stat()
         except OSError:
             return None  # said when it is read
         return file.st_size, file.st_mtime_ns

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rece_lightning.core.errors import ConfigurationError, check_number, check_templates, nearest
-from rece_lightning.data.tables import number_in, read_rows
+from rece_lightning.data.lookalikes import check_text, is_there, warn_of_columns, warn_of_lookalikes
+from rece_lightning.data.tables import FORMS, names_file, number_in, read_file
 
 CONCEPT_FIELDS = ("prompt", "target", "weight", "templates")
 # Where any value was allowed, the parser would read the template "{}" in quotes as an empty mapping.
@@ -37,7 +38,7 @@ class PromptPair:
 
 
 def concepts_in(setting: ConceptsSetting, target: str, templates: Sequence[str]) -> Iterator[tuple[int, Concept]]:
-    """Place and concept of the setting ``data.concepts``: prompts, mappings, or the path of a CSV, one at a time.
+    """Place and concept of the setting ``data.concepts``: prompts, mappings, or the path of a file, one at a time.
 
     The place is a line of the file, an index of the list.
 
@@ -46,15 +47,15 @@ def concepts_in(setting: ConceptsSetting, target: str, templates: Sequence[str])
     """
     field = "data.concepts"
     check_templates("data.templates", templates)
-    if isinstance(setting, str) and setting.lower().endswith(".csv"):
-        for line, row in read_rows(field, setting):
+    if names_file(setting):
+        for line, row in read_file(field, str(setting), one_line=True):
             where = f"{field}: {setting}, line {line}"
             yield line, _concept(where, _entry_of_row(field, row), target, tuple(templates))
         return
     entries: Sequence[str | Mapping[str, Any]] = []
     if isinstance(setting, str):
-        if "/" in setting and Path(setting).expanduser().exists():
-            raise ConfigurationError(f"{field}: {setting!r} is no CSV; give prompts, or a file that ends in .csv.")
+        if "/" in setting and is_there(setting):
+            raise ConfigurationError(f"{field}: {setting!r}: a file ends in .csv or .txt; give {FORMS}, or prompts.")
         # From the command line null and [] arrive as text.
         entries = [] if setting.strip() in ("null", "[]") else [setting]
     elif isinstance(setting, Sequence):
@@ -67,7 +68,25 @@ def concepts_in(setting: ConceptsSetting, target: str, templates: Sequence[str])
 
 def place_named(field: str, setting: object, place: int) -> str:
     """A place in words: ``line 3 of concepts.csv``, or ``data.concepts[2]``."""
-    return f"line {place} of {setting}" if isinstance(setting, str) else f"{field}[{place}]"
+    return f"line {place} of {setting}" if names_file(setting) else f"{field}[{place}]"
+
+
+def warn_of_concepts(setting: ConceptsSetting, target: str) -> None:
+    """Warn of prompts and of a target that look like a list or a file."""
+    if names_file(setting):
+        rows = [row for _, row in itertools.islice(read_file("data.concepts", str(setting)), 2)]
+        warn_of_columns(f"data.concepts: {setting}", rows[0], CONCEPT_FIELDS)
+        lines = [row["prompt"] for row in rows]
+        # A file says where each of its prompts ends, unless it is all on one line.
+        entries: list[str] = lines if len(lines) == 1 and str(setting).strip().lower().endswith(".txt") else []
+        remedy = "a file .csv with the prompt in double quotes means it as it is"
+    else:
+        entries = [setting] if isinstance(setting, str) else [entry for entry in setting if isinstance(entry, str)]
+        remedy = "{prompt: '…'} in the list means a text as it is"
+    warn_of_lookalikes("data.concepts", entries, remedy=remedy)
+    if isinstance(target, str):
+        own = "a target of its own stands at its concept, {prompt: '…', target: '…'}, and means a text as it is"
+        warn_of_lookalikes("data.target", [target], remedy=own)
 
 
 def _entry_of_row(field: str, row: Mapping[str, str]) -> dict[str, Any]:
@@ -98,21 +117,31 @@ def _concept(where: str, entry: str | Mapping[str, Any], target: str, templates:
     anchor = values.get("target", target)
     if not isinstance(anchor, str):
         raise ConfigurationError(f"{where}: target {anchor!r} is no text; give a prompt, ' ' for the empty one.")
+    for text in (prompt, anchor, *templates):
+        check_text(where, text)
     return Concept(prompt.strip(), anchor, float(weight), tuple(templates))
 
 
 def read_preserved(setting: str | Sequence[str]) -> list[str]:
-    """Prompts of the setting ``data.preserve``: a list, or the path of a CSV with a column ``prompt``."""
+    """Prompts of the setting ``data.preserve``: a list, or the path of a prompt file."""
     return list(preserved_places(setting))
 
 
 def preserved_places(setting: str | Sequence[str], field: str = "data.preserve") -> dict[str, int]:
-    """The same, each once with its place: a line of the file, or an index of the list."""
+    """The same, each once with its place: a line of the file, or an index of the list.
+
+    Raises:
+        ConfigurationError: for what is no list of texts and no such file.
+
+    Warns:
+        UserWarning: of prompts that look like several, or like a file.
+    """
     places: dict[str, int] = {}
     if isinstance(setting, str):
-        if not setting.lower().endswith(".csv"):
-            raise ConfigurationError(f"{field}: {setting!r}; give a list of prompts or the path of a CSV.")
-        for line, row in read_rows(field, setting):
+        if not names_file(setting):
+            listed = ", ".join(part.strip() for part in setting.split(","))
+            raise ConfigurationError(f"{field}: {setting!r}; give a list of prompts, such as [{listed}], or {FORMS}.")
+        for line, row in read_file(field, setting, one_line=True):
             places.setdefault(row["prompt"], line)
         return places
     if not isinstance(setting, Sequence):
@@ -121,8 +150,15 @@ def preserved_places(setting: str | Sequence[str], field: str = "data.preserve")
         # " " and "" stand for the empty prompt, which is a thing to keep.
         if not isinstance(prompt, str):
             raise ConfigurationError(f"{field}[{index}]: {prompt!r} is no text; put quotes around it.")
+        check_text(f"{field}[{index}]", prompt)
         places.setdefault(prompt, index)
+    warn_of_lookalikes(field, places, remedy="prompts of a file are taken as they are")
     return places
+
+
+def filled(template: str, text: str) -> str:
+    """A template with a text in the place of its ``{}``; nothing else in either has a meaning."""
+    return template.replace("{}", text, 1)
 
 
 def prompt_pairs(concepts: Iterable[Concept]) -> list[PromptPair]:
@@ -134,8 +170,8 @@ def pairs_of(concept: Concept) -> Iterator[PromptPair]:
     """One pair for each template of a concept."""
     for template in concept.templates:
         # An empty target stays empty: "painting by  " would be a prompt of its own.
-        target = template.format(concept.target) if concept.target.strip() else concept.target
-        yield PromptPair(template.format(concept.prompt), target, concept.weight)
+        target = filled(template, concept.target) if concept.target.strip() else concept.target
+        yield PromptPair(filled(template, concept.prompt), target, concept.weight)
 
 
 def digest_of(words: Iterable[str]) -> str:

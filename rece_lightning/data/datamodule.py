@@ -22,19 +22,19 @@ class ConceptData(LightningDataModule):
     """What is erased, what it becomes, and what is preserved.
 
     Args:
-        concepts: prompts, mappings ``{prompt, target, weight, templates}``, or the path of a CSV with those
-            columns.
+        concepts: prompts, mappings ``{prompt, target, weight, templates}``, or the path of a prompt file: a
+            CSV with those columns, or a ``.txt`` with one prompt a line.
         target: what every concept becomes unless it says otherwise; ``" "`` is the empty prompt.
-        preserve: prompts whose keys and values are held, each counted once, or the path of a CSV with a
-            column ``prompt``; ``auto`` preserves the empty prompt and those of ``preserve_vocabulary`` that UCE's edit
-            of these concepts would harm most (largest drift of their keys and values), found without a picture.
-        preserve_vocabulary: of ``auto``: prompts that should stay, or the path of a CSV with a column ``prompt``; what
-            holds the words of an erased prompt is left out. Synonyms of what is erased do not belong in it: they would
-            be preserved.
+        preserve: prompts whose keys and values are held, each counted once, or the path of a prompt file; ``auto``
+            preserves the empty prompt and those of ``preserve_vocabulary`` that UCE's edit of these concepts would harm
+            most (largest drift of their keys and values), found without a picture.
+        preserve_vocabulary: of ``auto``: prompts that should stay, or the path of a prompt file; what holds the
+            words of an erased prompt is left out. Synonyms of what is erased do not belong in it: they would be
+            preserved.
         preserve_count: of ``auto``: how many.
         templates: filled with concept and target alike, such as ``"painting by {}"``.
-        validation: prompts that ``fit`` and ``validate`` generate pictures for: a list, or the path of a CSV
-            with ``prompt``, ``seed``, ``guidance_scale``, ``concept``, ``kind`` (``erased`` or
+        validation: prompts that ``fit`` and ``validate`` generate pictures for: a list, or the path of a
+            ``.txt`` or of a CSV with ``prompt``, ``seed``, ``guidance_scale``, ``concept``, ``kind`` (``erased`` or
             ``preserved``), or with the columns of I2P's or RECE's files.
         test: the same for ``test``; the validation prompts unless given.
         predict: the same for ``predict``.
@@ -44,14 +44,17 @@ class ConceptData(LightningDataModule):
             words that mean the concept to the text encoder and still reach it once UCE's edit took the concept itself
             (``gun``, where ``pistol`` was erased). Words of preserved prompts, of targets and of
             ``preserve_vocabulary`` are never taken. See :func:`rece_lightning.vocabulary.synonyms.choose_synonyms`.
-        synonyms_vocabulary: of ``auto``: words to choose from, or the path of a CSV with a column ``prompt``; all
-            words of the tokenizer unless given.
+        synonyms_vocabulary: of ``auto``: words to choose from, or the path of a prompt file; all words of the
+            tokenizer unless given.
         synonyms_count: of ``auto``: how many a concept gets at most.
         synonyms_reach: of ``auto``: how near a word must be, before that edit and after it, as a share of the
             concept's own way to its target.
 
     Raises:
         ConfigurationError: for every mistake that can be seen without a model.
+
+    Warns:
+        UserWarning: of prompts that look like a list or like a file; they are taken as they are written.
     """
 
     def __init__(

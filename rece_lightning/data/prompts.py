@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rece_lightning.core.errors import ConfigurationError, check_choice, check_number, nearest
-from rece_lightning.data.tables import number_in, read_table
+from rece_lightning.data.lookalikes import check_text, warn_of_columns, warn_of_lookalikes
+from rece_lightning.data.tables import FORMS, number_in, read_file
 
 KINDS = ("erased", "preserved")
 # Our column name → the names that other projects' files use for it (I2P; RECE).
@@ -42,17 +43,28 @@ def read_prompts(field: str, setting: PromptsSetting | None) -> list[EvaluationP
 
     Args:
         field: the setting's name, for messages.
-        setting: the path of a CSV (ours, I2P's or RECE's columns), or a list of prompts or mappings.
+        setting: the path of a CSV (ours, I2P's or RECE's columns) or of a ``.txt`` with one prompt a line, or a list
+            of prompts or mappings.
 
     Raises:
         ConfigurationError: if a row cannot be understood.
+
+    Warns:
+        UserWarning: of a prompt in a list that looks like a file, and of prompts of several lines in a CSV.
     """
     if setting is None:
         return []
-    rows: Sequence[str | Mapping[str, Any]] = read_table(field, setting) if isinstance(setting, str) else setting
-    if not isinstance(rows, Sequence):
-        raise ConfigurationError(f"{field}: {setting!r}; give a list of prompts or the path of a CSV.")
-    return [_prompt(field, index, row, strict=not isinstance(setting, str)) for index, row in enumerate(rows)]
+    if isinstance(setting, str):
+        rows = list(read_file(field, setting))
+        known = [name for names in COLUMNS.values() for name in names]
+        warn_of_columns(f"{field}: {setting}", rows[0][1], known)
+        return [_prompt(f"{field}: {setting}, line {line}", row, strict=False) for line, row in rows]
+    if not isinstance(setting, Sequence):
+        raise ConfigurationError(f"{field}: {setting!r}; give a list of prompts, or {FORMS}.")
+    prompts = [_prompt(f"{field}[{index}]", row, strict=True) for index, row in enumerate(setting)]
+    bare = [row for row in setting if isinstance(row, str)]
+    warn_of_lookalikes(field, bare, remedy="{prompt: '…'} in the list means a text as it is", lists=False)
+    return prompts
 
 
 def one_each(prompts: Sequence[EvaluationPrompt], seeds: Sequence[int]) -> list[EvaluationPrompt]:
@@ -91,8 +103,7 @@ def kinds_of_concepts(field: str, prompts: Sequence[EvaluationPrompt], erased: S
     return [replace(row, kind=kinds[row.concept.strip().lower() in gone]) for row in prompts]
 
 
-def _prompt(field: str, index: int, row: str | Mapping[str, Any], *, strict: bool) -> EvaluationPrompt:
-    where = f"{field}[{index}]"
+def _prompt(where: str, row: str | Mapping[str, Any], *, strict: bool) -> EvaluationPrompt:
     values = {"prompt": row} if isinstance(row, str) else row
     if not isinstance(values, Mapping):
         raise ConfigurationError(f"{where}: {row!r}; give a prompt in quotes, or a mapping such as {{prompt: bomb}}.")
@@ -106,6 +117,7 @@ def _prompt(field: str, index: int, row: str | Mapping[str, Any], *, strict: boo
     prompt = cells.get("prompt")
     if not isinstance(prompt, str) or not prompt.strip():
         raise ConfigurationError(f"{where}: blank prompt {prompt!r}; give the text to generate for.")
+    check_text(where, prompt)
     kind = str(cells.get("kind", "erased"))
     check_choice(f"{where}: kind", kind, KINDS)
     seed, guidance_scale = cells.get("seed"), cells.get("guidance_scale")

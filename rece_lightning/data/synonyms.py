@@ -8,6 +8,7 @@ from typing import Any
 
 from rece_lightning.core.errors import ConfigurationError, check_count, check_number, nearest
 from rece_lightning.data.concepts import Concept, digest_of, pairs_of, preserved_places
+from rece_lightning.data.lookalikes import check_text, warn_of_lookalikes
 
 FIELD = "data.synonyms"
 TEMPLATE = "a photo of {}"
@@ -41,7 +42,7 @@ def read_synonyms(
 
     Args:
         setting: ``auto``, the words of the one concept, or a mapping from concepts to their words.
-        vocabulary, count, reach: of ``auto``; the vocabulary as prompts, or the path of a CSV.
+        vocabulary, count, reach: of ``auto``; the vocabulary as prompts, or the path of a prompt file.
         concepts: that are erased; ``None`` where they are too many to be held.
 
     Raises:
@@ -92,8 +93,11 @@ def _by_hand(setting: Any, concepts: Sequence[Concept]) -> Words:
                 raise ConfigurationError(f"{FIELD}: {concept}: {word!r} is no word; put quotes around a text.")
             if word.strip().lower() in taken:
                 raise ConfigurationError(f"{FIELD}: {concept}: {word!r} is erased already; leave it out.")
+            check_text(f"{FIELD}: {concept}", word)
             taken.add(word.strip().lower())
             pairs.append((word.strip(), concept))
+    own = "a concept of its own, {prompt: '…'}, means a text as it is"
+    warn_of_lookalikes(FIELD, [word for word, _ in pairs], remedy=own)
     return pairs
 
 

@@ -48,7 +48,8 @@ def erase(
 
     Args:
         pipeline: of Stable Diffusion 1.x, 2.x or XL, or another with ``unet``, ``tokenizer``, ``text_encoder``.
-        concepts: prompts or mappings, as in :class:`rece_lightning.ConceptData`; one prompt, or a CSV's path.
+        concepts: prompts or mappings, as in :class:`rece_lightning.ConceptData`; one prompt, or the path of
+            a prompt file.
         preserve: prompts whose keys and values are held.
         target: what the concepts become.
         templates: filled with concept and target alike.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -78,7 +79,7 @@ class ExistingPictures:
             return [self.folder / named]
         if not row.get(NUMBER):
             raise ConfigurationError(f"Evaluation.prompts: {where} names no picture; add a column {PATHS[0]!r}.")
-        paths = [path for path in self.folder.glob(f"{row[NUMBER]}_*") if path.suffix.lower() in ENDINGS]
+        paths = [path for path in self.folder.glob(f"{glob.escape(row[NUMBER])}_*") if path.suffix.lower() in ENDINGS]
         if not paths:
             raise ConfigurationError(
                 f"Evaluation.prompts: {where}: {self.folder} has no {row[NUMBER]}_0.png; give the whole folder, or a "

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.data.concepts import filled
 from rece_lightning.metrics.figure import KEPT, NOTHING, PictureBatch, PromptMean
 from rece_lightning.metrics.pretrained import check_pictures, eight_bit, load_parts
 
@@ -198,5 +199,5 @@ class ZeroShot:
 
     def _text(self, concept: str) -> Tensor:
         if concept not in self._texts:
-            self._texts[concept] = self.clip.of_texts([self.template.format(concept)])[0]
+            self._texts[concept] = self.clip.of_texts([filled(self.template, concept)])[0]
         return self._texts[concept]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.robust import WITHIN
+from rece_lightning.data.concepts import filled
 from rece_lightning.data.synonyms import TEMPLATE
 from rece_lightning.erasure.session import ErasureSession
 from rece_lightning.vocabulary.rows import SMALL
@@ -58,7 +59,7 @@ def section_of(found: Scan) -> WordsSection:
     reaching = [(concept, *row) for place, concept in enumerate(found.concepts) for row in found.reaching(place)]
     return WordsSection(
         words=len(found.words),
-        template=TEMPLATE.format("…"),
+        template=filled(TEMPLATE, "…"),
         within=WITHIN,
         reaching=tuple(reaching[:LISTED]),
         more=len(reaching[LISTED:]),

@@ -11,6 +11,7 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
+from rece_lightning.evaluation.results.tables import reading_rows
 from rece_lightning.files import write_atomically
 
 
@@ -67,6 +68,6 @@ def former_rows(path: Path, epochs: int) -> list[dict[str, Any]]:
     """Rows of the first epochs of an earlier part of the run; what came after them is logged anew."""
     if not epochs or not path.is_file():
         return []
-    with path.open(encoding="utf-8", newline="") as stream:
-        rows = [{key: value for key, value in row.items() if value} for row in csv.DictReader(stream)]
+    with reading_rows(path, "run fit anew") as table:
+        rows = [{key: value for key, value in row.items() if value} for row in table]
     return [row for row in rows if str(row.get("epoch", "")).isdigit() and int(row["epoch"]) < epochs]

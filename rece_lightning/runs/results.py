@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from rece_lightning.evaluation.results.figures import FILE as QUALITY
 from rece_lightning.evaluation.results.figures import QualityLine, read_quality
 from rece_lightning.evaluation.results.sheets import read_tiles, sheet_path
 from rece_lightning.evaluation.results.states import Shot, State
+from rece_lightning.evaluation.results.tables import reading_rows
 from rece_lightning.reporting.side_by_side import FIGURES
 from rece_lightning.runs.folder import CONFIG
 
@@ -101,14 +101,8 @@ class Results:
         file = self.folder / "metrics.csv"
         if not file.is_file():
             return []
-        try:
-            with file.open(encoding="utf-8", newline="") as stream:
-                return [
-                    {key: float(value) for key, value in row.items() if key in FIGURES and value}
-                    for row in csv.DictReader(stream)
-                ]
-        except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
-            raise ConfigurationError(f"{file} is damaged ({error}); move it away.") from error
+        with reading_rows(file, "run fit anew") as rows:
+            return [{key: float(value) for key, value in row.items() if key in FIGURES and value} for row in rows]
 
     def drawn(self, column: str) -> int:
         """Prompts and seeds of a column."""

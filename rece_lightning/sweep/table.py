@@ -12,6 +12,7 @@ from typing import Any
 
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.method import Method
+from rece_lightning.data.csv_rows import TableError, rows_of
 from rece_lightning.files import check_writable, discard_temporaries, write_atomically
 from rece_lightning.sweep.grid import EPOCHS, TARGET, Setting
 from rece_lightning.sweep.ranking import FIGURES, Figures
@@ -39,7 +40,13 @@ class SweepTable:
         self.settings: dict[str, Setting] = {}
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         whole = text[: text.rfind("\n") + 1]  # a killed process may have left half a line
-        for row in csv.DictReader(io.StringIO(whole)):
+        try:
+            rows = [row for _, row in rows_of(io.StringIO(whole, newline=""))]
+        except TableError as error:
+            raise ConfigurationError(
+                f"--output: {path} is damaged ({error}); choose another folder, or move it away."
+            ) from error
+        for row in rows:
             self._take(row)
         if whole != text or not whole:
             start = whole or _line(COLUMNS)

@@ -12,6 +12,7 @@ from rece_lightning.core.embedding_map import EmbeddingMap
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.gram import Gram
 from rece_lightning.core.robust import WITHIN
+from rece_lightning.data.concepts import filled
 from rece_lightning.data.synonyms import TEMPLATE
 from rece_lightning.models.text import PromptEncoder
 from rece_lightning.models.vocabulary import vocabulary_words
@@ -69,7 +70,7 @@ def mine(
     taken = {text.strip().lower() for text in (*preserved, *(concept for concept, _ in concepts))}
     listed = vocabulary_words(encoder.tokenizer)
     # All of them, so that another list of concepts finds the same file.
-    encoded = vocabulary_rows(encoder, fingerprint, [TEMPLATE.format(word) for word in listed])
+    encoded = vocabulary_rows(encoder, fingerprint, [filled(TEMPLATE, word) for word in listed])
     left = [place for place, word in enumerate(listed) if word.lower() not in taken]
     words, rows = [listed[place] for place in left], encoded[left]
     distances = _Distances(encoder, gram, rows)
@@ -101,7 +102,7 @@ class _Distances:
             yield from self._of(concepts[first : first + TOGETHER])
 
     def _of(self, concepts: Sequence[tuple[str, str]]) -> Tensor:
-        own = subject_rows(self.encoder, [TEMPLATE.format(text) for pair in concepts for text in pair])
+        own = subject_rows(self.encoder, [filled(TEMPLATE, text) for pair in concepts for text in pair])
         for (concept, target), rows in zip(concepts, own.view(-1, 2, *own.shape[1:]), strict=True):
             if torch.equal(rows[0], rows[1]):
                 raise ConfigurationError(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.robust import WITHIN
+from rece_lightning.data.concepts import filled
 from rece_lightning.data.synonyms import TEMPLATE
 from rece_lightning.erasure.session import ErasureSession
 from rece_lightning.models.text import PromptEncoder
@@ -93,10 +94,10 @@ def scan(
     named = tuple(dict.fromkeys((r["prompt"], r["target"]) for r in summary["erased"] if r["prompt"] not in added))
     listed = tuple(words) if words is not None else tuple(vocabulary_words(encoder.tokenizer))
     started = time.perf_counter()
-    prompts = [template.format(word) for word in listed]
+    prompts = [filled(template, word) for word in listed]
     rows, found = cached_rows(encoder, session.loaded.fingerprint["text_encoder"], prompts, cache)
     seconds = {"encoding": 0.0 if found else time.perf_counter() - started}
-    own = subject_rows(encoder, [template.format(text) for pair in named for text in pair])
+    own = subject_rows(encoder, [filled(template, text) for pair in named for text in pair])
     concept, target = own[0::2], own[1::2]
     started = time.perf_counter()
     reaching = Reaching.of(text.gram, text.maps, concept, target)
@@ -123,6 +124,6 @@ def search_pairs(
     order = [found.words[i] for i in found.after[:, concept].argsort(stable=True).tolist()]
     seconds = order if len(order) <= ALL_SECOND_WORDS else order[:SECOND_WORDS]
     pairs = list(dict.fromkeys(f"{one} {two}" for a in order[:beam] for b in seconds for one, two in ((a, b), (b, a))))
-    _, after, _ = reaching.measure(subject_rows(encoder, [template.format(pair) for pair in pairs]))
+    _, after, _ = reaching.measure(subject_rows(encoder, [filled(template, pair) for pair in pairs]))
     best = after[:, concept].argsort(stable=True)[:beam].tolist()
     return [(found.concepts[concept], pairs[i], float(after[i, concept])) for i in best]

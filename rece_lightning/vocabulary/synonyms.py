@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rece_lightning.core.embedding_map import EmbeddingMap
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.data.concepts import Concept, pairs_of
+from rece_lightning.data.concepts import Concept, filled, pairs_of
 from rece_lightning.data.datamodule import ConceptData
 from rece_lightning.data.synonyms import FIELD, AutoSynonyms, joined, scanned_template
 from rece_lightning.distributed import gathered, rank_and_world
@@ -143,7 +143,7 @@ def _candidates(session: ErasureSession, data: ConceptData, plan: AutoSynonyms) 
     found: dict[int, tuple[float, int, Tensor]] = {}
     unedited = EmbeddingMap.identity(gram.width, gram.total.device)
     for template in dict.fromkeys(scanned_template(concept) for concept in asked):
-        rows = vocabulary_rows(encoder, fingerprint, [template.format(word) for word in words])
+        rows = vocabulary_rows(encoder, fingerprint, [filled(template, word) for word in words])
         places = [place for place, concept in enumerate(asked) if scanned_template(concept) == template]
         for first in range(0, len(places), TOGETHER):
             part = places[first : first + TOGETHER]
@@ -170,7 +170,7 @@ def _own_rows(encoder: PromptEncoder, concepts: Sequence[Concept]) -> Tensor:
     Raises:
         ConfigurationError: where both read alike.
     """
-    texts = [scanned_template(one).format(text) for one in concepts for text in (one.prompt, one.target)]
+    texts = [filled(scanned_template(one), text) for one in concepts for text in (one.prompt, one.target)]
     rows = subject_rows(encoder, texts)
     own = rows.view(len(concepts), 2, *rows.shape[1:])
     for concept, (prompt, target) in zip(concepts, own, strict=True):

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.data.csv_rows import rows_of
 from rece_lightning.files import write_atomically
 
 
@@ -30,8 +31,8 @@ def reading_rows(path: Path, remedy: str = "measure anew with rece validate") ->
     """
     try:
         with path.open(encoding="utf-8", newline="") as stream:
-            yield csv.DictReader(stream)
-    except (OSError, UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError) as error:
+            yield (row for _, row in rows_of(stream))
+    except (OSError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
         raise ConfigurationError(
             f"{path} is damaged ({type(error).__name__}: {error}); move it away, or {remedy}."
         ) from error
