@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 
 from rece_lightning.core.errors import ConfigurationError, check_count
@@ -16,12 +20,15 @@ from rece_lightning.core.method import Method
 from rece_lightning.data.concepts import ConceptMapping
 from rece_lightning.devices.sharded import refuse_sharded
 from rece_lightning.erasure.erasure import Erasure, check_finite, erased_spaces
+from rece_lightning.erasure.in_training import NOTHING, DenoiserInTraining, lent
 from rece_lightning.erasure.plan import ErasurePlan
 from rece_lightning.erasure.statistics import ConceptStatistics
 from rece_lightning.models.live_unet import LiveUnet, pooled_width_of
-from rece_lightning.models.pipelines import put_weights
 from rece_lightning.models.text import PromptEncoder
+from rece_lightning.runs.erased_io import ErasedCheckpoints
 
+READS = ".attn2.to_k."
+"""In the names of parameters that read the text."""
 SHARDING = (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)
 """Strategies under which no process holds the whole weights, or another copy of them overwrites an edit."""
 
@@ -29,18 +36,20 @@ SHARDING = (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)
 class Erase(Callback):
     """Erase concepts from the U-Net that a LightningModule of yours trains.
 
-    What is saved is erased: in every checkpoint the weights that read the text hold RECE's closed form of the
-    weights of that moment, and after the last epoch the live U-Net is edited too, so that ``save_pretrained``
-    writes an erased model. A resumed training starts from the erased weights.
+    What is saved is erased: whatever is read out of the U-Net with ``state_dict()`` while it trains (a checkpoint, with
+    all or with the weights alone, ``save_pretrained`` or ``torch.save`` in a callback of yours) holds RECE's closed
+    form of the weights of that moment; so does, in every checkpoint, an average of the weights that another callback
+    keeps; and after the last epoch the live U-Net is edited too. Where ``Erase`` stands among the callbacks does not
+    matter. A resumed training starts from the erased weights.
 
     Without a schedule the training itself goes on untouched. With ``every_n_steps`` or ``every_n_epochs`` the
     live weights are edited during it too: the training then goes on from an erased model, can repair what an
     edit cost, and never gets far in learning the concept anew. An edit comes after the optimizer's step
-    and leaves the optimizer's state (momentum) as it is. Weights that your module keeps beside the U-Net, such as
-    a moving average, are not edited.
+    and leaves the optimizer's state (momentum) as it is. Other denoisers that your module holds are not edited; a
+    warning names them.
 
-    Several compose in the order of the callbacks: each edits the weights as the one before left them, in checkpoints
-    too.
+    Several compose in the order of the callbacks: each edits the weights as the one before left them, in whatever is
+    saved too.
 
     Args:
         concepts: prompts or mappings, as in :class:`rece_lightning.ConceptData`.
@@ -90,9 +99,9 @@ class Erase(Callback):
         self.attributes = {"unet": unet, "text_encoder": text_encoder, "tokenizer": tokenizer}
         if text_encoder_2 is not None or tokenizer_2 is not None:
             self.attributes |= {"text_encoder_2": text_encoder_2 or "", "tokenizer_2": tokenizer_2 or ""}
-        self._live_is_erased = False
         self._steps_seen = 0
-        self._statistics: ConceptStatistics | None = None
+        self._statistics: tuple[torch.device, ConceptStatistics] | None = None
+        self._denoiser: DenoiserInTraining | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the parts before any training."""
@@ -101,27 +110,80 @@ class Erase(Callback):
                 f"trainer.strategy: {type(trainer.strategy).__name__} shards the weights, which Erase cannot edit; "
                 "train with ddp, or without Erase and erase from the saved model."
             )
+        # Another module, or another denoiser in the same one: its erasures go with it.
+        ErasedCheckpoints.of(trainer.strategy).forget(self)
+        self._denoiser = None
+        if not self._is_built_later(pl_module):
+            self._find(trainer, pl_module)
+
+    def _is_built_later(self, pl_module: LightningModule) -> bool:
+        """Whether a part is missing that the module's own ``setup`` or ``configure_model`` can still make."""
+        builds = any(is_overridden(hook, pl_module) for hook in ("setup", "configure_model"))
+        return builds and any(self._found(pl_module, role) is None for role in self.attributes)
+
+    def _find(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the denoiser where it is by now, and check all parts."""
         for role in self.attributes:
             self._part(pl_module, role)
         self._refuse_sharded(pl_module)
         self._live(pl_module)
+        unet = self._part(pl_module, "unet")
+        if self._denoiser is not None and self._denoiser.denoiser is unet:
+            return
+        checkpoints = ErasedCheckpoints.of(trainer.strategy)
+        checkpoints.forget(self)
+        self._denoiser = checkpoints.denoiser_of(unet)
+        if self._denoiser is None:
+            self._denoiser = DenoiserInTraining(unet, pl_module, lambda: self._live(pl_module).parameters)
+            checkpoints.denoisers.append(self._denoiser)
+        self._denoiser.add(self, lambda weights, beside: self.edited_weights(pl_module, weights, beside))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A module that wraps itself (``configure_model``) does so after ``setup``."""
-        self._refuse_sharded(pl_module)
+        """A module that builds or wraps its parts (``setup``, ``configure_model``) did so after this ``setup``."""
+        self._find(trainer, pl_module)
+        self._name_others(trainer, pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The same where nothing is fitted: what this trainer saves then is erased too."""
+        self._find(trainer, pl_module)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The same."""
+        self._find(trainer, pl_module)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The same."""
+        self._find(trainer, pl_module)
+
+    def _name_others(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn of what else in the module reads text: it is saved as it is."""
+        erasers: list[Erase] = [one for one in trainer.callbacks if isinstance(one, Erase)]  # type: ignore[attr-defined]
+        if self is not erasers[0]:
+            return
+        edited = {id(weight) for one in erasers for weight in one._part(pl_module, "unet").parameters()}
+        others = (name for name, one in pl_module.named_parameters() if READS in name and id(one) not in edited)
+        tops = sorted(
+            {re.split(r"\.(?:down_blocks|mid_block|up_blocks)\.", name)[0] for name in others if READS in name}
+        )
+        if tops:
+            rank_zero_warn(
+                f"Erase: {type(pl_module).__name__} also holds {', '.join(map(repr, tops))}, which reads text and is "
+                f"saved as it is; add an Erase(..., unet={tops[0]!r}) where it should lose the concepts too."
+            )
 
     def _refuse_sharded(self, pl_module: LightningModule) -> None:
         refuse_sharded(self._part(pl_module, "unet"), f"Erase.unet: {self.attributes['unet']!r}", within=pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The live weights are the training's own; a resumed training counts on."""
-        self._live_is_erased = False
+        """The live weights are the training's own, what is read out of them is erased; a resumed training counts on."""
         self._steps_seen = trainer.global_step
         self._statistics = None
+        self._in_training.trained()
+        self._in_training.hold()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """From here on the live weights may change."""
-        self._live_is_erased = False
+        self._in_training.trained()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -131,53 +193,54 @@ class Erase(Callback):
         steps, before = trainer.global_step, self._steps_seen
         self._steps_seen = steps
         if self.every_n_steps is not None and steps // self.every_n_steps > before // self.every_n_steps:
-            self._edit_live(pl_module)
+            self._in_training.edit(self)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Edit the live weights when ``every_n_epochs`` epochs are full."""
         if self.every_n_epochs is not None and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
-            self._edit_live(pl_module)
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Put the erased weights into the checkpoint; the live weights stay as they are."""
-        if self._live_is_erased:
-            return
-        prefix, state = f"{self.attributes['unet']}.", checkpoint["state_dict"]
-        saved = {name.removeprefix(prefix): weight for name, weight in state.items() if name.startswith(prefix)}
-        missing = [name for name in self._live(pl_module).names if name not in saved]
-        if missing:
-            raise ConfigurationError(
-                f"Erase: the checkpoint has no {prefix}{missing[0]}; a strategy that shards the weights is not "
-                "supported yet."
-            )
-        for name, weight in self.edited_weights(pl_module, saved).items():
-            state[f"{prefix}{name}"] = weight.to(state[f"{prefix}{name}"])
+            self._in_training.edit(self)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Edit the live U-Net."""
-        self._edit_live(pl_module)
+        self._in_training.edit()
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Edit it again where another callback has put other weights over it since, such as an average."""
+        if self._in_training.holds:
+            self._in_training.edit()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """The live U-Net is erased; what is read out of it is what lies in it from here on."""
+        if self._denoiser is not None:
+            self._denoiser.release()
+
+    @property
+    def _in_training(self) -> DenoiserInTraining:
+        assert self._denoiser is not None  # on_fit_start found it
+        return self._denoiser
 
     @torch.no_grad()
     def edited_weights(
-        self, pl_module: LightningModule, weights: Mapping[str, Tensor] | None = None
+        self,
+        pl_module: LightningModule,
+        weights: Mapping[str, Tensor] | None = None,
+        beside: Mapping[str, Any] = NOTHING,
     ) -> dict[str, Tensor]:
         """RECE's closed form of the present weights that read the text, under their names in the U-Net.
 
         Args:
             pl_module: with the parts.
-            weights: in place of the live U-Net's, such as those of a checkpoint.
+            weights: in place of the live U-Net's, such as those of a checkpoint, on whatever device.
+            beside: what was saved beside them, under its names in ``pl_module``: text encoders that are trained
+                encode with what is theirs in it.
         """
-        live = self._live(pl_module, weights)
+        device = next(self._part(pl_module, "unet").parameters()).device
+        live = self._live(pl_module, {name: weight.to(device) for name, weight in (weights or {}).items()})
         spaces = self.plan.spaces(live)
-        erasers = self.plan.erasers(live, spaces, self._statistics_now(pl_module, live))
+        erasers = self.plan.erasers(live, spaces, self._statistics_now(pl_module, live, beside))
         edited = dict(Erasure(live, erased_spaces(spaces, erasers.maps, erasers.grams)).weights())
         check_finite(edited)
         return edited
-
-    def _edit_live(self, pl_module: LightningModule) -> None:
-        if not self._live_is_erased:
-            put_weights(self._part(pl_module, "unet"), self.edited_weights(pl_module))
-            self._live_is_erased = True
 
     def _live(self, pl_module: LightningModule, weights: Mapping[str, Tensor] | None = None) -> LiveUnet:
         pooled = pooled_width_of(self._parts(pl_module))
@@ -189,24 +252,34 @@ class Erase(Callback):
             )
         return live
 
-    def _statistics_now(self, pl_module: LightningModule, live: LiveUnet) -> ConceptStatistics:
+    def _statistics_now(
+        self, pl_module: LightningModule, live: LiveUnet, beside: Mapping[str, Any]
+    ) -> ConceptStatistics:
         """What the prompts say: encoded once while the text encoder is frozen, anew while it trains."""
-        parts = self._parts(pl_module)
+        parts, device = self._parts(pl_module), live.algebra_device
         encoders = [part for role, part in vars(parts).items() if role.startswith("text_encoder")]
-        frozen = not any(weight.requires_grad for encoder in encoders for weight in encoder.parameters())
-        if self._statistics is None or not frozen:
-            encoder, device = PromptEncoder.of_pipeline(parts), live.algebra_device
-            self._statistics = self.plan.statistics(encoder, self.plan.spaces(live), device)
-        return self._statistics
+        trained = [encoder for encoder in encoders if any(weight.requires_grad for weight in encoder.parameters())]
+        if self._statistics is None or trained or self._statistics[0] != device:
+            with ExitStack() as saved:
+                for encoder in trained:
+                    saved.enter_context(lent(pl_module, encoder, beside))
+                encoder = PromptEncoder.of_pipeline(parts)
+                self._statistics = device, self.plan.statistics(encoder, self.plan.spaces(live), device)
+        return self._statistics[1]
 
     def _parts(self, pl_module: LightningModule) -> SimpleNamespace:
         """Under the names that a diffusers pipeline has them."""
         return SimpleNamespace(**{role: self._part(pl_module, role) for role in self.attributes})
 
-    def _part(self, pl_module: LightningModule, role: str) -> Any:
+    def _found(self, pl_module: LightningModule, role: str) -> Any:
+        """A part, or ``None``; a compiled module wraps the one that holds the weights."""
         part: Any = pl_module
         for step in self.attributes[role].split("."):
             part = getattr(part, step, None) if step else None
+        return getattr(part, "_orig_mod", part)
+
+    def _part(self, pl_module: LightningModule, role: str) -> Any:
+        part = self._found(pl_module, role)
         if part is None or (role == "unet" and not isinstance(part, nn.Module)):
             raise ConfigurationError(
                 f"Erase.{role}: {type(pl_module).__name__} has no {self.attributes[role]!r}; name the attribute "

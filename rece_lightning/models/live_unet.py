@@ -57,6 +57,11 @@ class LiveUnet:
         return [name for layer in self._layers.values() for name in layer.edited]
 
     @property
+    def parameters(self) -> list[str]:
+        """Names of all parameters that the readers compute with, a LoRA's up-projections too."""
+        return list(self._weights)
+
+    @property
     def adapted(self) -> list[str]:
         """Names of the readers that a LoRA lies around."""
         return [name for name, layer in self._layers.items() if layer.loras]

@@ -7,39 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from peft import LoraConfig
-from torch import Tensor
-from torch.utils.data import DataLoader
 
 from rece_lightning import RECE, ConceptData, ConfigurationError, Method, erase
 from rece_lightning.callbacks import Erase
 from rece_lightning.core import UCE, NullSpace, Projection, TensorUCE
-from rece_lightning.models.text import PromptEncoder
 from tests.helpers.erasures import make_xl_checkpoint
 from tests.helpers.models import make_checkpoint
-
-
-class SomebodysModule(LightningModule):
-    """A fine-tuning that knows nothing of erasure."""
-
-    def __init__(self, folder: Path, learning_rate: float) -> None:
-        super().__init__()
-        pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
-        self.unet, self.text_encoder, self.tokenizer = pipeline.unet, pipeline.text_encoder, pipeline.tokenizer
-        self.learning_rate = learning_rate
-
-    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        ids = self.tokenizer(["bomb"] * len(batch), padding="max_length", return_tensors="pt").input_ids
-        states = self.text_encoder(ids).last_hidden_state
-        return F.mse_loss(self.unet(batch, torch.tensor(10), states).sample, batch)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.unet.parameters(), lr=self.learning_rate)
+from tests.helpers.trainings import Snapshots, SomebodysModule, projections, same, train, way_left
 
 
 @pytest.fixture(scope="module")
@@ -51,23 +29,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Wide enough that the empty prompt's rows leave an edit something to read."""
     return make_checkpoint(tmp_path_factory.mktemp("model") / "wide", width=48, seed=8)
-
-
-def train(
-    module: LightningModule, folder: Path, *callbacks: object, steps: int = 2, resume: Path | None = None, **more: Any
-) -> Trainer:
-    trainer = Trainer(
-        max_epochs=more.pop("max_epochs", 1),
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        accelerator="cpu",
-        default_root_dir=folder,
-        callbacks=[*callbacks, ModelCheckpoint(folder, filename="saved")],  # type: ignore[list-item]
-        **more,
-    )
-    trainer.fit(module, DataLoader(torch.randn(steps, 4, 4, 4), batch_size=1), ckpt_path=resume)
-    return trainer
 
 
 def test_saved_and_live_model_equal_a_rece_run_on_the_trained_weights(checkpoint: Path, tmp_path: Path) -> None:
@@ -142,33 +103,6 @@ def test_training_itself_is_untouched(checkpoint: Path, tmp_path: Path) -> None:
     assert edited
 
 
-class Snapshots(Callback):
-    """The text-reading projections after every batch."""
-
-    def __init__(self) -> None:
-        self.taken: list[dict[str, Tensor]] = []
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: object) -> None:
-        self.taken.append(projections(pl_module.unet))
-
-    def changes(self) -> list[int]:
-        """Numbers of the batches, from 1, after which something was different."""
-        pairs = zip(self.taken[:-1], self.taken[1:], strict=True)
-        return [index + 2 for index, (one, other) in enumerate(pairs) if not same(one, other)]
-
-
-def projections(unet: torch.nn.Module) -> dict[str, Tensor]:
-    return {
-        name: weight.detach().clone()
-        for name, weight in unet.named_parameters()
-        if "attn2.to_k" in name or "attn2.to_v" in name
-    }
-
-
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return all(torch.equal(one[name], other[name]) for name in one)
-
-
 def test_every_n_steps_edits_the_live_weights(checkpoint: Path, tmp_path: Path) -> None:
     # With a learning rate of 0 nothing but the edits changes the weights.
     module, taken = SomebodysModule(checkpoint, 0.0), Snapshots()
@@ -238,19 +172,6 @@ def test_the_pooled_embedding_of_sdxl_is_erased_too(tmp_path: Path) -> None:
     # A module that does not name its second encoder is told so, not half erased.
     with pytest.raises(ConfigurationError, match="reads embeddings 40 wide in the space 'text'"):
         Erase(concepts=["bomb"]).edited_weights(module)
-
-
-@torch.no_grad()
-def way_left(pipeline: StableDiffusionPipeline, edited: dict[str, Tensor], concept: str) -> float:
-    """How far a concept's values are from its target's, as a share of how far they were; the target is a space."""
-    encoded = PromptEncoder.of_pipeline(pipeline).encode([concept, " "])
-    subject, target = (encoded.embeddings[row, last].double() for row, last in enumerate(encoded.last_subject))
-    left, way = 0.0, 0.0
-    for name, weight in projections(pipeline.unet).items():
-        if "attn2.to_v" in name:
-            left += float((edited[name].double() @ subject - weight.double() @ target).square().sum())
-            way += float((weight.double() @ (subject - target)).square().sum())
-    return (left / way) ** 0.5
 
 
 @pytest.mark.parametrize(
