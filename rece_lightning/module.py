@@ -27,6 +27,7 @@ from rece_lightning.erasure.state import check_same, former_layout
 from rece_lightning.evaluation.generation import PictureMaker
 from rece_lightning.models.adapter import check_adapter, open_adapter
 from rece_lightning.models.base import BaseModel
+from rece_lightning.models.denoisers import denoisers_of, together
 from rece_lightning.models.pipelines import load_pipeline, put_weights
 from rece_lightning.models.sampling import Sampling
 from rece_lightning.vocabulary.expand import join
@@ -207,7 +208,7 @@ class RECE(LightningModule):
         """
         erasure = self.erasure()
         pipeline = load_pipeline(self.base, dtype=dtype)
-        put_weights(pipeline.unet, dict(erasure.weights()))
+        put_weights(together(denoisers_of(pipeline)), dict(erasure.weights()))
         return pipeline
 
     # Lightning

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rece_lightning.models.denoisers import denoisers_of
 from rece_lightning.models.text import Encoded, PromptEncoder
 
 
@@ -105,11 +106,15 @@ def across_devices(pipeline: Any) -> Any:
     Diffusers takes the device of a pipeline's first part for that of all of them.
     """
     kind = type(pipeline)
-    changes = {"__module__": kind.__module__, "_execution_device": property(lambda self: self.unet.device)}
+    changes = {"__module__": kind.__module__, "_execution_device": property(lambda self: _denoiser(self).device)}
     pipeline.__class__ = type(kind.__name__, (kind,), changes)
     for name in ("encode", "decode"):
         setattr(pipeline.vae, name, _followed(pipeline.vae, getattr(pipeline.vae, name)))
     return pipeline
+
+
+def _denoiser(pipeline: Any) -> Any:
+    return next(iter(denoisers_of(pipeline).values()))
 
 
 def _followed(vae: Any, method: Callable[..., Any]) -> Callable[..., Any]:

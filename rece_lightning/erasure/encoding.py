@@ -14,7 +14,7 @@ from rece_lightning.core.eraser import Evidence
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.moments import Moments, RowPairs
 from rece_lightning.data.concepts import PromptPair
-from rece_lightning.models.text import PromptEncoder, aligned_rows
+from rece_lightning.models.text import EncodesPrompts, PromptRows, aligned_rows
 
 TOGETHER = 64
 """Prompts that are encoded, and counted, together."""
@@ -33,11 +33,24 @@ class EncodedPair:
     """Position of the concept's last subject token."""
     target_last: int
     weight: float
+    more: tuple[tuple[int, int, int], ...] = ()
+    """Where rows of further text encoders begin, with both last subject tokens of each."""
+
+    def selected(self, rule: str) -> tuple[Tensor, Tensor]:
+        """Rows ``[r, d]`` of concept and target at the positions that epoch 0 edits, encoder by encoder."""
+        if not self.more:
+            return aligned_rows(self.concept, self.last, self.target, self.target_last, rule)
+        parts = [(0, self.last, self.target_last), *self.more]
+        ends = [start for start, _, _ in self.more] + [len(self.concept)]
+        chosen = [
+            aligned_rows(self.concept[start:end], last - start, self.target[start:end], target_last - start, rule)
+            for (start, last, target_last), end in zip(parts, ends, strict=True)
+        ]
+        return torch.cat([one for one, _ in chosen]), torch.cat([other for _, other in chosen])
 
     def first_moments(self, rule: str) -> Moments:
         """Moments of the positions that epoch 0 edits."""
-        concept, target = aligned_rows(self.concept, self.last, self.target, self.target_last, rule)
-        return Moments.of(concept, target, self.weight)
+        return Moments.of(*self.selected(rule), self.weight)
 
     def whole_moments(self) -> Moments:
         """Moments of all positions."""
@@ -58,7 +71,7 @@ class ConceptEncoder:
         spaces: names of the spaces.
     """
 
-    def __init__(self, encoder: PromptEncoder, spaces: Sequence[str]) -> None:
+    def __init__(self, encoder: EncodesPrompts, spaces: Sequence[str]) -> None:
         self.encoder, self.spaces = encoder, tuple(spaces)
 
     def pairs(self, pairs: Sequence[PromptPair]) -> Pairs:
@@ -69,17 +82,8 @@ class ConceptEncoder:
         encoded, index = self.encoder.encode(texts), {text: row for row, text in enumerate(texts)}
         found: dict[str, list[EncodedPair]] = {}
         for space in self.spaces:
-            rows, last = encoded.rows(space)
-            found[space] = [
-                EncodedPair(
-                    rows[index[pair.prompt]],
-                    rows[index[pair.target]],
-                    int(last[index[pair.prompt]]),
-                    int(last[index[pair.target]]),
-                    pair.weight,
-                )
-                for pair in pairs
-            ]
+            rows = encoded.rows(space)
+            found[space] = [paired(rows[index[pair.prompt]], rows[index[pair.target]], pair.weight) for pair in pairs]
         return found
 
     def pairs_in_parts(self, pairs: Iterable[PromptPair]) -> Pairs:
@@ -95,7 +99,7 @@ class ConceptEncoder:
         if not prompts:
             return {space: [] for space in self.spaces}
         encoded = self.encoder.encode(list(prompts))
-        return {space: list(encoded.rows(space)[0]) for space in self.spaces}
+        return {space: [one.rows for one in encoded.rows(space)] for space in self.spaces}
 
     def invariants(self) -> dict[str, Tensor]:
         """Rows of the empty prompt, ``[positions, d]`` a space: guidance reads it at every step.
@@ -112,14 +116,30 @@ def in_parts(items: Iterable[Item], size: int = TOGETHER) -> Iterator[list[Item]
         yield part
 
 
-def too_long(encoder: PromptEncoder, prompts: Sequence[str]) -> dict[str, str]:
-    """Prompts that do not fit the tokenizer's positions, with what is cut off; all are looked at in one call."""
-    texts = list(dict.fromkeys(prompts))
-    if not texts:
-        return {}
-    counts = [len(ids) for ids in encoder.tokenizer(texts, add_special_tokens=False)["input_ids"]]
-    longest = [text for text, count in zip(texts, counts, strict=True) if count > encoder.positions - 2]
-    return {text: lost for text in longest if (lost := encoder.cut(text))}
+def paired(concept: PromptRows, target: PromptRows, weight: float) -> EncodedPair:
+    """A prompt's rows beside its target's, position by position.
+
+    Where a text encoder pads neither to the same number, the shorter target's last row stands in for what it lacks; a
+    target's rows beyond the concept's are read in no prompt that names the concept. A position that the denoiser does
+    not read of the concept is zero, and so counts for nothing.
+    """
+    own, other = concept.rows, target.rows
+    if len(other) < len(own):
+        other = torch.cat([other, other[-1:].expand(len(own) - len(other), -1)])
+    more = tuple((start, last, there) for (start, last), (_, there) in zip(concept.more, target.more, strict=True))
+    last = min(target.last, len(own) - 1)
+    return EncodedPair(own, _where_read(own, other[: len(own)]), concept.last, last, weight, more)
+
+
+def _where_read(own: Tensor, target: Tensor) -> Tensor:
+    """The target's rows, its last that is read in place of those that are hidden."""
+    hidden = ~target.any(dim=-1)
+    if not bool(hidden.any()) or bool(hidden.all()):
+        return target
+    last = int((~hidden).nonzero().max())
+    filled = target.clone()
+    filled[hidden & own.any(dim=-1)] = target[last]
+    return filled
 
 
 # Rows → evidence
@@ -178,7 +198,7 @@ def pair_moments(pairs: list[EncodedPair], rule: str, device: torch.device | str
 
 def rows_of(pairs: list[EncodedPair], rule: str, device: torch.device | str) -> RowPairs:
     """The rows of prompt pairs that a token rule selects, in float64."""
-    rows = [aligned_rows(pair.concept, pair.last, pair.target, pair.target_last, rule) for pair in pairs]
+    rows = [pair.selected(rule) for pair in pairs]
     weights = torch.cat([
         torch.full((len(concept),), pair.weight, dtype=torch.float64)
         for pair, (concept, _) in zip(pairs, rows, strict=True)

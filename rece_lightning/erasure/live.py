@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import nn
 
 from rece_lightning.core import diagnostics
 from rece_lightning.core.embedding_map import AnyMap, EmbeddingMap
@@ -19,8 +18,10 @@ from rece_lightning.erasure.erasers import SpaceErasers
 from rece_lightning.erasure.erasure import Erasure, erased_spaces
 from rece_lightning.erasure.plan import ErasurePlan
 from rece_lightning.erasure.undo import Undo
+from rece_lightning.models.denoisers import LiveDenoisers, denoisers_of, known_family, supported
+from rece_lightning.models.live_readers import LiveReaders
 from rece_lightning.models.live_unet import LiveUnet, pooled_width_of
-from rece_lightning.models.text import PromptEncoder
+from rece_lightning.models.text import EncodesPrompts, PromptEncoder
 
 
 def erase(
@@ -68,26 +69,29 @@ def erase(
     plan = ErasurePlan.of(
         "erase", concepts, preserve=preserve, target=target, templates=templates, method=method, epochs=epochs
     )
-    unet = denoiser_of(pipeline)
-    if not isinstance(unet, nn.Module):
-        raise ConfigurationError(
-            f"erase: {type(pipeline).__name__} has no unet; give a diffusers pipeline of Stable Diffusion 1.x, 2.x "
-            "or XL."
-        )
-    refuse_sharded(unet, "erase: pipeline.unet")
-    live = LiveUnet(unet, "erase: pipeline.unet", pooled_width_of(pipeline))
+    live, encoder = _opened(pipeline)
     spaces = plan.spaces(live)
     with torch.no_grad():
-        statistics = plan.statistics(PromptEncoder.of_pipeline(pipeline), spaces, live.algebra_device)
+        statistics = plan.statistics(encoder, spaces, live.algebra_device)
         erasers = plan.erasers(live, spaces, statistics)
         erasure = Erasure(live, erased_spaces(spaces, erasers.maps, erasers.grams))
-        return LiveErasure(erasers, erasure, erasure.apply_(unet), pipeline)
+        return LiveErasure(erasers, erasure, erasure.apply_(live.module), pipeline)
 
 
-def denoiser_of(pipeline: Any) -> Any:
-    """The U-Net of a pipeline; of a compiled one, which wraps it, the module that holds the weights."""
-    unet = getattr(pipeline, "unet", None)
-    return getattr(unet, "_orig_mod", unet)
+def _opened(pipeline: Any) -> tuple[LiveReaders, EncodesPrompts]:
+    """What of a pipeline reads the text, and what encodes its prompts."""
+    family = known_family(pipeline)
+    if family is not None:
+        live = LiveDenoisers(pipeline, family, "erase: pipeline")
+        refuse_sharded(live.module, "erase: pipeline")
+        return live, live.encoder(pipeline)
+    unet = denoisers_of(pipeline).get("unet")
+    if unet is None:
+        raise ConfigurationError(
+            f"erase: {type(pipeline).__name__} is of no known family; give a diffusers pipeline of {supported()}."
+        )
+    refuse_sharded(unet, "erase: pipeline.unet")
+    return LiveUnet(unet, "erase: pipeline.unet", pooled_width_of(pipeline)), PromptEncoder.of_pipeline(pipeline)
 
 
 class LiveErasure:
@@ -99,7 +103,7 @@ class LiveErasure:
 
     def __init__(self, erasers: SpaceErasers, erasure: Erasure, undo: Undo, pipeline: Any) -> None:
         self._erasers, self._change, self._undo = erasers, erasure.change, undo
-        self._pipeline, self._unet = pipeline, denoiser_of(pipeline)
+        self._pipeline, self._denoisers = pipeline, denoisers_of(pipeline)
 
     @property
     def maps(self) -> dict[str, AnyMap]:
@@ -147,9 +151,9 @@ class LiveErasure:
                 another U-Net took their place, they were fused into others, quantized, offloaded, or lie inside an
                 adapter that came later.
         """
-        if not (force or self.undone) and denoiser_of(self._pipeline) is not self._unet:
+        if not (force or self.undone) and denoisers_of(self._pipeline) != self._denoisers:
             raise ConfigurationError(
-                "undo: the pipeline has another U-Net than the one that was edited; put that back first. "
+                "undo: the pipeline has another denoiser than the one that was edited; put that back first. "
                 "undo(force=True) takes the edit out of the former one alone."
             )
         self._undo(force=force)

@@ -13,7 +13,7 @@ from rece_lightning.devices.placement import Placement
 from rece_lightning.models.base import BaseModel
 from rece_lightning.models.encoders import load_encoder
 from rece_lightning.models.find import find_base
-from rece_lightning.models.text import PromptEncoder
+from rece_lightning.models.text import EncodesPrompts, PromptEncoder
 from rece_lightning.models.text_space import TextSpace
 
 Naming = tuple[str, str | None, str | None, str | None]
@@ -33,7 +33,7 @@ class LoadedModel:
         self.placement = placement or Placement()
         self.home = torch.device("cpu")
         """The device of parts that the placement leaves to the trainer."""
-        self._encoder: PromptEncoder | None = None
+        self._encoder: EncodesPrompts | None = None
         self._grams: dict[tuple[tuple[str, ...], bool], Gram] = {}
 
     @cached_property
@@ -52,18 +52,20 @@ class LoadedModel:
         return self.placement.device_of("algebra", self.home)
 
     @property
-    def encoder(self) -> PromptEncoder:
+    def encoder(self) -> EncodesPrompts:
         """Tokenizer and text encoder, loaded at first use."""
         if self._encoder is None:
             with torch.inference_mode(False):  # a fit may follow a validation, and go on with what that loaded
                 self._encoder = self.new_encoder()
         return self._encoder
 
-    def new_encoder(self) -> PromptEncoder:
+    def new_encoder(self) -> EncodesPrompts:
         """Another one, for who changes it."""
         device = self.placement.device_of("text_encoder", self.home)
         if self.placement.waits("text_encoder"):
-            return WaitingEncoder(load_encoder(self.base), device)
+            encoder = load_encoder(self.base)
+            # Encoders of other families are let go when the prompts are encoded; see ``keeps_encoder``.
+            return WaitingEncoder(encoder, device) if isinstance(encoder, PromptEncoder) else encoder
         return load_encoder(self.base, device)
 
     def rest(self) -> None:

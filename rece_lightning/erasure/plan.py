@@ -14,11 +14,11 @@ from rece_lightning.core.gram import Gram
 from rece_lightning.core.method import Method
 from rece_lightning.data.concept_table import read_concepts
 from rece_lightning.data.concepts import ConceptsSetting, PromptPair, check_disjoint, prompt_pairs, read_preserved
-from rece_lightning.erasure.encoding import ConceptEncoder, in_parts, too_long
+from rece_lightning.erasure.encoding import ConceptEncoder, in_parts
 from rece_lightning.erasure.erasers import SpaceErasers
 from rece_lightning.erasure.statistics import ConceptStatistics
-from rece_lightning.models.live_unet import LiveUnet
-from rece_lightning.models.text import PromptEncoder
+from rece_lightning.models.live_readers import LiveReaders
+from rece_lightning.models.text import EncodesPrompts
 from rece_lightning.models.text_space import TextSpace, edited_spaces
 
 
@@ -63,16 +63,16 @@ class ErasurePlan:
         check_disjoint(wanted, preserved)
         return cls(tuple(pairs), tuple(preserved), method, epochs)
 
-    def spaces(self, live: LiveUnet) -> tuple[TextSpace, ...]:
+    def spaces(self, live: LiveReaders) -> tuple[TextSpace, ...]:
         """What of a model in memory is edited."""
         return edited_spaces(live.spaces, self.method)
 
     def statistics(
-        self, encoder: PromptEncoder, spaces: Sequence[TextSpace], device: torch.device | str
+        self, encoder: EncodesPrompts, spaces: Sequence[TextSpace], device: torch.device | str
     ) -> ConceptStatistics:
         """Encode the prompts on the encoder's device and count them on ``device``."""
         texts = [*(pair.prompt for pair in self.pairs), *(pair.target for pair in self.pairs), *self.preserved]
-        for prompt, lost in too_long(encoder, texts).items():
+        for prompt, lost in encoder.too_long(texts).items():
             warnings.warn(f"{prompt!r} is longer than the tokenizer takes; cut: {lost!r}.", stacklevel=3)
         concepts = ConceptEncoder(encoder, [space.name for space in spaces])
         statistics = ConceptStatistics(
@@ -91,7 +91,7 @@ class ErasurePlan:
             statistics.hold(concepts.invariants())
         return statistics
 
-    def erasers(self, live: LiveUnet, spaces: Sequence[TextSpace], statistics: ConceptStatistics) -> SpaceErasers:
+    def erasers(self, live: LiveReaders, spaces: Sequence[TextSpace], statistics: ConceptStatistics) -> SpaceErasers:
         """All epochs on a model in memory.
 
         Raises:
@@ -115,6 +115,6 @@ def check_widths(spaces: Sequence[TextSpace], encoded: Mapping[str, Sequence[Any
         width = encoded[space.name][0].concept.shape[-1]
         if width != space.width:
             raise ConfigurationError(
-                f"The U-Net reads embeddings {space.width} wide in the space {space.name!r}, the text encoder gives "
-                f"{width}; give the text encoder that belongs to the U-Net."
+                f"The denoiser reads embeddings {space.width} wide in the space {space.name!r}, the text encoder gives "
+                f"{width}; give the text encoder that belongs to it."
             )

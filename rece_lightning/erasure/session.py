@@ -13,14 +13,14 @@ from rece_lightning.core.method import Method
 from rece_lightning.data.batches import PromptBatch
 from rece_lightning.data.concepts import PromptPair
 from rece_lightning.distributed import rank_and_world, summed
-from rece_lightning.erasure.encoding import ConceptEncoder, EncodedPair, too_long
+from rece_lightning.erasure.encoding import ConceptEncoder, EncodedPair
 from rece_lightning.erasure.erasers import SpaceErasers
 from rece_lightning.erasure.erasure import Erasure, erased_spaces
 from rece_lightning.erasure.loaded import LoadedModel
 from rece_lightning.erasure.state import FORMAT, check_same, check_same_base
 from rece_lightning.erasure.statistics import ConceptStatistics
 from rece_lightning.models.base import BaseModel
-from rece_lightning.models.text import PromptEncoder
+from rece_lightning.models.text import EncodesPrompts
 from rece_lightning.models.text_space import TextSpace, edited_spaces, untouched
 from rece_lightning.version import __version__
 
@@ -81,7 +81,7 @@ class ErasureSession:
         return self.grams[self.spaces[0].name]
 
     @property
-    def encoder(self) -> PromptEncoder:
+    def encoder(self) -> EncodesPrompts:
         """Tokenizers and text encoders, loaded at first use."""
         return self.loaded.encoder
 
@@ -136,7 +136,7 @@ class ErasureSession:
             return {}
         encoder = self.concept_encoder
         self.loaded.stay()  # for the batches to come
-        cut = too_long(self.encoder, [*batch.prompts, *batch.targets])
+        cut = self.encoder.too_long([*batch.prompts, *batch.targets])
         if batch.kind == "erased":
             pairs = [PromptPair(*one) for one in zip(batch.prompts, batch.targets, batch.weights, strict=True)]
             statistics.update(encoder.pairs(pairs), prompts=batch.prompts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -58,11 +58,13 @@ class PairSums:
     def state(self) -> Iterator[tuple[str, Tensor]]:
         """Names and tensors."""
         if self.rows:
-            yield "concept", torch.stack([pair.concept.cpu() for pair in self.rows])
-            yield "target", torch.stack([pair.target.cpu() for pair in self.rows])
+            yield "concept", _stacked([pair.concept for pair in self.rows])
+            yield "target", _stacked([pair.target for pair in self.rows])
             for name in COLUMNS:
                 kind = torch.float64 if name == "weight" else torch.int64
                 yield name, torch.tensor([getattr(pair, name) for pair in self.rows], dtype=kind)
+            if any(pair.more for pair in self.rows):
+                yield "more", torch.tensor([pair.more for pair in self.rows])
         for name, moments in (("first", self.first), ("whole", self.whole)):
             for part in PARTS if moments is not None else ():
                 yield f"{name}.{part}", getattr(moments, part)
@@ -71,7 +73,9 @@ class PairSums:
         """Add what :meth:`state` gave."""
         if "concept" in state:
             rows = [state[name].to(device).unbind() for name in ("concept", "target")]
-            plain = (state[name].tolist() for name in COLUMNS)
+            plain = [state[name].tolist() for name in COLUMNS]
+            if "more" in state:
+                plain.append([tuple(map(tuple, one)) for one in state["more"].tolist()])
             self.rows += [EncodedPair(*columns) for columns in zip(*rows, *plain, strict=True)]
         if "first.erased" in state:
             nothing = torch.zeros_like(state["first.erased"], device=device)
@@ -129,7 +133,7 @@ class RowSums:
     def state(self) -> Iterator[tuple[str, Tensor]]:
         """Names and tensors."""
         if self.rows:
-            yield "rows", torch.stack([row.cpu() for row in self.rows])
+            yield "rows", _stacked(self.rows)
         if self.moments is not None:
             yield "moments", self.moments
 
@@ -139,3 +143,11 @@ class RowSums:
             self.rows += state["rows"].to(device).unbind()
         if "moments" in state:
             self.add(state["moments"].to(device))
+
+
+def _stacked(rows: Sequence[Tensor]) -> Tensor:
+    """Rows of prompts, ``[n, positions, d]``, on the CPU: zeros, which count for nothing, behind the shorter ones."""
+    longest = max(len(one) for one in rows)
+    if all(len(one) == longest for one in rows):
+        return torch.stack([one.cpu() for one in rows])
+    return torch.stack([torch.nn.functional.pad(one.cpu(), (0, 0, 0, longest - len(one))) for one in rows])

@@ -11,14 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.devices.offload import Waiting, WaitingEncoder, across_devices
 from rece_lightning.devices.placement import Placement
 from rece_lightning.models.adapter import Adapter
 from rece_lightning.models.base import BaseModel
+from rece_lightning.models.denoisers import denoisers_of, known_family, together
 from rece_lightning.models.pipelines import load_pipeline, put_weights
 from rece_lightning.models.sampling import Request, Sampling, generate
-from rece_lightning.models.text import PromptEncoder
+from rece_lightning.models.text import EncodesPrompts
 from rece_lightning.models.weights import ModuleWeights
 
 ENCODED_TOGETHER = 64
@@ -31,7 +33,7 @@ class PictureMaker:
     """A pipeline that is loaded once; its projections are exchanged between columns of a comparison."""
 
     def __init__(
-        self, pipeline: Any, encoder: PromptEncoder, original: dict[str, Tensor], waiting: Sequence[Waiting] = ()
+        self, pipeline: Any, encoder: EncodesPrompts, original: dict[str, Tensor], waiting: Sequence[Waiting] = ()
     ) -> None:
         self.pipeline, self.encoder = pipeline, encoder
         self._original, self._waiting = original, waiting
@@ -41,7 +43,7 @@ class PictureMaker:
     def load(
         cls,
         base: BaseModel,
-        encoder: PromptEncoder,
+        encoder: EncodesPrompts,
         placement: Placement,
         default: torch.device,
         adapter: Adapter | None = None,
@@ -55,16 +57,25 @@ class PictureMaker:
             BaseModelError: if the pipeline cannot be loaded, or the adapter does not fit it.
         """
         pipeline = load_pipeline(base)
+        family = known_family(pipeline)
+        if family is not None and not family.draws:
+            raise ConfigurationError(
+                f"Evaluation: {family.title} makes pictures of two models in turn, and this is one of them; export it "
+                "and draw with both."
+            )
+        denoiser = together(denoisers_of(pipeline))
         original = dict(base.read_projections())
         if adapter is not None:
-            adapter.fuse(pipeline.unet, [text_encoder for _, text_encoder in encoder.towers], base.family)
-            fused = ModuleWeights(pipeline.unet).read(base.projections)
+            adapter.fuse(denoiser, [text_encoder for _, text_encoder in encoder.towers], base.family)
+            fused = ModuleWeights(denoiser).read(base.projections)
             original = {name: weight.clone() for name, weight in fused}
         # One text encoder, not two: the maker's own is the pipeline's.
-        for name, (_, text_encoder) in zip(("text_encoder", "text_encoder_2"), encoder.towers, strict=False):
+        names = (name for name in pipeline.components if name.startswith("text_encoder"))
+        there = [name for name in names if getattr(pipeline, name) is not None]
+        for name, (_, text_encoder) in zip(there, encoder.towers, strict=True):
             setattr(pipeline, name, text_encoder)
         waiting, devices = [], []
-        for part, module in (("unet", pipeline.unet), ("autoencoder", pipeline.vae)):
+        for part, module in (("unet", denoiser), ("autoencoder", pipeline.vae)):
             device = placement.device_of(part, default)
             devices.append(device)
             if placement.waits(part):
@@ -87,9 +98,10 @@ class PictureMaker:
 
     def use(self, weights: Iterable[tuple[str, Tensor]] | None) -> None:
         """Put edited projections in; ``None`` puts the original ones back."""
-        put_weights(self.pipeline.unet, self._original)
+        denoiser = together(denoisers_of(self.pipeline))
+        put_weights(denoiser, self._original)
         if weights is not None:
-            put_weights(self.pipeline.unet, dict(weights))
+            put_weights(denoiser, dict(weights))
 
     def embed(self, prompts: Sequence[str]) -> list[Request]:
         """Embeddings of prompts, each encoded once, as requests with the seed 0."""
@@ -101,7 +113,8 @@ class PictureMaker:
             for row, prompt in enumerate(part):
                 # A view would keep the whole batch.
                 pooled = None if encoded.pooled is None else encoded.pooled[row].clone()
-                found[prompt] = Request(encoded.embeddings[row].clone(), seed=0, pooled=pooled)
+                call = {name: value.clone() for name, value in encoded.calls[row].items()} if encoded.calls else {}
+                found[prompt] = Request(encoded.embedding(row).clone(), seed=0, pooled=pooled, call=call)
         for prompt, request in found.items():
             self._embedded[prompt] = request
             self._embedded.move_to_end(prompt)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -34,6 +35,9 @@ class BaseModel:
     """Under their diffusers names, the projections at least."""
     text: tuple[Weights, ...] = field(repr=False)
     """Of every text encoder."""
+    denoisers: Mapping[str, tuple[Mapping[str, Any], Weights]] = field(default_factory=dict, repr=False)
+    """Part → its configuration and weights, of a model of a declared family; empty for a U-Net of Stable Diffusion's
+    kind."""
     config: Path | None = None
     """Folder of the configurations that a single file does not hold."""
 

@@ -10,18 +10,21 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from rece_lightning.core.errors import BaseModelError
 from rece_lightning.models.base import BaseModel
-from rece_lightning.models.text import PromptEncoder
+from rece_lightning.models.family_encoder import load_family_encoder
+from rece_lightning.models.text import EncodesPrompts, PromptEncoder
 from rece_lightning.models.weights import Weights, all_finite, plain_name
 
 SUFFIXES = ("", "_2")
 
 
-def load_encoder(base: BaseModel, device: torch.device | str = "cpu") -> PromptEncoder:
-    """Load in float32, without dropout and gradients.
+def load_encoder(base: BaseModel, device: torch.device | str = "cpu") -> EncodesPrompts:
+    """Load without dropout and gradients: CLIP towers in float32, those of other families in their stored dtype.
 
     Raises:
         BaseModelError: if the weights do not fit their configuration.
     """
+    if base.denoisers:
+        return load_family_encoder(base, device)
     towers: list[Any] = []
     for suffix, weights in zip(SUFFIXES, base.text, strict=False):
         tokenizer, text_encoder = _load_tower(base, suffix, weights)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rece_lightning.core.errors import BaseModelError
 from rece_lightning.models.base import BaseModel
-from rece_lightning.models.folder import open_folder
+from rece_lightning.models.family_folder import open_folder
 from rece_lightning.models.hub import fetch
 from rece_lightning.models.single_file import open_single_file
 

@@ -73,7 +73,7 @@ def part_weights(model: Path, part: str, variant: str | None) -> Weights:
         BaseModelError: if there are none, or they are damaged.
     """
     # The first stem is that of safetensors files.
-    folder, stems = model / part, STEMS[part]
+    folder, stems = model / part, STEMS["text_encoder" if part.startswith("text_encoder") else "unet"]
     suffix = f".{variant}" if variant else ""
     if files := _shard_files(folder, stems[:1], variant, ".safetensors"):
         return SafetensorsWeights(*files)

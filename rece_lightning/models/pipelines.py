@@ -45,7 +45,7 @@ def load_pipeline(
     if not isinstance(base, BaseModel):
         base = find_base(str(pretrained), revision, variant, config)
     common: dict[str, Any] = {"local_files_only": True, "torch_dtype": dtype}
-    if base.family != "sdxl":
+    if base.family in ("sd1", "sd2"):
         common |= {"safety_checker": None, "requires_safety_checker": False}
     try:
         if base.layout == "folder":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import InitVar, dataclass, replace
+from dataclasses import InitVar, dataclass, field, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -14,6 +14,8 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from rece_lightning.core.errors import ConfigurationError, check_count, nearest
+from rece_lightning.models.denoisers import known_family
+from rece_lightning.models.family_sampling import family_arguments, length_of
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,8 @@ class Sampling:
     """The callback that was given these, for messages."""
 
     def __post_init__(self, owner: str) -> None:
-        for field in ("steps", "batch_size"):
-            check_count(f"{owner}.{field}", getattr(self, field))
+        for name in ("steps", "batch_size"):
+            check_count(f"{owner}.{name}", getattr(self, name))
         if not 0 <= self.guidance_scale < float("inf"):
             raise ConfigurationError(f"{owner}.guidance_scale: {self.guidance_scale!r}; give 0 or more.")
         if self.scheduler is not None:
@@ -80,7 +82,10 @@ class Request:
     guidance_scale: float | None = None
     """In place of the sampling's own."""
     pooled: Tensor | None = None
-    """SDXL's pooled embedding, ``[p]``."""
+    """The pooled embedding, ``[p]``, where the model reads one."""
+    call: Mapping[str, Tensor] = field(default_factory=dict)
+    """What a pipeline of a declared family takes in place of the prompt, by the names of its arguments; embedding and
+    pooled embedding stand for those of their names."""
 
 
 @torch.no_grad()
@@ -107,23 +112,31 @@ def generate(
         ``[n, 3, h, w]`` in [0, 1], float32, on the CPU.
     """
     pictures: dict[int, Tensor] = {}
-    by_guidance: dict[float, list[int]] = {}
+    by_guidance: dict[tuple[float, Any], list[int]] = {}
+    family = known_family(pipeline)
     _use_scheduler(pipeline, sampling.scheduler)
     for index, request in enumerate(requests):
         scale = sampling.guidance_scale if request.guidance_scale is None else request.guidance_scale
-        by_guidance.setdefault(scale, []).append(index)
-    for scale, indices in by_guidance.items():
+        by_guidance.setdefault((scale, length_of(request, family)), []).append(index)
+    for (scale, _), indices in by_guidance.items():
         for first in range(0, len(indices), sampling.batch_size):
             places = indices[first : first + sampling.batch_size]
             batch = [requests[index] for index in places]
-            made = pipeline(
-                **prompt_arguments(pipeline, batch, unconditional),
-                **_whole_picture(pipeline, len(batch)),
+            if family is None:
+                arguments = {
+                    **prompt_arguments(pipeline, batch, unconditional),
+                    **_whole_picture(pipeline, len(batch)),
+                    "guidance_scale": scale,
+                }
+            else:
+                arguments = family_arguments(pipeline, family, batch, unconditional, scale)
+            answer = pipeline(
+                **arguments,
                 generator=[torch.Generator().manual_seed(request.seed) for request in batch],
                 num_inference_steps=sampling.steps,
-                guidance_scale=scale,
                 output_type="pt",
-            ).images
+            )
+            made = answer.images if hasattr(answer, "images") else answer.frames[:, 0]
             pictures |= dict(zip(places, made.float().cpu(), strict=True))
             if on_batch:
                 on_batch(len(batch))

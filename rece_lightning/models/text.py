@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,29 +15,74 @@ from rece_lightning.models.text_space import POOLED, TEXT
 
 
 @dataclass(frozen=True)
+class PromptRows:
+    """A prompt in one text space."""
+
+    rows: Tensor
+    """``[positions, d]``; a row that no denoiser reads is zero."""
+    last: int
+    """Position of the last subject token."""
+    more: tuple[tuple[int, int], ...] = ()
+    """Where rows of further encoders follow: first position and that of the last subject token, for each."""
+
+
+@dataclass(frozen=True)
 class Encoded:
     """Embeddings of some prompts."""
 
     embeddings: Tensor
-    """``[n, positions, d]``: what the cross-attention reads."""
+    """``[n, positions, d]``: what a pipeline takes in place of the prompts."""
     last_subject: Tensor
-    """Position of each prompt's last subject token, ``[n]``: ``attention_mask.sum() − 2``, as published."""
+    """Position of each prompt's last subject token, ``[n]``; of CLIP ``attention_mask.sum() − 2``, as published."""
     pooled: Tensor | None = None
-    """``[n, p]``: SDXL's second text space, which no cross-attention reads."""
+    """``[n, p]``: one row a prompt, a text space of its own."""
+    spaces: Mapping[str, Sequence[PromptRows]] = field(default_factory=dict)
+    """Text space → rows of every prompt, where these are not the embeddings themselves."""
+    own: Sequence[Tensor] = ()
+    """Embeddings of every prompt without the zeros behind shorter ones, where their numbers differ."""
+    calls: Sequence[Mapping[str, Tensor]] = ()
+    """What the pipeline takes in place of each prompt, by the names of its arguments, where it is more than these."""
 
-    def rows(self, space: str) -> tuple[Tensor, Tensor]:
-        """The rows of every prompt in a text space, ``[n, positions, d]``, and where its subject ends, ``[n]``.
+    def embedding(self, row: int) -> Tensor:
+        """Embedding of one prompt, ``[positions, d]``."""
+        return self.own[row] if self.own else self.embeddings[row]
 
-        The space ``pooled`` has one row a prompt.
+    def rows(self, space: str) -> Sequence[PromptRows]:
+        """The rows of every prompt in a text space. The space ``pooled`` has one row a prompt.
 
         Raises:
             BaseModelError: if the text encoder makes none.
         """
+        if space in self.spaces:
+            return self.spaces[space]
         if space == TEXT:
-            return self.embeddings, self.last_subject
+            places = self.last_subject.tolist()
+            return [PromptRows(rows, last) for rows, last in zip(self.embeddings, places, strict=True)]
         if space != POOLED or self.pooled is None:
             raise BaseModelError(f"model.pretrained: its text encoder makes no embeddings of the space {space!r}.")
-        return self.pooled[:, None], torch.zeros_like(self.last_subject)
+        return [PromptRows(row[None], 0) for row in self.pooled]
+
+
+class EncodesPrompts(Protocol):
+    """Tokenizers and text encoders of a model, without the rest."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The first one."""
+
+    @property
+    def towers(self) -> list[tuple[Any, Any]]:
+        """Tokenizers and text encoders."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the first encoder lies."""
+
+    def encode(self, prompts: list[str]) -> Encoded:
+        """Embeddings of prompts."""
+
+    def too_long(self, prompts: Sequence[str]) -> dict[str, str]:
+        """Prompts that do not fit, with what is cut off."""
 
 
 class PromptEncoder:
@@ -82,6 +127,15 @@ class PromptEncoder:
         ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
         room = self.positions - 2
         return str(self.tokenizer.decode(ids[room:])).strip() if len(ids) > room else None
+
+    def too_long(self, prompts: Sequence[str]) -> dict[str, str]:
+        """Prompts that do not fit the tokenizer's positions, with what is cut off; all are looked at in one call."""
+        texts = list(dict.fromkeys(prompts))
+        if not texts:
+            return {}
+        counts = [len(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+        longest = [text for text, count in zip(texts, counts, strict=True) if count > self.positions - 2]
+        return {text: lost for text in longest if (lost := self.cut(text))}
 
     @torch.no_grad()
     def encode(self, prompts: list[str]) -> Encoded:

@@ -11,7 +11,7 @@ from torch import Tensor
 from rece_lightning.core.errors import ConfigurationError, nearest
 from rece_lightning.core.method import FIELD, Method, check_layers
 
-TEXT, POOLED = "text", "pooled"
+TEXT, POOLED, ENTRY = "text", "pooled", "entry"
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,14 @@ class TextSpace:
     """``d``."""
     readers: Mapping[str, Reader]
     """Parameter name → what of it reads the space, in the order in which ``G`` sums them: sorted by name."""
+    source: str = ""
+    """Which rows of the text encoders they are; those of its own name unless given."""
+    before: tuple[str, ...] = ()
+    """Modules of the denoiser that the encoder's rows pass before a reader: a norm, a projector."""
+    instead_of: str | None = None
+    """Name of the space in whose place this one may be edited: reading the same text at another point."""
+    component: str | None = None
+    """Part of the pipeline whose modules the rows pass; its only denoiser unless given."""
 
     @property
     def names(self) -> list[str]:
@@ -81,7 +89,8 @@ def edited_spaces(spaces: Sequence[TextSpace], method: Method) -> tuple[TextSpac
     pattern = check_layers(method.layers)
     chosen = []
     for space in spaces:
-        if method.spaces is not None and space.name not in method.spaces:
+        # What another space may be edited in place of is edited when it is asked for.
+        if space.name not in method.spaces if method.spaces is not None else space.instead_of is not None:
             continue
         readers = {
             name: reader
@@ -90,6 +99,9 @@ def edited_spaces(spaces: Sequence[TextSpace], method: Method) -> tuple[TextSpac
         }
         if readers:
             chosen.append(replace(space, readers=readers))
+    _check_once(chosen)
+    if method.projections != "kv":
+        _check_kinds(spaces, method)
     missing = [name for name in method.spaces or () if name not in [space.name for space in chosen]]
     if missing or not chosen:
         every = [name for space in spaces for name in space.readers]
@@ -100,6 +112,28 @@ def edited_spaces(spaces: Sequence[TextSpace], method: Method) -> tuple[TextSpac
             f"write a part of one of them, for example:\n  {examples}"
         )
     return tuple(chosen)
+
+
+def _check_once(chosen: Sequence[TextSpace]) -> None:
+    """Refuse to edit the same text at two points, one behind the other."""
+    names = [space.name for space in chosen]
+    for space in chosen:
+        if space.instead_of in names:
+            raise ConfigurationError(
+                f"{FIELD}.spaces: {space.name} is read before {space.instead_of}, by what makes it; edit one of "
+                "the two."
+            )
+
+
+def _check_kinds(spaces: Sequence[TextSpace], method: Method) -> None:
+    """Refuse to take keys or values alone where a model reads its text with neither."""
+    wanted = [space for space in spaces if method.spaces is None or space.name in method.spaces]
+    if wanted and not any(reader.kind for space in wanted for reader in space.readers.values()):
+        readers = [name for space in wanted for name in space.readers]
+        raise ConfigurationError(
+            f"{FIELD}.projections: {method.projections!r}: this model reads its text with {readers[0]}, which is "
+            "neither key nor value, and everything behind it mixes text and picture; leave the setting at kv."
+        )
 
 
 def untouched(spaces: Sequence[TextSpace], edited: Sequence[TextSpace]) -> dict[str, TextSpace]:

@@ -1,0 +1,109 @@
+"""The denoisers of a pipeline in memory: what of them reads the text, and the modules that the text passes first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.models.families import FAMILIES, family_of
+from rece_lightning.models.families.base import Family
+from rece_lightning.models.live_readers import LiveReaders
+from rece_lightning.models.pipeline_encoder import PipelineEncoder
+from rece_lightning.models.text_space import TextSpace
+
+
+def denoisers_of(pipeline: Any) -> dict[str, nn.Module]:
+    """Part → denoiser of a pipeline, those that are there; of a compiled one the module that holds the weights."""
+    family = known_family(pipeline)
+    names = ("unet",) if family is None else family.denoisers
+    parts = {name: getattr(pipeline, name, None) for name in names}
+    found = {name: getattr(part, "_orig_mod", part) for name, part in parts.items()}
+    return {name: part for name, part in found.items() if isinstance(part, nn.Module)}
+
+
+def together(denoisers: Mapping[str, nn.Module]) -> nn.Module:
+    """One module that holds the parameters of all denoisers: a single one itself, several under their parts' names."""
+    if len(denoisers) == 1:
+        return next(iter(denoisers.values()))
+    return nn.ModuleDict(dict(denoisers))
+
+
+class LiveDenoisers(LiveReaders):
+    """The denoisers of a pipeline of a declared family, whose readers can be edited in place.
+
+    Args:
+        pipeline: of diffusers.
+        family: of the pipeline.
+        field: where it was found, for messages.
+
+    Raises:
+        ConfigurationError: if it has no denoiser, nothing in one reads text, or a reader cannot be edited where it
+            lies: offloaded, quantized, or inside an adapter that is no plain LoRA.
+    """
+
+    def __init__(self, pipeline: Any, family: Family, field: str) -> None:
+        self.family, self.parts = family, denoisers_of(pipeline)
+        if not self.parts:
+            raise ConfigurationError(
+                f"{field}: {type(pipeline).__name__} has no {' or '.join(family.denoisers)}; load the pipeline whole."
+            )
+        readers = {part: family.reader(module.config) for part, module in self.parts.items()}
+
+        def wanted(name: str) -> bool:
+            part, own = self._home(name)
+            return part in readers and readers[part](own)
+
+        def spaces(shapes: Mapping[str, tuple[int, ...]]) -> tuple[TextSpace, ...]:
+            by_part: dict[str, dict[str, tuple[int, ...]]] = {part: {} for part in self.parts}
+            for name, shape in shapes.items():
+                part, own = self._home(name)
+                by_part[part][own] = shape
+            found = family.spaces({part: (self.parts[part].config, own) for part, own in by_part.items()})
+            if not found:
+                raise ConfigurationError(f"{field}: nothing in it reads text as {family.title} does.")
+            return found
+
+        super().__init__(together(self.parts), wanted, spaces, field)
+
+    def _home(self, name: str) -> tuple[str, str]:
+        """The part that a parameter lies in, and how it is called there."""
+        if len(self.parts) == 1:
+            return next(iter(self.parts)), name
+        part, _, own = name.partition(".")
+        return part, own
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Of the first denoiser."""
+        config: Mapping[str, Any] = next(iter(self.parts.values())).config
+        return config
+
+    def passed(self, space: TextSpace, rows: Tensor) -> Tensor:
+        """Rows ``[positions, d]`` after the modules that they pass before a reader."""
+        part = self.parts[space.component or next(iter(self.parts))]
+        for name in space.before:
+            module = part.get_submodule(name)
+            example = next(module.parameters(), rows)
+            rows = module(rows[None].to(example))[0]
+        return rows
+
+    def encoder(self, pipeline: Any, spaces: Sequence[TextSpace] | None = None) -> PipelineEncoder:
+        """What encodes prompts for some of the spaces; for all of them unless given."""
+        wanted = self.spaces if spaces is None else spaces
+        return PipelineEncoder(pipeline, self.family, self.config, wanted, self.passed)
+
+
+def known_family(pipeline: Any) -> Family | None:
+    """The declared family of a pipeline in memory, told by its class or that of its denoiser's."""
+    for kind in type(pipeline).__mro__:
+        if family := family_of(kind.__name__):
+            return family
+    return None
+
+
+def supported() -> str:
+    """Names of the families, for messages."""
+    return ", ".join(("Stable Diffusion 1.x, 2.x, XL", *(family.title for family in FAMILIES)))

@@ -1,0 +1,21 @@
+"""Stable Cascade: CLIP's rows and pooled embedding in the prior, the pooled embedding alone in the decoder."""
+
+from rece_lightning.models.families.base import Family, Place, Source, rows_and_pooled
+from rece_lightning.models.text_space import POOLED, TEXT
+
+CASCADE = Family(
+    name="cascade",
+    title="Stable Cascade",
+    pipelines=("StableCascadePriorPipeline", "StableCascadeDecoderPipeline"),
+    denoisers=("prior", "decoder"),
+    places=(
+        Place(TEXT, r"clip_txt_mapper"),
+        Place(POOLED, r"clip_txt_pooled_mapper", POOLED),
+    ),
+    sources=rows_and_pooled(
+        Source("prompt_embeds", 0),
+        Source("prompt_embeds_pooled", 1, one_row=True),
+    ),
+    draws=False,
+    note="Prior and decoder are two models; erase from both.",
+)

@@ -1,0 +1,27 @@
+"""Stable Diffusion 3 and 3.5: CLIP's rows with T5's behind them, and both CLIP towers' pooled embeddings."""
+
+from rece_lightning.models.families.base import Family, Place, Source, rows_and_pooled
+from rece_lightning.models.text_space import POOLED, TEXT
+
+SD3 = Family(
+    name="sd3",
+    title="Stable Diffusion 3, 3.5",
+    pipelines=(
+        "StableDiffusion3Pipeline",
+        "StableDiffusion3Img2ImgPipeline",
+        "StableDiffusion3InpaintPipeline",
+        "StableDiffusion3ControlNetPipeline",
+        "StableDiffusion3ControlNetInpaintingPipeline",
+        "StableDiffusion3PAGPipeline",
+        "StableDiffusion3PAGImg2ImgPipeline",
+    ),
+    places=(
+        Place(TEXT, r"context_embedder"),
+        Place(POOLED, r"time_text_embed\.text_embedder\.linear_1", POOLED),
+    ),
+    sources=rows_and_pooled(
+        Source("prompt_embeds", 0, ("text_encoder", "text_encoder_3")),
+        Source("pooled_prompt_embeds", 2, one_row=True),
+    ),
+    note="Without T5, which may be left out, its rows are zeros.",
+)

@@ -1,0 +1,76 @@
+"""Load the text side of a model of a declared family: tokenizers, text encoders, and what the rows pass after them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import diffusers
+import torch
+from accelerate import init_empty_weights
+from torch import Tensor, nn
+
+from rece_lightning.core.errors import BaseModelError
+from rece_lightning.models.base import BaseModel
+from rece_lightning.models.families import family_of
+from rece_lightning.models.pipeline_encoder import PipelineEncoder
+from rece_lightning.models.text_space import TextSpace
+
+TEXT_SIDE = ("tokenizer", "text_encoder", "scheduler", "processor")
+"""What the names of parts begin with that encoding needs; a scheduler is a few numbers."""
+
+
+def load_family_encoder(base: BaseModel, device: torch.device | str = "cpu") -> PipelineEncoder:
+    """Load text encoders in their stored dtype; denoisers and autoencoder stay on the disk.
+
+    Raises:
+        BaseModelError: if they cannot be loaded.
+    """
+    index: dict[str, Any] = json.loads((base.path / "model_index.json").read_text(encoding="utf-8"))
+    family = family_of(index["_class_name"])
+    assert family is not None
+    parts = [key for key, value in index.items() if isinstance(value, list) and not key.startswith("_")]
+    left_out = {part: None for part in parts if not part.startswith(TEXT_SIDE)}
+    try:
+        pipeline = getattr(diffusers, index["_class_name"]).from_pretrained(
+            base.path, variant=base.variant, local_files_only=True, **left_out
+        )
+    except Exception as error:  # the libraries raise many kinds; each means that a file is not what it should be
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BaseModelError(
+            f"model.pretrained: {base.path}: tokenizer or text encoder cannot be loaded ({reason}); copy the model "
+            "anew."
+        ) from error
+    for name, part in pipeline.components.items():
+        if isinstance(part, nn.Module) and name.startswith("text_encoder"):
+            part.eval().requires_grad_(False).to(device)
+    config = next(iter(base.denoisers.values()))[0]
+    return PipelineEncoder(pipeline, family, config, base.spaces, StoredModules(base))
+
+
+class StoredModules:
+    """Modules of a denoiser that rows pass before a reader, loaded alone: the denoiser is never instantiated."""
+
+    def __init__(self, base: BaseModel) -> None:
+        self.base = base
+        self._loaded: dict[tuple[str, str], nn.Module] = {}
+
+    @torch.no_grad()
+    def __call__(self, space: TextSpace, rows: Tensor) -> Tensor:
+        """Rows ``[positions, d]`` of a space after these modules, in float32."""
+        part = space.component or next(iter(self.base.denoisers))
+        for name in space.before:
+            rows = self._module(part, name).to(rows.device)(rows[None].float())[0]
+        return rows
+
+    def _module(self, part: str, name: str) -> nn.Module:
+        if (part, name) not in self._loaded:
+            config, weights = self.base.denoisers[part]
+            kind = getattr(diffusers, config["_class_name"])
+            with init_empty_weights():
+                module = kind.from_config(dict(config)).get_submodule(name)
+            wanted = [f"{name}.{own}" for own in module.state_dict()]
+            state = {key.removeprefix(f"{name}."): value.float() for key, value in weights.read(wanted)}
+            module.load_state_dict(state, assign=True)
+            self._loaded[part, name] = module.eval().requires_grad_(False)
+        return self._loaded[part, name]

@@ -1,0 +1,285 @@
+"""Prompts → rows by a pipeline's own ``encode_prompt``, and which of them are the concept."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rece_lightning.core.errors import BaseModelError
+from rece_lightning.models.families.base import Family, Source
+from rece_lightning.models.text import Encoded, PromptRows
+from rece_lightning.models.text_space import POOLED, TEXT, TextSpace
+
+WORD = "a"
+"""Any text of one token or more: what follows it is what a tokenizer or a template puts behind every text."""
+FIXED = {"do_classifier_free_guidance": False, "batch_size": 1, "num_images_per_prompt": 1, "num_videos_per_prompt": 1}
+
+
+class _Enough(Exception):
+    """The tokens were seen."""
+
+
+class PipelineEncoder:
+    """Encodes with a diffusers pipeline, whose denoiser and autoencoder need not be there.
+
+    Rows are those of the pipeline's own ``encode_prompt``, bit for bit, one prompt at a time: with several together
+    some pipelines pad them to the longest. What a denoiser's mask hides is zero here, and counts for nothing.
+
+    Args:
+        pipeline: with tokenizers and text encoders.
+        family: of the pipeline.
+        config: of its denoiser.
+        spaces: that rows are asked for.
+        passed: gives the rows of a space after the modules that they pass before a reader.
+
+    Raises:
+        BaseModelError: if a text encoder is missing that a space needs.
+    """
+
+    def __init__(
+        self,
+        pipeline: Any,
+        family: Family,
+        config: Mapping[str, Any],
+        spaces: Sequence[TextSpace],
+        passed: Callable[[TextSpace, Tensor], Tensor] | None = None,
+    ) -> None:
+        self.pipeline, self.family = pipeline, family
+        self.sources = family.sources_of(config)
+        self.spaces = {space.name: space for space in spaces}
+        self.passed = passed or (lambda space, rows: rows)
+        self._suffixes: dict[str, int] = {}
+        for source in self.sources.values():
+            if all(getattr(pipeline, name, None) is None for name in source.encoders):
+                raise BaseModelError(
+                    f"{type(pipeline).__name__} has no {source.encoders[0]}, which makes its {source.argument}; load "
+                    "the pipeline whole."
+                )
+
+    # What it is made of
+
+    @property
+    def towers(self) -> list[tuple[Any, nn.Module]]:
+        """Tokenizers and text encoders, those that are there."""
+        return [
+            (self._tokenizer(name), part)
+            for name, part in self.pipeline.components.items()
+            if name.startswith("text_encoder") and isinstance(part, nn.Module)
+        ]
+
+    def _tokenizer(self, encoder: str) -> Any:
+        tokenizer = getattr(self.pipeline, encoder.replace("text_encoder", "tokenizer"))
+        return getattr(tokenizer, "tokenizer", tokenizer)  # a processor holds one
+
+    @property
+    def first_encoder(self) -> str:
+        """The text encoder whose rows the denoiser reads one by one."""
+        return next(name for name in self.sources[TEXT].encoders if getattr(self.pipeline, name, None) is not None)
+
+    @property
+    def tokenizer(self) -> Any:
+        """Its tokenizer."""
+        return self._tokenizer(self.first_encoder)
+
+    @property
+    def text_encoder(self) -> Any:
+        """The encoder itself."""
+        return getattr(self.pipeline, self.first_encoder)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it lies."""
+        return next(self.text_encoder.parameters()).device
+
+    # Rows
+
+    @torch.no_grad()
+    def encode(self, prompts: list[str]) -> Encoded:
+        """Encode prompts one by one."""
+        spaces: dict[str, list[PromptRows]] = {name: [] for name in self.spaces}
+        calls = []
+        for prompt in prompts:
+            with self._recorded() as seen:
+                answer = self._answer(prompt)
+            call: dict[str, Tensor] = {}
+            for name, source in self.sources.items():
+                rows, mask = _rows(answer, source)
+                call[source.argument] = _whole(answer[source.answer])
+                stated = None if source.mask is None else answer[source.mask]
+                if source.mask_argument is not None and stated is not None:
+                    call[source.mask_argument] = stated[0]
+                places = self._places(source, seen, len(rows))
+                for space in self.spaces.values():
+                    if (space.source or space.name) != name:
+                        continue
+                    read = self.passed(space, rows)
+                    if mask is not None:
+                        read = read * mask[:, None].to(read)
+                    spaces[space.name].append(PromptRows(read, *places))
+            calls.append(call)
+        first = [one[self.sources[TEXT].argument] for one in calls] if TEXT in self.sources else []
+        pooled = self.sources.get(POOLED)
+        return Encoded(
+            embeddings=_stacked(first),
+            last_subject=torch.tensor([one.last for one in next(iter(spaces.values()), [])]),
+            pooled=None if pooled is None else torch.stack([one[pooled.argument].reshape(-1) for one in calls]),
+            spaces=spaces,
+            own=first,
+            calls=calls,
+        )
+
+    def _answer(self, prompt: str) -> tuple[Any, ...]:
+        """What ``encode_prompt`` returns, asked as the pipeline's own call asks it."""
+        encode = inspect.signature(self.pipeline.encode_prompt).parameters
+        call = inspect.signature(self.pipeline.__call__).parameters
+        shared = {
+            name: call[name].default
+            for name in encode
+            if name in call and call[name].default is not inspect.Parameter.empty and "prompt" not in name
+        }
+        if "complex_human_instruction" in call:  # its name is no prompt's, its default is part of every prompt
+            shared["complex_human_instruction"] = call["complex_human_instruction"].default
+        fixed = {name: value for name, value in FIXED.items() if name in encode}
+        empty = {name: None for name, one in encode.items() if one.default is inspect.Parameter.empty}
+        arguments = {**empty, **shared, **fixed, "prompt": [prompt]}
+        if "device" in encode:
+            arguments["device"] = self.device
+        answer = self.pipeline.encode_prompt(**arguments)
+        return answer if isinstance(answer, tuple) else (answer,)
+
+    @contextmanager
+    def _recorded(self, until: str | None = None) -> Iterator[dict[str, tuple[Tensor, Tensor | None]]]:
+        """Within the block text encoders leave their tokens and masks here, ``[positions]`` of the first prompt."""
+        seen: dict[str, tuple[Tensor, Tensor | None]] = {}
+        handles = []
+
+        def keeper(name: str) -> Callable[..., None]:
+            def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                ids = kwargs.get("input_ids", args[0] if args else None)
+                mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
+                if isinstance(ids, Tensor) and name not in seen:
+                    seen[name] = ids[0].cpu(), mask[0].cpu() if isinstance(mask, Tensor) else None
+                if name == until:
+                    raise _Enough
+
+            return keep
+
+        for name, part in self.pipeline.components.items():
+            if name.startswith("text_encoder") and isinstance(part, nn.Module):
+                handles.append(part.register_forward_pre_hook(keeper(name), with_kwargs=True))
+        try:
+            yield seen
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    # Where the subject is
+
+    def _places(
+        self, source: Source, seen: Mapping[str, tuple[Tensor, Tensor | None]], count: int
+    ) -> tuple[int, tuple[tuple[int, int], ...]]:
+        """Row of the last subject token, and first row and that row of every further encoder's part."""
+        if source.one_row:
+            return 0, ()
+        found, start = [], 0
+        for encoder in source.encoders:
+            if encoder not in seen:
+                continue
+            ids, mask = seen[encoder]
+            last_part = encoder == source.encoders[-1] or len(source.encoders) == 1
+            length = count - start if last_part else len(ids)
+            found.append((start, start + self._last(encoder, ids, mask, length, packed=source.packed)))
+            start += length
+        first, *more = found
+        return first[1], tuple(more)
+
+    def _last(self, encoder: str, ids: Tensor, mask: Tensor | None, count: int, *, packed: bool) -> int:
+        """Among ``count`` rows that of the last token which is the prompt's own."""
+        own = self._own(encoder, ids, mask)
+        behind = self._suffix(encoder)
+        place = own[max(0, len(own) - 1 - behind)]
+        if packed:
+            place = max(0, len(own) - 1 - behind)
+            return min(max(0, place - (len(own) - count)), count - 1)
+        # Rows of a template before the prompt may have been cut off.
+        return min(max(0, place - (len(ids) - count)), count - 1)
+
+    def _own(self, encoder: str, ids: Tensor, mask: Tensor | None) -> list[int]:
+        """Positions that are no padding."""
+        if mask is not None:
+            return [int(place) for place in mask.bool().nonzero().flatten()]
+        padding = self._tokenizer(encoder).pad_token_id
+        end = self._tokenizer(encoder).eos_token_id
+        kept = [place for place, one in enumerate(ids.tolist()) if one != padding]
+        if padding == end:  # the first end of the text is its own, what follows pads it
+            stop = next((place for place, one in enumerate(ids.tolist()) if one == end), len(ids) - 1)
+            kept = list(range(stop + 1))
+        return kept or [0]
+
+    def _suffix(self, encoder: str) -> int:
+        """Tokens that come behind every prompt: an end of text, the rest of a template."""
+        if encoder not in self._suffixes:
+            with_word, without = (self._tokens(encoder, text) for text in (WORD, ""))
+            count = 0
+            while count < min(len(with_word), len(without)) and with_word[-1 - count] == without[-1 - count]:
+                count += 1
+            self._suffixes[encoder] = count
+        return self._suffixes[encoder]
+
+    def _tokens(self, encoder: str, prompt: str) -> list[int]:
+        """A prompt's tokens as the encoder is given them, without padding; no encoder after it runs."""
+        with self._recorded(until=encoder) as seen, suppress(_Enough):
+            self._answer(prompt)
+        ids, mask = seen[encoder]
+        return [int(ids[place]) for place in self._own(encoder, ids, mask)]
+
+    def too_long(self, prompts: Sequence[str]) -> dict[str, str]:
+        """Prompts of which an encoder is not given all tokens, with what is cut off."""
+        lost = {}
+        for prompt in dict.fromkeys(prompts):
+            for encoder in dict.fromkeys(name for source in self.sources.values() for name in source.encoders):
+                if getattr(self.pipeline, encoder, None) is None:
+                    continue
+                tokenizer = self._tokenizer(encoder)
+                own = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+                given = set(self._tokens(encoder, prompt))
+                cut = [place for place, one in enumerate(own) if one not in given]
+                if cut and encoder in self.sources[TEXT].encoders:
+                    lost[prompt] = str(tokenizer.decode(own[cut[0] :])).strip()
+        return lost
+
+    def cut(self, prompt: str) -> str | None:
+        """What of a prompt does not fit; ``None`` when all of it does."""
+        return self.too_long([prompt]).get(prompt)
+
+
+def _rows(answer: tuple[Any, ...], source: Source) -> tuple[Tensor, Tensor | None]:
+    """Rows of the only prompt, ``[positions, d]``, and which of them are read, ``[positions]``."""
+    rows = answer[source.answer]
+    if source.layer is not None:
+        rows = rows[source.layer]
+    rows = rows[0]
+    if source.one_row:
+        rows = rows.reshape(1, -1)
+    mask = None if source.mask is None else answer[source.mask]
+    # AuraFlow's is as wide as the rows, which it has set to zero already.
+    hides = mask is not None and mask[0].numel() == len(rows)
+    return rows, mask[0].bool() if hides else None
+
+
+def _whole(value: Any) -> Any:
+    """What the pipeline takes again, of the only prompt."""
+    return value[0] if not isinstance(value, Tensor) or value.ndim < 4 else value[:, 0]
+
+
+def _stacked(rows: Sequence[Tensor]) -> Tensor:
+    """Rows of several prompts, ``[n, positions, d]``: zeros behind the shorter ones."""
+    if not rows:
+        return torch.zeros(0, 0, 0)
+    longest = max(len(one) for one in rows)
+    return torch.stack([nn.functional.pad(one, (0, 0, 0, longest - len(one))) for one in rows])
