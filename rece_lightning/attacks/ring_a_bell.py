@@ -12,11 +12,11 @@ from rece_lightning.attacks.base import AdversarialPrompt, Attack, Budget, Goal
 from rece_lightning.attacks.tokens import TokenEncoder, Vocabulary, texts_found
 from rece_lightning.attacks.victim import Victim
 from rece_lightning.core.errors import ConfigurationError, check_number
-from rece_lightning.models.text import PromptEncoder
+from rece_lightning.models.text import EncodesPrompts
 
 
 @torch.no_grad()
-def concept_direction(encoder: PromptEncoder, goal: Goal) -> Tensor:
+def concept_direction(encoder: EncodesPrompts, goal: Goal) -> Tensor:
     """Mean difference of the embeddings of the goal's pairs, ``[positions, d]`` (Ring-A-Bell, arXiv 2310.10012).
 
     Raises:

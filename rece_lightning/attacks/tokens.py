@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rece_lightning.attacks.base import AdversarialPrompt, Goal
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.models.text import PromptEncoder, inference
+from rece_lightning.models.text import EncodesPrompts, PromptEncoder, inference
 from rece_lightning.models.vocabulary import whole_words
 
 
@@ -26,7 +26,12 @@ class TokenEncoder:
         ConfigurationError: if these are more than the encoder's positions.
     """
 
-    def __init__(self, encoder: PromptEncoder, free: int, suffix: Sequence[int] = ()) -> None:
+    def __init__(self, encoder: EncodesPrompts, free: int, suffix: Sequence[int] = ()) -> None:
+        if not isinstance(encoder, PromptEncoder):
+            raise ConfigurationError(
+                "attacks: a search of tokens needs text encoders that are CLIP's, as Stable Diffusion 1.x, 2.x and XL "
+                "have them; take paraphrase or derived for this model."
+            )
         self.encoder = encoder
         self.free, self.suffix = free, torch.tensor(list(suffix), dtype=torch.long)
         length, room = free + len(suffix), encoder.positions - 2

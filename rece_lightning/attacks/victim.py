@@ -16,14 +16,14 @@ from rece_lightning.core.embedding_map import AnyMap, EmbeddingMap
 from rece_lightning.core.gram import Gram
 from rece_lightning.metrics.detection import ConceptDetector
 from rece_lightning.models.sampling import Request, Sampling, generate
-from rece_lightning.models.text import PromptEncoder
+from rece_lightning.models.text import EncodesPrompts
 
 
 class Pictures(Protocol):
     """What is asked of the maker of pictures: one pipeline whose projections can be exchanged."""
 
     pipeline: Any
-    encoder: PromptEncoder
+    encoder: EncodesPrompts
 
     def use(self, weights: Iterable[tuple[str, Tensor]] | None) -> None:
         """Put edited projections in; ``None`` puts the original ones back."""
@@ -65,7 +65,7 @@ class Victim:
         pictures.use(None)
 
     @property
-    def encoder(self) -> PromptEncoder:
+    def encoder(self) -> EncodesPrompts:
         """Tokenizers and text encoders: no edit changes them."""
         return self.pictures.encoder
 

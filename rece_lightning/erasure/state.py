@@ -225,11 +225,21 @@ def _pair_faults(where: str, own: dict[str, Tensor], width: int) -> Iterator[str
             yield f"a position in {where} cannot be"
         if not bool((weight > 0).all()):
             yield f"a weight in {where} cannot be"
+        more = own.pop("more", None)
+        if more is not None and not _are_places(more, count, positions):
+            yield f"a position in {where} cannot be"
     if any(name in own for name in PARTS):
         for name in PARTS:
             yield matrix_fault(f"{where}.{name}", own.pop(name, None), (width, width), torch.float64)
     if own:
         yield f"{where} holds {next(iter(own))!r}, which nothing reads"
+
+
+def _are_places(more: Any, count: int, positions: int) -> bool:
+    """Whether they say where rows of further text encoders begin and where their subjects end."""
+    if not isinstance(more, Tensor) or more.dtype != torch.int64 or more.ndim != 3 or more.layout != torch.strided:
+        return False
+    return more.shape[0] == count and more.shape[2] == 3 and bool(((more >= 0) & (more < positions)).all())
 
 
 def _row_faults(where: str, own: dict[str, Tensor], width: int) -> Iterator[str | None]:

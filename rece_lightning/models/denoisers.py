@@ -24,6 +24,12 @@ def denoisers_of(pipeline: Any) -> dict[str, nn.Module]:
     return {name: part for name, part in found.items() if isinstance(part, nn.Module)}
 
 
+def config_of(denoiser: nn.Module) -> Mapping[str, Any]:
+    """Its configuration, as diffusers keeps it."""
+    config: Any = denoiser.config
+    return dict(config)
+
+
 def together(denoisers: Mapping[str, nn.Module]) -> nn.Module:
     """One module that holds the parameters of all denoisers: a single one itself, several under their parts' names."""
     if len(denoisers) == 1:
@@ -50,7 +56,8 @@ class LiveDenoisers(LiveReaders):
             raise ConfigurationError(
                 f"{field}: {type(pipeline).__name__} has no {' or '.join(family.denoisers)}; load the pipeline whole."
             )
-        readers = {part: family.reader(module.config) for part, module in self.parts.items()}
+        self._configs = {part: config_of(module) for part, module in self.parts.items()}
+        readers = {part: family.reader(config) for part, config in self._configs.items()}
 
         def wanted(name: str) -> bool:
             part, own = self._home(name)
@@ -61,7 +68,7 @@ class LiveDenoisers(LiveReaders):
             for name, shape in shapes.items():
                 part, own = self._home(name)
                 by_part[part][own] = shape
-            found = family.spaces({part: (self.parts[part].config, own) for part, own in by_part.items()})
+            found = family.spaces({part: (self._configs[part], own) for part, own in by_part.items()})
             if not found:
                 raise ConfigurationError(f"{field}: nothing in it reads text as {family.title} does.")
             return found
@@ -78,8 +85,7 @@ class LiveDenoisers(LiveReaders):
     @property
     def config(self) -> Mapping[str, Any]:
         """Of the first denoiser."""
-        config: Mapping[str, Any] = next(iter(self.parts.values())).config
-        return config
+        return next(iter(self._configs.values()))
 
     def passed(self, space: TextSpace, rows: Tensor) -> Tensor:
         """Rows ``[positions, d]`` after the modules that they pass before a reader."""

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from rece_lightning.models.denoisers import denoisers_of
+from rece_lightning.models.denoisers import config_of, denoisers_of
 from rece_lightning.models.families.base import Family, Source
 from rece_lightning.models.text_space import POOLED, TEXT
 
@@ -49,8 +49,8 @@ def family_arguments(
         guidance: its scale.
     """
     denoiser = next(iter(denoisers_of(pipeline).values()))
-    config, example = denoiser.config, next(denoiser.parameters())
-    sources = family.sources_of(config)
+    example = next(denoiser.parameters())
+    sources = family.sources_of(config_of(denoiser))
     taken = inspect.signature(pipeline.__call__).parameters
     arguments: dict[str, Any] = {}
     for source in sources.values():

@@ -268,8 +268,9 @@ def _rows(answer: tuple[Any, ...], source: Source) -> tuple[Tensor, Tensor | Non
         rows = rows.reshape(1, -1)
     mask = None if source.mask is None else answer[source.mask]
     # AuraFlow's is as wide as the rows, which it has set to zero already.
-    hides = mask is not None and mask[0].numel() == len(rows)
-    return rows, mask[0].bool() if hides else None
+    if mask is None or mask[0].numel() != len(rows):
+        return rows, None
+    return rows, mask[0].bool()
 
 
 def _whole(value: Any) -> Any:

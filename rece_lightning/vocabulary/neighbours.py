@@ -14,7 +14,7 @@ from rece_lightning.core.gram import Gram
 from rece_lightning.core.robust import WITHIN
 from rece_lightning.data.concepts import filled
 from rece_lightning.data.synonyms import TEMPLATE
-from rece_lightning.models.text import PromptEncoder
+from rece_lightning.models.text import EncodesPrompts
 from rece_lightning.models.vocabulary import vocabulary_words
 from rece_lightning.vocabulary.distance import Reaching
 from rece_lightning.vocabulary.rows import subject_rows, vocabulary_rows
@@ -34,7 +34,7 @@ class Mined:
 
 
 def mine(
-    encoder: PromptEncoder,
+    encoder: EncodesPrompts,
     gram: Gram,
     concepts: Sequence[tuple[str, str]],
     fingerprint: Callable[[], str],
@@ -92,7 +92,7 @@ def mine(
 class _Distances:
     """Of all words from some concepts."""
 
-    def __init__(self, encoder: PromptEncoder, gram: Gram, rows: Tensor) -> None:
+    def __init__(self, encoder: EncodesPrompts, gram: Gram, rows: Tensor) -> None:
         self.encoder, self.gram, self.rows = encoder, gram, rows
         self.unedited = EmbeddingMap.identity(gram.width, gram.total.device)
 

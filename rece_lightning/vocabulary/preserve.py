@@ -16,7 +16,7 @@ from rece_lightning.erasure.encoding import ConceptEncoder
 from rece_lightning.erasure.erasers import SpaceErasers
 from rece_lightning.erasure.session import ErasureSession
 from rece_lightning.erasure.statistics import ConceptStatistics
-from rece_lightning.models.text import PromptEncoder
+from rece_lightning.models.text import EncodesPrompts
 from rece_lightning.models.text_space import TEXT
 
 ROUNDS = 20
@@ -52,7 +52,7 @@ class Vocabulary:
         size: prompts that are encoded together.
     """
 
-    def __init__(self, encoder: PromptEncoder, words: Sequence[str], size: int = 64) -> None:
+    def __init__(self, encoder: EncodesPrompts, words: Sequence[str], size: int = 64) -> None:
         self.encoder, self.words, self.size = encoder, list(words), size
         self._held: dict[int, Tensor] = {}
         self._bytes = 0

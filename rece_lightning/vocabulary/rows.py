@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.files import save_tensors
-from rece_lightning.models.text import PromptEncoder
+from rece_lightning.models.text import EncodesPrompts, PromptEncoder
 
 ROWS = 2
 """Embeddings of a prompt that count: the last token of its subject and the end of the text behind it, which is what all
@@ -30,7 +30,7 @@ TENSOR = "rows"
 KEY = "vocabulary"
 
 
-def subject_rows(encoder: PromptEncoder, prompts: Sequence[str], batch: int = BATCH) -> Tensor:
+def subject_rows(encoder: EncodesPrompts, prompts: Sequence[str], batch: int = BATCH) -> Tensor:
     """Embeddings of every prompt's last subject token and of the end of its text, ``[n, 2, d]``, float16 on the CPU.
 
     A causal text encoder gives a position the same embedding whatever follows: prompts are padded to the longest of
@@ -43,6 +43,8 @@ def subject_rows(encoder: PromptEncoder, prompts: Sequence[str], batch: int = BA
     """
     if not prompts:
         return torch.zeros(0, ROWS, 0, dtype=torch.float16)
+    if not isinstance(encoder, PromptEncoder):
+        return torch.stack([_two(encoder, prompt) for prompt in prompts])
     lengths = [min(len(ids), encoder.positions) for ids in encoder.tokenizer(list(prompts))["input_ids"]]
     order = sorted(range(len(prompts)), key=lengths.__getitem__)
     found: list[Tensor] = [torch.empty(0)] * len(prompts)
@@ -59,12 +61,20 @@ def subject_rows(encoder: PromptEncoder, prompts: Sequence[str], batch: int = BA
     return torch.stack(found)
 
 
+def _two(encoder: EncodesPrompts, prompt: str) -> Tensor:
+    """The same of one prompt under any text encoder; a prompt's end is its last row where nothing follows it."""
+    encoded = encoder.encode([prompt])
+    own = encoded.embedding(0)
+    last = int(encoded.last_subject[0])
+    return own[[last, min(last + 1, len(own) - 1)]].to(torch.float16).cpu()
+
+
 def default_cache() -> Path:
     """The user's folder for what can be made again: ``rece_lightning`` in ``$XDG_CACHE_HOME``, or in ``~/.cache``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rece_lightning"
 
 
-def vocabulary_rows(encoder: PromptEncoder, fingerprint: Callable[[], str], prompts: Sequence[str]) -> Tensor:
+def vocabulary_rows(encoder: EncodesPrompts, fingerprint: Callable[[], str], prompts: Sequence[str]) -> Tensor:
     """As :func:`subject_rows`; of a large vocabulary kept in the user's cache.
 
     Args:
@@ -76,7 +86,7 @@ def vocabulary_rows(encoder: PromptEncoder, fingerprint: Callable[[], str], prom
 
 
 def cached_rows(
-    encoder: PromptEncoder, fingerprint: str, prompts: Sequence[str], folder: Path | None = None, batch: int = BATCH
+    encoder: EncodesPrompts, fingerprint: str, prompts: Sequence[str], folder: Path | None = None, batch: int = BATCH
 ) -> tuple[Tensor, bool]:
     """As :func:`subject_rows`, from the folder's file where another scan with the same text encoder made it.
 

@@ -14,7 +14,7 @@ from rece_lightning.core.robust import WITHIN
 from rece_lightning.data.concepts import filled
 from rece_lightning.data.synonyms import TEMPLATE
 from rece_lightning.erasure.session import ErasureSession
-from rece_lightning.models.text import PromptEncoder
+from rece_lightning.models.text import EncodesPrompts
 from rece_lightning.models.vocabulary import vocabulary_words
 from rece_lightning.vocabulary.distance import Reaching
 from rece_lightning.vocabulary.rows import cached_rows, subject_rows
@@ -114,7 +114,7 @@ def scan(
 
 
 def search_pairs(
-    encoder: PromptEncoder, reaching: Reaching, found: Scan, concept: int, template: str, beam: int
+    encoder: EncodesPrompts, reaching: Reaching, found: Scan, concept: int, template: str, beam: int
 ) -> list[tuple[str, str, float]]:
     """The nearest pairs of words that a beam finds: the ``beam`` nearest words, each beside every second word.
 

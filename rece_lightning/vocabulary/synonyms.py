@@ -15,7 +15,7 @@ from rece_lightning.data.datamodule import ConceptData
 from rece_lightning.data.synonyms import FIELD, AutoSynonyms, joined, scanned_template
 from rece_lightning.distributed import gathered, rank_and_world
 from rece_lightning.erasure.session import ErasureSession
-from rece_lightning.models.text import PromptEncoder
+from rece_lightning.models.text import EncodesPrompts
 from rece_lightning.models.vocabulary import vocabulary_words
 from rece_lightning.vocabulary.distance import Reaching
 from rece_lightning.vocabulary.preserve import first_edit
@@ -164,7 +164,7 @@ def _candidates(session: ErasureSession, data: ConceptData, plan: AutoSynonyms) 
     )
 
 
-def _own_rows(encoder: PromptEncoder, concepts: Sequence[Concept]) -> Tensor:
+def _own_rows(encoder: EncodesPrompts, concepts: Sequence[Concept]) -> Tensor:
     """Of every concept and its target in the template that it is compared in, ``[concepts, 2, 2, d]``.
 
     Raises:
