@@ -18,6 +18,7 @@ VERBS = {
 TOOLS = {
     "export": "write a finished erasure in another format",
     "apply": "put a finished erasure on another model",
+    "inspect": "say how a model reads its text and what an erasure would take, without loading it",
     "compare": "put measured runs side by side on one page",
     "sweep": "rank hundreds of settings, measure the best, recommend one",
 }
@@ -41,6 +42,7 @@ def overview() -> str:
     """What ``--help`` at the top says."""
     lines = ["usage: rece {" + ",".join(VERBS) + "} --config CONFIG [--model.KEY VALUE] [--data.KEY VALUE] ..."]
     lines += ["       rece {export,apply} --ckpt_path RUN --output PATH ..."]
+    lines += ["       rece inspect --model.pretrained MODEL"]
     lines += ["       rece compare RUN RUN ... --output PAGE"]
     lines += ["       rece sweep --config CONFIG --grid KEY=VALUE,VALUE,... ...", ""]
     lines += [f"  {verb:<10}{text}" for verb, text in {**VERBS, **TOOLS}.items()]

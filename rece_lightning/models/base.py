@@ -38,6 +38,8 @@ class BaseModel:
     denoisers: Mapping[str, tuple[Mapping[str, Any], Weights]] = field(default_factory=dict, repr=False)
     """Part → its configuration and weights, of a model of a declared family; empty for a U-Net of Stable Diffusion's
     kind."""
+    encoder_names: list[str] = field(default_factory=list)
+    """Parts that are text encoders, of a model of a declared family."""
     config: Path | None = None
     """Folder of the configurations that a single file does not hold."""
 
@@ -50,6 +52,13 @@ class BaseModel:
     def projections(self) -> dict[str, tuple[int, ...]]:
         """Diffusers names of every weight that reads text, with its whole shape."""
         return {name: reader.shape for space in self.spaces for name, reader in space.readers.items()}
+
+    @property
+    def encoders(self) -> list[str]:
+        """Parts that are text encoders, in the order of :attr:`text`."""
+        if self.denoisers:
+            return self.encoder_names
+        return ["text_encoder", "text_encoder_2"][: len(self.text)]
 
     @property
     def configurations(self) -> Path:
