@@ -15,6 +15,7 @@ from torch import Tensor
 from rece_lightning.core.embedding_map import AnyMap, EmbeddingMap
 from rece_lightning.core.gram import Gram
 from rece_lightning.metrics.detection import ConceptDetector
+from rece_lightning.models.denoisers import denoisers_of, together
 from rece_lightning.models.sampling import Request, Sampling, generate
 from rece_lightning.models.text import EncodesPrompts
 
@@ -88,7 +89,7 @@ class Victim:
         try:
             self._put(edited)
             # Gradients reach the embeddings; the weights ask for none.
-            yield self.pipeline.unet.eval().requires_grad_(False)
+            yield together(denoisers_of(self.pipeline)).eval().requires_grad_(False)
         finally:
             self._put(former)
 
