@@ -13,7 +13,7 @@ from rece_lightning.core.editors.base import editor_of
 from rece_lightning.core.errors import ConfigurationError, check_choice, nearest
 from rece_lightning.core.robust import Robust
 
-TOKENS = ("aligned", "last", "all")
+TOKENS = ("aligned", "last", "end", "all")
 PROJECTIONS = ("kv", "k", "v")
 FIELD = "model.method"
 
@@ -33,7 +33,8 @@ class Method:
         accumulate: every epoch's edit also holds what earlier epochs erased; false is the published loop.
         robust: what joins the one derived embedding; ``None`` is the published loop.
         tokens: positions that epoch 0 edits: ``aligned`` (from the last subject token on; published), ``last`` (that
-            token alone), ``all``.
+            token alone), ``end`` (what follows it: the end of the text, TRCE, arXiv 2503.07389), ``all``. Where a
+            model has one row a prompt, it is taken.
         projections: ``kv``, ``k`` or ``v``: which of keys and values are edited. Other readers of the text always are.
         layers: a regular expression over parameter names that narrows what is edited.
         spaces: text spaces to edit; all that the model has unless given.

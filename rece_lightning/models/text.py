@@ -175,7 +175,9 @@ def aligned_rows(concept: Tensor, last: int, target: Tensor, target_last: int, r
         concept, target: ``[positions, d]``.
         last, target_last: positions of their last subject tokens.
         rule: ``aligned`` (from the last subject token on, both prompts aligned at theirs and cut to the
-            shorter; published), ``last`` (that token alone), ``all`` (every position).
+            shorter; published), ``last`` (that token alone), ``end`` (what follows it, aligned in the same way: the end
+            of the text, and the padding that repeats it; the last position where nothing follows), ``all`` (every
+            position).
 
     Returns:
         Concept rows and target rows, ``[r, d]`` each.
@@ -184,5 +186,7 @@ def aligned_rows(concept: Tensor, last: int, target: Tensor, target_last: int, r
         return concept, target
     if rule == "last":
         return concept[last : last + 1], target[target_last : target_last + 1]
+    if rule == "end":
+        last, target_last = min(last + 1, len(concept) - 1), min(target_last + 1, len(target) - 1)
     count = min(len(concept) - last, len(target) - target_last)
     return concept[last : last + count], target[target_last : target_last + count]

@@ -78,7 +78,9 @@ def plain_pairs(folder: Path, rule: str) -> tuple[list[PlainPair], Tensor]:
     pairs = []
     for prompt, target, weight in PAIRS:
         (rows, last), (target_rows, target_last) = encode(prompt), encode(target)
-        if rule == "aligned":
+        if rule == "end":
+            last, target_last = last + 1, target_last + 1
+        if rule in ("aligned", "end"):
             picked, anchors = rows[last:], target_rows[target_last:]
             shorter = min(len(picked), len(anchors))
             picked, anchors = picked[:shorter], anchors[:shorter]
@@ -95,7 +97,7 @@ def original_weights(folder: Path) -> dict[str, Tensor]:
     return {name: weight for name, weight in state.items() if "attn2.to_k" in name or "attn2.to_v" in name}
 
 
-@pytest.mark.parametrize("rule", ["aligned", "last", "all"])
+@pytest.mark.parametrize("rule", ["aligned", "last", "end", "all"])
 @pytest.mark.parametrize("epochs", [1, 2, 3, 4])
 def test_edited_file_equals_the_plain_formulas(checkpoint: Path, tmp_path: Path, rule: str, epochs: int) -> None:
     fit(checkpoint, tmp_path, epochs, Method(tokens=rule))
