@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from rece_lightning.core.embedding_map import AnyMap
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.evaluation.columns import FitColumns, MeasuredColumns, unmeasured
-from rece_lightning.evaluation.drawing import Derived, attackers
+from rece_lightning.evaluation.drawing import Derived, attackers, out_of_reach
 from rece_lightning.evaluation.folders import References
 from rece_lightning.evaluation.generation import PictureMaker
 from rece_lightning.evaluation.prompts import AskedPrompts
@@ -210,11 +211,14 @@ class Evaluation(RunCallback):
         if len(module.history) > 1:
             states.append((LAST, LAST_DERIVED, module.maps))
         later = {key: self.comparison.columns.pop(key) for key in list(self.comparison.columns) if key != ORIGINAL}
+        reason = out_of_reach(module.session)
+        if self.attack and reason is not None:
+            warnings.warn(f"No columns with derived embeddings: {reason}.", stacklevel=2)
         for position, (plain, attacked, maps) in enumerate(states):
             if position == 1:
                 self.comparison.columns.update(later)
             self._add(trainer, module, plain, maps)
-            if self.attack:
+            if self.attack and reason is None:
                 self._add(trainer, module, attacked, maps, attacked=True)
         module.pictures.use(None)
         if trainer.is_global_zero:

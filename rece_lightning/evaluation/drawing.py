@@ -70,6 +70,20 @@ class Derived:
         return sum(ratios) / len(ratios) if ratios else None
 
 
+def out_of_reach(session: ErasureSession) -> str | None:
+    """Why no prompt embedding can be derived for what is edited; ``None`` where one can.
+
+    Behind a norm or a projector of the denoiser a derived row would have to be one that these can give.
+    """
+    behind = next((space for space in session.spaces if space.before), None)
+    if behind is None:
+        return None
+    return (
+        f"the space {behind.name!r} is read behind {behind.before[0]}, and what is derived there is no embedding that a "
+        "pipeline takes"
+    )
+
+
 def attackers(session: ErasureSession, maps: Mapping[str, AnyMap]) -> dict[str, DerivationMap]:
     """Text space → the attacker's derivation: its ridge is a setting of the measurement, not the defender's λ."""
     return {
