@@ -18,7 +18,7 @@ from rece_lightning.erasure.erasers import SpaceErasers
 from rece_lightning.erasure.erasure import Erasure, erased_spaces
 from rece_lightning.erasure.plan import ErasurePlan
 from rece_lightning.erasure.undo import Undo
-from rece_lightning.models.denoisers import LiveDenoisers, denoisers_of, known_family, supported
+from rece_lightning.models.denoisers import LiveDenoisers, denoisers_of, known_family, refuse_unreachable, supported
 from rece_lightning.models.live_readers import LiveReaders
 from rece_lightning.models.live_unet import LiveUnet, pooled_width_of
 from rece_lightning.models.text import EncodesPrompts, PromptEncoder
@@ -80,6 +80,7 @@ def erase(
 
 def _opened(pipeline: Any) -> tuple[LiveReaders, EncodesPrompts]:
     """What of a pipeline reads the text, and what encodes its prompts."""
+    refuse_unreachable(type(pipeline).__name__, "erase")
     family = known_family(pipeline)
     if family is not None:
         live = LiveDenoisers(pipeline, family, "erase: pipeline")

@@ -79,8 +79,8 @@ def out_of_reach(session: ErasureSession) -> str | None:
     if behind is None:
         return None
     return (
-        f"the space {behind.name!r} is read behind {behind.before[0]}, and what is derived there is no embedding that a "
-        "pipeline takes"
+        f"the space {behind.name!r} is read behind {behind.before[0]}, and what is derived there is no embedding that "
+        "a pipeline takes"
     )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.models.families import FAMILIES, family_of
 from rece_lightning.models.families.base import Family
+from rece_lightning.models.families.refused import REFUSED
 from rece_lightning.models.live_readers import LiveReaders
 from rece_lightning.models.pipeline_encoder import PipelineEncoder
 from rece_lightning.models.text_space import TextSpace
@@ -108,6 +109,22 @@ def known_family(pipeline: Any) -> Family | None:
         if family := family_of(kind.__name__):
             return family
     return None
+
+
+def refuse_unreachable(kind: str, where: str) -> None:
+    """Refuse a pipeline whose text no map on embeddings reaches.
+
+    Args:
+        kind: its class in diffusers.
+        where: it was named, for messages.
+
+    Raises:
+        ConfigurationError: with the reason.
+    """
+    if kind in REFUSED:
+        raise ConfigurationError(
+            f"{where}: {kind} cannot be erased from in closed form: {REFUSED[kind]}. Give a model of {supported()}."
+        )
 
 
 def supported() -> str:

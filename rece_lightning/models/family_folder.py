@@ -12,6 +12,7 @@ from torch import Tensor
 from rece_lightning.core.errors import BaseModelError
 from rece_lightning.models import folder as stable_diffusion
 from rece_lightning.models.base import BaseModel
+from rece_lightning.models.denoisers import refuse_unreachable, supported
 from rece_lightning.models.families import family_of
 from rece_lightning.models.families.base import Family
 from rece_lightning.models.part_configs import check_part, read_json, read_parts
@@ -46,8 +47,15 @@ def open_folder(name: str, folder: Path, variant: str | None) -> BaseModel:
         BaseModelError: saying what is missing or does not fit.
     """
     index = folder / "model_index.json"
-    family = family_of(str(read_json(index).get("_class_name"))) if index.is_file() else None
+    kind = str(read_json(index).get("_class_name")) if index.is_file() else ""
+    family = family_of(kind)
     if family is None:
+        refuse_unreachable(kind, "model.pretrained")
+        if index.is_file() and not (folder / "unet").is_dir() and "unet" not in read_parts(folder):
+            raise BaseModelError(
+                f"model.pretrained: {folder} is a {kind}, whose family is not known; give a model of {supported()}, or "
+                "load the pipeline and try rece_lightning.erase(pipeline, ...)."
+            )
         return stable_diffusion.open_folder(name, folder, variant)
     return open_family(name, folder, variant, family)
 

@@ -12,6 +12,7 @@ from rece_lightning.models.families.flux import FLUX
 from rece_lightning.models.families.flux2 import FLUX2
 from rece_lightning.models.families.hidream import HIDREAM
 from rece_lightning.models.families.hunyuan_video import HUNYUAN_VIDEO
+from rece_lightning.models.families.kolors import KOLORS
 from rece_lightning.models.families.ltx import LTX
 from rece_lightning.models.families.lumina2 import LUMINA2
 from rece_lightning.models.families.pixart import PIXART
@@ -23,7 +24,7 @@ from rece_lightning.models.families.z_image import Z_IMAGE
 
 FAMILIES: tuple[Family, ...] = (
     SD3, FLUX, FLUX2, CHROMA, QWEN_IMAGE, Z_IMAGE, LUMINA2, AURAFLOW, COGVIEW4, HIDREAM, PIXART, SANA, CASCADE, WAN,
-    LTX, COGVIDEOX, HUNYUAN_VIDEO,
+    LTX, COGVIDEOX, HUNYUAN_VIDEO, KOLORS,
 )  # fmt: skip
 """Every declared family whose text encoders are not Stable Diffusion's pair of CLIP towers."""
 
