@@ -117,7 +117,7 @@ def too_long(encoder: PromptEncoder, prompts: Sequence[str]) -> dict[str, str]:
     texts = list(dict.fromkeys(prompts))
     if not texts:
         return {}
-    counts = [len(ids) for ids in encoder.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    counts = [len(ids) for ids in encoder.token_ids(texts, special=False)]
     longest = [text for text, count in zip(texts, counts, strict=True) if count > encoder.positions - 2]
     return {text: lost for text in longest if (lost := encoder.cut(text))}
 
