@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from rece_lightning.models.families.unet import TEXT_PROJECTION
+from rece_lightning.models.families.unet import text_projection
 from rece_lightning.models.layouts import LAYOUTS, write_vocabulary
 
 
@@ -66,7 +66,8 @@ def fill(module: nn.Module, dtype: torch.dtype) -> nn.Module:
 def projection_shapes(kind: str) -> list[tuple[int, int]]:
     """``(o, d)`` of every text-reading projection of a published model."""
     unet = with_shapes(UNet2DConditionModel.from_config, LAYOUTS[kind].configs()["unet"])
-    return [tuple(value.shape) for name, value in unet.named_parameters() if TEXT_PROJECTION.search(name)]  # type: ignore[misc]
+    shapes = {name: tuple(value.shape) for name, value in unet.named_parameters()}
+    return [shape for name, shape in shapes.items() if text_projection(name, shapes, {})]  # type: ignore[misc]
 
 
 def random_projections(shapes: list[tuple[int, int]], device: str = "cpu") -> list[Tensor]:

@@ -23,6 +23,7 @@ from rece_lightning.erasure.erasure import Erasure, check_finite, erased_spaces
 from rece_lightning.erasure.in_training import NOTHING, DenoiserInTraining, lent
 from rece_lightning.erasure.plan import ErasurePlan
 from rece_lightning.erasure.statistics import ConceptStatistics
+from rece_lightning.models.beside import is_control_net
 from rece_lightning.models.live_unet import LiveUnet, pooled_width_of
 from rece_lightning.models.text import PromptEncoder
 from rece_lightning.runs.erased_io import ErasedCheckpoints
@@ -68,8 +69,8 @@ class Erase(Callback):
         method: how to erase.
 
     Raises:
-        ConfigurationError: for a setting that makes no sense, an attribute that your module lacks, or a
-            strategy that shards the weights.
+        ConfigurationError: for a setting that makes no sense, an attribute that your module lacks, a strategy that
+            shards the weights, or something that reads the text and cannot be edited, such as a ControlNet.
     """
 
     def __init__(
@@ -156,7 +157,7 @@ class Erase(Callback):
         self._find(trainer, pl_module)
 
     def _name_others(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Warn of what else in the module reads text: it is saved as it is."""
+        """Warn of what else in the module reads text, since it is saved as it is; a ControlNet is refused."""
         erasers: list[Erase] = [one for one in trainer.callbacks if isinstance(one, Erase)]  # type: ignore[attr-defined]
         if self is not erasers[0]:
             return
@@ -165,6 +166,12 @@ class Erase(Callback):
         tops = sorted(
             {re.split(r"\.(?:down_blocks|mid_block|up_blocks)\.", name)[0] for name in others if READS in name}
         )
+        for top in tops:
+            if is_control_net(pl_module.get_submodule(top)):
+                raise ConfigurationError(
+                    f"Erase: {top} ({type(pl_module.get_submodule(top)).__name__}) reads the same text for the same "
+                    f"pictures, and would stay as it is; add an Erase(..., unet={top!r}) with the same concepts."
+                )
         if tops:
             rank_zero_warn(
                 f"Erase: {type(pl_module).__name__} also holds {', '.join(map(repr, tops))}, which reads text and is "

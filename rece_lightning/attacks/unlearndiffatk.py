@@ -87,7 +87,7 @@ class UnlearnDiffAtk(Attack):
         latents = latents_of(victim.pipeline, OriginalPictures().of(victim, goal, self.pictures))
         vocabulary = Vocabulary(victim.encoder.tokenizer, goal.forbidden)
         suffix = goal.prompt if self.suffix is None else self.suffix
-        own = victim.encoder.tokenizer(suffix, add_special_tokens=False)["input_ids"]
+        own = victim.encoder.token_ids([suffix], special=False)[0]
         encoder = TokenEncoder(victim.encoder, self.budget.tokens, own)
         found = []
         with victim.edited() as unet:

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from torch import nn
 
 from rece_lightning.core import diagnostics
 from rece_lightning.core.embedding_map import AnyMap, EmbeddingMap
@@ -18,7 +19,8 @@ from rece_lightning.erasure.erasers import SpaceErasers
 from rece_lightning.erasure.erasure import Erasure, erased_spaces
 from rece_lightning.erasure.plan import ErasurePlan
 from rece_lightning.erasure.undo import Undo
-from rece_lightning.models.denoisers import LiveDenoisers, denoisers_of, known_family, refuse_unreachable, supported
+from rece_lightning.models.beside import control_nets, part_at
+from rece_lightning.models.denoisers import LiveDenoisers, besides, known_family, refuse_unreachable, supported
 from rece_lightning.models.live_readers import LiveReaders
 from rece_lightning.models.live_unet import LiveUnet, pooled_width_of
 from rece_lightning.models.text import EncodesPrompts, PromptEncoder
@@ -48,7 +50,9 @@ def erase(
             pipeline("a bomb")  # the original is back after the block
 
     Args:
-        pipeline: of Stable Diffusion 1.x, 2.x or XL, or another with ``unet``, ``tokenizer``, ``text_encoder``.
+        pipeline: of Stable Diffusion 1.x, 2.x or XL, or another with ``unet``, ``tokenizer``, ``text_encoder``. Its
+            ControlNets, GLIGEN's phrases and Custom Diffusion's own keys and values read the same text and are edited
+            with the U-Net.
         concepts: prompts or mappings, as in :class:`rece_lightning.ConceptData`; one prompt, or the path of
             a prompt file.
         preserve: prompts whose keys and values are held.
@@ -61,38 +65,48 @@ def erase(
         The erasure, which can be undone.
 
     Raises:
-        ConfigurationError: for a setting that makes no sense, a pipeline without these parts, or weights that
-            cannot be edited where they lie (offloaded to ``meta``, quantized, fused, inside an adapter that is no
-            plain LoRA). Nothing was changed then.
+        ConfigurationError: for a setting that makes no sense, a pipeline without these parts, something in it that
+            reads the text and cannot be edited, or weights that cannot be edited where they lie (offloaded to
+            ``meta``, quantized, fused, inside an adapter that is no plain LoRA). Nothing was changed then.
         BaseModelError: if the weights hold NaN or infinity, or the text encoder is of another kind.
     """
     plan = ErasurePlan.of(
         "erase", concepts, preserve=preserve, target=target, templates=templates, method=method, epochs=epochs
     )
-    live, encoder = _opened(pipeline)
+    live, encoder, parts = _opened(pipeline)
     spaces = plan.spaces(live)
     with torch.no_grad():
         statistics = plan.statistics(encoder, spaces, live.algebra_device)
         erasers = plan.erasers(live, spaces, statistics)
         erasure = Erasure(live, erased_spaces(spaces, erasers.maps, erasers.grams))
-        return LiveErasure(erasers, erasure, erasure.apply_(live.module), pipeline)
+        return LiveErasure(erasers, erasure, erasure.apply_(live.module), pipeline, parts)
 
 
-def _opened(pipeline: Any) -> tuple[LiveReaders, EncodesPrompts]:
-    """What of a pipeline reads the text, and what encodes its prompts."""
+def _opened(pipeline: Any) -> tuple[LiveReaders, EncodesPrompts, dict[str, nn.Module]]:
+    """What of a pipeline reads the text, what encodes its prompts, and the parts that are edited."""
     refuse_unreachable(type(pipeline).__name__, "erase")
     family = known_family(pipeline)
     if family is not None:
-        live = LiveDenoisers(pipeline, family, "erase: pipeline")
-        refuse_sharded(live.module, "erase: pipeline")
-        return live, live.encoder(pipeline)
-    unet = denoisers_of(pipeline).get("unet")
-    if unet is None:
+        for name, kind in besides(pipeline, family).items():
+            raise ConfigurationError(
+                f"erase: pipeline.{name}: a {kind} may read the text too, and an edit of {family.title}'s denoiser "
+                f"leaves it as it is; erase from a pipeline without it."
+            )
+        denoisers = LiveDenoisers(pipeline, family, "erase: pipeline")
+        for path, module in denoisers.parts.items():
+            refuse_sharded(module, f"erase: pipeline.{path}")
+        return denoisers, denoisers.encoder(pipeline), denoisers.parts
+    unet = part_at(pipeline, "unet")
+    if not isinstance(unet, nn.Module):
         raise ConfigurationError(
-            f"erase: {type(pipeline).__name__} is of no known family; give a diffusers pipeline of {supported()}."
+            f"erase: {type(pipeline).__name__} has no unet and is of no known family; give a diffusers pipeline of "
+            f"{supported()}."
         )
-    refuse_sharded(unet, "erase: pipeline.unet")
-    return LiveUnet(unet, "erase: pipeline.unet", pooled_width_of(pipeline)), PromptEncoder.of_pipeline(pipeline)
+    beside = control_nets(pipeline)
+    for path, module in {"unet": unet, **beside}.items():
+        refuse_sharded(module, f"erase: pipeline.{path}")
+    live = LiveUnet(unet, "erase: pipeline.unet", pooled_width_of(pipeline), beside=beside)
+    return live, PromptEncoder.of_pipeline(pipeline), {"unet": unet, **beside}
 
 
 class LiveErasure:
@@ -102,9 +116,11 @@ class LiveErasure:
     kept on the CPU until then.
     """
 
-    def __init__(self, erasers: SpaceErasers, erasure: Erasure, undo: Undo, pipeline: Any) -> None:
+    def __init__(
+        self, erasers: SpaceErasers, erasure: Erasure, undo: Undo, pipeline: Any, parts: Mapping[str, nn.Module]
+    ) -> None:
         self._erasers, self._change, self._undo = erasers, erasure.change, undo
-        self._pipeline, self._denoisers = pipeline, denoisers_of(pipeline)
+        self._pipeline, self._parts = pipeline, parts
 
     @property
     def maps(self) -> dict[str, AnyMap]:
@@ -113,7 +129,7 @@ class LiveErasure:
 
     @property
     def names(self) -> list[str]:
-        """Parameter names of the edited weights."""
+        """Parameter names of the edited weights: the U-Net's, and a ControlNet's, which begin with ``controlnet.``."""
         return self._undo.names
 
     @property
@@ -152,9 +168,11 @@ class LiveErasure:
                 another U-Net took their place, they were fused into others, quantized, offloaded, or lie inside an
                 adapter that came later.
         """
-        if not (force or self.undone) and denoisers_of(self._pipeline) != self._denoisers:
+        others = [path for path, module in self._parts.items() if part_at(self._pipeline, path) is not module]
+        if others and not (force or self.undone):
+            part = "U-Net" if others[0] == "unet" else others[0]
             raise ConfigurationError(
-                "undo: the pipeline has another denoiser than the one that was edited; put that back first. "
+                f"undo: the pipeline has another {part} than the one that was edited; put that back first. "
                 "undo(force=True) takes the edit out of the former one alone."
             )
         self._undo(force=force)

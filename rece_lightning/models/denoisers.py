@@ -8,9 +8,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.models.beside import may_read_text
 from rece_lightning.models.families import FAMILIES, family_of
 from rece_lightning.models.families.base import Family
 from rece_lightning.models.families.refused import REFUSED
+from rece_lightning.models.layers import live_layers
 from rece_lightning.models.live_readers import LiveReaders
 from rece_lightning.models.pipeline_encoder import PipelineEncoder
 from rece_lightning.models.text_space import TextSpace
@@ -23,6 +25,17 @@ def denoisers_of(pipeline: Any) -> dict[str, nn.Module]:
     parts = {name: getattr(pipeline, name, None) for name in names}
     found = {name: getattr(part, "_orig_mod", part) for name, part in parts.items()}
     return {name: part for name, part in found.items() if isinstance(part, nn.Module)}
+
+
+def besides(pipeline: Any, family: Family) -> dict[str, str]:
+    """Part of a pipeline of a family that may read the text and is not edited → its class: a ControlNet."""
+    found = {}
+    for name, part in vars(pipeline).items():
+        kind = type(getattr(part, "_orig_mod", part)).__name__
+        own = name in family.denoisers or name.startswith("text_encoder")
+        if isinstance(part, nn.Module) and not own and may_read_text(name, kind):
+            found[name] = kind
+    return found
 
 
 def config_of(denoiser: nn.Module) -> Mapping[str, Any]:
@@ -64,17 +77,17 @@ class LiveDenoisers(LiveReaders):
             part, own = self._home(name)
             return part in readers and readers[part](own)
 
-        def spaces(shapes: Mapping[str, tuple[int, ...]]) -> tuple[TextSpace, ...]:
-            by_part: dict[str, dict[str, tuple[int, ...]]] = {part: {} for part in self.parts}
-            for name, shape in shapes.items():
-                part, own = self._home(name)
-                by_part[part][own] = shape
-            found = family.spaces({part: (self._configs[part], own) for part, own in by_part.items()})
-            if not found:
-                raise ConfigurationError(f"{field}: nothing in it reads text as {family.title} does.")
-            return found
-
-        super().__init__(together(self.parts), wanted, spaces, field)
+        module = together(self.parts)
+        layers, parameters = live_layers(module, wanted, field), dict(module.named_parameters())
+        by_part: dict[str, dict[str, tuple[int, ...]]] = {part: {} for part in self.parts}
+        for name, layer in layers.items():
+            part, own = self._home(name)
+            by_part[part][own] = tuple(parameters[layer.weight].shape)
+        spaces = family.spaces({part: (self._configs[part], own) for part, own in by_part.items()})
+        if not spaces:
+            raise ConfigurationError(f"{field}: nothing in it reads text as {family.title} does.")
+        readers_of = {name: layers[name] for space in spaces for name in space.readers}
+        super().__init__(module, spaces, readers_of, field)
 
     def _home(self, name: str) -> tuple[str, str]:
         """The part that a parameter lies in, and how it is called there."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rece_lightning.core.errors import BaseModelError
 from rece_lightning.models.base import BaseModel
+from rece_lightning.models.beside import may_read_text
 from rece_lightning.models.part_configs import check_part, check_parts, read_json, read_parts
 from rece_lightning.models.pickled import PICKLES, PickledWeights
 from rece_lightning.models.weights import SafetensorsWeights, Weights
@@ -47,6 +48,14 @@ def open_folder(name: str, folder: Path, variant: str | None) -> BaseModel:
         files = [f"{part}/{file}" for file in NEEDED_FILES[part]]
         if not any((folder / file).is_file() for file in files):
             raise BaseModelError(f"model.pretrained: {folder} has no {' or '.join(files)}; copy the model whole.")
+    index = read_json(folder / "model_index.json")
+    for part in named:
+        if may_read_text(part, str(index[part][1])):
+            raise BaseModelError(
+                f"model.pretrained: {folder}: its {part} ({index[part][1]}) may read the text too, and an edit of the "
+                "U-Net leaves it as it is. Give the model without it; a ControlNet is edited with its U-Net in "
+                "memory: rece_lightning.erase(pipeline, …)."
+            )
     for part in dict.fromkeys((*parts, *named)):
         check_part(folder / part)
     weights = {part: part_weights(folder, part, variant) for part in STEMS if part in parts}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from rece_lightning.models.layers import algebra_device, check_weight, live_layers
+from rece_lightning.models.layers import LiveLayer, algebra_device, check_weight
 from rece_lightning.models.text_space import TextSpace
 
 
@@ -15,33 +15,26 @@ class LiveReaders:
     """The layers of a module that read text, whatever lies around them.
 
     Args:
-        module: in memory.
-        wanted: whether a weight of this plain name reads text.
-        spaces: gives the text spaces from the shapes of such weights.
+        module: in memory; it holds everything that is edited, under the names that are used here.
+        spaces: what it reads its text from; readers under their plain names, whatever lies around them.
+        layers: reader → its layer.
         field: where it was found, for messages.
         weights: in place of its own, under the same names.
 
     Raises:
-        ConfigurationError: if a reader cannot be edited where it lies: offloaded, quantized, fused, or inside an
-            adapter that is no plain LoRA.
+        ConfigurationError: if a reader is offloaded or quantized.
     """
 
     def __init__(
         self,
         module: nn.Module,
-        wanted: Callable[[str], bool],
-        spaces: Callable[[Mapping[str, tuple[int, ...]]], tuple[TextSpace, ...]],
+        spaces: tuple[TextSpace, ...],
+        layers: Mapping[str, LiveLayer],
         field: str,
         weights: Mapping[str, Tensor] | None = None,
     ) -> None:
-        self.module, self.field = module, field
-        layers = live_layers(module, wanted, field)
+        self.module, self.spaces, self.field, self._layers = module, spaces, field, dict(layers)
         parameters = {**dict(module.named_parameters()), **(weights or {})}
-        shapes = {name: tuple(parameters[layer.weight].shape) for name, layer in layers.items()}
-        self.spaces: tuple[TextSpace, ...] = spaces(shapes)
-        """What it reads its text from; readers under their plain names, whatever lies around them."""
-        names = [name for space in self.spaces for name in space.readers]
-        self._layers = {name: layers[name] for name in names}
         self._weights = {
             name: parameters[name].detach() for layer in self._layers.values() for name in layer.parameters
         }

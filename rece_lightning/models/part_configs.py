@@ -152,7 +152,7 @@ def check_parts(
     files = [folder / part / "config.json" for part in text_encoders]
     config, configs = read_json(folder / "unet" / "config.json"), [read_json(file) for file in files]
     width = _check_widths(folder, config.get("cross_attention_dim"), [one.get("hidden_size") for one in configs])
-    spaces = checked_spaces(weights, unet, width, _pooled_width(config, configs))
+    spaces = checked_spaces(weights, unet, width, _pooled_width(folder, config, configs), config)
     for file, one, encoder in zip(files, configs, text_encoders.values(), strict=True):
         shapes = encoder.shapes()
         _check_text_encoder(file, one, shapes)
@@ -160,12 +160,21 @@ def check_parts(
     return spaces, configs
 
 
-def _pooled_width(unet: Mapping[str, Any], text_encoders: list[dict[str, Any]]) -> int | None:
-    """Width of the pooled embedding that a U-Net with this configuration is given; ``None`` where it is given none."""
-    if unet.get("addition_embed_type") != "text_time" or len(text_encoders) < 2:
+def _pooled_width(folder: Path, unet: Mapping[str, Any], text_encoders: list[dict[str, Any]]) -> int | None:
+    """Width of the pooled embedding that a U-Net with this configuration is given; ``None`` where it is given none.
+
+    Raises:
+        BaseModelError: if it is given one and no part of the folder says which.
+    """
+    if unet.get("addition_embed_type") != "text_time":
         return None
-    value = text_encoders[-1].get("projection_dim")
-    return value if is_count(value) else None
+    value: Any = text_encoders[-1].get("projection_dim") if len(text_encoders) > 1 else None
+    if not is_count(value):
+        raise BaseModelError(
+            f"model.pretrained: {folder}: the U-Net reads a pooled embedding too (addition_embed_type: text_time), "
+            "which no text_encoder_2 with a projection_dim makes; its reader would stay as it is. Copy the model whole."
+        )
+    return int(value)
 
 
 def _check_text_encoder(file: Path, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:

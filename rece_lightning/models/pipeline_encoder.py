@@ -238,6 +238,16 @@ class PipelineEncoder:
         ids, mask = seen[encoder]
         return [int(ids[place]) for place in self._own(encoder, ids, mask)]
 
+    def token_ids(self, prompts: Sequence[str], *, special: bool = True) -> list[list[int]]:
+        """The first tokenizer's numbers of each prompt, uncut; no template around it.
+
+        Args:
+            prompts: any number.
+            special: with those that begin and end a text.
+        """
+        written = self.tokenizer(list(prompts), add_special_tokens=special)["input_ids"]
+        return [list(ids) for ids in written]
+
     def too_long(self, prompts: Sequence[str]) -> dict[str, str]:
         """Prompts of which an encoder is not given all tokens, with what is cut off."""
         lost = {}

@@ -81,6 +81,9 @@ class EncodesPrompts(Protocol):
     def encode(self, prompts: list[str]) -> Encoded:
         """Embeddings of prompts."""
 
+    def token_ids(self, prompts: Sequence[str], *, special: bool = True) -> list[list[int]]:
+        """The first tokenizer's numbers of each prompt, uncut."""
+
     def too_long(self, prompts: Sequence[str]) -> dict[str, str]:
         """Prompts that do not fit, with what is cut off."""
 
@@ -99,7 +102,9 @@ class PromptEncoder:
         self.towers = [(tokenizer, text_encoder)]
         if text_encoder_2 is not None:
             self.towers.append((tokenizer_2, text_encoder_2))
-        self.positions = int(text_encoder.config.max_position_embeddings)
+        positions = int(text_encoder.config.max_position_embeddings)
+        # Pipelines cut and pad to what the tokenizer says, which is beyond all bounds where its folder says nothing.
+        self.positions = min(positions, int(getattr(tokenizer, "model_max_length", positions)))
 
     @classmethod
     def of_pipeline(cls, pipeline: Any) -> PromptEncoder:
@@ -122,10 +127,19 @@ class PromptEncoder:
         """Where the first text encoder lies."""
         return self.text_encoder.device
 
+    def token_ids(self, prompts: Sequence[str], *, special: bool = True) -> list[list[int]]:
+        """The first tokenizer's numbers of each prompt, uncut.
+
+        Args:
+            prompts: any number.
+            special: with those that begin and end a text.
+        """
+        written_out = whole_inversions(list(prompts), self.tokenizer)
+        return [list(ids) for ids in self.tokenizer(written_out, add_special_tokens=special)["input_ids"]]
+
     def cut(self, prompt: str) -> str | None:
         """What of a prompt does not fit the tokenizer's positions; ``None`` when all of it does."""
-        ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        room = self.positions - 2
+        ids, room = self.token_ids([prompt], special=False)[0], self.positions - 2
         return str(self.tokenizer.decode(ids[room:])).strip() if len(ids) > room else None
 
     def too_long(self, prompts: Sequence[str]) -> dict[str, str]:
@@ -133,27 +147,43 @@ class PromptEncoder:
         texts = list(dict.fromkeys(prompts))
         if not texts:
             return {}
-        counts = [len(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+        counts = [len(ids) for ids in self.token_ids(texts, special=False)]
         longest = [text for text, count in zip(texts, counts, strict=True) if count > self.positions - 2]
         return {text: lost for text in longest if (lost := self.cut(text))}
 
     @torch.no_grad()
     def encode(self, prompts: list[str]) -> Encoded:
-        """Encode prompts, padded and cut to the model's positions as its pipeline does."""
+        """Encode prompts as the model's pipeline does: padded and cut to its positions, textual inversions whole."""
         states, last, pooled = [], [], None
         padding = {"padding": "max_length", "truncation": True, "max_length": self.positions, "return_tensors": "pt"}
         for tokenizer, text_encoder in self.towers:
-            tokens = tokenizer(prompts, **padding)
+            tokens = tokenizer(whole_inversions(prompts, tokenizer), **padding)
             # Both tokenizers cut a text into the same tokens; they differ in what they pad with.
             last.append(tokens["attention_mask"].sum(dim=1) - 2)
             ids = tokens["input_ids"].to(text_encoder.device)
             with inference(text_encoder):
                 if len(self.towers) == 1:
-                    return Encoded(text_encoder(ids).last_hidden_state, last[0])
+                    masked = getattr(text_encoder.config, "use_attention_mask", False)
+                    mask = tokens["attention_mask"].to(ids.device) if masked else None
+                    return Encoded(text_encoder(ids, attention_mask=mask).last_hidden_state, last[0])
                 answer = text_encoder(ids, output_hidden_states=True)
             states.append(answer.hidden_states[-2])
             pooled = getattr(answer, "text_embeds", pooled)
         return Encoded(torch.cat([state.to(self.device) for state in states], dim=-1), last[0], pooled)
+
+
+def whole_inversions(prompts: list[str], tokenizer: Any) -> list[str]:
+    """Prompts with every textual inversion of several vectors written out, as pipelines do.
+
+    Such a concept is several tokens, ``<x>``, ``<x>_1``, …, of which a user writes the first.
+    """
+    added = getattr(tokenizer, "added_tokens_encoder", {})
+    if not any(f"{token}_1" in added for token in added):
+        return prompts
+    from diffusers.loaders import TextualInversionLoaderMixin  # seconds, for the few models that have them
+
+    converted: list[str] = TextualInversionLoaderMixin().maybe_convert_prompt(prompts, tokenizer)
+    return converted
 
 
 @contextmanager

@@ -45,7 +45,7 @@ def subject_rows(encoder: EncodesPrompts, prompts: Sequence[str], batch: int = B
         return torch.zeros(0, ROWS, 0, dtype=torch.float16)
     if not isinstance(encoder, PromptEncoder):
         return torch.stack([_two(encoder, prompt) for prompt in prompts])
-    lengths = [min(len(ids), encoder.positions) for ids in encoder.tokenizer(list(prompts))["input_ids"]]
+    lengths = [min(len(ids), encoder.positions) for ids in encoder.token_ids(prompts)]
     order = sorted(range(len(prompts)), key=lengths.__getitem__)
     found: list[Tensor] = [torch.empty(0)] * len(prompts)
     for first in range(0, len(order), batch):
@@ -106,8 +106,7 @@ def cached_rows(
     Warns:
         UserWarning: if the user's own cannot be written.
     """
-    ids = encoder.tokenizer(list(prompts))["input_ids"]
-    asked = json.dumps([fingerprint, list(prompts), [list(one) for one in ids]])
+    asked = json.dumps([fingerprint, list(prompts), encoder.token_ids(prompts)])
     key = hashlib.sha256(asked.encode()).hexdigest()
     path = (folder or default_cache()) / f"vocabulary-{key[:20]}.safetensors"
     try:

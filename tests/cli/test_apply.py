@@ -10,7 +10,7 @@ import torch
 from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 
-from rece_lightning.models.families.unet import TEXT_PROJECTION
+from rece_lightning.models.families.unet import text_projection
 from rece_lightning.runs.checkpoints import read_checkpoint
 from tests.helpers.command import Outcome, run_command, write_config
 from tests.helpers.models_original import make_folder, make_original
@@ -98,7 +98,8 @@ def test_on_an_inpainting_model_as_a_folder(
     before = DiffusionPipeline.from_pretrained(other, safety_checker=None).unet.state_dict()
     after = DiffusionPipeline.from_pretrained(here / "erased", safety_checker=None).unet.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert changed == {name for name in before if TEXT_PROJECTION.search(name)}
+    shapes = {name: tuple(weight.shape) for name, weight in before.items()}
+    assert changed == {name for name in before if text_projection(name, shapes, {})}
 
 
 def test_on_a_checkpoint_file(here: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
