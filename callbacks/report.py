@@ -23,6 +23,7 @@ from rece_lightning.evaluation.results.outcome import final_figures, grid_path
 from rece_lightning.evaluation.results.sheets import sheet_path
 from rece_lightning.exports.cost import Cost, export_costs
 from rece_lightning.files import discard, write_atomically
+from rece_lightning.models.published import published_setting
 from rece_lightning.module import RECE
 from rece_lightning.reporting.devices import Devices
 from rece_lightning.reporting.ladder import read_ladder
@@ -97,7 +98,7 @@ class Report(RunCallback):
         return render_page(
             title=self.title,
             description=module.session.description(),
-            settings=_flat_settings(module),
+            settings={key: published_setting(value) for key, value in _flat_settings(module).items()},
             change=module.session.change() if module.history else {},
             history=module.history,
             placement={} if devices is not None else _placement(module),

@@ -134,13 +134,35 @@ def explain(error: Exception, keys: Sequence[str], classes: Mapping[str, Sequenc
     return " ".join(text.split()) + " See `rece fit --help`."
 
 
-def _field(text: str) -> str:
-    """The innermost setting that the message is about: ``data.target``, or ``Evaluation.steps`` for a class's own."""
-    names = re.findall(r'Parser key "([\w.]+)"', text)
-    owner = re.search(r"Problem with given class_path '(?:\w+\.)*(\w+)'", text)
-    if owner and len(names) > 1:
-        return f"{owner.group(1)}.{names[1]}"
-    return names[0] if names else "command line"
+def refused_object(error: Exception) -> str:
+    """One message for a class of the configuration that could not be made: an extra package is missing, say.
+
+    jsonargparse lists what it tried; that a value is no list says nothing where an object was meant.
+    """
+    text = str(error)
+    found = re.search(r"Problem with given class_path '(?:\w+\.)*(\w+)':\s+(\S.*)", text)
+    if found:
+        return f"{found.group(1)}: {found.group(2)}"
+    tried = [line for line in re.findall(r"^\s*- (.+)$", text, re.MULTILINE) if not line.startswith("Expected a")]
+    return f"configuration: {tried[0] if tried else ' '.join(text.split())}"
+
+
+def _field(text: str, end: int | None = None) -> str:
+    """The innermost setting that the message is about: ``data.target``, or ``Evaluation.steps`` for a class's own.
+
+    Args:
+        text: of jsonargparse, which names every setting and class on the way to the mistake.
+        end: where in it the mistake is said.
+    """
+    way = text[:end]
+    names = list(re.finditer(r'Parser key "([\w.]+)"', way))
+    owners = list(re.finditer(r"Problem with given class_path '(?:\w+\.)*(\w+)'", way))
+    if owners and len(names) > 1:
+        # The setting below the last class; a class that is itself the mistake is a setting of the one before it.
+        owner = next((one for one in reversed(owners) if one.start() < names[-1].start()), None)
+        if owner is not None:
+            return f"{owner.group(1)}.{names[-1].group(1)}"
+    return names[0].group(1) if names else "command line"
 
 
 def _unknown_key(text: str, keys: Sequence[str], classes: Mapping[str, Sequence[str]]) -> str | None:
@@ -168,7 +190,7 @@ def _unknown_class(text: str, keys: Sequence[str], classes: Mapping[str, Sequenc
     )
     if not found:
         return None
-    field, name = _field(text), found.group(1)
+    field, name = _field(text, found.start()), found.group(1)
     if field in classes and ("." not in name or name.startswith("rece_lightning.")):
         short = name.rsplit(".", 1)[-1]
         # ``null_space`` was a name once.
@@ -209,9 +231,13 @@ def _no_class(text: str, keys: Sequence[str], classes: Mapping[str, Sequence[str
 def _missing(text: str, keys: Sequence[str], classes: Mapping[str, Sequence[str]]) -> str | None:
     found = re.search(r"the following arguments are required: (?:(?:fit|validate|test|predict)\.)?([\w.]+)", text)
     if found:
-        owner = re.search(r"Problem with given class_path '(?:\w+\.)*(\w+)'", text)
-        name = f"{owner.group(1)}.{found.group(1)}" if owner else found.group(1)
-        return f"{name}: not given or null, and required; set it in the YAML or with --{found.group(1)}."
+        name = found.group(1)
+        owners = re.findall(r"Problem with given class_path '(?:\w+\.)*(\w+)'", text[: found.start()])
+        if not owners:
+            return f"{name}: not given or null, and required; set it in the YAML or with --{name}."
+        key = _field(text, found.start())
+        where = f"or with --{key}.{name}" if len(owners) == 1 else f"in the init_args of {owners[-1]}"
+        return f"{owners[-1]}.{name}: not given or null, and required; set it in the YAML {where}."
     found = re.search(r"argument (?:-\w/)?--([\w.]+): expected one argument", text)
     return f"{found.group(1)}: no value given; write --{found.group(1)} VALUE." if found else None
 
@@ -227,4 +253,4 @@ def _wrong_type(text: str, keys: Sequence[str], classes: Mapping[str, Sequence[s
     given = value.group(1).strip()
     given = given if len(given) <= LONGEST_VALUE else f"{given[:LONGEST_VALUE]} …"
     shown = given if given.startswith(("[", "{")) else repr(given)
-    return f"{_field(text)}: {shown} cannot be used; give {' or '.join(wanted) or 'what --help says'}."
+    return f"{_field(text, value.start())}: {shown} cannot be used; give {' or '.join(wanted) or 'what --help says'}."

@@ -19,6 +19,10 @@ from rece_lightning.core.method import FIELD
 
 CALLBACKS = ("DevicePlacement", "ErasureCheckpoint", "Evaluation", "Export", "PictureWriter", "RedTeam", "Report")
 """What a configuration names by its class alone."""
+LOGGERS = ("CSVLogger", "CometLogger", "MLFlowLogger", "TensorBoardLogger", "WandbLogger")
+DETECTORS = ("EmojiDetector", "ImageClassifier", "NudeNetRece", "NudeNetSpeed", "NudeNetUnlearnDiffAtk", "ZeroShot")
+METRICS = ("ArtistScore", "ClipScore", "FrechetDistance", "KernelDistance", "PerceptualDistance")
+"""What ``Evaluation.metrics`` takes."""
 TRAINER = "--help.trainer"
 OURS = ("--model", "--data")
 USAGE = "rece {verb} --config CONFIG [--model.KEY VALUE] [--data.KEY VALUE] [--trainer.KEY VALUE] ..."

@@ -5,44 +5,52 @@ from __future__ import annotations
 import errno
 import inspect
 import logging
-import re
 import sys
 import warnings
 from argparse import ArgumentError
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonargparse import Namespace
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning_utilities.core.enums import StrEnum
 
+from rece_lightning.attacks import LADDER
 from rece_lightning.callbacks import DevicePlacement, ErasureCheckpoint, Evaluation, Export, PictureWriter, Report
 from rece_lightning.callbacks.terminal import EpochBar
-from rece_lightning.cli.explain import explain, known_editors, method_keys, own_error
+from rece_lightning.cli.explain import explain, known_editors, method_keys, own_error, refused_object
 from rece_lightning.cli.flags import ATTACK_FLAGS, expand_attack_flags
-from rece_lightning.cli.help import CALLBACKS, HelpingParser
+from rece_lightning.cli.help import CALLBACKS, DETECTORS, LOGGERS, METRICS, HelpingParser
 from rece_lightning.cli.protocols import FLAGS, expand_flags
 from rece_lightning.cli.start import RunStart
+from rece_lightning.cli.trainer import making, prepare, running, strategy_for
 from rece_lightning.cli.verbs import PACKAGE, VERBS, fail, shipped_configs
 from rece_lightning.core.errors import ConfigurationError, ReceError, nearest
 from rece_lightning.core.method import FIELD
 from rece_lightning.data.datamodule import ConceptData
-from rece_lightning.devices.strategy import NAME, check_epochs, check_precision, check_trainer
+from rece_lightning.devices.strategy import check_trainer
 from rece_lightning.module import RECE
 from rece_lightning.runs.folder import CONFIG, version_of
 
 SECTIONS = ("model", "data", "trainer")
 CLASSES = {
     "trainer.callbacks": CALLBACKS,
-    "trainer.logger": ("CSVLogger", "TensorBoardLogger"),
+    "trainer.logger": LOGGERS,
+    "Evaluation.detector": DETECTORS,
+    "Evaluation.metrics": METRICS,
+    "RedTeam.detector": DETECTORS,
+    "RedTeam.attacks": (*LADDER, *(kind.__name__ for kind in LADDER.values())),
     **{f"model.method.{name}": [kind.__name__ for kind in known_editors()] for name in ("editor", "first_editor")},
 }
 MAPPINGS = {FIELD: "{projections: v}", f"{FIELD}.derivation": "{scale: 0.1}"}
 """Settings that hold others → what they may look like."""
+RANK_ZERO = "lightning.pytorch.utilities.rank_zero"
+"""Logger of Python's through which all of Lightning speaks where it means one process."""
+ASKED_FOR = ("lightning.pytorch.profilers", "lightning.pytorch.callbacks", RANK_ZERO)
+"""Loggers of Python's that say what a user asked for: a profile, what a verbose callback does."""
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
 
 
@@ -161,17 +169,13 @@ class ReceCLI(LightningCLI):
             ours = own_error(error)
             if ours is not None:
                 raise ours from error
-            found = re.search(r"Errors:\n\s*- (.+)", str(error))
-            raise ConfigurationError(found.group(1) if found else f"configuration: {error}") from error
+            raise ConfigurationError(refused_object(error)) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add the default loggers, the run's folder and the callbacks that every run has."""
         settings = self._get(self.config_init, "trainer", default={})
-        # Lightning replaces some of these before our module sees them.
-        check_precision(settings.get("precision") or "32-true")
-        if self.subcommand == "fit":
-            check_epochs(settings.get("max_epochs"))
-        callbacks: list[Callback] = list(settings.get("callbacks") or [])
+        prepare(settings, str(self.subcommand))
+        callbacks: list[Callback] = settings["callbacks"]
         for kind in (DevicePlacement, ErasureCheckpoint, Export, PictureWriter, Report):
             absent = not any(isinstance(callback, kind) for callback in callbacks)
             if absent and not (kind is ErasureCheckpoint and settings.get("enable_checkpointing") is False):
@@ -193,11 +197,9 @@ class ReceCLI(LightningCLI):
         self.config_init[self.subcommand]["ckpt_path"] = self.start.checkpoint
         if settings.get("enable_model_summary") is None:
             settings["enable_model_summary"] = False
-        try:
+        with making(settings):
             settings["strategy"] = strategy_for(settings)
             trainer = super().instantiate_trainer(**kwargs)
-        except (TypeError, ValueError, MisconfigurationException) as error:
-            raise ConfigurationError(f"trainer: {error} See `rece fit --help`.") from error
         # Before Lightning starts a process for every device.
         check_trainer(trainer, str(self.subcommand))
         return trainer
@@ -222,7 +224,8 @@ class ReceCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         """What is refused before it did anything leaves no folder."""
         try:
-            super()._run_subcommand(subcommand)
+            with running():
+                super()._run_subcommand(subcommand)
         except ReceError:
             if self.trainer.is_global_zero:
                 self.start.withdraw()
@@ -239,25 +242,21 @@ def check_mapping(key: str, value: Any, example: str) -> None:
         raise ConfigurationError(f"{key}: {value!r} is no mapping; write one such as {example}, or leave it out.")
 
 
-def strategy_for(settings: Mapping[str, Any]) -> Any:
-    """The strategy that is given; for ``auto`` with several processes the one that works."""
-    given = settings.get("strategy") or "auto"
-    if given != "auto" or (settings.get("devices") in (1, "1") and (settings.get("num_nodes") or 1) == 1):
-        return given
-    asked: dict[str, Any] = {
-        key: settings[key] for key in ("accelerator", "devices", "num_nodes", "plugins") if settings.get(key)
-    }
-    # Lightning counts devices, nodes and what torchrun or SLURM started.
-    asked |= {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    return NAME if Trainer(**asked, enable_model_summary=False).world_size > 1 else given
-
-
 def known_keys() -> list[str]:
     """Names of all settings, for messages."""
     keys = ["seed_everything", "ckpt_path", "overwrite", *(flag.removeprefix("--") for flag in (*FLAGS, *ATTACK_FLAGS))]
     for section, part in (("model", RECE), ("data", ConceptData), ("trainer", Trainer)):
         keys += [f"{section}.{name}" for name in inspect.signature(part).parameters]
     return [*keys, *(key for key in method_keys() if key not in keys)]
+
+
+# Lightning's enumerations, defaults of arguments that are text, are written into config.yaml as that text.
+yaml.SafeDumper.add_multi_representer(StrEnum, lambda dumper, value: dumper.represent_str(str(value.value)))
+
+
+def is_asked_for(record: logging.LogRecord) -> bool:
+    """Whether a line of Lightning's is a callback's: those say what a user asked to be told."""
+    return record.levelno > logging.INFO or "callbacks" in Path(record.pathname).parts
 
 
 def quiet() -> None:
@@ -277,8 +276,11 @@ def quiet() -> None:
         ".*was configured.* You have overridden.*",
     ):
         warnings.filterwarnings("ignore", message=pattern)
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric", "lightning.pytorch"):
+    for name in ("lightning.fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ASKED_FOR:
+        logging.getLogger(name).setLevel(logging.INFO)
+    logging.getLogger(RANK_ZERO).addFilter(is_asked_for)
     import diffusers
     import transformers
 

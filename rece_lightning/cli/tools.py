@@ -9,12 +9,19 @@ from collections.abc import Sequence
 from rece_lightning.cli.parser import quiet
 from rece_lightning.cli.verbs import fail
 from rece_lightning.core.errors import ReceError
+from rece_lightning.devices.launcher import launched
 
 
 def main(argv: Sequence[str]) -> None:
     """Run one of the tools; a user's mistake ends in one message and exit code 2."""
     quiet()
     verb = argv[0]
+    launch = launched()
+    if launch is not None:
+        fail(
+            f"{verb} works in one process, and {launch.launcher} started {launch.processes}: each would do all of it; "
+            "start it alone."
+        )
     try:
         # Each loads what it needs alone.
         getattr(importlib.import_module(f"rece_lightning.cli.{verb}"), f"{verb}_command")(argv[1:])

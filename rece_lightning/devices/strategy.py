@@ -13,7 +13,9 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy, StrategyRegistry
 
 from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.devices.launcher import check_launch
 from rece_lightning.devices.lifeline import Lifeline
+from rece_lightning.devices.options import check_options
 
 NAME = "closed_form"
 """``--trainer.strategy`` in words; what the command's ``auto`` stands for with several processes."""
@@ -88,10 +90,12 @@ def check_trainer(trainer: Any, stage: str) -> None:
     """Refuse trainers under which the closed form would be wrong.
 
     Raises:
-        ConfigurationError: for a precision, a strategy or a number of epochs that cannot be.
+        ConfigurationError: for a precision, a strategy, a number of epochs or another option that cannot be.
     """
     check_precision(trainer.precision)
     check_strategy(trainer)
+    check_launch(trainer)
+    check_options(trainer)
     if stage == "fit":
         check_epochs(trainer.max_epochs)
         # A whole number counts batches: 1 is the first of them alone.
@@ -116,11 +120,11 @@ def check_strategy(trainer: Any) -> None:
     )
 
 
-def check_precision(precision: Any) -> None:
-    """Refuse every precision but ``32-true``."""
+def check_precision(precision: Any, option: str = "trainer.precision") -> None:
+    """Refuse every precision but ``32-true``; ``option`` is what asks for it."""
     if str(precision) not in ("32", "32-true"):
         raise ConfigurationError(
-            f"trainer.precision: {precision!r} rounds inside the algebra, which is float64; use 32-true. "
+            f"{option}: {precision!r} rounds inside the algebra, which is float64; use 32-true. "
             "Results are cast to the base model's own dtype anyway."
         )
 

@@ -275,7 +275,7 @@ class ErasureSession:
     def description(self) -> dict[str, Any]:
         """Base, concepts, method and version: what a file of edited weights should say of itself."""
         return {
-            "base": self.base.name,
+            "base": self.base.published,
             "fingerprint": self.loaded.fingerprint,
             "concepts": self.concepts,
             "method": self.method.plain(),

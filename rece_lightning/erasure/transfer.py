@@ -11,6 +11,7 @@ from rece_lightning.core.method import Method
 from rece_lightning.erasure.erasure import Erasure
 from rece_lightning.erasure.loaded import LoadedModel, Naming
 from rece_lightning.erasure.session import ErasureSession
+from rece_lightning.models.published import published_name
 
 SAME_TO_ROUNDING = 0.02
 """Relative difference of an embedding that half precision explains; another encoder's is near 1."""
@@ -59,7 +60,7 @@ def transfer(content: Mapping[str, Any], naming: Naming, *, reuse_map: bool = Fa
     )
     erasure = session.erasure()
     how = "reused" if reuse_map else "recomputed"
-    described = {**erasure.description, "applied_from": state["base"], "map": how}
+    described = {**erasure.description, "applied_from": published_name(state["base"]), "map": how}
     return Transfer(replace(erasure, description=described), before, after, difference)
 
 

@@ -102,7 +102,7 @@ def plan_of(
     maps = [] if state is None else [one["map"].cpu().contiguous().numpy() for one in state["erasers"].values()]
     return {
         "settings": {
-            "base": session.base.name,
+            "base": session.base.published,
             "fingerprint": session.loaded.fingerprint,
             "adapter": "" if adapter is None else open_adapter(adapter).digest()[:16],
             "concepts": [] if state is None else [pair["prompt"] for pair in state["concepts"]["erased"]],

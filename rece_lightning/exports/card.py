@@ -17,6 +17,7 @@ from rece_lightning.evaluation.results.counts import read_counts
 from rece_lightning.exports.folders import MARK
 from rece_lightning.exports.record import Loss
 from rece_lightning.metrics.intervals import Share
+from rece_lightning.models.find import EMBEDDED
 from rece_lightning.models.text_space import POOLED, TEXT
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -40,6 +41,7 @@ def render_card(erasure: Erasure, kind: str, metadata: dict[str, str], loss: Los
         loader=jinja2.FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True
     )
     description, base, hub = erasure.description, erasure.base, hub_id(erasure)
+    named = base.name == hub or base.path == EMBEDDED.get(base.name)
     _, weight = next(erasure.original())
     return environment.get_template("card.md.j2").render(
         front=yaml.safe_dump(front_matter(erasure, kind), sort_keys=False, allow_unicode=True).strip(),
@@ -48,7 +50,7 @@ def render_card(erasure: Erasure, kind: str, metadata: dict[str, str], loss: Los
         names=[_cell(name) for name in erasure.concepts],
         rows=[{key: _cell(str(value)) for key, value in row.items()} for row in description["concepts"]["erased"]],
         preserved=[_cell(prompt) for prompt in description["concepts"].get("preserved", [])],
-        base=_cell(base.name),
+        base=_cell(base.published),
         hub=hub is not None,
         licence=base_licence(erasure).get("license"),
         description=description,
@@ -58,9 +60,11 @@ def render_card(erasure: Erasure, kind: str, metadata: dict[str, str], loss: Los
         file=file,
         measured=read_measured(erasure.run),
         parts=(len(erasure.names), len(base.projections)),
-        # By what code finds the base model: its hub id as given, or the place on this machine.
-        reference=_literal(base.name if base.name == hub else str(base.path.resolve())),
-        from_file=base.layout == "single_file",
+        # By what code finds the base model: its name, or wherever whoever reads this has it.
+        reference=_literal(base.name if named else f"path/to/{base.published}"),
+        named=named,
+        # What diffusers alone does not find, or cannot read without fetching configurations.
+        ours=base.layout == "single_file" or base.path == EMBEDDED.get(base.name),
         variant=base.variant if base.layout == "folder" else None,
         dtype=str(weight.dtype).removeprefix("torch."),
         prompt=_literal(erasure.concepts[0] if erasure.concepts else ""),

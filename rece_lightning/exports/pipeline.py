@@ -12,8 +12,10 @@ from safetensors.torch import save_file
 
 from rece_lightning.core.errors import BaseModelError
 from rece_lightning.erasure.erasure import Erasure
+from rece_lightning.exports.generations import write_for_both
 from rece_lightning.exports.record import Loss
 from rece_lightning.exports.safetensors import copy_with_metadata, replace_tensors
+from rece_lightning.models.published import forget_places
 from rece_lightning.models.weights import SafetensorsWeights
 
 # One format is loaded, the first of these that is there.
@@ -27,9 +29,9 @@ STEM = "diffusion_pytorch_model"
 def write_pipeline(erasure: Erasure, folder: Path, metadata: dict[str, str]) -> Loss:
     """Fill an existing folder with the model.
 
-    Every tensor but the edited ones keeps the base model's bytes. A U-Net in PyTorch's own format becomes
-    safetensors. What no part of the pipeline loads stays behind: other variants, other formats, checkpoints beside the
-    parts, all of which would hold the model before the edit.
+    Every tensor but the edited ones keeps the base model's bytes; those of CLIP get the names that transformers 4 and 5
+    both read. A U-Net in PyTorch's own format becomes safetensors. What no part of the pipeline loads stays behind:
+    other variants, other formats, checkpoints beside the parts, all of which would hold the model before the edit.
     """
     base = erasure.base
     if base.layout == "folder":
@@ -37,6 +39,8 @@ def write_pipeline(erasure: Erasure, folder: Path, metadata: dict[str, str]) -> 
         files = copy_unet(erasure, folder / "unet", metadata)
     else:
         files = save_parts(erasure, folder, metadata)
+    write_for_both(folder)
+    forget_places(folder)
     replace_tensors(files, erasure.weights())
     return Loss()
 

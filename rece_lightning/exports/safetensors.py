@@ -13,14 +13,26 @@ from torch import Tensor
 
 from rece_lightning.core.errors import BaseModelError
 from rece_lightning.files import write_atomically
+from rece_lightning.models.published import without_places
 
 
-def copy_with_metadata(source: Path, target: Path, metadata: Mapping[str, str]) -> None:
-    """Copy a safetensors file; its own metadata stay, ``metadata`` come on top. The tensors' bytes are untouched."""
+def copy_with_metadata(
+    source: Path, target: Path, metadata: Mapping[str, str], names: Mapping[str, str] | None = None
+) -> None:
+    """Copy a safetensors file; its own metadata stay, ``metadata`` come on top. The tensors' bytes are untouched.
+
+    Args:
+        source: a file.
+        target: another one.
+        metadata: more of it.
+        names: of the tensors, the new ones; a tensor that is not in it keeps its own.
+    """
     with source.open("rb") as read, target.open("wb") as write:
         header = _read_header(read)
-        header["__metadata__"] = dict(sorted({**(header.get("__metadata__") or {}), **metadata}.items()))
-        write.write(_packed(header))
+        own = header.pop("__metadata__", None) or {}
+        said = without_places({**own, **metadata})
+        renamed = {(names or {}).get(name, name): entry for name, entry in header.items()}
+        write.write(_packed({"__metadata__": dict(sorted(said.items())), **renamed}))
         shutil.copyfileobj(read, write, 1 << 24)
 
 
@@ -49,6 +61,12 @@ def replace_tensors(files: Sequence[Path], tensors: Iterable[tuple[str, Tensor]]
         with place[0].open("r+b") as stream:
             stream.seek(place[1])
             stream.write(content)
+
+
+def tensor_names(file: Path) -> list[str]:
+    """Names of the tensors in a safetensors file."""
+    with file.open("rb") as stream:
+        return [name for name in _read_header(stream) if name != "__metadata__"]
 
 
 def _read_header(stream: Any) -> dict[str, Any]:

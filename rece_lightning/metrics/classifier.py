@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from rece_lightning.core.errors import ConfigurationError, check_number, nearest
+from rece_lightning.metrics.detection import ConceptDetector
 from rece_lightning.metrics.pretrained import eight_bit, load_parts
 
 
-class ImageClassifier:
+class ImageClassifier(ConceptDetector):
     """A concept is detected when its class is among the ``top`` of a classifier, protocol ``classifier-top1 NAME``.
 
     A concept is a class when it is one of its names: labels such as ``tench, Tinca tinca`` hold several. With a

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.data.concepts import filled
+from rece_lightning.metrics.detection import ConceptDetector
 from rece_lightning.metrics.figure import KEPT, NOTHING, PictureBatch, PromptMean
 from rece_lightning.metrics.pretrained import check_pictures, eight_bit, load_parts
 
@@ -142,7 +143,7 @@ class ClipScore(PromptMean):
         self.update(batch.pictures, batch.texts, batch.rows)
 
 
-class ZeroShot:
+class ZeroShot(ConceptDetector):
     """A concept is detected when its description fits better than those of all alternatives.
 
     Protocol ``clip-zero-shot NAME, one of N``: the picture's cosine to ``"a photo of {}"`` with the concept is the

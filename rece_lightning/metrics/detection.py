@@ -20,7 +20,8 @@ from rece_lightning.metrics.paired import PairedTest, paired_test_of_counts
 
 @runtime_checkable
 class ConceptDetector(Protocol):
-    """What an evaluation asks of a detector. Any class with these members can be named in YAML."""
+    """What an evaluation asks of a detector. Any class with these members can be named in YAML by its class path, one
+    that is imported and derives from this by its name alone."""
 
     protocol: str
     """Name of the rule by which a detection counts."""
@@ -45,7 +46,7 @@ def names_seen(detector: ConceptDetector, pictures: Tensor, concepts: Sequence[s
     return tuple(detector.name(pictures, concepts)) if isinstance(detector, NamingDetector) else None
 
 
-class EmojiDetector:
+class EmojiDetector(ConceptDetector):
     """The embedded world's detector, protocol ``emoji-top1``.
 
     A picture shows an object (by name or synonym), a style or a background when that class has the highest logit of its

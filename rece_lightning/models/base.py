@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from rece_lightning.core.errors import BaseModelError
+from rece_lightning.models.published import published_name
 from rece_lightning.models.text_space import TextSpace
 from rece_lightning.models.weights import Weights, all_finite, check_floats, digest_tensors, plain_name
 
@@ -42,6 +43,14 @@ class BaseModel:
     """Parts that are text encoders, of a model of a declared family."""
     config: Path | None = None
     """Folder of the configurations that a single file does not hold."""
+
+    @property
+    def published(self) -> str:
+        """What others may read of the name: the whole of a hub id, of a path its last part."""
+        if self.path != Path(self.name).expanduser():
+            return published_name(self.name)
+        # Of a link its own name; the folder that one stands in has to be looked for.
+        return (self.path if self.path.name not in ("", "..") else self.path.resolve()).name
 
     @property
     def width(self) -> int:

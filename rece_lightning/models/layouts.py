@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import lzma
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -143,7 +143,18 @@ def vocabulary() -> dict[str, int]:
 
 
 def write_vocabulary(folder: Path) -> None:
-    """Write ``vocab.json`` and ``merges.txt``, which a CLIPTokenizer loads."""
-    (folder / "vocab.json").write_text(json.dumps(vocabulary(), ensure_ascii=False), encoding="utf-8")
+    """Write CLIP's ``vocab.json`` and ``merges.txt``, which a CLIPTokenizer loads."""
+    write_byte_pairs(folder, vocabulary(), merges())
+
+
+def write_byte_pairs(folder: Path, tokens: Mapping[str, int], pairs: Iterable[str]) -> None:
+    """Write ``vocab.json`` and ``merges.txt``.
+
+    Args:
+        folder: of a tokenizer.
+        tokens: token → number.
+        pairs: ``"left right"`` in the order in which they are merged.
+    """
+    (folder / "vocab.json").write_text(json.dumps(tokens, ensure_ascii=False), encoding="utf-8")
     # Readers take the first line for a heading.
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges()) + "\n", encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(pairs) + "\n", encoding="utf-8")

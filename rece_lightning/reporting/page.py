@@ -94,11 +94,14 @@ def column_rows(comparison: Comparison) -> list[tuple[str, str, str, str, str]]:
 def reproducing_commands(run: Path | None, verb: str = "fit") -> list[str]:
     """What makes a run again from its own ``config.yaml``, and what measures it again; none where it has no such file.
 
-    Other verbs than ``fit`` measure, and their configuration names the checkpoint.
+    Other verbs than ``fit`` measure, and their configuration names the checkpoint. Paths start where the command runs
+    now, or else in the folder that holds the run's: whoever reads the page need not know where on a disk that is.
     """
     if run is None or not (run / "config.yaml").is_file():
         return []
-    config, folder = shlex.quote(str(run / "config.yaml")), shlex.quote(str(run))
+    whole, here = run.absolute(), Path.cwd()
+    place = whole.relative_to(here) if whole.is_relative_to(here) else Path(whole.name)
+    config, folder = shlex.quote(str(place / "config.yaml")), shlex.quote(str(place))
     if verb != "fit":
         return [f"rece {verb} --config {config}"]
     return [f"rece fit --config {config}", f"rece validate --config {config} --ckpt_path {folder}"]

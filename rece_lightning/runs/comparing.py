@@ -9,6 +9,7 @@ from typing import Any
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.evaluation.results.comparison import FIRST, FIRST_DERIVED, LAST, LAST_DERIVED, ORIGINAL
 from rece_lightning.evaluation.results.states import Shot, State
+from rece_lightning.models.published import published_setting
 from rece_lightning.runs.results import PROTOCOL, Results, in_short
 
 
@@ -81,7 +82,7 @@ def differing_settings(runs: Sequence[Results]) -> list[dict[str, Any]]:
 def in_words(settings: Mapping[str, Any]) -> str:
     """Settings as a table's note: ``lamb 0.1, derivation.scale 0.001``."""
     names = {key: key.split(".", 1)[1].removeprefix("method.").removeprefix("editor.") for key in settings}
-    return ", ".join(f"{names[key]} {in_short(value)}" for key, value in settings.items())
+    return ", ".join(f"{names[key]} {in_short(published_setting(value))}" for key, value in settings.items())
 
 
 def of_first_epoch(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,7 +107,9 @@ def compared_states(runs: Sequence[Results], shots: Sequence[Shot], shown: Seque
         base = in_short(run.settings().get("model.pretrained"))
         label = f"{run.folder.parent.name}/{run.folder.name}"
         if ORIGINAL in run.columns and base not in originals:
-            state = run.state(ORIGINAL, None, shots, f"original ({base})" if several_bases else "original")
+            state = run.state(
+                ORIGINAL, None, shots, f"original ({published_setting(base)})" if several_bases else "original"
+            )
             originals[base] = run.with_tiles(state, ORIGINAL, shown)
         both = FIRST in run.columns and LAST in run.columns
         if FIRST in run.columns:

@@ -198,12 +198,15 @@ def test_the_emoji_detector_names_what_it_detects() -> None:
         assert bool(detector.detect(pictures, names).all())
 
 
-def test_a_run_is_made_again_from_its_own_configuration(tmp_path: Path) -> None:
+def test_a_run_is_made_again_from_its_own_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Named from where the command runs, or from beside the run: the page may be published."""
     assert reproducing_commands(tmp_path) == []
     run = tmp_path / "with space"
     run.mkdir()
     (run / "config.yaml").touch()
-    assert reproducing_commands(run)[0] == f"rece fit --config '{run}/config.yaml'"
+    assert reproducing_commands(run)[0] == "rece fit --config 'with space/config.yaml'"
+    monkeypatch.chdir(tmp_path.parent)
+    assert reproducing_commands(run)[0] == f"rece fit --config '{tmp_path.name}/with space/config.yaml'"
 
 
 # The command

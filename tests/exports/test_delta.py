@@ -43,7 +43,7 @@ def test_metadata_name_base_hash_concepts_targets_settings_version_and_date(
     first = export(tiny, "delta", tmp_path / "a.safetensors").path
     with safe_open(first, framework="pt") as file:
         said = file.metadata()
-    assert said["rece.base"] == tiny.base.name
+    assert said["rece.base"] == tiny.base.path.name
     assert json.loads(said["rece.fingerprint"]) == tiny.base.fingerprint()
     erased = json.loads(said["rece.concepts"])["erased"]
     assert [(row["prompt"], row["target"]) for row in erased] == [("bomb", " "), ("axe", "spoon")]

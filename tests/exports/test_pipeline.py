@@ -20,6 +20,7 @@ from rece_lightning.exports import Erasure, export
 from rece_lightning.exports.pipeline import loaded_files
 from rece_lightning.models.find import find_base
 from rece_lightning.models.pipelines import load_pipeline
+from tests.helpers.exported import check_for_both, check_no_place
 
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 
@@ -108,6 +109,8 @@ def test_a_checkpoint_file_becomes_a_folder(original_file: Erasure, tmp_path: Pa
     assert set(made) == set(wanted)
     assert all(torch.equal(made[name], tensor) for name, tensor in wanted.items())
     assert not any(torch.equal(edited[name], unedited[name]) for name in edited)
+    check_for_both(original_file, folder)
+    check_no_place(folder, original_file.base.path, original_file.base.configurations)
     [file] = (folder / "unet").glob("*.safetensors")
     with safe_open(file, framework="pt") as stored:
         assert stored.get_tensor(original_file.names[0]).dtype == torch.float16
@@ -124,7 +127,7 @@ def test_the_model_before_the_edit_stays_behind(tiny: Erasure, tmp_path: Path) -
     folder = export(erasure, "pipeline", tmp_path / "model").path
     names = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
     plain = {str(file.relative_to(tiny.base.path)) for file in tiny.base.path.rglob("*") if file.is_file()}
-    assert names == plain | {"README.md"}
+    assert names == plain | {"README.md", "tokenizer/vocab.json", "tokenizer/merges.txt"}
 
 
 def test_a_part_that_was_not_fetched_is_left_out(tiny: Erasure, tmp_path: Path) -> None:

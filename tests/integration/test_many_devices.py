@@ -20,7 +20,7 @@ from lightning.pytorch.strategies import FSDPStrategy
 from PIL import Image
 
 from rece_lightning import RECE, ConceptData, ConfigurationError
-from rece_lightning.cli.lightning import strategy_for
+from rece_lightning.cli.trainer import strategy_for
 from rece_lightning.core import UCE, Eraser
 from rece_lightning.core.embedding_map import stored
 from rece_lightning.data.batches import EvaluationBatches
