@@ -11,7 +11,6 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 import rece_lightning
-from rece_lightning.erasure.encoding import too_long
 from rece_lightning.models.encoders import load_encoder
 from rece_lightning.models.find import find_base
 from rece_lightning.models.text import PromptEncoder
@@ -116,7 +115,7 @@ def test_lengths_and_cuts_count_every_vector(small: Any) -> None:
     encoder = PromptEncoder.of_pipeline(small)
     room = encoder.positions - 2
     fits, longer = " ".join([*["bomb"] * (room - 3), "<x>"]), " ".join([*["bomb"] * (room - 1), "<x>"])
-    assert too_long(encoder, [fits, longer]) == {longer: "<x>_1<x>_2"}
+    assert encoder.too_long([fits, longer]) == {longer: "<x>_1<x>_2"}
     assert encoder.cut(fits) is None
     last = int(encoder.encode(["<x>"]).last_subject)
     assert last == 3
