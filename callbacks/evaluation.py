@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from rich.console import Console
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -36,6 +35,7 @@ from rece_lightning.evaluation.results.outcome import COUNTS, column_figures, wr
 from rece_lightning.metrics import ConceptDetector
 from rece_lightning.models.sampling import Sampling
 from rece_lightning.module import RECE
+from rece_lightning.reporting.terminal import PlainConsole
 from rece_lightning.runs.checkpoints import stored_maps
 from rece_lightning.runs.folder import run_folder
 
@@ -258,7 +258,7 @@ class Evaluation(RunCallback):
         if quality.of_original and original is None:
             comparison.notes = [unmeasured(quality.of_original, existing=self.asked.existing is not None)]
             if trainer.is_global_zero:
-                Console(stderr=True).print(comparison.notes[0], soft_wrap=True)
+                PlainConsole(stderr=True).print(comparison.notes[0], soft_wrap=True)
         self._measured = MeasuredColumns(comparison, self.detector, quality, self.asked.shots(), original)
 
     def on_validation_batch_end(

@@ -9,7 +9,6 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
-from rich.console import Console
 
 from rece_lightning.callbacks.base import RunCallback
 from rece_lightning.callbacks.evaluation import Evaluation
@@ -23,6 +22,7 @@ from rece_lightning.evaluation.png import save_pixels, to_pixels
 from rece_lightning.evaluation.predictions import PictureFolder, is_stopped, plan_in, plan_of, state_of
 from rece_lightning.models.sampling import Sampling
 from rece_lightning.module import RECE
+from rece_lightning.reporting.terminal import PlainConsole
 from rece_lightning.runs.folder import run_folder
 
 FOLDER = "pictures"
@@ -131,7 +131,7 @@ class PictureWriter(BasePredictionWriter, RunCallback):
         batches = EvaluationBatches([rows[number] for number in left], self.sampling.batch_size)
         self._left, self._made, self._writer = iter([left[place] for place in batches.mine()]), made, Background()
         if len(left) < len(rows) and trainer.is_global_zero:
-            Console().print(
+            PlainConsole().print(
                 f"{made.place}: {len(rows) - len(left)} of {len(rows)} pictures are there; making the rest",
                 soft_wrap=True,
             )
@@ -204,7 +204,7 @@ class PictureWriter(BasePredictionWriter, RunCallback):
             return
         missing, count = self._made.missing(), len(self._made.rows)
         if missing:  # the trainer was told to stop early
-            Console().print(f"{missing} of {count} pictures are still to be made: {self._made.place}")
+            PlainConsole().print(f"{missing} of {count} pictures are still to be made: {self._made.place}")
             return
         self._made.write_index()
-        Console().print(f"{count} pictures: {self._made.place}", soft_wrap=True)
+        PlainConsole().print(f"{count} pictures: {self._made.place}", soft_wrap=True)

@@ -8,7 +8,6 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from rich.console import Console
 
 from rece_lightning.callbacks.evaluation import Evaluation, measures_existing
 from rece_lightning.callbacks.red_team import RedTeam
@@ -18,6 +17,7 @@ from rece_lightning.devices.placement import PLACED_PARTS, Decided, Placement, d
 from rece_lightning.distributed import gathered
 from rece_lightning.module import RECE
 from rece_lightning.reporting.devices import Devices, PartRow, as_markdown
+from rece_lightning.reporting.terminal import PlainConsole
 
 GENERATING = ("unet", "autoencoder")
 
@@ -107,7 +107,7 @@ class DevicePlacement(Callback):
         module.placement = self.decided.placement
         for row in self.decided.plan.rows:
             if not row.fits and trainer.is_global_zero:
-                Console(stderr=True).print(f"Warning: {row.part.replace('_', ' ')}: {row.why}.", soft_wrap=True)
+                PlainConsole(stderr=True).print(f"Warning: {row.part.replace('_', ' ')}: {row.why}.", soft_wrap=True)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the plan."""

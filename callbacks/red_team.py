@@ -9,8 +9,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from rece_lightning.attacks import LADDER, AdversarialPrompt, Attack, Goal, Victim, make_attacks, make_goal
 from rece_lightning.attacks.outcome import NO_ATTACK, Measured, Rung, together, write_rungs
@@ -20,6 +18,7 @@ from rece_lightning.callbacks.evaluation import Evaluation
 from rece_lightning.callbacks.terminal import ladder_table
 from rece_lightning.core.errors import ConfigurationError, check_choice, check_count, check_number
 from rece_lightning.data.datamodule import ConceptData
+from rece_lightning.data.texts import visible
 from rece_lightning.distributed import share_of
 from rece_lightning.emoji.catalog import load_catalog
 from rece_lightning.evaluation.results.sheets import save_sheet, sheet_path
@@ -27,6 +26,7 @@ from rece_lightning.files import discard
 from rece_lightning.metrics import ConceptDetector, EmojiDetector
 from rece_lightning.models.sampling import Sampling
 from rece_lightning.module import RECE
+from rece_lightning.reporting.terminal import PlainConsole, progress
 from rece_lightning.runs.folder import run_folder
 from rece_lightning.vocabulary.expand import join_found
 
@@ -116,7 +116,7 @@ class RedTeam(RunCallback):
         self.controls: list[Goal] = []
         self.rungs: list[Rung] = []
         """What was measured, a rung an attack and concept."""
-        self._console = Console(stderr=True)
+        self._console = PlainConsole(stderr=True)
 
     # Schedule
 
@@ -275,7 +275,7 @@ class RedTeam(RunCallback):
             self._write(folder, measured)
         self._log(trainer, len(module.history))
         if trainer.is_global_zero:
-            Console().print(ladder_table(self.rungs, f"{self._protocol}; {self.sampling}"))
+            PlainConsole().print(ladder_table(self.rungs, f"{self._protocol}; {self.sampling}"))
 
     def search(self, trainer: Trainer, module: RECE, names: Sequence[str]) -> list[AdversarialPrompt]:
         """Run attacks by name on the module as it is, without measuring; what they find is kept as that of the others.
@@ -317,12 +317,11 @@ class RedTeam(RunCallback):
     @contextmanager
     def _progress(self, trainer: Trainer, title: str, work: Sequence[Any]) -> Iterator[Callable[[str, int], None]]:
         """A bar over this process's share of the work; gives what is told of every piece, and how many are done."""
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        with Progress(*columns, console=self._console, disable=not trainer.is_global_zero) as progress:
+        with progress(self._console, "searches", disable=not trainer.is_global_zero) as bars:
             total = len(share_of(work))
-            bar = progress.add_task(title, total=total)
-            yield lambda piece, done: progress.update(bar, description=piece, completed=done)
-            progress.update(bar, completed=total)
+            bar = bars.add_task(title, total=total)
+            yield lambda piece, done: bars.update(bar, description=visible(piece), completed=done)
+            bars.update(bar, completed=total)
 
     def _write(self, folder: Path, measured: Sequence[Measured]) -> None:
         rungs = [*self.rungs, *together(self.rungs)]

@@ -11,13 +11,13 @@ from typing import Any
 import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from rich.console import Console
 
 from rece_lightning.callbacks.base import RunCallback
 from rece_lightning.callbacks.evaluation import Evaluation, measures_existing
 from rece_lightning.callbacks.placement import DevicePlacement
 from rece_lightning.callbacks.red_team import SHEET, TABLE, RedTeam
 from rece_lightning.callbacks.terminal import print_tables
+from rece_lightning.data.texts import fenced
 from rece_lightning.evaluation.results.comparison import Comparison
 from rece_lightning.evaluation.results.outcome import final_figures, grid_path
 from rece_lightning.evaluation.results.sheets import sheet_path
@@ -29,6 +29,7 @@ from rece_lightning.reporting.devices import Devices
 from rece_lightning.reporting.ladder import read_ladder
 from rece_lightning.reporting.ladder_section import ladder_section
 from rece_lightning.reporting.page import render_page
+from rece_lightning.reporting.terminal import PlainConsole
 from rece_lightning.reporting.words import words_section
 from rece_lightning.runs.folder import run_folder
 from rece_lightning.runs.results import flattened
@@ -90,7 +91,7 @@ class Report(RunCallback):
             return
         html = self._page(trainer, module, verb, ())
         page = write_atomically(run_folder(trainer) / PAGE, lambda path: path.write_text(html, encoding="utf-8"))
-        Console().print(f"report: {page}", soft_wrap=True)
+        PlainConsole().print(f"report: {page}", soft_wrap=True)
 
     def _page(self, trainer: Trainer, module: RECE, verb: str, exports: Sequence[Cost]) -> str:
         folder, comparison, devices = run_folder(trainer), _comparison(trainer), _devices(trainer)
@@ -119,12 +120,12 @@ class Report(RunCallback):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 text = yaml.safe_dump({"model": dict(module.hparams), "concepts": module.session.concepts})
-                logger.experiment.add_text("configuration", f"```yaml\n{text}\n```", trainer.global_step)
+                logger.experiment.add_text("configuration", fenced(text, "yaml"), trainer.global_step)
                 logger.log_hyperparams(_settings(module, trainer), {f"final/{k}": v for k, v in final.items()})
             logger.save()
 
     def _print(self, comparison: Comparison | None, page: Path, grid: Path, folder: Path) -> None:
-        console = Console()
+        console = PlainConsole()
         counted = comparison is not None and any(column.hits is not None for column in comparison.columns.values())
         if comparison is not None and (counted or comparison.quality):
             print_tables(comparison, console)

@@ -12,27 +12,20 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from rich.table import Table
 
 from rece_lightning.attacks.outcome import Rung, together
 from rece_lightning.evaluation.results.comparison import Comparison, comparison_table
 from rece_lightning.evaluation.results.figures import quality_table
 from rece_lightning.evaluation.results.outcome import grid_path
+from rece_lightning.reporting.terminal import PlainConsole, progress
 from rece_lightning.runs.folder import run_folder
 
 
 def progress_bar(trainer: Trainer) -> Progress:
     """Pictures made, with an estimate of the time that is left."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("pictures"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not trainer.is_global_zero,
-    )
+    return progress(PlainConsole(stderr=True), "pictures", disable=not trainer.is_global_zero)
 
 
 def print_tables(comparison: Comparison, console: Console) -> None:
@@ -46,7 +39,7 @@ def print_tables(comparison: Comparison, console: Console) -> None:
 
 def print_outcome(comparison: Comparison, folder: Path) -> None:
     """The tables, and where the grid is."""
-    console = Console()
+    console = PlainConsole()
     print_tables(comparison, console)
     console.print(f"grid: {grid_path(folder)}", soft_wrap=True)
 

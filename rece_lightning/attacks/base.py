@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rece_lightning.attacks.victim import Victim
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.data.concepts import filled
+from rece_lightning.data.texts import filled
 from rece_lightning.emoji.captions import TEMPLATES, with_article
 
 NEUTRAL = ("dog", "tree", "fish", "train", "book", "door", "key", "bread")

@@ -54,15 +54,16 @@ def import_editor(path: str) -> None:
 
 def print_transfer(moved: Transfer) -> None:
     """What the erasure does on the model it was made on and on this one."""
-    from rich.console import Console
     from rich.table import Table
+
+    from rece_lightning.reporting.terminal import PlainConsole
 
     table = Table(title=f"The erasure on {moved.erasure.base.name}")
     for heading in ("figure", "on the model it was made from", "on this model"):
         table.add_column(heading, justify="right" if heading != "figure" else "left")
     for key, value in moved.after.items():
         table.add_row(key.replace("_", " "), f"{moved.before.get(key, math.nan):.4g}", f"{value:.4g}")
-    console = Console()
+    console = PlainConsole()
     console.print(table)
     console.print(
         "The residual is how far the answer to the concept stays from the original's when an attacker derives an "

@@ -32,8 +32,9 @@ def export_command(argv: Sequence[str]) -> None:
 
 def print_records(records: Mapping[str, ExportRecord]) -> None:
     """What was written, as a table."""
-    from rich.console import Console
     from rich.table import Table
+
+    from rece_lightning.reporting.terminal import PlainConsole
 
     table = Table(title="Written")
     for heading in ("format", "bytes", "error of the change", "error of the weights"):
@@ -41,7 +42,7 @@ def print_records(records: Mapping[str, ExportRecord]) -> None:
     for name, record in records.items():
         what = name if record.rank is None else f"{name}, rank {record.rank}"
         table.add_row(what, f"{record.bytes:,}", _error(record.error), _error(record.weight_error))
-    console = Console()
+    console = PlainConsole()
     console.print(table)
     for record in records.values():
         if record.rank is not None and record.error > LARGE_ERROR:

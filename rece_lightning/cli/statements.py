@@ -11,17 +11,15 @@ from rece_lightning.cli.parser import Parser
 from rece_lightning.core.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from rece_lightning.erasure.certificates import ConceptCertificate
+    from rece_lightning.reporting.terminal import PlainConsole
     from rece_lightning.vocabulary import Scan
 
 
 def statements_command(argv: Sequence[str]) -> None:
     """Print what is asked for; ``argv`` begins with the verb."""
-    from rich.console import Console
-
     from rece_lightning.data.synonyms import TEMPLATE
+    from rece_lightning.reporting.terminal import PlainConsole
 
     parser = Parser(prog=f"rece {argv[0]}", description="what needs no picture", allow_abbrev=False)
     parser.add_argument("--ckpt_path", required=True, help="a run's folder, a checkpoint, or last: the newest run")
@@ -40,7 +38,7 @@ def statements_command(argv: Sequence[str]) -> None:
         if getattr(asked_for, name) < least:
             raise ConfigurationError(f"--{name}: {getattr(asked_for, name)}; give {least} or more.")
     session, erasure = load_session(asked_for.ckpt_path, asked_for.pretrained)
-    console = Console()
+    console = PlainConsole()
     if asked_for.certificate:
         from rece_lightning.erasure.certificates import certificates
 
@@ -73,7 +71,7 @@ def read_budgets(value: str | None) -> tuple[float, ...]:
     return budgets
 
 
-def print_certificates(console: Console, rows: Sequence[ConceptCertificate]) -> None:
+def print_certificates(console: PlainConsole, rows: Sequence[ConceptCertificate]) -> None:
     """Bounds a concept and budget, each below the residual that an attack reaches."""
     from rich.table import Table
 
@@ -96,7 +94,7 @@ def print_certificates(console: Console, rows: Sequence[ConceptCertificate]) -> 
     )
 
 
-def print_scan(console: Console, scan: Scan, count: int) -> None:
+def print_scan(console: PlainConsole, scan: Scan, count: int) -> None:
     """Words that still reach a concept, pairs, and words that were hurt."""
     from rich.table import Table
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
 
 from rece_lightning.callbacks import Evaluation
 from rece_lightning.cli.explain import explain
@@ -22,6 +21,7 @@ from rece_lightning.cli.protocols import expand_flags
 from rece_lightning.cli.verbs import TOOLS
 from rece_lightning.core.errors import ConfigurationError, nearest
 from rece_lightning.models.adapter import check_adapter
+from rece_lightning.reporting.terminal import PlainConsole
 from rece_lightning.sweep.choice import ERASED_BY
 from rece_lightning.sweep.grid import Setting
 from rece_lightning.sweep.parts import Measure, Parts
@@ -44,7 +44,7 @@ def sweep_command(argv: Sequence[str]) -> None:
     found = run_sweep(
         parts, settings, folder, measure=asked.measure, erased_by=asked.erased_by, command=command
     )  # fmt: skip
-    console = Console()
+    console = PlainConsole()
     ranked, front = len(found.choice.ranked), len(found.choice.front)
     console.print(f"{ranked} settings ranked, {front} on the front, {len(found.refused)} without figures")
     recommended = found.recommended

@@ -60,7 +60,7 @@ def overview() -> str:
 
 def fail(message: str) -> NoReturn:
     """One clear message, exit code 2."""
-    # Names in files of strangers may hold orders to the terminal.
-    shown = "".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in message)
-    print(f"error: {shown}", file=sys.stderr)
+    from rece_lightning.data.texts import visible
+
+    print(f"error: {visible(message)}", file=sys.stderr)
     raise SystemExit(2)

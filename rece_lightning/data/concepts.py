@@ -11,6 +11,7 @@ from typing import Any
 from rece_lightning.core.errors import ConfigurationError, check_number, check_templates, nearest
 from rece_lightning.data.lookalikes import check_text, is_there, warn_of_columns, warn_of_lookalikes
 from rece_lightning.data.tables import FORMS, names_file, number_in, read_file
+from rece_lightning.data.texts import filled
 
 CONCEPT_FIELDS = ("prompt", "target", "weight", "templates")
 # Where any value was allowed, the parser would read the template "{}" in quotes as an empty mapping.
@@ -154,11 +155,6 @@ def preserved_places(setting: str | Sequence[str], field: str = "data.preserve")
         places.setdefault(prompt, index)
     warn_of_lookalikes(field, places, remedy="prompts of a file are taken as they are")
     return places
-
-
-def filled(template: str, text: str) -> str:
-    """A template with a text in the place of its ``{}``; nothing else in either has a meaning."""
-    return template.replace("{}", text, 1)
 
 
 def prompt_pairs(concepts: Iterable[Concept]) -> list[PromptPair]:

@@ -15,6 +15,7 @@ from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.erasure.erasure import Erasure
 from rece_lightning.evaluation.results.counts import read_counts
 from rece_lightning.exports.folders import MARK
+from rece_lightning.exports.markdown import code, plain
 from rece_lightning.exports.record import Loss
 from rece_lightning.metrics.intervals import Share
 from rece_lightning.models.find import EMBEDDED
@@ -40,6 +41,7 @@ def render_card(erasure: Erasure, kind: str, metadata: dict[str, str], loss: Los
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters |= {"plain": plain, "code": code, "literal": _literal}
     description, base, hub = erasure.description, erasure.base, hub_id(erasure)
     named = base.name == hub or base.path == EMBEDDED.get(base.name)
     _, weight = next(erasure.original())
@@ -50,7 +52,7 @@ def render_card(erasure: Erasure, kind: str, metadata: dict[str, str], loss: Los
         names=[_cell(name) for name in erasure.concepts],
         rows=[{key: _cell(str(value)) for key, value in row.items()} for row in description["concepts"]["erased"]],
         preserved=[_cell(prompt) for prompt in description["concepts"].get("preserved", [])],
-        base=_cell(base.published),
+        base=base.published,
         hub=hub is not None,
         licence=base_licence(erasure).get("license"),
         description=description,
@@ -118,8 +120,7 @@ def base_licence(erasure: Erasure) -> dict[str, Any]:
 
 def _cell(text: str) -> str:
     """Text for a cell of a Markdown table."""
-    flat = " ".join(text.split()).replace("|", "\\|").replace("`", "'").replace("<", "&lt;")
-    return flat or "(empty prompt)"
+    return plain(text) or "(empty prompt)"
 
 
 def _literal(text: str) -> str:

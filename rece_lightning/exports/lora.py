@@ -73,7 +73,7 @@ def _ratio(part: float, whole: float) -> float:
 
 
 def write_lora(erasure: Erasure, path: Path, metadata: dict[str, str], rank: int | None = None) -> Loss:
-    """Write ``unet.<layer>.lora_A.weight [r, i]`` and ``unet.<layer>.lora_B.weight [o, r]``.
+    """Write ``<denoiser>.<layer>.lora_A.weight [r, i]`` and ``<denoiser>.<layer>.lora_B.weight [o, r]``.
 
     Such a file holds no alpha: diffusers then takes the rank, and the scale 1 is the edit itself. Without
     ``rank`` it is the full one.
@@ -81,7 +81,8 @@ def write_lora(erasure: Erasure, path: Path, metadata: dict[str, str], rank: int
     adapters, loss = make_adapters(erasure, rank)
     tensors: dict[str, Tensor] = {}
     for name, down, up in adapters:
-        tensors |= {f"unet.{name}.lora_A.weight": down, f"unet.{name}.lora_B.weight": up}
+        layer = ".".join(erasure.base.home(name))
+        tensors |= {f"{layer}.lora_A.weight": down, f"{layer}.lora_B.weight": up}
     save_tensors(tensors, path, {**metadata, "rece.rank": str(loss.rank), "rece.error": f"{loss.change:.3g}"})
     return loss
 

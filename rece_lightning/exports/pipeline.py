@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
+from torch import Tensor
 
 from rece_lightning.core.errors import BaseModelError
 from rece_lightning.erasure.erasure import Erasure
@@ -16,7 +18,7 @@ from rece_lightning.exports.generations import write_for_both
 from rece_lightning.exports.record import Loss
 from rece_lightning.exports.safetensors import copy_with_metadata, replace_tensors
 from rece_lightning.models.published import forget_places
-from rece_lightning.models.weights import SafetensorsWeights
+from rece_lightning.models.weights import SafetensorsWeights, Weights
 
 # One format is loaded, the first of these that is there.
 FORMATS = (".safetensors", ".bin")
@@ -35,18 +37,30 @@ def write_pipeline(erasure: Erasure, folder: Path, metadata: dict[str, str]) -> 
     """
     base = erasure.base
     if base.layout == "folder":
-        copy_parts(base.path, folder, base.variant)
-        files = copy_unet(erasure, folder / "unet", metadata)
+        copy_parts(base.path, folder, base.variant, tuple(base.parts))
+        files = {
+            part: copy_weights(weights, base.path / part, folder / part, base.variant, metadata)
+            for part, weights in base.parts.items()
+        }
     else:
-        files = save_parts(erasure, folder, metadata)
+        files = {"unet": save_parts(erasure, folder, metadata)}
     write_for_both(folder)
     forget_places(folder)
-    replace_tensors(files, erasure.weights())
+    for part, of_part in files.items():
+        replace_tensors(of_part, weights_of(erasure, part))
     return Loss()
 
 
-def copy_parts(source: Path, target: Path, variant: str | None) -> None:
-    """Copy every part that ``model_index.json`` names, the U-Net without its weights.
+def weights_of(erasure: Erasure, part: str) -> Iterator[tuple[str, Tensor]]:
+    """The edited weights of one denoiser, under the names that they have there."""
+    for name, weight in erasure.weights():
+        home, own = erasure.base.home(name)
+        if home == part:
+            yield own, weight
+
+
+def copy_parts(source: Path, target: Path, variant: str | None, denoisers: Sequence[str] = ("unet",)) -> None:
+    """Copy every part that ``model_index.json`` names, the denoisers without their weights.
 
     A part that the source lacks, as a safety checker that was not fetched, is one that the copy does without.
     """
@@ -55,7 +69,7 @@ def copy_parts(source: Path, target: Path, variant: str | None) -> None:
         if not isinstance(value, list) or not value or value[0] is None:
             continue
         if (source / part).is_dir():
-            copy_part(source / part, target / part, variant, weights=part != "unet")
+            copy_part(source / part, target / part, variant, weights=part not in denoisers)
         else:
             index[part] = [None, None]
             if part == "safety_checker" and "requires_safety_checker" in index:
@@ -120,20 +134,29 @@ def variant_of(name: str) -> str | None:
     return name.split(".", 1)[1] if "." in name else None
 
 
-def copy_unet(erasure: Erasure, target: Path, metadata: dict[str, str]) -> list[Path]:
-    """The U-Net's weights as safetensors files, still unedited."""
-    base = erasure.base
-    if isinstance(base.unet, SafetensorsWeights):
-        for file in base.unet.files:
+def copy_weights(
+    weights: Weights, source: Path, target: Path, variant: str | None, metadata: dict[str, str]
+) -> list[Path]:
+    """A denoiser's weights as safetensors files, still unedited.
+
+    Args:
+        weights: of the part.
+        source: its folder.
+        target: the folder that they are to lie in.
+        variant: of the files that were opened.
+        metadata: of every file.
+    """
+    if isinstance(weights, SafetensorsWeights):
+        for file in weights.files:
             copy_with_metadata(file, target / file.name, metadata)
-        if len(base.unet.files) > 1:
-            for index in (base.path / "unet").glob(f"{STEM}.safetensors.index*.json"):
-                if variant_of(index.name) == base.variant:
+        if len(weights.files) > 1:
+            for index in source.glob(f"{STEM}.safetensors.index*.json"):
+                if variant_of(index.name) == variant:
                     shutil.copyfile(index, target / index.name)
-        return [target / file.name for file in base.unet.files]
-    file = target / f"{STEM}{f'.{base.variant}' if base.variant else ''}.safetensors"
+        return [target / file.name for file in weights.files]
+    file = target / f"{STEM}{f'.{variant}' if variant else ''}.safetensors"
     # A copy of each: tensors that share memory cannot be written.
-    save_file({name: tensor.clone() for name, tensor in base.unet.read(base.unet.shapes())}, file, metadata)
+    save_file({name: tensor.clone() for name, tensor in weights.read(weights.shapes())}, file, metadata)
     return [file]
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.data.concepts import filled
+from rece_lightning.data.texts import filled
 from rece_lightning.metrics.detection import ConceptDetector
 from rece_lightning.metrics.figure import KEPT, NOTHING, PictureBatch, PromptMean
 from rece_lightning.metrics.pretrained import check_pictures, eight_bit, load_parts

@@ -63,6 +63,18 @@ class BaseModel:
         return {name: reader.shape for space in self.spaces for name, reader in space.readers.items()}
 
     @property
+    def parts(self) -> dict[str, Weights]:
+        """Part → weights of every denoiser, under the names that they have there."""
+        return {part: weights for part, (_, weights) in self.denoisers.items()} or {"unet": self.unet}
+
+    def home(self, name: str) -> tuple[str, str]:
+        """The denoiser that a reader lies in, and how it is called there: of several, names begin with the part's."""
+        if len(self.parts) == 1:
+            return next(iter(self.parts)), name
+        part, _, own = name.partition(".")
+        return part, own
+
+    @property
     def encoders(self) -> list[str]:
         """Parts that are text encoders, in the order of :attr:`text`."""
         if self.denoisers:

@@ -25,7 +25,7 @@ STYLE: Any = {
     "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
     "axes.facecolor": "none", "figure.facecolor": "none", "legend.facecolor": "none", "legend.framealpha": 0.0,
     "grid.color": "#888888", "grid.alpha": 0.3, "svg.hashsalt": "rece", "svg.fonttype": "path",
-    "axes.prop_cycle": cycler(color=COLORS),
+    "axes.prop_cycle": cycler(color=COLORS), "text.parse_math": False,
 }  # fmt: skip
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.robust import WITHIN
-from rece_lightning.data.concepts import filled
 from rece_lightning.data.synonyms import TEMPLATE
+from rece_lightning.data.texts import filled
 from rece_lightning.erasure.session import ErasureSession
 from rece_lightning.vocabulary.rows import SMALL
 from rece_lightning.vocabulary.scan import Scan, scan

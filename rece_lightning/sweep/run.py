@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.evaluation.results.comparison import ORIGINAL
+from rece_lightning.reporting.terminal import PlainConsole, progress
 from rece_lightning.sweep.choice import Choice
 from rece_lightning.sweep.grid import Setting
 from rece_lightning.sweep.measuring import Measuring, column_of
@@ -36,7 +36,7 @@ def run_sweep(
         ConfigurationError: for a folder of another sweep, or settings of which none has figures.
         BaseModelError: if the base model cannot be read.
     """
-    console = Console(stderr=True)
+    console = PlainConsole(stderr=True)
     _ = parts.held_out
     if measure and parts.measure is None:
         console.print("There is no Evaluation with a detector, or no data.validation: nothing is measured.")
@@ -48,11 +48,11 @@ def run_sweep(
     targets = {target: parts.pairs(target) for target in {setting.target for setting in settings}}
     ranking = Ranking(parts.loaded, targets, parts.data.preserved, parts.held_out, parts.attacker_scale)
     missing = [setting for setting in settings if setting.identity not in table.found]
-    with _progress(console, "settings") as progress:
-        task = progress.add_task("ranking", total=len(missing))
+    with progress(console, "settings") as bar:
+        task = bar.add_task("ranking", total=len(missing))
         for setting, result in ranking.rank(missing):
             table.add(setting, result)
-            progress.advance(task)
+            bar.advance(task)
     choice = Choice.of(table.ranked(), erased_by)
     if not choice.ranked:
         raise ConfigurationError(f"--grid: no setting has figures: {next(iter(table.found.values()))}")
@@ -74,13 +74,8 @@ def _measure(measuring: Measuring, table: SweepTable, settings: Sequence[Setting
             jobs[column_of(table.numbers[setting.identity])] = setting
     there = set(measuring.columns)
     jobs = {column: setting for column, setting in jobs.items() if column not in there}
-    with _progress(console, "pictures") as progress:
-        task = progress.add_task("measuring", total=len(jobs) * len(measuring))
+    with progress(console, "pictures") as bar:
+        task = bar.add_task("measuring", total=len(jobs) * len(measuring))
         for column, job in jobs.items():
-            progress.update(task, description=f"measuring {column.replace('-', ' ')}")
-            measuring.measure(column, job, lambda made: progress.advance(task, made))
-
-
-def _progress(console: Console, unit: str) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
-    return Progress(*columns, TimeRemainingColumn(), console=console)
+            bar.update(task, description=f"measuring {column.replace('-', ' ')}")
+            measuring.measure(column, job, lambda made: bar.advance(task, made))

@@ -12,8 +12,8 @@ from rece_lightning.core.embedding_map import EmbeddingMap
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.gram import Gram
 from rece_lightning.core.robust import WITHIN
-from rece_lightning.data.concepts import filled
 from rece_lightning.data.synonyms import TEMPLATE
+from rece_lightning.data.texts import filled
 from rece_lightning.models.text import EncodesPrompts
 from rece_lightning.models.vocabulary import vocabulary_words
 from rece_lightning.vocabulary.distance import Reaching

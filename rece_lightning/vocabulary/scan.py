@@ -11,8 +11,8 @@ from torch import Tensor
 
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.robust import WITHIN
-from rece_lightning.data.concepts import filled
 from rece_lightning.data.synonyms import TEMPLATE
+from rece_lightning.data.texts import filled
 from rece_lightning.erasure.session import ErasureSession
 from rece_lightning.models.text import EncodesPrompts
 from rece_lightning.models.vocabulary import vocabulary_words

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from rece_lightning.core.embedding_map import EmbeddingMap
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.data.concepts import Concept, filled, pairs_of
+from rece_lightning.data.concepts import Concept, pairs_of
 from rece_lightning.data.datamodule import ConceptData
 from rece_lightning.data.synonyms import FIELD, AutoSynonyms, joined, scanned_template
+from rece_lightning.data.texts import filled
 from rece_lightning.distributed import gathered, rank_and_world
 from rece_lightning.erasure.session import ErasureSession
 from rece_lightning.models.text import EncodesPrompts

@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rece_lightning import ConceptData, ConfigurationError
-from rece_lightning.data.concepts import filled, read_preserved
+from rece_lightning.data.concepts import read_preserved
 from rece_lightning.data.lookalikes import looks_like_file
 from rece_lightning.data.prompts import read_prompts
 from rece_lightning.data.synonyms import read_synonyms
+from rece_lightning.data.texts import filled
 from rece_lightning.erasure.plan import ErasurePlan
 from tests.helpers.command import run_command, write_config
 

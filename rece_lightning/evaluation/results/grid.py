@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import textwrap
+from typing import Any
 
 import matplotlib
 import numpy as np
 import torch
 from torch import Tensor
 
+from rece_lightning.data.texts import shortened
 from rece_lightning.evaluation.results.comparison import Column, Comparison
 from rece_lightning.evaluation.results.sheets import TILE, enlarged
 from rece_lightning.evaluation.results.states import ROLES
@@ -18,6 +20,8 @@ from matplotlib.figure import Figure
 
 PICTURES_A_CELL = 2
 ROWS_A_ROLE = 4
+PLAIN: Any = {"clip_on": False, "parse_math": False}
+"""Of labels: a dollar sign in a prompt begins no formula."""
 ROLE_COLORS = {"erased": "#b3261e", "synonym": "#b26a00", "kept": "#1b6e3c"}
 
 
@@ -72,18 +76,18 @@ def draw_grid(comparison: Comparison) -> Figure:
         axes.text(x, y, "not attacked", ha="center", va="center", fontsize=9, color="#888888")
     for line, row in enumerate(rows):
         role = roles[row]
-        text = f"{textwrap.shorten(comparison.prompts[row].prompt, 22)}\n({role})"
+        text = f"{shortened(comparison.prompts[row].prompt, 22)}\n({role})"
         y = line * (TILE + gap) + TILE / 2
-        axes.text(-10, y, text, ha="right", va="center", fontsize=10, color=ROLE_COLORS[role], clip_on=False)
+        axes.text(-10, y, text, ha="right", va="center", fontsize=10, color=ROLE_COLORS[role], **PLAIN)
     shown_roles = [roles[row] for row in rows]
     counts = [f"{shown_roles.count(role)} of {roles.count(role)} {role}" for role in ROLE_COLORS if role in roles]
     shown = "prompts shown:\n" + "\n".join(counts)
-    axes.text(-10, height + 2, shown, ha="right", va="top", fontsize=8.5, color="#555555", clip_on=False)
+    axes.text(-10, height + 2, shown, ha="right", va="top", fontsize=8.5, color="#555555", **PLAIN)
     for place, column in enumerate(columns):
         x = place * (width + gap) + width / 2
         title = "\n".join(textwrap.wrap(column.title, 24))
-        axes.text(x, -8, title, ha="center", va="bottom", fontsize=9, weight="bold", clip_on=False)
-        axes.text(x, height + 2, caption(comparison, column), ha="center", va="top", fontsize=8.5, clip_on=False)
+        axes.text(x, -8, title, ha="center", va="bottom", fontsize=9, weight="bold", **PLAIN)
+        axes.text(x, height + 2, caption(comparison, column), ha="center", va="top", fontsize=8.5, **PLAIN)
     return figure
 
 

@@ -77,6 +77,8 @@ class Family:
     """What else a pipeline is called with for one picture: one frame of a video."""
     draws: bool = True
     """Whether its pipelines make pictures from a prompt alone."""
+    original: Mapping[str, str] = field(default_factory=dict)
+    """Reader without ``.weight`` → its name in the layout of the model's makers, which other tools keep."""
     note: str = ""
     """What else a user should know, one sentence."""
 

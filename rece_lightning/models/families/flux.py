@@ -29,4 +29,5 @@ FLUX = Family(
         Source("pooled_prompt_embeds", 1, one_row=True),
     ),
     negative=False,
+    original={"context_embedder": "txt_in", "time_text_embed.text_embedder.linear_1": "vector_in.in_layer"},
 )

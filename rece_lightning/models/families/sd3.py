@@ -23,5 +23,6 @@ SD3 = Family(
         Source("prompt_embeds", 0, ("text_encoder", "text_encoder_3")),
         Source("pooled_prompt_embeds", 2, one_row=True),
     ),
+    original={"context_embedder": "context_embedder", "time_text_embed.text_embedder.linear_1": "y_embedder.mlp.0"},
     note="Without T5, which may be left out, its rows are zeros.",
 )
