@@ -225,7 +225,7 @@ def _pair_faults(where: str, own: dict[str, Tensor], width: int) -> Iterator[str
             yield f"a position in {where} cannot be"
         if not bool((weight > 0).all()):
             yield f"a weight in {where} cannot be"
-        more = own.pop("more", None)
+        more = own.pop("further", None)
         if more is not None and not _are_places(more, count, positions):
             yield f"a position in {where} cannot be"
     if any(name in own for name in PARTS):

@@ -64,7 +64,7 @@ class PairSums:
                 kind = torch.float64 if name == "weight" else torch.int64
                 yield name, torch.tensor([getattr(pair, name) for pair in self.rows], dtype=kind)
             if any(pair.more for pair in self.rows):
-                yield "more", torch.tensor([pair.more for pair in self.rows])
+                yield "further", torch.tensor([pair.more for pair in self.rows])
         for name, moments in (("first", self.first), ("whole", self.whole)):
             for part in PARTS if moments is not None else ():
                 yield f"{name}.{part}", getattr(moments, part)
@@ -74,8 +74,8 @@ class PairSums:
         if "concept" in state:
             rows = [state[name].to(device).unbind() for name in ("concept", "target")]
             plain = [state[name].tolist() for name in COLUMNS]
-            if "more" in state:
-                plain.append([tuple(map(tuple, one)) for one in state["more"].tolist()])
+            if "further" in state:
+                plain.append([tuple(map(tuple, one)) for one in state["further"].tolist()])
             self.rows += [EncodedPair(*columns) for columns in zip(*rows, *plain, strict=True)]
         if "first.erased" in state:
             nothing = torch.zeros_like(state["first.erased"], device=device)

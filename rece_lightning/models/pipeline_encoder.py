@@ -216,7 +216,7 @@ class PipelineEncoder:
         padding = self._tokenizer(encoder).pad_token_id
         end = self._tokenizer(encoder).eos_token_id
         kept = [place for place, one in enumerate(ids.tolist()) if one != padding]
-        if padding == end:  # the first end of the text is its own, what follows pads it
+        if padding == end and int(ids[0]) != end:  # the first end of the text is its own, what follows pads it
             stop = next((place for place, one in enumerate(ids.tolist()) if one == end), len(ids) - 1)
             kept = list(range(stop + 1))
         return kept or [0]

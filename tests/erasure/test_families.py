@@ -4,14 +4,16 @@ drawn of it is what the target would be."""
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor
 
 import rece_lightning
-from rece_lightning import Method
+from rece_lightning import RECE, ConceptData, Method
 from rece_lightning.core.editors import UCE
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.models.denoisers import LiveDenoisers, known_family
@@ -144,9 +146,42 @@ def test_the_entry_is_edited_in_place_of_what_lies_behind_it(name: str) -> None:
         assert len(erasure.names) == len(live.parts)
 
 
-def test_padding_on_the_left_moves_the_subject_with_it() -> None:
-    encoder = opened("cogview4")[2]
+@pytest.mark.parametrize("padded_with", ["<|pad|>", "<|end|>"])
+def test_padding_on_the_left_moves_the_subject_with_it(padded_with: str) -> None:
+    pipeline = build("cogview4")
+    pipeline.tokenizer.pad_token = padded_with
+    family = known_family(pipeline)
+    assert family is not None
+    encoder = LiveDenoisers(pipeline, family, "pipeline").encoder(pipeline)
     rows = {text: encoder.encode([text]).rows("text")[0] for text in ("a dog", "a dog of a bomb", "")}
 
     assert {len(one.rows) for one in rows.values()} == {16}  # a multiple of 16, whatever the prompt
     assert all(one.last == 15 for one in rows.values())
+
+
+def test_a_fit_of_two_encoders_rows_resumes_with_the_same_bits(tmp_path: Path) -> None:
+    """Stable Diffusion 3's rows are CLIP's with T5's behind them: both subjects are in the checkpoint."""
+    build("sd3").save_pretrained(tmp_path / "sd3")
+    whole, part = fitted(tmp_path, 3), fitted(tmp_path, 2)
+    part.trainer.save_checkpoint(tmp_path / "part.ckpt")
+    rest = fitted(tmp_path, 3, str(tmp_path / "part.ckpt"))
+
+    for (name, weight), (_, resumed) in zip(whole.erasure().weights(), rest.erasure().weights(), strict=True):
+        assert torch.equal(weight, resumed), name
+    pair = whole.session.pairs["text"][0]
+    assert pair.more[0][0] == 16  # CLIP's positions
+    assert len(pair.concept) == 16 + 256
+
+
+def fitted(folder: Path, epochs: int, checkpoint: str | None = None) -> RECE:
+    module = RECE(str(folder / "sd3"))
+    trainer = Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, ConceptData(["bomb", {"prompt": "axe", "target": "a spoon"}]), ckpt_path=checkpoint)
+    return module

@@ -74,7 +74,6 @@ def gemma_tokenizer() -> GemmaTokenizer:
     return tokenizer
 
 
-@cache
 def plain_tokenizer() -> PreTrainedTokenizerFast:
     """Byte pairs with a begin of text: Llama's and GLM's kind."""
     vocabulary, merges = _byte_pairs()
