@@ -16,9 +16,9 @@ from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.erasure.undo import digest
 from rece_lightning.models.pipelines import put_weights
 
-Edit = Callable[[Mapping[str, Tensor], Mapping[str, Any]], dict[str, Tensor]]
-"""Weights that read the text, under their names in the denoiser, and what was saved beside them under its names in the
-module around it → those weights erased."""
+Edit = Callable[[Mapping[str, Tensor], Mapping[str, Any], bool], dict[str, Tensor]]
+"""Weights that read the text, under their names in the denoiser; what was saved beside them, under its names in the
+module around it; and whether every rank does this now → those weights erased."""
 
 NOTHING: Mapping[str, Any] = {}
 
@@ -69,11 +69,11 @@ class DenoiserInTraining:
         self._in_weights.clear()
 
     def edit(self, owner: object = None) -> None:
-        """Put the erasures into the live weights that they do not hold: one, or every one in order."""
+        """Put the erasures into the live weights that they do not hold: one, or every one in order; on every rank."""
         missing = self._missing_in(self._live())
         wanted = [one for one in missing if owner is None or one is owner]
         if wanted:
-            put_weights(self.denoiser, self._edited(self._live(), wanted))
+            put_weights(self.denoiser, self._edited(self._live(), wanted, together=True))
             self._in_weights = {one for one in self._edits if one not in missing or one in wanted}
             self._left = marks(self._live())
 
@@ -131,12 +131,17 @@ class DenoiserInTraining:
         return [owner for owner in self._edits if owner not in holding]
 
     def _edited(
-        self, weights: Mapping[str, Tensor], owners: Sequence[object], beside: Mapping[str, Any] = NOTHING
+        self,
+        weights: Mapping[str, Tensor],
+        owners: Sequence[object],
+        beside: Mapping[str, Any] = NOTHING,
+        *,
+        together: bool = False,
     ) -> dict[str, Tensor]:
         """Weights after some erasures, where they were, in their dtype; those alone that were edited."""
         edited: dict[str, Tensor] = {}
         for owner in owners:
-            done = self._edits[owner](dict(weights) | edited, beside)
+            done = self._edits[owner](dict(weights) | edited, beside, together)
             edited |= {name: weight.to(weights[name]) for name, weight in done.items() if name in weights}
         return edited
 
