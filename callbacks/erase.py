@@ -163,9 +163,7 @@ class Erase(Callback):
             return
         edited = {id(weight) for one in erasers for weight in one._part(pl_module, "unet").parameters()}
         others = (name for name, one in pl_module.named_parameters() if READS in name and id(one) not in edited)
-        tops = sorted(
-            {re.split(r"\.(?:down_blocks|mid_block|up_blocks)\.", name)[0] for name in others if READS in name}
-        )
+        tops = sorted({re.split(r"\.(?:down_blocks|mid_block|up_blocks|attn2)\.", name)[0] for name in others})
         for top in tops:
             if is_control_net(pl_module.get_submodule(top)):
                 raise ConfigurationError(

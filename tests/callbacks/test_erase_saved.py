@@ -525,7 +525,10 @@ def test_another_denoiser_in_the_module_is_named_and_can_have_its_own(
     class Distils(SomebodysModule):
         def build(self, folder: Path) -> None:
             super().build(folder)
-            self.models = nn.ModuleDict({"teacher": copy.deepcopy(self.unet)})
+            attention = nn.ModuleDict({"to_k": nn.Linear(2, 2)})
+            self.models = nn.ModuleDict(
+                {"teacher": copy.deepcopy(self.unet), "own": nn.ModuleDict({"attn2": attention})}
+            )
 
     def left(callbacks: list[Callback], place: str) -> float:
         train(Distils(wide, RATE), tmp_path / place, *callbacks, EMAWeightAveraging(decay=0.5), steps=1)
@@ -536,9 +539,9 @@ def test_another_denoiser_in_the_module_is_named_and_can_have_its_own(
 
     assert left([bomb()], "one") == 1.0
     assert [str(one.message) for one in recwarn if "Erase" in str(one.message)] == [
-        "Erase: Distils also holds 'models.teacher', which reads text and is saved as it is; add an "
-        "Erase(..., unet='models.teacher') where it should lose the concepts too."
+        "Erase: Distils also holds 'models.own', 'models.teacher', which reads text and is saved as it is; add an "
+        "Erase(..., unet='models.own') where it should lose the concepts too."
     ]
     recwarn.clear()
     assert left([bomb(), bomb(unet="models.teacher")], "both") < ERASED
-    assert not [one for one in recwarn if "Erase" in str(one.message)]
+    assert ["'models.own', which" in str(one.message) for one in recwarn if "Erase" in str(one.message)] == [True]
