@@ -87,7 +87,7 @@ class DevicePlacement(Callback):
         home = trainer.strategy.root_device
         if self.decided is not None and needed <= self.decided.needed and self.decided.of == (module.base, home):
             return
-        asked, data = self.placement, getattr(trainer, "datamodule", None)
+        asked, data = self.placement, module.data
         if self.decided is not None:
             # What lies where an earlier plan put it would count twice; the algebra's results stay where they are.
             module.release(encoder=True, pictures=True)
