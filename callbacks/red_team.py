@@ -251,7 +251,7 @@ class RedTeam(RunCallback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attack what the last epoch left."""
-        if self.fit:
+        if self.fit and rece_module(pl_module, "RedTeam").history:
             self.attack(trainer, rece_module(pl_module, "RedTeam"))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import replace
 from functools import partial
@@ -44,7 +44,7 @@ class PromptData(LightningDataModule):
         ConfigurationError: if a row cannot be understood.
     """
 
-    pairs: Sequence[PromptPair] = ()
+    pairs: Iterable[PromptPair] = ()
     """What is erased, as far as it is known here."""
     whole: Any = None
     """What this is a sample of; see :meth:`sample`."""

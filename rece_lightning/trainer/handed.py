@@ -76,11 +76,13 @@ def _handed(trainer: Trainer, source: Any, name: str, concepts: Mapping[str, Any
 
 def _source(trainer: Trainer, name: str) -> Any:
     """What a loop takes its loader from: a datamodule, a module, or what was handed over."""
-    loop = {
-        "train": trainer.fit_loop, "val": trainer.validate_loop, "test": trainer.test_loop,
+    loops: dict[str, Any] = {
+        "train": trainer.fit_loop,
+        "val": trainer.validate_loop,
+        "test": trainer.test_loop,
         "predict": trainer.predict_loop,
-    }[name]  # fmt: skip
-    return loop._data_source.instance
+    }
+    return loops[name]._data_source.instance
 
 
 def _loaders(source: Any, name: str) -> Any:

@@ -37,6 +37,7 @@ from rece_lightning.callbacks import ErasureCheckpoint, Evaluation, Export, Repo
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.metrics import EmojiDetector
 from rece_lightning.trainer.callbacks import FIGURES
+from tests.helpers.command import run_command, write_config
 from tests.helpers.fits import fit_quietly
 
 CONCEPTS = ["bomb", "axe"]
@@ -255,3 +256,15 @@ def test_a_number_of_steps_is_no_surprise(tiny_model: Path, tmp_path: Path, caps
     trainer(tmp_path, max_steps=1).fit(module, data())
     assert len(module.history) == 1
     assert "ended the run" not in capsys.readouterr().err
+
+
+def test_the_command_says_that_its_time_ran_out(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = write_config(tmp_path, tiny_model, trainer={"max_time": "00:00:00:00"})
+    done = run_command(capsys, "fit", "--config", config)
+    assert done.code == 2
+    assert done.out + done.err == done.err
+    assert "trainer.max_time (a Timer of 0:00:00) ended the run in epoch 0: nothing was edited" in done.err
+    assert list(tmp_path.iterdir()) == [config]
