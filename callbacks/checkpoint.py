@@ -12,7 +12,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from rece_lightning.callbacks.base import RunCallback, check_work_left
+from rece_lightning.callbacks.base import RunCallback, check_work_left, data_for
 from rece_lightning.callbacks.export import Export
 from rece_lightning.core.errors import ConfigurationError, check_number, nearest
 from rece_lightning.data.datamodule import ConceptData
@@ -128,7 +128,7 @@ class ErasureCheckpoint(ModelCheckpoint, RunCallback):
             )
 
     def _partial_sums(self, trainer: Trainer, module: LightningModule) -> PartialSums | None:
-        data = module.data if isinstance(module, RECE) else None
+        data = data_for(trainer, module) if isinstance(module, RECE) else None
         if not isinstance(module, RECE) or not isinstance(data, ConceptData):
             return None
         return PartialSums(Path(self.dirpath or ""), self.partial_seconds, module.session, data)

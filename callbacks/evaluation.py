@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torchmetrics import Metric
 
-from rece_lightning.callbacks.base import RunCallback, rece_module
+from rece_lightning.callbacks.base import RunCallback, data_for, rece_module
 from rece_lightning.callbacks.terminal import log_figures, print_outcome, progress_bar
 from rece_lightning.core.embedding_map import AnyMap
 from rece_lightning.core.errors import ConfigurationError
@@ -118,7 +118,7 @@ class Evaluation(RunCallback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Hand the sampling to the module, check every prompt, and have ``validate`` go through them in batches."""
         module = rece_module(pl_module)
-        data: Any = module.data
+        data: Any = data_for(trainer, module)
         module.sampling = self.sampling
         module.seeds = tuple(range(self.pictures_per_prompt))
         self.check_prompts(data, stage)

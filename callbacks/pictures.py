@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
-from rece_lightning.callbacks.base import RunCallback, rece_module
+from rece_lightning.callbacks.base import RunCallback, data_for, rece_module
 from rece_lightning.callbacks.evaluation import Evaluation
 from rece_lightning.core.errors import ConfigurationError, check_count
 from rece_lightning.data.batches import EvaluationBatches
@@ -104,7 +104,7 @@ class PictureWriter(BasePredictionWriter, RunCallback):
         if stage != "predict":
             return
         module = rece_module(pl_module, "PictureWriter")
-        data = module.data
+        data = data_for(trainer, module)
         if not isinstance(data, PromptData):
             raise ConfigurationError("PictureWriter: it writes what RECE makes of data.predict; give a ConceptData.")
         self._take_sampling(trainer, module)
