@@ -2,38 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-from lightning.pytorch.callbacks import (
-    BaseFinetuning,
-    BatchSizeFinder,
-    Callback,
-    EarlyStopping,
-    GradientAccumulationScheduler,
-    LearningRateFinder,
-    LearningRateMonitor,
-    ModelCheckpoint,
-    ModelPruning,
-    StochasticWeightAveraging,
-    WeightAveraging,
-)
-from lightning.pytorch.callbacks.spike import SpikeDetection
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
 
 from rece_lightning.core.errors import ConfigurationError, nearest
+from rece_lightning.devices.options import check_callbacks as check_have_work
 
-AVERAGE = "it averages the parameters of a training, and here nothing is trained: an epoch is a closed form"
-REFUSED: Mapping[type[Callback], str] = {
-    StochasticWeightAveraging: AVERAGE,
-    WeightAveraging: AVERAGE,
-    GradientAccumulationScheduler: "there is no gradient to accumulate",
-    BatchSizeFinder: "it tries sizes on training steps, and prompts would count again; set data.batch_size",
-    LearningRateFinder: "a closed form has no learning rate",
-    BaseFinetuning: "it freezes and thaws parameters, and here nothing is trained",
-    ModelPruning: "the module holds no parameters to prune",
-    SpikeDetection: "it watches a training's loss, and a closed form has none",
-}
-"""Kind of callback → why it cannot work; the kinds that derive from one too."""
 OWNERS = ("lightning.", "pytorch_lightning.", "rece_lightning.")
 
 
@@ -57,11 +32,9 @@ def check_callbacks(trainer: Any, *, own: bool) -> None:
     Raises:
         ConfigurationError: naming the callback and why.
     """
+    check_have_work(trainer.callbacks)
     for one in trainer.callbacks:
         name = type(one).__name__
-        for kind, why in REFUSED.items():
-            if isinstance(one, kind):
-                raise ConfigurationError(f"trainer.callbacks: {name}: {why}. Leave it out.")
         if isinstance(one, LearningRateMonitor) and not trainer.loggers:
             raise ConfigurationError(f"trainer.callbacks: {name}: there is no logger to write to; leave it out.")
     # A callback of the user's may log anything too.

@@ -101,13 +101,13 @@ def test_a_checkpoint_from_before_there_was_a_rate_goes_on(tiny_model: Path, tmp
 @pytest.mark.parametrize(
     ("callback", "words"),
     [
-        (StochasticWeightAveraging(swa_lrs=0.1), "StochasticWeightAveraging: it averages"),
-        (EMAWeightAveraging(), "EMAWeightAveraging: it averages"),
-        (GradientAccumulationScheduler({0: 2}), "no gradient"),
-        (BatchSizeFinder(), "data.batch_size"),
-        (LearningRateFinder(), "no learning rate"),
-        (BackboneFinetuning(), "nothing is trained"),
-        (ModelPruning("l1_unstructured", amount=0.5), "no parameters"),
+        (StochasticWeightAveraging(swa_lrs=0.1), "StochasticWeightAveraging averages parameters"),
+        (EMAWeightAveraging(), "EMAWeightAveraging averages parameters"),
+        (GradientAccumulationScheduler({0: 2}), "neither gradients"),
+        (BatchSizeFinder(), "BatchSizeFinder tries how many prompts"),
+        (LearningRateFinder(), "tries learning rates"),
+        (BackboneFinetuning(), "freezes"),
+        (ModelPruning("l1_unstructured", amount=0.5), "removes parameters"),
         (SpikeDetection(), "loss"),
         (LearningRateMonitor(), "no logger"),
         (EarlyStopping("val_loss"), "EarlyStopping.monitor: no figure 'val_loss'.*preservation_drift"),
@@ -124,7 +124,7 @@ def test_one_that_has_nothing_to_work_on_is_refused_before_the_model_is_looked_f
 
 
 def test_the_tuner_tries_no_batch_sizes(tiny_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"data\.batch_size"):
+    with pytest.raises(ConfigurationError, match="BatchSizeFinder tries how many prompts"):
         Tuner(trainer(tmp_path)).scale_batch_size(RECE(str(tiny_model)), data())
 
 
