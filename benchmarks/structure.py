@@ -34,6 +34,7 @@ ROOMS = (
     "attacks",
     "evaluation",
     "erasure",
+    "trainer",
     "devices",
     "metrics",
     "data",

@@ -12,6 +12,7 @@ from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.devices.strategy import stopped_early
 from rece_lightning.module import RECE
 from rece_lightning.runs.folder import run_folder
+from rece_lightning.trainer.handed import data_of
 
 
 class RunCallback(Callback):
@@ -94,6 +95,11 @@ def check_work_left(trainer: Trainer, state: Mapping[str, Any]) -> None:
             f"ckpt_path: the checkpoint has {done} epochs already, trainer.max_epochs is {wanted}; "
             "give a higher number, or `validate` the checkpoint."
         )
+
+
+def data_for(trainer: Trainer, module: RECE) -> Any:
+    """What a module's trainer works on; see :func:`data_of`."""
+    return data_of(trainer, module.session.concepts)
 
 
 def rece_module(module: LightningModule, owner: str = "Evaluation") -> RECE:

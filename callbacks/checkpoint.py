@@ -12,7 +12,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from rece_lightning.callbacks.base import RunCallback, check_work_left
+from rece_lightning.callbacks.base import RunCallback, check_work_left, data_for
 from rece_lightning.callbacks.export import Export
 from rece_lightning.core.errors import ConfigurationError, check_number, nearest
 from rece_lightning.data.datamodule import ConceptData
@@ -98,6 +98,8 @@ class ErasureCheckpoint(ModelCheckpoint, RunCallback):
         """Put the checkpoints into the run's folder and make their writing atomic."""
         if stage == "fit":
             self._check_logged(pl_module)
+            if trainer.fast_dev_run:  # type: ignore[attr-defined]
+                return  # nothing is saved, and what is there stays
             if self.dirpath is None:
                 self.dirpath = str(run_folder(trainer) / "checkpoints")
             elif trainer.is_global_zero:
@@ -126,9 +128,9 @@ class ErasureCheckpoint(ModelCheckpoint, RunCallback):
             )
 
     def _partial_sums(self, trainer: Trainer, module: LightningModule) -> PartialSums | None:
-        data = getattr(trainer, "datamodule", None)
+        data = data_for(trainer, module) if isinstance(module, RECE) else None
         if not isinstance(module, RECE) or not isinstance(data, ConceptData):
-            return None  # of other loaders nobody knows what a batch is
+            return None
         return PartialSums(Path(self.dirpath or ""), self.partial_seconds, module.session, data)
 
     def check_begun(self, folder: Path, trainer: Trainer, module: RECE, data: Any) -> None:
@@ -170,7 +172,7 @@ class ErasureCheckpoint(ModelCheckpoint, RunCallback):
         """
         if self._partial is not None and trainer.ckpt_path is None:
             self._partial.take_up()
-        if not isinstance(pl_module, RECE) or not trainer.is_global_zero:
+        if not isinstance(pl_module, RECE) or not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         place, source = Path(self.dirpath or ""), trainer.ckpt_path
         if source is None:
@@ -202,7 +204,13 @@ class ErasureCheckpoint(ModelCheckpoint, RunCallback):
             self._partial.discard()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The run has all its epochs, whether or not they were saved."""
+        """The run has all its epochs, whether or not they were saved; or it was stopped within epoch 0."""
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        if isinstance(pl_module, RECE) and not pl_module.history:
+            if self._partial is not None:
+                self._partial.write_when_due(now=True)
+            return  # a checkpoint would hold no erasure
         super().on_train_end(trainer, pl_module)
         if self._partial is not None and trainer.is_global_zero:
             self._partial.discard()

@@ -137,7 +137,7 @@ class Erase(Callback):
         if self._denoiser is None:
             self._denoiser = DenoiserInTraining(unet, pl_module, lambda: self._live(pl_module).parameters)
             checkpoints.denoisers.append(self._denoiser)
-        self._denoiser.add(self, lambda weights, beside: self.edited_weights(pl_module, weights, beside))
+        self._denoiser.add(self, lambda *what: self.edited_weights(pl_module, *what))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A module that builds or wraps its parts (``setup``, ``configure_model``) did so after this ``setup``."""
@@ -163,9 +163,7 @@ class Erase(Callback):
             return
         edited = {id(weight) for one in erasers for weight in one._part(pl_module, "unet").parameters()}
         others = (name for name, one in pl_module.named_parameters() if READS in name and id(one) not in edited)
-        tops = sorted(
-            {re.split(r"\.(?:down_blocks|mid_block|up_blocks)\.", name)[0] for name in others if READS in name}
-        )
+        tops = sorted({re.split(r"\.(?:down_blocks|mid_block|up_blocks|attn2)\.", name)[0] for name in others})
         for top in tops:
             if is_control_net(pl_module.get_submodule(top)):
                 raise ConfigurationError(
@@ -232,6 +230,7 @@ class Erase(Callback):
         pl_module: LightningModule,
         weights: Mapping[str, Tensor] | None = None,
         beside: Mapping[str, Any] = NOTHING,
+        together: bool = False,
     ) -> dict[str, Tensor]:
         """RECE's closed form of the present weights that read the text, under their names in the U-Net.
 
@@ -240,11 +239,13 @@ class Erase(Callback):
             weights: in place of the live U-Net's, such as those of a checkpoint, on whatever device.
             beside: what was saved beside them, under its names in ``pl_module``: text encoders that are trained
                 encode with what is theirs in it.
+            together: every rank does this now, and all get the same bits. Otherwise none waits for another: what is
+                saved may be saved by one rank alone.
         """
         device = next(self._part(pl_module, "unet").parameters()).device
         live = self._live(pl_module, {name: weight.to(device) for name, weight in (weights or {}).items()})
         spaces = self.plan.spaces(live)
-        erasers = self.plan.erasers(live, spaces, self._statistics_now(pl_module, live, beside))
+        erasers = self.plan.erasers(live, spaces, self._statistics_now(pl_module, live, beside), together=together)
         edited = dict(Erasure(live, erased_spaces(spaces, erasers.maps, erasers.grams)).weights())
         check_finite(edited)
         return edited

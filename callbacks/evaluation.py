@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torchmetrics import Metric
 
-from rece_lightning.callbacks.base import RunCallback, rece_module
+from rece_lightning.callbacks.base import RunCallback, data_for, rece_module
 from rece_lightning.callbacks.terminal import log_figures, print_outcome, progress_bar
 from rece_lightning.core.embedding_map import AnyMap
 from rece_lightning.core.errors import ConfigurationError
@@ -111,6 +111,7 @@ class Evaluation(RunCallback):
         self.comparison: Comparison | None = None
         self._fit: FitColumns | None = None
         self._measured: MeasuredColumns | None = None
+        self._data: Any = None
         self._changed: dict[str, Any] = {}
 
     # Before a run
@@ -118,7 +119,7 @@ class Evaluation(RunCallback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Hand the sampling to the module, check every prompt, and have ``validate`` go through them in batches."""
         module = rece_module(pl_module)
-        data: Any = getattr(trainer, "datamodule", None)
+        data: Any = data_for(trainer, module)
         module.sampling = self.sampling
         module.seeds = tuple(range(self.pictures_per_prompt))
         self.check_prompts(data, stage)
@@ -132,7 +133,7 @@ class Evaluation(RunCallback):
                     f"data.{field}: no prompts; give a CSV with a column 'prompt', or choose a --protocol."
                 )
             # So a batch of rows is a batch of pictures; teardown gives the data its rows back.
-            self._changed = {field: getattr(data, field), "batch_size": data.batch_size}
+            self._data, self._changed = data, {field: getattr(data, field), "batch_size": data.batch_size}
             setattr(data, field, self.asked.a_row_each())
             data.batch_size = self.sampling.batch_size
         module.drawn = None if self.asked.existing is None else self.asked.existing.of
@@ -152,7 +153,7 @@ class Evaluation(RunCallback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the data its rows back."""
         for name, value in self._changed.items():
-            setattr(trainer.datamodule, name, value)  # type: ignore[attr-defined]
+            setattr(self._data, name, value)
         self._changed = {}
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
-from rece_lightning.callbacks.base import RunCallback
+from rece_lightning.callbacks.base import RunCallback, data_for, rece_module
 from rece_lightning.callbacks.evaluation import Evaluation
 from rece_lightning.core.errors import ConfigurationError, check_count
 from rece_lightning.data.batches import EvaluationBatches
-from rece_lightning.data.datamodule import ConceptData
+from rece_lightning.data.prompt_data import PromptData
 from rece_lightning.data.prompts import EvaluationPrompt, one_each
 from rece_lightning.distributed import gathered
 from rece_lightning.evaluation.background import Background
@@ -73,6 +73,7 @@ class PictureWriter(BasePredictionWriter, RunCallback):
         self.folder = Path(folder).expanduser() if folder is not None else None
         self.pictures_per_prompt = pictures_per_prompt
         self._left: Iterator[int] = iter(())
+        self._data: PromptData | None = None
         self._made: PictureFolder | None = None
         self._writer: Background | None = None
 
@@ -102,16 +103,18 @@ class PictureWriter(BasePredictionWriter, RunCallback):
         """
         if stage != "predict":
             return
-        module, data = pl_module, getattr(trainer, "datamodule", None)
-        if not isinstance(module, RECE) or not isinstance(data, ConceptData):
+        module = rece_module(pl_module, "PictureWriter")
+        data = data_for(trainer, module)
+        if not isinstance(data, PromptData):
             raise ConfigurationError("PictureWriter: it writes what RECE makes of data.predict; give a ConceptData.")
         self._take_sampling(trainer, module)
         # Otherwise the trainer would keep every picture.
         trainer.predict_loop.return_predictions = False
         # The loader is made once the module has its checkpoint.
-        data.left = partial(self._begin, trainer, module, data)
+        data.left = cache(partial(self._begin, trainer, module, data))
+        self._data = data
 
-    def _begin(self, trainer: Trainer, module: RECE, data: ConceptData) -> EvaluationBatches:
+    def _begin(self, trainer: Trainer, module: RECE, data: PromptData) -> EvaluationBatches:
         """Look at what is there, and leave the rest for the module to make.
 
         Raises:
@@ -119,7 +122,7 @@ class PictureWriter(BasePredictionWriter, RunCallback):
         """
         rows = one_each(data.predict, self._seeds)
         made = PictureFolder(
-            self.folder or run_folder(trainer) / FOLDER,
+            run_folder(trainer) / FOLDER if self.folder is None or trainer.fast_dev_run else self.folder,  # type: ignore[attr-defined]
             rows,
             self.sampling,
             self._plan(module, rows, state_of(module.session)),
@@ -186,19 +189,21 @@ class PictureWriter(BasePredictionWriter, RunCallback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """What was made is written, the index is not."""
-        if isinstance(trainer.datamodule, ConceptData):  # type: ignore[attr-defined]
-            trainer.datamodule.left = None  # type: ignore[attr-defined]
+        self._let_go()
         if self._writer is not None:
             self._writer.stop()
             self._writer = None
+
+    def _let_go(self) -> None:
+        if self._data is not None:
+            self._data.left = self._data = None
 
     def _finish(self, trainer: Trainer) -> None:
         if self._writer is None or self._made is None:
             return
         writer, self._writer = self._writer, None
         writer.close()
-        if isinstance(trainer.datamodule, ConceptData):  # type: ignore[attr-defined]
-            trainer.datamodule.left = None  # type: ignore[attr-defined]
+        self._let_go()
         trainer.strategy.barrier()
         if not trainer.is_global_zero:
             return

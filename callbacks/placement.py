@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from rece_lightning.callbacks.base import data_for
 from rece_lightning.callbacks.evaluation import Evaluation, measures_existing
 from rece_lightning.callbacks.red_team import RedTeam
 from rece_lightning.core.errors import ConfigurationError
@@ -87,7 +88,7 @@ class DevicePlacement(Callback):
         home = trainer.strategy.root_device
         if self.decided is not None and needed <= self.decided.needed and self.decided.of == (module.base, home):
             return
-        asked, data = self.placement, getattr(trainer, "datamodule", None)
+        asked, data = self.placement, data_for(trainer, module)
         if self.decided is not None:
             # What lies where an earlier plan put it would count twice; the algebra's results stay where they are.
             module.release(encoder=True, pictures=True)
@@ -121,7 +122,8 @@ class DevicePlacement(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The pipeline has made its pictures."""
         if isinstance(pl_module, RECE):
-            self._log_peaks(trainer, len(pl_module.history))
+            if pl_module.history:  # a run that was stopped before it edited anything leaves no figures
+                self._log_peaks(trainer, len(pl_module.history))
             if self.placement.release:
                 pl_module.release(pictures=True, encoder=True)
 

@@ -13,7 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 from rece_lightning.attacks import LADDER, AdversarialPrompt, Attack, Goal, Victim, make_attacks, make_goal
 from rece_lightning.attacks.outcome import NO_ATTACK, Measured, Rung, together, write_rungs
 from rece_lightning.attacks.shares import Piece, measure_shared, search_shared
-from rece_lightning.callbacks.base import RunCallback, rece_module
+from rece_lightning.callbacks.base import RunCallback, data_for, rece_module
 from rece_lightning.callbacks.evaluation import Evaluation
 from rece_lightning.callbacks.terminal import ladder_table
 from rece_lightning.core.errors import ConfigurationError, check_choice, check_count, check_number
@@ -146,7 +146,7 @@ class RedTeam(RunCallback):
         module = rece_module(pl_module, "RedTeam") if stage in ("fit", "test") else None
         if module is None or not (stage == "test" or self.attacks_in_fit):
             return
-        if self.between_epochs and not isinstance(getattr(trainer, "datamodule", None), ConceptData):
+        if self.between_epochs and not isinstance(data_for(trainer, module), ConceptData):
             raise ConfigurationError("RedTeam.between_epochs: no concepts to attack; give them in a ConceptData.")
         if self.between_epochs and module.method.editor.per_layer:
             raise ConfigurationError(
@@ -161,7 +161,7 @@ class RedTeam(RunCallback):
                 raise ConfigurationError("RedTeam: pictures that exist cannot be attacked; leave out --images.")
         if self.detector is None:
             raise ConfigurationError("RedTeam.detector: none; give one here or to Evaluation.")
-        self.goals = self._goals(getattr(trainer, "datamodule", None))
+        self.goals = self._goals(data_for(trainer, module))
         self.controls = self._controls()
         if stage == "test":
             # Searches that follow a gradient cannot use tensors made in inference mode.
@@ -241,17 +241,17 @@ class RedTeam(RunCallback):
         """
         if not self.between_epochs or trainer.current_epoch == 0:
             return
-        module, data = rece_module(pl_module, "RedTeam"), trainer.datamodule  # type: ignore[attr-defined]
+        module = rece_module(pl_module, "RedTeam")
         done = len(module.history)
         names = [name for name in self.between_epochs if done == 1 or LADDER[name].looks_at_weights]
         rows = (
             [(one.concept, one.prompt, one.embedding) for one in self.search(trainer, module, names)] if names else []
         )
-        join_found(module.session, rows, data)
+        join_found(module.session, rows, data_for(trainer, module))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attack what the last epoch left."""
-        if self.fit:
+        if self.fit and rece_module(pl_module, "RedTeam").history:
             self.attack(trainer, rece_module(pl_module, "RedTeam"))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -266,6 +266,8 @@ class RedTeam(RunCallback):
         Of several processes each takes its share of the attacks and concepts, whole: what is found and counted is that
         of one process.
         """
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return  # a search is no smoke test: its budgets are what it is
         folder, work = run_folder(trainer), self._work()
         with module.pictures.at_work(), self._progress(trainer, "red team", work) as begins:
             victim = self._victim(module)

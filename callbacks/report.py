@@ -96,6 +96,7 @@ class Report(RunCallback):
     def _page(self, trainer: Trainer, module: RECE, verb: str, exports: Sequence[Cost]) -> str:
         folder, comparison, devices = run_folder(trainer), _comparison(trainer), _devices(trainer)
         grid = grid_path(folder)
+        scan = False if trainer.fast_dev_run else self.scan  # type: ignore[attr-defined]
         return render_page(
             title=self.title,
             description=module.session.description(),
@@ -110,7 +111,7 @@ class Report(RunCallback):
             run=folder,
             ladder=_ladder(trainer),
             verb=verb,
-            words=words_section(module.session, self.scan) if module.history else None,
+            words=words_section(module.session, scan) if module.history else None,
         )
 
     def _log(self, trainer: Trainer, module: RECE) -> None:

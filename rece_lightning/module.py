@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 
 from rece_lightning.core.embedding_map import AnyMap
 from rece_lightning.core.errors import ConfigurationError, check_number
 from rece_lightning.core.method import Method
 from rece_lightning.data.batches import PromptBatch
-from rece_lightning.data.datamodule import asked_of
+from rece_lightning.data.datamodule import ConceptData, asked_of
 from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.devices.placement import Placement
-from rece_lightning.devices.strategy import check_trainer, stopped_early
-from rece_lightning.distributed import gathered
+from rece_lightning.devices.strategy import check_trainer
 from rece_lightning.erasure.certificates import read_certificate, smallest_certificate
 from rece_lightning.erasure.erasure import Erasure
 from rece_lightning.erasure.loaded import LoadedModel
@@ -30,29 +28,16 @@ from rece_lightning.models.base import BaseModel
 from rece_lightning.models.denoisers import denoisers_of, together
 from rece_lightning.models.pipelines import load_pipeline, put_weights
 from rece_lightning.models.sampling import Sampling
+from rece_lightning.trainer.callbacks import check_callbacks
+from rece_lightning.trainer.ending import check_ended, goes_on, has_ended
+from rece_lightning.trainer.handed import data_of
+from rece_lightning.trainer.optimizer import ClosedFormOptimizer
+from rece_lightning.trainer.quiet import PutAside
+from rece_lightning.vocabulary.choice import choose
 from rece_lightning.vocabulary.expand import join
-from rece_lightning.vocabulary.preserve import choose_preserved
-from rece_lightning.vocabulary.synonyms import erase_survivors
 
 CERTIFICATE = "certificate"
 """Of every epoch's figures, where ``model.certificate`` asks for it."""
-
-
-class ClosedFormOptimizer(torch.optim.Optimizer):
-    """Its step is RECE's epoch: no gradients, no parameters.
-
-    Lightning counts an epoch's progress in optimizer steps; without one it would save no checkpoint.
-    """
-
-    def __init__(self, edit: Callable[[], None]) -> None:
-        super().__init__([torch.zeros(())], {})
-        self._edit = edit
-
-    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        """Run the edit once."""
-        if closure is not None:
-            closure()
-        self._edit()
 
 
 class RECE(LightningModule):
@@ -107,6 +92,8 @@ class RECE(LightningModule):
         loaded = LoadedModel((pretrained, revision, variant, config))
         self._session = ErasureSession(loaded, method, attacker_scale)
         self._pictures: PictureMaker | None = None
+        self._aside: PutAside | None = None
+        self._epochs_before = 0
         self.place: Callable[[str], None] | None = None
         """Given a stage, decides which part goes where before one is loaded: ``DevicePlacement``'s."""
         self.keeps_encoder = True
@@ -144,6 +131,11 @@ class RECE(LightningModule):
     @placement.setter
     def placement(self, placement: Placement) -> None:
         self._session.loaded.placement = placement
+
+    @property
+    def data(self) -> Any:
+        """What the trainer works on: its datamodule, or its loaders as one; see :func:`data_of`."""
+        return data_of(self._trainer, self._session.concepts)
 
     @property
     def history(self) -> list[dict[str, float]]:
@@ -213,10 +205,15 @@ class RECE(LightningModule):
 
     # Lightning
 
+    def configure_callbacks(self) -> list[Callback]:
+        """None of its own; refuse those that cannot work beside a closed form, before one of them is set up."""
+        check_callbacks(self.trainer, own=type(self) is RECE)
+        return []
+
     def setup(self, stage: str) -> None:
         """Check trainer and base model before any work."""
         trainer, session = self._trainer, self.session
-        data = getattr(trainer, "datamodule", None)
+        data = self.data
         if trainer is not None:
             check_trainer(trainer, stage)
         if self.drawn is None or stage == "fit":
@@ -225,25 +222,19 @@ class RECE(LightningModule):
             if self.place is not None:
                 self.place(stage)
         if stage == "fit" and (trainer is None or trainer.ckpt_path is None):
-            if session.was_loaded:
+            if session.was_loaded or goes_on(trainer, epochs=len(self.history)):
                 # It goes on with its own concepts, and with no others.
                 own = session.description()
                 check_same(own, own["method"], asked_of(data, session.concepts), "load_from_checkpoint")
             else:
                 session.begin()
-                self._choose(data)
+                if not self.keeps_choice:
+                    choose(session, data)
+                self.keeps_choice = False
         if data is not None and hasattr(data, "summary") and not session.has_begun:
             session.concepts = data.summary()
-
-    def _choose(self, data: Any) -> None:
-        """``data.synonyms: auto``, then ``data.preserve: auto``; a run that goes on keeps what it chose."""
-        if self.keeps_choice:
-            self.keeps_choice = False
-            return
-        if getattr(data, "synonyms", None) is not None:
-            erase_survivors(self.session, data)
-        if getattr(data, "vocabulary", None) is not None:
-            data.choose(gathered(choose_preserved(self.session, data))[0])
+        if trainer is not None:
+            self._aside = PutAside(trainer, stage, len(data.train_dataloader()) if isinstance(data, ConceptData) else 0)
 
     def configure_optimizers(self) -> ClosedFormOptimizer:
         """The optimizer whose step is an epoch's edit."""
@@ -252,7 +243,8 @@ class RECE(LightningModule):
     def on_fit_start(self) -> None:
         """Choose what joins the concepts of a robust loop; a run that goes on has it, or lacks the end alone."""
         if not self.session.has_begun:
-            join(self.session, getattr(self.trainer, "datamodule", None))
+            join(self.session, self.data)
+        self._epochs_before = len(self.history)
         if self.only_the_end_is_left:
             self.trainer.should_stop = True
             self.on_train_end()
@@ -261,10 +253,7 @@ class RECE(LightningModule):
     def only_the_end_is_left(self) -> bool:
         """Whether a resumed ``fit`` has all its epochs: Lightning then calls neither ``on_train_start`` nor
         ``on_train_end``, and what belongs there is done in ``on_fit_start``."""
-        trainer = self.trainer
-        if trainer.ckpt_path is None or (trainer.max_epochs or 0) <= 0:
-            return False
-        return len(self.history) >= (trainer.max_epochs or 0) or stopped_early(trainer.callbacks, self.history)  # type: ignore[attr-defined]
+        return self.trainer.ckpt_path is not None and has_ended(self.trainer, self.history)
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Epoch 0 encodes the batch; the last batch of every epoch triggers the edit."""
@@ -293,28 +282,41 @@ class RECE(LightningModule):
         session.history[-1] = figures
         self.log_dict(figures, on_step=False, on_epoch=True, batch_size=1)
 
+    def on_fit_end(self) -> None:
+        """Say what ended the run before its last epoch.
+
+        Raises:
+            ConfigurationError: if nothing was edited.
+        """
+        check_ended(self.trainer, self.history, self._epochs_before, self.session.statistics.batches, self.data)
+
+    def teardown(self, stage: str) -> None:
+        """Give the trainer back what was put aside."""
+        if self._aside is not None:
+            self._aside.give_back()
+            self._aside = None
+
     def on_train_end(self) -> None:
         """Log how much of the model changed."""
+        if not self.history:
+            return
         figures = self.session.change()
         for logger in self.trainer.loggers:
             # An epoch is a step.
             logger.log_metrics(figures, step=len(self.history))
 
-    def validation_step(self, batch: tuple[EvaluationPrompt, ...], batch_idx: int) -> dict[str, Any] | None:
+    def validation_step(
+        self, batch: tuple[EvaluationPrompt, ...], batch_idx: int, dataloader_idx: int = 0
+    ) -> dict[str, Any] | None:
         """Prompts, seeds and pictures ``[n, 3, h, w]`` in [0, 1] of the edited model; of the base before any edit."""
-        return self._generate(batch)
-
-    test_step = predict_step = validation_step
-
-    def _generate(self, batch: tuple[EvaluationPrompt, ...]) -> dict[str, Any] | None:
         if not batch:
             return None  # there are fewer batches than ranks
         if self.drawn is not None:
             return self.drawn(batch)
         self.pictures.use(self.erasure().weights() if self.session.has_begun else None)
-        rows = [(row, seed) for row in batch for seed in ([row.seed] if row.seed is not None else self.seeds)]
-        made = self.pictures.make([row for row, _ in rows], [seed for _, seed in rows], self.sampling)
-        return {"prompts": [asdict(row) for row, _ in rows], "seeds": [seed for _, seed in rows], "pictures": made}
+        return self.pictures.made_of(batch, self.seeds, self.sampling)
+
+    test_step = predict_step = validation_step
 
     # Checkpoints
 
@@ -344,5 +346,5 @@ class RECE(LightningModule):
         if not isinstance(state, dict):
             raise ConfigurationError("ckpt_path: the file holds no erasure; give a checkpoint that RECE wrote.")
         check_adapter(self.hparams["adapter"], "validate", erased=True)
-        self.check_same_run(state, getattr(self._trainer, "datamodule", None))
+        self.check_same_run(state, self.data)
         self.session.load_state_dict(state)

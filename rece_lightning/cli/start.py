@@ -147,7 +147,7 @@ class RunStart:
             ConfigurationError: if a folder that the user chose holds another run.
         """
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
-            trainer.loggers = []
+            trainer.loggers = []  # and no folder
             return
         if trainer.world_size > 1:
             trainer.callbacks.insert(0, SameFolder(self._take_over))  # type: ignore[attr-defined]

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
-
-from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Self
 
 from rece_lightning.core.errors import ConfigurationError, check_count
 from rece_lightning.core.robust import WITHIN
-from rece_lightning.data.batches import EvaluationBatches, PromptBatch, PromptBatches
+from rece_lightning.data.batches import PromptBatch, PromptBatches
 from rece_lightning.data.concept_table import LISTED, ConceptTable, PromptPairs, check_kept, described
 from rece_lightning.data.concepts import Concept, ConceptMapping, PromptPair, digest_of, preserved_places, prompt_pairs
-from rece_lightning.data.prompts import PromptMapping, read_prompts
+from rece_lightning.data.prompt_data import PromptData
+from rece_lightning.data.prompts import PromptMapping
 from rece_lightning.data.synonyms import COUNT, Synonym, Words, check_not_kept, joined, read_synonyms, words_of
 
+ANY_WORDS = ("thing", "object")
+"""What a sample chooses synonyms from in place of all the words of a tokenizer, which take minutes to encode."""
 
-class ConceptData(LightningDataModule):
+
+class ConceptData(PromptData):
     """What is erased, what it becomes, and what is preserved.
 
     Args:
@@ -74,9 +76,7 @@ class ConceptData(LightningDataModule):
         synonyms_count: int = COUNT,
         synonyms_reach: float = WITHIN,
     ) -> None:
-        super().__init__()
-        check_count("data.batch_size", batch_size)
-        self.batch_size = batch_size
+        super().__init__(validation, test, predict, batch_size)
         table = ConceptTable(concepts, target, templates)
         short = table.pairs <= LISTED
         self.concepts: list[Concept] | ConceptTable = list(table) if short else table
@@ -98,11 +98,6 @@ class ConceptData(LightningDataModule):
         self.synonyms, words = read_synonyms(*settings, self.asked)
         """What ``synonyms: auto`` asks for; otherwise ``None``."""
         self.add_synonyms(words)
-        self.validation = read_prompts("data.validation", validation)
-        self.test = read_prompts("data.test", test) or self.validation
-        self.predict = read_prompts("data.predict", predict)
-        self.left: Callable[[], EvaluationBatches] | None = None
-        """Says what ``predict`` still has to make, where somebody knows what is there; all of it otherwise."""
 
     @property
     def held_out(self) -> list[str]:
@@ -119,6 +114,20 @@ class ConceptData(LightningDataModule):
         if self.synonyms is not None:
             summary["synonyms_auto"] = self.synonyms.asked()
         return summary if self.vocabulary is None else {**summary, "preserve_auto": self._asked()}
+
+    def sample(self, count: int) -> Self:
+        """A copy with so many concepts and preserved prompts; ``auto`` chooses from as many words."""
+        small = super().sample(count)
+        small.asked = None if self.asked is None else self.asked[:count]
+        names = [one.prompt for one in small.asked or ()]
+        small.added = [word for word in self.added if word.of in names][:count] if self.synonyms is None else []
+        small.concepts = [*itertools.islice(self.concepts, count), *(word.concept for word in small.added)]
+        small.pairs = list(itertools.islice(self.pairs, count)) if self.asked is None else prompt_pairs(small.concepts)
+        small.preserved, small.preserve_count = self.preserved[:count], min(self.preserve_count, count)
+        small.vocabulary = None if self.vocabulary is None else self.vocabulary_left()[:count]
+        if self.synonyms is not None:
+            small.synonyms = replace(self.synonyms, vocabulary=(self.synonyms.vocabulary or ANY_WORDS)[:count])
+        return small
 
     # What ``synonyms`` adds
 
@@ -182,34 +191,15 @@ class ConceptData(LightningDataModule):
                 names = tuple(others[first : first + self.batch_size])
                 yield PromptBatch(names, ("",) * len(names), (1.0,) * len(names), kind, next(number))
 
-    def train_dataloader(self) -> DataLoader[PromptBatch]:
+    def train_dataloader(self) -> PromptBatches:
         """Batches of prompts; epoch 0 encodes each once, later epochs take nothing from them."""
-        count = sum(-(-len(part) // self.batch_size) for part in (self.pairs, self.preserved, self.held_out))
-        return DataLoader(PromptBatches(self.batches, count, self._was_read), batch_size=None)
+        return PromptBatches(self.batches, self._count, self._was_read, self)
+
+    def _count(self) -> int:
+        return sum(-(-len(part) // self.batch_size) for part in (self.pairs, self.preserved, self.held_out))
 
     def _was_read(self) -> bool:
         return self.trainer is not None and self.trainer.current_epoch > 0
-
-    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
-        """Prompts to generate for. In ``fit`` the Evaluation callback asks for them when it is time."""
-        if self.trainer is not None and self.trainer.state.fn == "fit":
-            return []
-        return DataLoader(EvaluationBatches(self.validation, self.batch_size), batch_size=None)
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        """Prompts of ``data.test``."""
-        return DataLoader(EvaluationBatches(self.test, self.batch_size), batch_size=None)
-
-    def predict_dataloader(self) -> DataLoader[Any]:
-        """Prompts of ``data.predict``."""
-        if not self.predict:
-            raise ConfigurationError("data.predict: no prompts; give a CSV with a column 'prompt'.")
-        batches = self.left() if self.left else EvaluationBatches(self.predict, self.batch_size)
-        return DataLoader(batches, batch_size=None)
-
-    def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
-        """Batches hold text; there is nothing to move."""
-        return batch
 
 
 def read_vocabulary(preserve: Any, vocabulary: str | Sequence[str] | None, count: Any) -> list[str] | None:
@@ -239,6 +229,7 @@ def asked_of(data: Any, concepts: Mapping[str, Any]) -> dict[str, Any] | None:
         data: a ConceptData, or another.
         concepts: of the checkpoint.
     """
+    data = getattr(data, "whole", None) or data
     if hasattr(data, "take_chosen"):
         data.take_chosen(concepts)
     asked: dict[str, Any] | None = data.summary() if hasattr(data, "summary") else None

@@ -37,6 +37,10 @@ class EvaluationPrompt:
     """Of its only picture; ``None`` leaves the seeds to the evaluation."""
     guidance_scale: float | None = None
 
+    def to(self, *_: Any, **__: Any) -> EvaluationPrompt:
+        """What a trainer asks of a batch: this is text, there is nothing to move."""
+        return self
+
 
 def read_prompts(field: str, setting: PromptsSetting | None) -> list[EvaluationPrompt]:
     """Prompts of ``data.validation``, ``data.test`` or ``data.predict``.

@@ -11,7 +11,10 @@ from lightning.pytorch.callbacks import (
     GradientAccumulationScheduler,
     LearningRateFinder,
     ModelPruning,
+    StochasticWeightAveraging,
+    WeightAveraging,
 )
+from lightning.pytorch.callbacks.spike import SpikeDetection
 
 from rece_lightning.core.errors import ConfigurationError
 
@@ -21,6 +24,9 @@ NO_GRADIENTS: Mapping[type[Any], str] = {
     BatchSizeFinder: "tries how many prompts fit into a training step, and saves the model between two tries",
     BaseFinetuning: "freezes and unfreezes parameters",
     ModelPruning: "removes parameters",
+    StochasticWeightAveraging: "averages parameters over epochs",
+    WeightAveraging: "averages parameters over steps",
+    SpikeDetection: "watches the loss of training steps",
 }
 """Callback → what it does, which needs gradients or parameters."""
 LEAST: Mapping[str, int] = {

@@ -98,12 +98,25 @@ def check_trainer(trainer: Any, stage: str) -> None:
     check_options(trainer)
     if stage == "fit":
         check_epochs(trainer.max_epochs)
-        # A whole number counts batches: 1 is the first of them alone.
-        limit = trainer.limit_train_batches
-        if trainer.max_steps == 0 or isinstance(limit, int) or limit != 1.0:
+        check_limits(trainer)
+
+
+def check_limits(trainer: Any) -> None:
+    """Refuse what would leave prompts out of the edit, by the name that it was given under.
+
+    ``fast_dev_run`` sets limits too; it tries the run on a sample, see ``trainer/handed.py``.
+    """
+    # A whole number counts batches: 1 is the first of them alone.
+    limit = trainer.limit_train_batches
+    for option, value, leaves_out in (
+        ("overfit_batches", trainer.overfit_batches, trainer.overfit_batches > 0),
+        ("max_steps", trainer.max_steps, trainer.max_steps == 0),
+        ("limit_train_batches", limit, (isinstance(limit, int) or limit != 1.0) and not trainer.fast_dev_run),
+    ):
+        if leaves_out:
             raise ConfigurationError(
-                f"trainer.max_steps: {trainer.max_steps}, trainer.limit_train_batches: {trainer.limit_train_batches}; "
-                "prompts would be left out of the edit. Leave both out (and fast_dev_run)."
+                f"trainer.{option}: {value}; prompts would be left out of the edit. Leave it out; to try a run on a "
+                "few prompts give trainer.fast_dev_run: true."
             )
 
 

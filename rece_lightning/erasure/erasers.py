@@ -61,14 +61,19 @@ class SpaceErasers:
         """Text space → ``G``."""
         return {name: eraser.gram for name, eraser in self.spaces.items()}
 
-    def step(self) -> dict[str, EpochRecord]:
+    def step(self, *, together: bool = True) -> dict[str, EpochRecord]:
         """One epoch in every space; every rank goes on with the same bits.
+
+        Args:
+            together: every rank takes this step. Otherwise none waits for another, and unlike machines may come to
+                other last digits.
 
         Raises:
             ConfigurationError: if a system is singular.
         """
         records = {name: eraser.step() for name, eraser in self.spaces.items()}
-        self.agree()
+        if together:
+            self.agree()
         return records
 
     def agree(self) -> None:
@@ -78,10 +83,10 @@ class SpaceErasers:
             if first is not None:
                 eraser.maps = type(eraser.maps)(first)
 
-    def run(self, epochs: int) -> SpaceErasers:
+    def run(self, epochs: int, *, together: bool = True) -> SpaceErasers:
         """Run so many further epochs."""
         for _ in range(epochs):
-            self.step()
+            self.step(together=together)
         return self
 
     def measure(self, records: Mapping[str, EpochRecord], attacker_scale: float | None = None) -> dict[str, float]:

@@ -16,9 +16,9 @@ from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.erasure.undo import digest
 from rece_lightning.models.pipelines import put_weights
 
-Edit = Callable[[Mapping[str, Tensor], Mapping[str, Any]], dict[str, Tensor]]
-"""Weights that read the text, under their names in the denoiser, and what was saved beside them under its names in the
-module around it → those weights erased."""
+Edit = Callable[[Mapping[str, Tensor], Mapping[str, Any], bool], dict[str, Tensor]]
+"""Weights that read the text, under their names in the denoiser; what was saved beside them, under its names in the
+module around it; and whether every rank does this now → those weights erased."""
 
 NOTHING: Mapping[str, Any] = {}
 
@@ -69,11 +69,11 @@ class DenoiserInTraining:
         self._in_weights.clear()
 
     def edit(self, owner: object = None) -> None:
-        """Put the erasures into the live weights that they do not hold: one, or every one in order."""
+        """Put the erasures into the live weights that they do not hold: one, or every one in order; on every rank."""
         missing = self._missing_in(self._live())
         wanted = [one for one in missing if owner is None or one is owner]
         if wanted:
-            put_weights(self.denoiser, self._edited(self._live(), wanted))
+            put_weights(self.denoiser, self._edited(self._live(), wanted, together=True))
             self._in_weights = {one for one in self._edits if one not in missing or one in wanted}
             self._left = marks(self._live())
 
@@ -131,12 +131,17 @@ class DenoiserInTraining:
         return [owner for owner in self._edits if owner not in holding]
 
     def _edited(
-        self, weights: Mapping[str, Tensor], owners: Sequence[object], beside: Mapping[str, Any] = NOTHING
+        self,
+        weights: Mapping[str, Tensor],
+        owners: Sequence[object],
+        beside: Mapping[str, Any] = NOTHING,
+        *,
+        together: bool = False,
     ) -> dict[str, Tensor]:
         """Weights after some erasures, where they were, in their dtype; those alone that were edited."""
         edited: dict[str, Tensor] = {}
         for owner in owners:
-            done = self._edits[owner](dict(weights) | edited, beside)
+            done = self._edits[owner](dict(weights) | edited, beside, together)
             edited |= {name: weight.to(weights[name]) for name, weight in done.items() if name in weights}
         return edited
 
@@ -155,33 +160,27 @@ class DenoiserInTraining:
         """What is about to be written, with every copy of the denoiser's weights in it erased.
 
         A copy is a dictionary, at any depth, that holds weights of the denoiser's shapes under the names that they have
-        in the module around it, or in the denoiser, with or without a wrapper's ``module.`` before. So are an average
-        of the weights that another callback keeps, and the trained weights beside it. What :meth:`hold` had handed out
-        stays as it is. Nothing is changed in place.
+        in the denoiser or in the module around it, with whatever wrapper's name before (``module.``). So are an average
+        of the weights that another callback keeps, and the trained weights beside it; another denoiser of the module
+        is not. What :meth:`hold` had handed out stays as it is. Nothing is changed in place.
         """
         shapes = {name: weight.shape for name, weight in self._live().items()}
-        named = self.root.named_modules(remove_duplicate=False)
-        paths = [*(f"{name}." for name, part in named if name and part is self.denoiser), ""]
-        return self._erased_in(saved, shapes, [(wrapper, path) for wrapper in ("", "module.") for path in paths])
+        parts = self.root.named_modules(remove_duplicate=False)
+        return self._erased_in(saved, shapes, {name: part is self.denoiser for name, part in parts if name})
 
-    def _erased_in(self, saved: Any, shapes: Mapping[str, torch.Size], places: list[tuple[str, str]]) -> Any:
+    def _erased_in(self, saved: Any, shapes: Mapping[str, torch.Size], parts: Mapping[str, bool]) -> Any:
+        """The same, once the names of the module's parts are known, and which of them are the denoiser."""
         if not isinstance(saved, Mapping):
             return saved
         changed: dict[Any, Any] = {}
-        for wrapper, path in places:
-            found = {name: saved.get(f"{wrapper}{path}{name}") for name in shapes}
-            weights = {
-                name: weight
-                for name, weight in found.items()
-                if isinstance(weight, Tensor) and weight.is_floating_point() and weight.shape == shapes[name]
-            }
-            if not weights or marks(weights).items() <= self._handed_out.items():
+        for (wrapper, path), weights in copies_in(saved, shapes, parts).items():
+            if marks(weights).items() <= self._handed_out.items():
                 continue
-            beside = {key.removeprefix(wrapper): value for key, value in saved.items()} if path else {}
+            beside = {str(key).removeprefix(wrapper): value for key, value in saved.items()} if path else NOTHING
             edited = self._edited(weights, self._missing_in(weights), beside)
             changed |= {f"{wrapper}{path}{name}": weight for name, weight in edited.items()}
         for key, value in saved.items():
-            inside = self._erased_in(value, shapes, places)
+            inside = self._erased_in(value, shapes, parts)
             if inside is not value:
                 changed[key] = inside
         if not changed:
@@ -189,6 +188,40 @@ class DenoiserInTraining:
         result = copy.copy(saved)
         result.update(changed)  # type: ignore[attr-defined]
         return result
+
+
+def copies_in(
+    saved: Mapping[Any, Any], shapes: Mapping[str, torch.Size], parts: Mapping[str, bool]
+) -> dict[tuple[str, str], dict[str, Tensor]]:
+    """Copies of a denoiser's weights in a dictionary.
+
+    Args:
+        saved: to look in.
+        shapes: of its weights, by name.
+        parts: names of the parts of the module around it; whether each is the denoiser.
+
+    Returns:
+        Wrapper's name and the denoiser's within it, both with their dots → its weights by name.
+    """
+    found: dict[tuple[str, str], dict[str, Tensor]] = {}
+    for key, weight in saved.items():
+        if not isinstance(key, str) or not isinstance(weight, Tensor) or not weight.is_floating_point():
+            continue
+        name = next((end for end in endings(key) if end in shapes), None)
+        if name is None or weight.shape != shapes[name]:
+            continue
+        place = key.removesuffix(name)
+        part = next((end for end in endings(place.removesuffix(".")) if end in parts), None)
+        if part is None or parts[part]:
+            path = "" if part is None else f"{part}."
+            found.setdefault((place.removesuffix(path), path), {})[name] = weight
+    return found
+
+
+def endings(name: str) -> Iterator[str]:
+    """A name with dots, and what is left of it from each of its parts on, the longest first."""
+    parts = name.split(".")
+    return (".".join(parts[first:]) for first in range(len(parts)))
 
 
 def marks(weights: Mapping[str, Tensor]) -> dict[str, str]:

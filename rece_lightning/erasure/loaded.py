@@ -86,10 +86,11 @@ class LoadedModel:
         """
         key = (tuple(space.readers), keep_layers)
         if key not in self._grams:
-            readers = self.base.read_space(space)
-            self._grams[key] = Gram.of(
-                readers, keep_layers=keep_layers, device=self.algebra, shards=self.placement.gram
-            )  # fmt: skip
+            with torch.inference_mode(False), torch.no_grad():  # see encoder
+                readers = self.base.read_space(space)
+                self._grams[key] = Gram.of(
+                    readers, keep_layers=keep_layers, device=self.algebra, shards=self.placement.gram
+                )
         return self._grams[key]
 
     def grams(self, spaces: Sequence[TextSpace], *, keep_layers: bool = False) -> dict[str, Gram]:

@@ -91,8 +91,18 @@ class ErasurePlan:
             statistics.hold(concepts.invariants())
         return statistics
 
-    def erasers(self, live: LiveReaders, spaces: Sequence[TextSpace], statistics: ConceptStatistics) -> SpaceErasers:
+    def erasers(
+        self,
+        live: LiveReaders,
+        spaces: Sequence[TextSpace],
+        statistics: ConceptStatistics,
+        *,
+        together: bool = False,
+    ) -> SpaceErasers:
         """All epochs on a model in memory.
+
+        Args:
+            together: every rank does this now and holds the same bits afterwards; otherwise none waits for another.
 
         Raises:
             ConfigurationError: if a system is singular.
@@ -102,7 +112,7 @@ class ErasurePlan:
         grams = {
             space.name: Gram.of(live.read_space(space), keep_layers=layers, device=device) for space in spaces
         }  # fmt: skip
-        return SpaceErasers(self.method, statistics.evidence(), grams).run(self.epochs)
+        return SpaceErasers(self.method, statistics.evidence(), grams).run(self.epochs, together=together)
 
 
 def check_widths(spaces: Sequence[TextSpace], encoded: Mapping[str, Sequence[Any]]) -> None:

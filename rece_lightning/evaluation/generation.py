@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.data.prompts import EvaluationPrompt
+from rece_lightning.data.prompts import EvaluationPrompt, one_each
 from rece_lightning.devices.offload import Waiting, WaitingEncoder, across_devices
 from rece_lightning.devices.placement import Placement
 from rece_lightning.models.adapter import Adapter
@@ -109,12 +109,13 @@ class PictureMaker:
         missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in found]
         for first in range(0, len(missing), ENCODED_TOGETHER):
             part = missing[first : first + ENCODED_TOGETHER]
-            encoded = self.encoder.encode(part)
-            for row, prompt in enumerate(part):
-                # A view would keep the whole batch.
-                pooled = None if encoded.pooled is None else encoded.pooled[row].clone()
-                call = {name: value.clone() for name, value in encoded.calls[row].items()} if encoded.calls else {}
-                found[prompt] = Request(encoded.embedding(row).clone(), seed=0, pooled=pooled, call=call)
+            with torch.inference_mode(False), torch.no_grad():  # they are kept for the verbs to come
+                encoded = self.encoder.encode(part)
+                for row, prompt in enumerate(part):
+                    # A view would keep the whole batch.
+                    pooled = None if encoded.pooled is None else encoded.pooled[row].clone()
+                    call = {name: value.clone() for name, value in encoded.calls[row].items()} if encoded.calls else {}
+                    found[prompt] = Request(encoded.embedding(row).clone(), seed=0, pooled=pooled, call=call)
         for prompt, request in found.items():
             self._embedded[prompt] = request
             self._embedded.move_to_end(prompt)
@@ -144,3 +145,10 @@ class PictureMaker:
         ]
         with self.at_work(encoding=False):
             return generate(self.pipeline, requests, empty, sampling, on_batch)
+
+    def made_of(self, batch: Sequence[EvaluationPrompt], seeds: Sequence[int], sampling: Sampling) -> dict[str, Any]:
+        """Rows with their own seed, or with each of ``seeds``: prompts (plain), seeds, pictures ``[n, 3, h, w]``."""
+        rows = one_each(batch, seeds)
+        drawn = [int(row.seed or 0) for row in rows]
+        return {"prompts": [asdict(row) for row in batch for _ in one_each([row], seeds)], "seeds": drawn,
+                "pictures": self.make(rows, drawn, sampling)}  # fmt: skip

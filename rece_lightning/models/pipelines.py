@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import diffusers
 import torch
+import transformers
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
 
@@ -44,22 +46,12 @@ def load_pipeline(
     base = pretrained
     if not isinstance(base, BaseModel):
         base = find_base(str(pretrained), revision, variant, config)
-    common: dict[str, Any] = {"local_files_only": True, "torch_dtype": dtype}
+    common: dict[str, Any] = {"local_files_only": True, "dtype": dtype}
     if base.family in ("sd1", "sd2"):
         common |= {"safety_checker": None, "requires_safety_checker": False}
     try:
-        if base.layout == "folder":
-            if isinstance(base.unet, PickledWeights):
-                # Diffusers opens PyTorch's files with weights_only, but looks for their shards only when told.
-                common["unet"] = UNet2DConditionModel.from_pretrained(
-                    base.path / "unet", use_safetensors=False, variant=base.variant, torch_dtype=dtype
-                )
-            pipeline = DiffusionPipeline.from_pretrained(base.path, variant=base.variant, **common)
-        else:
-            index = json.loads((base.configurations / "model_index.json").read_text(encoding="utf-8"))
-            pipeline = getattr(diffusers, index["_class_name"]).from_single_file(
-                str(base.path), config=str(base.configurations), **{**common, "safety_checker": None}
-            )
+        with _quietly():
+            pipeline = _opened(base, dtype, common)
     except Exception as error:  # diffusers raises many kinds; each means that the model is not whole
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BaseModelError(
@@ -67,6 +59,39 @@ def load_pipeline(
         ) from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def _opened(base: BaseModel, dtype: torch.dtype, common: dict[str, Any]) -> DiffusionPipeline:
+    if base.layout != "folder":
+        index = json.loads((base.configurations / "model_index.json").read_text(encoding="utf-8"))
+        kind = getattr(diffusers, index["_class_name"])
+        return kind.from_single_file(
+            str(base.path), config=str(base.configurations), **{**common, "safety_checker": None}
+        )
+    if isinstance(base.unet, PickledWeights):
+        # Diffusers opens PyTorch's files with weights_only, but looks for their shards only when told.
+        common["unet"] = UNet2DConditionModel.from_pretrained(
+            base.path / "unet", use_safetensors=False, variant=base.variant, dtype=dtype
+        )
+    return DiffusionPipeline.from_pretrained(base.path, variant=base.variant, **common)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """What the libraries say while they load is about their own parts, and nobody can act on it; both get their
+    verbosity and their progress bars back."""
+    libraries = [diffusers.utils.logging, transformers.utils.logging]
+    before = [(one.get_verbosity(), one.is_progress_bar_enabled()) for one in libraries]
+    for one in libraries:
+        one.set_verbosity_error()
+        one.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for one, (verbosity, shown) in zip(libraries, before, strict=True):
+            one.set_verbosity(verbosity)
+            if shown:
+                one.enable_progress_bar()
 
 
 @torch.no_grad()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary, finalize
 
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -23,13 +25,27 @@ NOT_OF_FIT = ("verbose", "return_predictions")
 
 
 def run_folder(trainer: Any) -> Path:
-    """The folder of the run; a run writes nowhere else."""
+    """The folder of the run; a run writes nowhere else. Of ``fast_dev_run`` nothing stays."""
+    if trainer.fast_dev_run:
+        return _passing_folder(trainer)
     for logger in trainer.loggers:
         if logger.log_dir:
             return Path(logger.log_dir)
     # Not trainer.log_dir: with several processes it waits for all of them.
     places = [logger.save_dir for logger in trainer.loggers if logger.save_dir]
     return Path(places[0] if places else trainer.default_root_dir)
+
+
+_PASSING: WeakKeyDictionary[Any, Path] = WeakKeyDictionary()
+
+
+def _passing_folder(trainer: Any) -> Path:
+    """A temporary folder of this trainer, gone when the trainer is, or the process."""
+    if trainer not in _PASSING:
+        folder = Path(tempfile.mkdtemp(prefix="fast_dev_run_"))
+        finalize(trainer, shutil.rmtree, folder, ignore_errors=True)
+        _PASSING[trainer] = folder
+    return _PASSING[trainer]
 
 
 def version_of(folder: Path) -> int | None:

@@ -136,10 +136,10 @@ class PartialSums:
 
     # Writing
 
-    def write_when_due(self) -> None:
-        """Write what was counted since, where it is time."""
+    def write_when_due(self, *, now: bool = False) -> None:
+        """Write what was counted since, where it is time; ``now``: it is, for the run ends."""
         sums = self.session.statistics
-        if len(sums.batches) == self._written or time.monotonic() < self._due:
+        if len(sums.batches) == self._written or (time.monotonic() < self._due and not now):
             return
         if not sums.shared and rank_and_world()[0] > 0:
             return  # every rank holds the same

@@ -148,7 +148,7 @@ class OwnAverage(Callback):
             mine.copy_(0.5 * mine + 0.5 * theirs)
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["average"] = self.average.state_dict()
+        checkpoint["average"] = {f"shadow.{name}": weight for name, weight in self.average.state_dict().items()}
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         module.load_state_dict(self.average.state_dict())
@@ -314,6 +314,18 @@ class Compiled(SomebodysModule):
         self.unet = torch.compile(self.unet, backend="eager", disable=True)  # type: ignore[assignment]
 
 
+class SavesWhatItTrains(SomebodysModule):
+    """Has a state dict of its own, past the U-Net's."""
+
+    def build(self, folder: Path) -> None:
+        super().build(folder)
+        self.unet.requires_grad_(False)
+        self.unet.up_blocks.requires_grad_(True)
+
+    def state_dict(self, *arguments: Any, **options: Any) -> dict[str, Tensor]:
+        return {name: weight for name, weight in self.unet.named_parameters("unet") if weight.requires_grad}
+
+
 class TwoNames(SomebodysModule):
     """Lies in it twice, once inside another module."""
 
@@ -330,6 +342,7 @@ class TwoNames(SomebodysModule):
         (BuiltAnew, {}),
         (InAPipeline, {role: f"pipe.{role}" for role in ("unet", "text_encoder", "tokenizer")}),
         (Compiled, {}),
+        (SavesWhatItTrains, {}),
         (TwoNames, {}),
         (TwoNames, {"unet": "model.unet"}),
     ],
@@ -342,6 +355,12 @@ def test_wherever_the_denoiser_lies_what_is_saved_is_erased(
     saved = read(tmp_path / "saved.ckpt")
     found = dict(copies(saved))
     assert len(found) == 1
+    if kind is SavesWhatItTrains:
+        assert {name.split(".")[0] for name in found["/state_dict"]} == {"up_blocks"}
+        read_text = [name for name in found["/state_dict"] if name in projections(module.unet)]
+        assert len(read_text) == 4
+        assert all(torch.equal(saved["state_dict"][f"unet.{n}"], module.unet.get_parameter(n)) for n in read_text)
+        return
     for weights in (*found.values(), clean(projections(module.unet))):
         assert way_left(original, weights, "bomb") < ERASED
     assert all(way_left(original, clean(weights), "bomb") > LEFT for weights in raw.taken)
@@ -506,19 +525,23 @@ def test_another_denoiser_in_the_module_is_named_and_can_have_its_own(
     class Distils(SomebodysModule):
         def build(self, folder: Path) -> None:
             super().build(folder)
-            self.models = nn.ModuleDict({"teacher": copy.deepcopy(self.unet)})
+            attention = nn.ModuleDict({"to_k": nn.Linear(2, 2)})
+            self.models = nn.ModuleDict(
+                {"teacher": copy.deepcopy(self.unet), "own": nn.ModuleDict({"attn2": attention})}
+            )
 
     def left(callbacks: list[Callback], place: str) -> float:
-        train(Distils(wide, RATE), tmp_path / place, *callbacks, steps=1)
-        state = read(tmp_path / place / "saved.ckpt")["state_dict"]
-        assert way_left(original, part(state, "unet."), "bomb") < ERASED
-        return way_left(original, part(state, "models.teacher."), "bomb")
+        train(Distils(wide, RATE), tmp_path / place, *callbacks, EMAWeightAveraging(decay=0.5), steps=1)
+        saved = read(tmp_path / place / "saved.ckpt")
+        states = [saved["state_dict"], saved["current_model_state"]]
+        assert all(way_left(original, part(state, "unet."), "bomb") < ERASED for state in states)
+        return max(way_left(original, part(state, "models.teacher."), "bomb") for state in states)
 
     assert left([bomb()], "one") == 1.0
     assert [str(one.message) for one in recwarn if "Erase" in str(one.message)] == [
-        "Erase: Distils also holds 'models.teacher', which reads text and is saved as it is; add an "
-        "Erase(..., unet='models.teacher') where it should lose the concepts too."
+        "Erase: Distils also holds 'models.own', 'models.teacher', which reads text and is saved as it is; add an "
+        "Erase(..., unet='models.own') where it should lose the concepts too."
     ]
     recwarn.clear()
     assert left([bomb(), bomb(unet="models.teacher")], "both") < ERASED
-    assert not [one for one in recwarn if "Erase" in str(one.message)]
+    assert ["'models.own', which" in str(one.message) for one in recwarn if "Erase" in str(one.message)] == [True]

@@ -227,7 +227,7 @@ def test_the_command_goes_on_in_its_own_folder(
     assert (second / "config.yaml").read_bytes() == config
     # What was chosen to be preserved is not chosen again.
     with monkeypatch.context() as patch:
-        patch.setattr("rece_lightning.module.choose_preserved", None)
+        patch.setattr("rece_lightning.vocabulary.choice.choose_preserved", None)
         outcome = run_command(capsys, "fit", "--config", write(), "--ckpt_path", "last")
     assert outcome.code == 0, outcome.err
     assert "epoch 0 goes on after 7 batches" in outcome.out

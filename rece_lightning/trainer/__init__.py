@@ -1,0 +1,1 @@
+"""What Lightning's trainer is asked, told, and not asked: loaders, callbacks, the optimizer, how a fit ended."""
