@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Mapping
@@ -14,8 +15,45 @@ from torch import Tensor, nn
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.gram import Gram
 from rece_lightning.core.low_rank import LowRank
-from rece_lightning.models.families.unet import TEXT_PROJECTION, is_reader
-from rece_lightning.models.layers import LiveLayer, live_layers, plain_path
+from rece_lightning.models.layers import LiveLayer, plain_path
+from rece_lightning.models.live_unet import reader_layers
+
+KEYS_AND_VALUES = (".to_k.weight", ".to_v.weight")
+"""Readers that every tool has a name for a LoRA around."""
+
+
+@dataclass(frozen=True)
+class LoraSize:
+    """A layer's LoRA as it is trained."""
+
+    rank: int
+    """``r``."""
+    nominal: float
+    """``α/r``, or ``α/√r``."""
+    weighted: float
+    """What its scale is multiplied with beside: the weight that it was given among others."""
+
+    @classmethod
+    def of_module(cls, module: Any, name: str) -> LoraSize:
+        """Of peft's layer."""
+        rank = module.r[name]
+        nominal = module.lora_alpha[name] / (math.sqrt(rank) if module.use_rslora[name] else rank)
+        return cls(rank, nominal, module.scaling[name] / nominal)
+
+    @classmethod
+    def of(cls, layer: LiveLayer, name: str) -> LoraSize:
+        """Of a layer that has it."""
+        return cls.of_module(layer.module, name)
+
+    def wide(self, rows: Tensor, columns: Tensor, down: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+        """``[A; V]`` and ``[s B, U]``, a LoRA that has alpha equal to its rank."""
+        further = (up / self.weighted).to(columns)
+        return torch.cat([rows, down.to(rows)]), torch.cat([self.nominal * columns, further], dim=1)
+
+    def narrow(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``A``, ``B`` and ``U V``, which belongs to the base weight, of what :meth:`wide` gave."""
+        change = self.weighted * columns[:, self.rank :].double() @ rows[self.rank :].double()
+        return rows[: self.rank].clone(), columns[:, : self.rank] / self.nominal, change
 
 
 @dataclass(frozen=True)
@@ -47,16 +85,17 @@ def carried(original: Mapping[str, Tensor], erased: Mapping[str, Tensor], rank: 
         erased: the same after them, in the dtype that rounded them.
         rank: of each input width, at most.
     """
+
+    def change(name: str) -> Tensor:
+        return erased[name].detach().cpu().double() - original[name].detach().cpu().double()
+
     factors: dict[str, tuple[Tensor, Tensor]] = {}
     lost = total = 0.0
     for width in sorted({weight.shape[1] for weight in erased.values()}):
-        changes, size, rounding = dict[str, Tensor](), 0.0, 0.0
-        for name, weight in erased.items():
-            if weight.shape[1] == width:
-                changes[name] = weight.detach().cpu().double() - original[name].detach().cpu().double()
-                size += float(weight.detach().double().square().sum())
-                rounding = max(rounding, torch.finfo(weight.dtype).eps / 2)
-        energies, axes = torch.linalg.eigh(Gram.of(changes.items()).total)
+        names = [name for name, weight in erased.items() if weight.shape[1] == width]
+        size = sum(float(erased[name].detach().double().square().sum()) for name in names)
+        rounding = max(torch.finfo(erased[name].dtype).eps / 2 for name in names)
+        energies, axes = torch.linalg.eigh(Gram.of((name, change(name)) for name in names).total)
         parts = LowRank(axes.flip(1), axes.flip(1).mT, energies.flip(0).clamp(min=0))
         # Rounding spreads over all directions: one that is no stronger may be nothing else.
         noise = max(4 * rounding**2 * size / width, width * torch.finfo(torch.float64).eps * float(parts.energies[0]))
@@ -66,8 +105,8 @@ def carried(original: Mapping[str, Tensor], erased: Mapping[str, Tensor], rank: 
         if not chosen:
             continue
         up, down = parts.factors(chosen)
-        factors |= {name: (down, change @ up) for name, change in changes.items()}
-        lost += sum(float((change @ up @ down - change).square().sum()) for change in changes.values())
+        factors |= {name: (down, change(name) @ up) for name in names}
+        lost += sum(float((factors[name][1] @ down - change(name)).square().sum()) for name in names)
     most = max((len(down) for down, _ in factors.values()), default=0)
     return CarriedErasure(factors, most, math.sqrt(lost / total) if total else 0.0)
 
@@ -80,11 +119,17 @@ def carrier_of(layers: Mapping[str, LiveLayer], field: str) -> tuple[str, list[s
     """
     around = [layer.module for layer in layers.values() if layer.loras]
     active = [
-        name for module in around for name in module.active_adapters if name in module.lora_A and module.scaling[name]
+        name
+        for module in around
+        for name in module.active_adapters
+        if name in module.lora_A and module.scaling[name] and module.lora_B[name].bias is None
     ]
     trained = [name for name in active for module in around if is_trained(module, name)]
     if not active or any(module.merged or module.disable_adapters for module in around):
-        raise ConfigurationError(f"{field}: no LoRA is in force that could carry an erasure; unmerge and enable one.")
+        raise ConfigurationError(
+            f"{field}: no LoRA is in force that could carry an erasure (unmerged, enabled, of a scale, without bias); "
+            "enable one."
+        )
     return (trained or active)[0], list(dict.fromkeys(name for module in around for name in module.active_adapters))
 
 
@@ -120,25 +165,26 @@ def carry(
     Raises:
         ConfigurationError: if no LoRA is in force, or a weight is missing in ``original``; nothing was changed then.
     """
-    layers = live_layers(unet, is_reader, field)
+    layers = reader_layers(unet, field)
     carrier, active = carrier_of(layers, field)
     missing = [name for name in layers if name not in original]
     if missing:
         raise ConfigurationError(f"{field}: original: no {missing[0]} in it; give the U-Net's weights before the edit.")
-    erased = {name: unet.get_parameter(layer.weight) for name, layer in layers.items()}
-    left = [name for name, layer in layers.items() if carrier not in layer.loras and not TEXT_PROJECTION.search(name)]
-    left = [name for name in left if not torch.equal(erased[name], original[name].to(erased[name]))]
+    weights = {name: unet.get_parameter(layer.weight) for name, layer in layers.items()}
+    erased = {name: weight for name, weight in weights.items() if not torch.equal(weight, original[name].to(weight))}
+    left = [name for name in erased if carrier not in layers[name].loras and not name.endswith(KEYS_AND_VALUES)]
     added = carried(original, {name: weight for name, weight in erased.items() if name not in left}, rank)
-    config = unet.peft_config[carrier]  # type: ignore[index, union-attr]
-    with_it = next(layer.module for layer in layers.values() if carrier in layer.loras)
-    weighted = with_it.scaling[carrier] / _nominal(with_it, carrier)
+    # Not the user's own object, which may be given to another model.
+    config = copy.deepcopy(unet.peft_config[carrier])  # type: ignore[index, union-attr]
+    unet.peft_config[carrier] = config  # type: ignore[index, union-attr, operator]
+    sizes = {name: LoraSize.of(layer, carrier) for name, layer in layers.items() if carrier in layer.loras}
     for name, (down, up) in added.factors.items():
         layer = layers[name]
         erased[name].copy_(original[name])
         module = layer.module
         if carrier not in layer.loras:
             module = _around(unet, layer, name.removesuffix(".weight"), carrier, config, active)
-            module.scaling[carrier] = weighted
+            module.scaling[carrier] = next(iter(sizes.values())).weighted
         _widen(module, carrier, down, up)
     _write_sizes(unet, carrier, config)
     return replace(added, left=tuple(left))
@@ -179,24 +225,12 @@ def _around(unet: nn.Module, layer: LiveLayer, path: str, name: str, config: Any
     return made
 
 
-def _nominal(module: Any, name: str) -> float:
-    """α/r or α/√r: a LoRA's scale before a weight that it was given among others."""
-    rank = module.r[name]
-    return float(module.lora_alpha[name] / (math.sqrt(rank) if module.use_rslora[name] else rank))
-
-
 def _widen(module: Any, name: str, down: Tensor, up: Tensor) -> None:
     """Put further rows under a LoRA's down-projection, and columns beside its up-projection; its scale becomes 1."""
-    inner, outer = module.lora_A[name], module.lora_B[name]
-    size = module.r[name] + len(down)
-    nominal = _nominal(module, name)
-    weighted = module.scaling[name] / nominal
-    rows = torch.cat([inner.weight, down.to(inner.weight)])
-    columns = torch.cat([nominal * outer.weight, (up / weighted).to(outer.weight)], dim=1)
-    for part, weight in ((inner, rows), (outer, columns)):
+    inner, outer, size = module.lora_A[name], module.lora_B[name], LoraSize.of_module(module, name)
+    for part, weight in zip((inner, outer), size.wide(inner.weight, outer.weight, down, up), strict=True):
         part.weight = nn.Parameter(weight, requires_grad=part.weight.requires_grad)
-    if outer.bias is not None:
-        outer.bias.mul_(nominal)
-    inner.out_features = outer.in_features = module.r[name] = size
-    module.lora_alpha[name] = math.sqrt(size) if module.use_rslora[name] else size
-    module.scaling[name] = weighted
+    whole = size.rank + len(down)
+    inner.out_features = outer.in_features = module.r[name] = whole
+    module.lora_alpha[name] = math.sqrt(whole) if module.use_rslora[name] else whole
+    module.scaling[name] = size.weighted
