@@ -46,11 +46,14 @@ class LoraTraining:
         if self._original or not any(layer.loras for layer in layers.values()):
             return
         weights = {name: self.denoiser.get_parameter(layer.weight) for name, layer in layers.items()}
+        alone = "the erasure stays in the base weights; a LoRA that is saved alone does not erase."
         if any(weight.requires_grad for weight in weights.values()):
-            return  # the base is trained too: a LoRA alone is not what is kept of it
+            warnings.warn(f"{self.field}: the base is trained beside its LoRA, so {alone}", stacklevel=2)
+            return
         try:
             self._carrier, _ = carrier_of(layers, self.field)
-        except ConfigurationError:
+        except ConfigurationError as error:
+            warnings.warn(f"{error} Until then {alone}", stacklevel=2)
             return
         self._layers = layers
         self._original = {name: weight.detach().to("cpu", copy=True) for name, weight in weights.items()}

@@ -260,3 +260,21 @@ def test_a_smaller_rank_prints_its_error(checkpoint: Path, tmp_path: Path, caplo
     assert "% of the change are lost" in caplog.text
     ranks = {layer.r["default"] for name, layer in module.unet.named_modules() if name.endswith("attn2.to_k")}
     assert ranks == {3}
+
+
+@pytest.mark.parametrize("reason", ["the base is trained", "no LoRA is in force"])
+def test_what_no_lora_can_carry_stays_in_the_base_and_is_said(checkpoint: Path, tmp_path: Path, reason: str) -> None:
+    module = LoraModule(checkpoint, learning_rate=0.0)
+    if reason == "the base is trained":
+        module.unet.requires_grad_(True)
+    else:
+        module.unet.disable_adapters()
+        module.unet.conv_in.requires_grad_(True)
+    module.unet.eval()
+    before = computed(module.unet)
+    with pytest.warns(UserWarning, match=rf"Erase.unet: .*{reason}.*saved alone does not erase"):
+        fit(module, tmp_path, Erase(**SETTINGS))
+    module.unet.eval()
+    assert distance(computed(module.unet), before) > 0.05
+    ranks = {layer.r["default"] for name, layer in module.unet.named_modules() if name.endswith("attn2.to_k")}
+    assert ranks == {2}
