@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from rece_lightning.core.errors import ConfigurationError, check_count
 from rece_lightning.core.method import Method
@@ -21,6 +23,7 @@ from rece_lightning.data.concepts import ConceptMapping
 from rece_lightning.devices.sharded import refuse_sharded
 from rece_lightning.erasure.erasure import Erasure, check_finite, erased_spaces
 from rece_lightning.erasure.in_training import NOTHING, DenoiserInTraining, lent
+from rece_lightning.erasure.lora_training import LoraTraining
 from rece_lightning.erasure.plan import ErasurePlan
 from rece_lightning.erasure.statistics import ConceptStatistics
 from rece_lightning.models.beside import is_control_net
@@ -49,6 +52,9 @@ class Erase(Callback):
     and leaves the optimizer's state (momentum) as it is. Other denoisers that your module holds are not edited; a
     warning names them.
 
+    LoRAs are edited with their base, ``(W + B A) M = W M + B (A M)``. At the end the LoRA carries the erasure and the
+    base is the original one again, so that a LoRA that is saved alone erases (``erasure/adapters.py``).
+
     Several compose in the order of the callbacks: each edits the weights as the one before left them, in whatever is
     saved too.
 
@@ -66,6 +72,8 @@ class Erase(Callback):
         every_n_steps: also edit the live weights after every so many optimizer steps, as
             ``trainer.global_step`` counts them: accumulated batches count once, a resumed training counts on.
         every_n_epochs: also edit the live weights at the end of every so many epochs, after its validation.
+        lora_rank: by how much the rank of a LoRA may grow that is to carry the erasure; unless given, by what an exact
+            result needs. At less its error is printed.
         method: how to erase.
 
     Raises:
@@ -87,13 +95,16 @@ class Erase(Callback):
         tokenizer_2: str | None = None,
         every_n_steps: int | None = None,
         every_n_epochs: int | None = None,
+        lora_rank: int | None = None,
         method: Method = Method(),  # noqa: B008  frozen
     ) -> None:
-        for field, value in (("every_n_steps", every_n_steps), ("every_n_epochs", every_n_epochs)):
+        counts = {"every_n_steps": every_n_steps, "every_n_epochs": every_n_epochs, "lora_rank": lora_rank}
+        for field, value in counts.items():
             if value is not None:
                 check_count(f"Erase.{field}", value, "null, 1")
         self.every_n_steps = every_n_steps
         self.every_n_epochs = every_n_epochs
+        self.lora_rank = lora_rank
         self.plan = ErasurePlan.of(
             "Erase", concepts, preserve=preserve, target=target, templates=templates, method=method, epochs=epochs
         )
@@ -103,6 +114,7 @@ class Erase(Callback):
         self._steps_seen = 0
         self._statistics: tuple[torch.device, ConceptStatistics] | None = None
         self._denoiser: DenoiserInTraining | None = None
+        self._restoring: RemovableHandle | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the parts before any training."""
@@ -116,6 +128,9 @@ class Erase(Callback):
         self._denoiser = None
         if not self._is_built_later(pl_module):
             self._find(trainer, pl_module)
+        if stage == "fit":
+            # The last moment before a checkpoint's weights, which are erased, take the place of the base's own.
+            self._restoring = pl_module.register_load_state_dict_pre_hook(lambda *_: self._find(trainer, pl_module))
 
     def _is_built_later(self, pl_module: LightningModule) -> bool:
         """Whether a part is missing that the module's own ``setup`` or ``configure_model`` can still make."""
@@ -129,18 +144,27 @@ class Erase(Callback):
         self._refuse_sharded(pl_module)
         self._live(pl_module)
         unet = self._part(pl_module, "unet")
-        if self._denoiser is not None and self._denoiser.denoiser is unet:
-            return
+        if self._denoiser is None or self._denoiser.denoiser is not unet:
+            self._denoiser = self._enter(trainer, pl_module, unet)
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._denoiser.loras.remember()
+
+    def _enter(self, trainer: Trainer, pl_module: LightningModule, unet: nn.Module) -> DenoiserInTraining:
+        """Have this erasure in whatever the trainer writes of a denoiser."""
         checkpoints = ErasedCheckpoints.of(trainer.strategy)
         checkpoints.forget(self)
-        self._denoiser = checkpoints.denoiser_of(unet)
-        if self._denoiser is None:
-            self._denoiser = DenoiserInTraining(unet, pl_module, lambda: self._live(pl_module).parameters)
-            checkpoints.denoisers.append(self._denoiser)
-        self._denoiser.add(self, lambda *what: self.edited_weights(pl_module, *what))
+        denoiser = checkpoints.denoiser_of(unet)
+        if denoiser is None:
+            loras = LoraTraining(unet, self._field, self.lora_rank)
+            denoiser = DenoiserInTraining(unet, pl_module, lambda: self._live(pl_module).parameters, loras)
+            checkpoints.denoisers.append(denoiser)
+        denoiser.add(self, lambda *what: self.edited_weights(pl_module, *what))
+        return denoiser
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A module that builds or wraps its parts (``setup``, ``configure_model``) did so after this ``setup``."""
+        if self._restoring is not None:
+            self._restoring.remove()
         self._find(trainer, pl_module)
         self._name_others(trainer, pl_module)
 
@@ -215,9 +239,22 @@ class Erase(Callback):
             self._in_training.edit()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """The live U-Net is erased; what is read out of it is what lies in it from here on."""
-        if self._denoiser is not None:
-            self._denoiser.release()
+        """The live U-Net is erased; what is read out of it is what lies in it from here on. A LoRA carries it."""
+        if self._denoiser is None:
+            return
+        self._denoiser.release()
+        added = self._denoiser.carry() if stage == "fit" else None
+        if added is not None and self.lora_rank is not None:
+            rank_zero_info(
+                f"Erase: the LoRA carries the erasure at a rank of {added.rank} beside its own; "
+                f"{100 * added.error:.2g} % of the change are lost."
+            )
+        if added is not None and added.left:
+            rank_zero_warn(
+                f"Erase: {', '.join(added.left)} is erased in the base weights, not in the LoRA; to save a LoRA that "
+                f"erases there too, add {added.left[0].removesuffix('.weight')!r} to target_modules, and save it under "
+                "peft's names (get_peft_model_state_dict, without convert_state_dict_to_diffusers)."
+            )
 
     @property
     def _in_training(self) -> DenoiserInTraining:
@@ -252,13 +289,11 @@ class Erase(Callback):
 
     def _live(self, pl_module: LightningModule, weights: Mapping[str, Tensor] | None = None) -> LiveUnet:
         pooled = pooled_width_of(self._parts(pl_module))
-        field = f"Erase.unet: {self.attributes['unet']!r}"
-        live = LiveUnet(self._part(pl_module, "unet"), field, pooled, weights)
-        if live.adapted:
-            raise ConfigurationError(
-                f"{field}: a LoRA lies around {live.adapted[0]}; train without Erase, then fuse the LoRA and erase."
-            )
-        return live
+        return LiveUnet(self._part(pl_module, "unet"), self._field, pooled, weights)
+
+    @property
+    def _field(self) -> str:
+        return f"Erase.unet: {self.attributes['unet']!r}"
 
     def _statistics_now(
         self, pl_module: LightningModule, live: LiveUnet, beside: Mapping[str, Any]

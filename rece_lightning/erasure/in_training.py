@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.erasure.adapters import CarriedErasure
+from rece_lightning.erasure.lora_training import LoraTraining
 from rece_lightning.erasure.undo import digest
 from rece_lightning.models.pipelines import put_weights
 
@@ -38,14 +41,22 @@ class DenoiserInTraining:
         denoiser: that is trained.
         root: the module whose state dict goes into checkpoints; the denoiser may lie in it or outside.
         names: gives the names of the denoiser's parameters that what reads the text is computed from.
+        loras: of the denoiser, where some are trained.
     """
 
-    def __init__(self, denoiser: nn.Module, root: nn.Module, names: Callable[[], list[str]]) -> None:
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        root: nn.Module,
+        names: Callable[[], list[str]],
+        loras: LoraTraining | None = None,
+    ) -> None:
         self.denoiser, self.root, self.names = denoiser, root, names
+        self.loras = loras or LoraTraining(denoiser, "Erase")
         self._edits: dict[object, Edit] = {}
         self._in_weights: set[object] = set()
         self._left: dict[str, str] = {}
-        self._handed_out: dict[str, str] = {}
+        self._handed_out: deque[dict[str, str]] = deque(maxlen=8)
         self._hook: RemovableHandle | None = None
 
     # Whose erasures
@@ -76,6 +87,15 @@ class DenoiserInTraining:
             put_weights(self.denoiser, self._edited(self._live(), wanted, together=True))
             self._in_weights = {one for one in self._edits if one not in missing or one in wanted}
             self._left = marks(self._live())
+
+    def carry(self) -> CarriedErasure | None:
+        """Have a LoRA that was trained carry the erasures that the live weights hold, in place of its base."""
+        if self._missing_in(self._live()):
+            return None
+        added = self.loras.carry()
+        if added is not None:
+            self._left = marks(self._live())
+        return added
 
     def _live(self) -> dict[str, Tensor]:
         return {name: self.denoiser.get_parameter(name).detach() for name in self.names()}
@@ -112,10 +132,14 @@ class DenoiserInTraining:
         if not weights:
             return
         edited = self._edited(weights, self._missing_in(self._live()))
+        self._handed_out.append(marks(weights | edited))
+        # The state of the denoiser itself is what a LoRA is taken out of (peft's get_peft_model_state_dict).
+        wide = {} if prefix else self.loras.wide(weights | edited)
+        if wide:
+            self._handed_out.append(marks(weights | edited | wide))
         with torch.inference_mode():
-            for name, weight in edited.items():
+            for name, weight in (edited | wide).items():
                 state[f"{prefix}{name}"] = weight.clone()
-        self._handed_out = marks(weights | edited)
 
     def _is_copy_of_now(self, module: nn.Module) -> bool:
         """Whether a copy holds the live weights, in whatever dtype; one that went its own way is not ours to change."""
@@ -168,17 +192,58 @@ class DenoiserInTraining:
         parts = self.root.named_modules(remove_duplicate=False)
         return self._erased_in(saved, shapes, {name: part is self.denoiser for name, part in parts if name})
 
+    def loadable(self, loaded: dict[str, Any]) -> dict[str, Any]:
+        """A checkpoint that was read, with LoRAs of the shapes that are trained: what one carried is in its base."""
+        state = loaded.get("state_dict")
+        if not isinstance(state, Mapping) or not self.loras.is_remembered:
+            return loaded
+        parts = self.root.named_modules(remove_duplicate=False)
+        for place in (*(f"{name}." for name, part in parts if name and part is self.denoiser), ""):
+            narrow, gone = self._narrow_in(state, place)
+            if narrow:
+                state = {name: weight for name, weight in state.items() if name not in gone} | narrow
+        return {**loaded, "state_dict": state}
+
+    def _narrow_in(self, saved: Mapping[str, Any], place: str) -> tuple[dict[str, Tensor], list[str]]:
+        changed, gone = self.loras.narrow(
+            {
+                name.removeprefix(place): weight
+                for name, weight in saved.items()
+                if isinstance(name, str) and name.startswith(place) and isinstance(weight, Tensor)
+            }
+        )
+        return {f"{place}{name}": weight for name, weight in changed.items()}, [f"{place}{name}" for name in gone]
+
+    def _wide_of(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What is saved of a LoRA without its base, so that it erases."""
+        live = self._live()
+        whole = live | self._edited(live, self._missing_in(live))
+        if not marks(weights).items() <= marks(whole).items():  # another copy than the one that was handed out
+            whole = live | dict(weights)
+            whole |= self._edited(whole, self._missing_in(whole))
+        return {name: weight for name, weight in self.loras.wide(whole).items() if name in weights}
+
     def _erased_in(self, saved: Any, shapes: Mapping[str, torch.Size], parts: Mapping[str, bool]) -> Any:
         """The same, once the names of the module's parts are known, and which of them are the denoiser."""
         if not isinstance(saved, Mapping):
             return saved
         changed: dict[Any, Any] = {}
+        gone: list[str] = []
         for (wrapper, path), weights in copies_in(saved, shapes, parts).items():
-            if marks(weights).items() <= self._handed_out.items():
+            place = f"{wrapper}{path}"
+            if self.loras.is_alone(weights):
+                changed |= {f"{place}{name}": weight for name, weight in self._wide_of(weights).items()}
+                continue
+            narrow, dropped = self._narrow_in(saved, place) if self.loras.is_wide else ({}, [])
+            if narrow:
+                changed, gone = changed | narrow, [*gone, *dropped]
+                continue
+            known = marks(weights).items()
+            if any(known <= handed.items() for handed in self._handed_out):
                 continue
             beside = {str(key).removeprefix(wrapper): value for key, value in saved.items()} if path else NOTHING
             edited = self._edited(weights, self._missing_in(weights), beside)
-            changed |= {f"{wrapper}{path}{name}": weight for name, weight in edited.items()}
+            changed |= {f"{place}{name}": weight for name, weight in edited.items()}
         for key, value in saved.items():
             inside = self._erased_in(value, shapes, parts)
             if inside is not value:
@@ -187,6 +252,8 @@ class DenoiserInTraining:
             return saved
         result = copy.copy(saved)
         result.update(changed)  # type: ignore[attr-defined]
+        for name in gone:
+            del result[name]  # type: ignore[attr-defined]
         return result
 
 

@@ -54,7 +54,9 @@ class Adapter:
         if lost:
             raise BaseModelError(
                 f"model.adapter: {self.path}: {len(lost)} of its {len(self.factors)} layers are none of this model's, "
-                f"for example {lost[0]}; it belongs to another family. Give the base that it was trained on."
+                f"for example {lost[0]}; it was trained on another model, or names its layers in a way that is not "
+                "read (those of diffusers, PEFT, kohya, ComfyUI and the original layout are). Give the base that it "
+                "was trained on, or save it with diffusers."
             )
         shapes = self.weights.shapes()
         for layer, factors in self.factors.items():

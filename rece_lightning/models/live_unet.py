@@ -73,9 +73,7 @@ def live_part(module: nn.Module, field: str, pooled: int | None, weights: Mappin
         ConfigurationError: if text reaches it by a way that is not edited, or a reader is no linear layer.
     """
     parameters = {**dict(module.named_parameters()), **weights}
-    shapes = {plain_path(name): tuple(weight.shape) for name, weight in parameters.items()}
-    found = getattr(module, "config", None)
-    config = found if isinstance(found, Mapping) else {}
+    shapes, config = described(module, parameters)
     reads_pooled = config.get("addition_embed_type") == "text_time"
     way = other_way(shapes, config) or unregistered(module)
     if way is None and reads_pooled and pooled is None:
@@ -88,6 +86,25 @@ def live_part(module: nn.Module, field: str, pooled: int | None, weights: Mappin
     shapes |= {name: tuple(parameters[layer.weight].shape) for name, layer in layers.items()}
     keys = (shapes[name] for name in layers if text_projection(name, shapes, config) == "k" and len(shapes[name]) == 2)
     return unet_spaces(shapes, next(keys, (0, 0))[1], pooled if reads_pooled else None, config), layers
+
+
+def described(
+    module: nn.Module, parameters: Mapping[str, Tensor]
+) -> tuple[dict[str, tuple[int, ...]], Mapping[str, Any]]:
+    """Shapes of a module's parameters by their plain names, and its configuration where it has one."""
+    config = getattr(module, "config", None)
+    shapes = {plain_path(name): tuple(weight.shape) for name, weight in parameters.items()}
+    return shapes, config if isinstance(config, Mapping) else {}
+
+
+def reader_layers(module: nn.Module, field: str) -> dict[str, LiveLayer]:
+    """The layers of everything in a U-Net that reads text, by their plain names.
+
+    Raises:
+        ConfigurationError: if one does not compute with a weight of its own.
+    """
+    shapes, config = described(module, dict(module.named_parameters()))
+    return live_layers(module, lambda name: is_reader(name, shapes, config), field)
 
 
 def unregistered(module: nn.Module) -> str | None:

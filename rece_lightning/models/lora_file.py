@@ -14,7 +14,7 @@ from safetensors import safe_open
 from torch import nn
 
 from rece_lightning.core.errors import BaseModelError
-from rece_lightning.models.original.model import sgm_names
+from rece_lightning.models.original.unet import PREFIX, unet_names
 from rece_lightning.models.weights import Weights, plain_name
 
 PEFT_FILE = "adapter_model"
@@ -109,7 +109,17 @@ def scale_of(layer: str, rank: int, settings: Mapping[str, Any]) -> float:
     return float(alpha) / (math.sqrt(rank) if settings.get("use_rslora") else rank)
 
 
-TEXT_PREFIXES = (("text_encoder.", "lora_te_", "lora_te1_"), ("text_encoder_2.", "lora_te2_"))
+TEXT_PREFIXES: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
+    (("text_encoder.",), ("lora_te_", "lora_te1_")),
+    (("text_encoder_2.",), ("lora_te2_",)),
+)
+"""Before a text encoder's layers: with dots, as diffusers writes them; with underscores, as kohya does."""
+ORIGINAL_PREFIXES = {
+    "sd1": (("clip_l.transformer.", "cond_stage_model.transformer."),),
+    "sd2": (("clip_h.transformer.",),),
+    "sdxl": (("clip_l.transformer.", "conditioner.embedders.0.transformer."), ("clip_g.transformer.",)),
+}
+"""The same in ComfyUI, alone or after ``text_encoders.``, and in the original layout, whose OpenCLIP joins layers."""
 
 
 def plain_layer(layer: str) -> str:
@@ -124,17 +134,35 @@ def layers_of(unet: nn.Module, text_encoders: Sequence[nn.Module], family: str) 
     matrices = _matrices(unet)
     for name, value in matrices.items():
         places[name] = places[f"unet.{name}"] = places[f"lora_unet_{name.replace('.', '_')}"] = value
-    if family == "sdxl":
-        for name, original in sgm_names([name for name, _ in unet.named_parameters()]).items():
-            layer = name.removesuffix(".weight")
-            if layer in matrices:
-                places[f"lora_unet_{original}"] = matrices[layer]
-    for encoder, (dotted, *joined) in zip(text_encoders, TEXT_PREFIXES, strict=False):
+    for layer, original in _original_layers(unet).items():
+        places[f"lora_unet_{original.replace('.', '_')}"] = matrices[layer]
+        places |= dict.fromkeys((original, f"diffusion_model.{original}", f"{PREFIX}{original}"), matrices[layer])
+    for number, (encoder, (dotted, joined)) in enumerate(zip(text_encoders, TEXT_PREFIXES, strict=False)):
+        others = ORIGINAL_PREFIXES.get(family, ())[number : number + 1]
+        dotted = (
+            *dotted,
+            *(f"{before}{other}" for one in others for other in one for before in ("", "text_encoders.")),
+        )
         for name, value in _matrices(encoder).items():
             for full in (plain_name(name), f"text_model.{plain_name(name)}"):
-                places[dotted + full] = value
+                places |= {prefix + full: value for prefix in dotted}
                 places |= {prefix + full.replace(".", "_"): value for prefix in joined}
     return places
+
+
+def _original_layers(unet: nn.Module) -> dict[str, str]:
+    """Layer → its name in the original layout, without what all begin with; empty where that has no place for one."""
+    matrices = _matrices(unet)
+    try:
+        names = unet_names([name for name, _ in unet.named_parameters()])
+    except BaseModelError:
+        return {}
+    layers = {name.removesuffix(".weight"): original for name, original in names.items() if name.endswith(".weight")}
+    return {
+        layer: original.removeprefix(PREFIX).removesuffix(".weight")
+        for layer, original in layers.items()
+        if layer in matrices
+    }
 
 
 def _matrices(module: nn.Module) -> dict[str, nn.Parameter]:

@@ -53,8 +53,11 @@ class ErasedCheckpoints(CheckpointIO):
         self.inner.save_checkpoint(checkpoint, path, storage_options)
 
     def load_checkpoint(self, *arguments: Any, **options: Any) -> dict[str, Any]:
-        """As the other one does."""
-        return self.inner.load_checkpoint(*arguments, **options)
+        """As the other one does; a LoRA that carries an erasure is given back as it is trained."""
+        checkpoint = self.inner.load_checkpoint(*arguments, **options)
+        for denoiser in self.denoisers:
+            checkpoint = denoiser.loadable(checkpoint)
+        return checkpoint
 
     def remove_checkpoint(self, *arguments: Any, **options: Any) -> None:
         """As the other one does."""

@@ -220,7 +220,7 @@ def test_a_frozen_text_encoder_encodes_once(checkpoint: Path, tmp_path: Path, tr
     assert all(weight.requires_grad == trained for weight in module.text_encoder.parameters())
 
 
-@pytest.mark.parametrize("field", ["every_n_steps", "every_n_epochs"])
+@pytest.mark.parametrize("field", ["every_n_steps", "every_n_epochs", "lora_rank"])
 @pytest.mark.parametrize("value", [0, -1, 1.5, True])
 def test_a_schedule_that_makes_no_sense_is_refused(field: str, value: object) -> None:
     with pytest.raises(ConfigurationError, match=rf"Erase.{field}: {value!r}"):
@@ -235,10 +235,10 @@ def test_a_strategy_that_shards_the_weights_is_refused_before_training(checkpoin
         Erase(concepts=["bomb"]).setup(trainer, SomebodysModule(checkpoint, 0.0), "fit")
 
 
-def test_a_lora_around_the_projections_is_refused_before_training(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_dora_around_the_projections_is_refused_before_training(checkpoint: Path, tmp_path: Path) -> None:
     module = SomebodysModule(checkpoint, 0.0)
-    module.unet.add_adapter(LoraConfig(r=2, target_modules=["to_k"]))
-    with pytest.raises(ConfigurationError, match=r"Erase.unet: 'unet': a LoRA lies around"):
+    module.unet.add_adapter(LoraConfig(r=2, target_modules=["to_k"], use_dora=True))
+    with pytest.raises(ConfigurationError, match=r"Erase.unet: 'unet': a DoRA lies around"):
         train(module, tmp_path, Erase(concepts=["bomb"]))
 
 

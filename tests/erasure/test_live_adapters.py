@@ -19,6 +19,7 @@ import rece_lightning
 from rece_lightning import ConfigurationError, Method
 from rece_lightning.core.editors import TensorUCE
 from tests.helpers.erasures import make_xl_checkpoint
+from tests.helpers.loras import computed, fill, readers
 from tests.helpers.models import make_checkpoint
 
 KEYS_AND_VALUES = ["to_k", "to_v"]
@@ -41,39 +42,11 @@ def pipeline(checkpoint: Path) -> Any:
     return load(checkpoint)
 
 
-def readers(unet: nn.Module) -> dict[str, nn.Module]:
-    """Keys and values of the cross-attention, by their diffusers name, whatever lies around them."""
-    return {
-        path.removeprefix("base_model.model."): module
-        for path, module in unet.named_modules()
-        if path.endswith(("attn2.to_k", "attn2.to_v"))
-    }
-
-
-@torch.no_grad()
-def computed(unet: nn.Module) -> dict[str, Tensor]:
-    """What every reader multiplies with, asked of the layer itself."""
-    found = {}
-    for name, layer in readers(unet).items():
-        width = layer.in_features  # type: ignore[attr-defined]
-        nothing = torch.zeros(1, width, dtype=torch.float64)
-        found[name] = (layer(torch.eye(width, dtype=torch.float64)) - layer(nothing)).mT
-    return found
-
-
 def assert_mapped(after: dict[str, Tensor], before: dict[str, Tensor], matrix: Tensor) -> None:
     """Every reader is what it was, times ``M``; and that is something else."""
     for name, weight in before.items():
         torch.testing.assert_close(after[name], weight @ matrix, rtol=1e-9, atol=1e-11)
         assert not torch.allclose(after[name], weight, rtol=1e-3, atol=1e-3)
-
-
-def fill(unet: nn.Module, seed: int = 3) -> None:
-    """Up-projections as if trained: a fresh LoRA's are zero."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, weight in unet.named_parameters():
-        if "lora_" in name:
-            weight.data = torch.randn(weight.shape, generator=generator, dtype=torch.float64) / 4
 
 
 def with_lora(pipeline: Any, **settings: Any) -> None:

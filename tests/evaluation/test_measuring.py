@@ -219,7 +219,7 @@ LAYER = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
             {f"{LAYER}.lora_A.weight": (2, 24), f"{LAYER}.lora_B.weight": (16, 2), "else": (1,)},
             "else is no part of a LoRA",
         ),
-        ({"unet.other.to_k.lora_A.weight": (2, 24), "unet.other.to_k.lora_B.weight": (16, 2)}, "another family"),
+        ({"unet.other.to_k.lora_A.weight": (2, 24), "unet.other.to_k.lora_B.weight": (16, 2)}, "another model"),
         ({f"{LAYER}.lora_A.weight": (2, 32), f"{LAYER}.lora_B.weight": (16, 2)}, "made for weights of shape"),
         ({"model.diffusion_model.x.weight": (2, 2)}, "belongs in model.pretrained"),
         ({f"{LAYER}.weight".removeprefix("unet."): (16, 23)}, "made for weights of shape"),
