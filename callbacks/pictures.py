@@ -196,7 +196,8 @@ class PictureWriter(BasePredictionWriter, RunCallback):
 
     def _let_go(self) -> None:
         if self._data is not None:
-            self._data.left = self._data = None
+            self._data.left = None
+            self._data = None
 
     def _finish(self, trainer: Trainer) -> None:
         if self._writer is None or self._made is None:
