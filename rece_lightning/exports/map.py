@@ -140,4 +140,5 @@ def write_map(erasure: Erasure, path: Path, metadata: dict[str, str]) -> Loss:
     check_map(erasure)
     matrices = {one.space.name: one.maps.of_layer(0) for one in erasure.spaces}
     EmbeddingMap(matrices.pop(TEXT), matrices).save(path, metadata)
+    # Float64, as the exact edit; it holds no weights to compare with a file's.
     return Loss()

@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 
 from rece_lightning.core.errors import BaseModelError
 from rece_lightning.erasure.erasure import Erasure
+from rece_lightning.erasure.rounding import Rounding
 from rece_lightning.exports.generations import write_for_both
-from rece_lightning.exports.record import Loss
+from rece_lightning.exports.record import Loss, rounded_weights
 from rece_lightning.exports.safetensors import copy_with_metadata, replace_tensors
 from rece_lightning.models.published import forget_places
 from rece_lightning.models.weights import SafetensorsWeights
@@ -41,8 +42,9 @@ def write_pipeline(erasure: Erasure, folder: Path, metadata: dict[str, str]) -> 
         files = save_parts(erasure, folder, metadata)
     write_for_both(folder)
     forget_places(folder)
-    replace_tensors(files, erasure.weights())
-    return Loss()
+    rounding = Rounding()
+    replace_tensors(files, erasure.weights(rounding))
+    return rounded_weights(rounding)
 
 
 def copy_parts(source: Path, target: Path, variant: str | None) -> None:
