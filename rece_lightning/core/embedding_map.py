@@ -13,6 +13,11 @@ NARROW = 3
 """Factors are kept while their rank is at most ``d / 3``: two such products are two thirds of one with ``M``."""
 
 
+def apply_to_weight(weight: Tensor, matrix: Tensor) -> Tensor:
+    """``W M`` in float64, rounded once to the weight's dtype. ``[o, d]``, ``[d, d]`` → ``[o, d]``."""
+    return (weight.to(matrix.device).double() @ matrix).to(weight.dtype)
+
+
 @dataclass(frozen=True)
 class EmbeddingMap:
     """One map for all layers: the same edit read as a linear map on the text embeddings."""
@@ -115,7 +120,7 @@ class LayerMaps:
 
     def applied_to(self, weight: Tensor, layer: int) -> Tensor:
         """``W_l M_l`` in float64, rounded once to the weight's dtype, ``[o, d]``."""
-        return self.exactly(weight, layer).to(weight.dtype)
+        return apply_to_weight(weight, self.matrices[layer])
 
     def edited_gram(self, gram: Gram) -> Tensor:
         """``Σ_l M_lᵀ G_l M_l``."""

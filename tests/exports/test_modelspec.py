@@ -13,8 +13,6 @@ from rece_lightning.exports import Erasure, export
 from rece_lightning.exports.modelspec import kohya_metadata, modelspec
 from rece_lightning.models.base import BaseModel
 from rece_lightning.models.layouts import LAYOUTS, config_folder
-from tests.helpers.erasures import erase
-from tests.helpers.models_original import make_original
 
 KINDS = {
     "sd1": ("stable-diffusion-v1", "512x512", "epsilon", "sd_v1", "False"),
@@ -82,16 +80,15 @@ def test_what_predicts_v_is_told_in_every_family(family: str, version: str, tiny
     assert not {"modelspec.resolution", "modelspec.description", "modelspec.date"} & set(said)
 
 
-def test_files_carry_them(tmp_path: Path) -> None:
+def test_files_carry_them(tiny: Erasure, tmp_path: Path) -> None:
     """A LoRA for WebUIs, and a whole checkpoint; other formats are not theirs."""
-    erasure = erase(make_original(tmp_path / "model.safetensors", "sd1")).erasure()
     for kind, architecture in (
         ("kohya", "stable-diffusion-v1/lora"),
         ("single-file", "stable-diffusion-v1"),
         ("lora", None),
         ("delta", None),
     ):
-        record = export(erasure, kind, tmp_path / f"no_bombs_{kind}.safetensors")
+        record = export(tiny, kind, tmp_path / f"no_bombs_{kind}.safetensors")
         with safe_open(record.path, framework="pt") as file:
             said = file.metadata()
         assert said.get("modelspec.architecture") == architecture

@@ -23,7 +23,7 @@ from rece_lightning.core import (
     RowPairs,
     TensorUCE,
 )
-from rece_lightning.core.embedding_map import AnyMap
+from rece_lightning.core.embedding_map import AnyMap, apply_to_weight
 from tests.helpers.plain import PlainPair
 
 MOMENTS = ("erased", "cross", "target", "preserved")
@@ -233,7 +233,7 @@ def projected_map(problem: Problem, editor: Projection, epochs: int = 1, *, accu
 
 def core_weights(problem: Problem, maps: AnyMap) -> list[Tensor]:
     """Every layer's weight under the maps."""
-    return [(weight.double() @ maps.of_layer(layer)).to(weight.dtype) for layer, weight in enumerate(problem.weights)]
+    return [apply_to_weight(weight, maps.of_layer(layer)) for layer, weight in enumerate(problem.weights)]
 
 
 def edited_maps(problem: Problem) -> list[AnyMap]:
