@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rece_lightning.cli.checkpoint import command_parser, find_content
-from rece_lightning.cli.export import print_records
+from rece_lightning.cli.export import print_record
 from rece_lightning.core.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def apply_command(argv: Sequence[str]) -> None:
     moved = transfer(find_content(asked.ckpt_path).content or {}, naming, reuse_map=asked.reuse_map)
     record = export(moved.erasure, chosen, asked.output, rank=asked.rank, overwrite=asked.overwrite)
     print_transfer(moved)
-    print_records({chosen: record})
+    print_record(chosen, record)
 
 
 def import_editor(path: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rece_lightning.cli.checkpoint import command_parser, load_session
@@ -27,33 +27,33 @@ def export_command(argv: Sequence[str]) -> None:
     check_export(asked.format, asked.output, rank=asked.rank, overwrite=asked.overwrite)
     _, erasure = load_session(asked.ckpt_path, asked.pretrained)
     record = export(erasure, asked.format, asked.output, rank=asked.rank, overwrite=asked.overwrite)
-    print_records({asked.format: record})
+    print_record(asked.format, record)
 
 
-def print_records(records: Mapping[str, ExportRecord]) -> None:
-    """What was written, as a table."""
+def print_record(format: str, record: ExportRecord) -> None:
+    """What was written, how far it is from the edit, and for whom it is."""
     from rich.table import Table
 
+    from rece_lightning.exports import FORMATS
+    from rece_lightning.exports.record import error_text
     from rece_lightning.reporting.terminal import PlainConsole
 
-    table = Table(title="Written")
-    for heading in ("format", "bytes", "error of the change", "error of the weights"):
-        table.add_column(heading, justify="right" if heading != "format" else "left")
-    for name, record in records.items():
-        what = name if record.rank is None else f"{name}, rank {record.rank}"
-        table.add_row(what, f"{record.bytes:,}", _error(record.error), _error(record.weight_error))
+    loss, what = record.loss, format if record.rank is None else f"{format}, rank {record.rank}"
+    table = Table(title=f"{what}: {record.bytes:,} bytes")
+    for heading in ("relative error against", "of the change", "of the weights"):
+        table.add_column(heading, justify="left" if heading.endswith("against") else "right")
+    # The run's own file holds the edit rounded to the model's dtype, which half precision shows.
+    for name, error in {"the exact edit": loss.exact, "edited.safetensors, rounded": loss.file}.items():
+        if error is not None:
+            table.add_row(name, error_text(error.change), error_text(error.weight))
     console = PlainConsole()
     console.print(table)
-    for record in records.values():
-        if record.rank is not None and record.error > LARGE_ERROR:
-            console.print(
-                f"Rank {record.rank} is too small for this edit: the relative error of the change is "
-                f"{100 * record.error:.0f} %. Without --rank the LoRA is exact; the run's report lists other ranks.",
-                style="yellow",
-            )
-        # A line of its own, unbroken, so that it can be copied.
-        console.print(f"written: {record.path}", soft_wrap=True)
-
-
-def _error(value: float) -> str:
-    return f"{value:.1e}" if value else "0"
+    if record.rank is not None and record.error > LARGE_ERROR:
+        console.print(
+            f"Rank {record.rank} is too small for this edit: the relative error of the change is "
+            f"{100 * record.error:.0f} %. Without --rank the LoRA is exact; the run's report lists other ranks.",
+            style="yellow",
+        )
+    # A line of its own, unbroken, so that it can be copied.
+    console.print(f"written: {record.path}", soft_wrap=True)
+    console.print(f"for {FORMATS[format].readers}", soft_wrap=True)

@@ -48,13 +48,17 @@ class EmbeddingMap:
         """``M``, whatever the layer."""
         return self.matrix
 
+    def exactly(self, weight: Tensor, layer: int = 0) -> Tensor:
+        """``W M``, ``[o, d]``, float64."""
+        wide = weight.to(self.matrix.device).double()
+        if self.factors is None:
+            return wide @ self.matrix
+        left, right = self.factors
+        return torch.addmm(wide, wide @ left, right)
+
     def applied_to(self, weight: Tensor, layer: int = 0) -> Tensor:
         """``W M`` in float64, rounded once to the weight's dtype, ``[o, d]``."""
-        if self.factors is None:
-            return apply_to_weight(weight, self.matrix)
-        left, right = self.factors
-        wide = weight.to(left.device).double()
-        return torch.addmm(wide, wide @ left, right).to(weight.dtype)
+        return self.exactly(weight, layer).to(weight.dtype)
 
     def edited_gram(self, gram: Gram) -> Tensor:
         """``MᵀGM``: the Gram matrix of the edited projections."""
@@ -109,6 +113,10 @@ class LayerMaps:
     def of_layer(self, layer: int) -> Tensor:
         """``M_l``."""
         return self.matrices[layer]
+
+    def exactly(self, weight: Tensor, layer: int) -> Tensor:
+        """``W_l M_l``, ``[o, d]``, float64."""
+        return weight.to(self.matrices.device).double() @ self.matrices[layer]
 
     def applied_to(self, weight: Tensor, layer: int) -> Tensor:
         """``W_l M_l`` in float64, rounded once to the weight's dtype, ``[o, d]``."""

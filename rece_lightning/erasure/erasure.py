@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from rece_lightning.core.embedding_map import AnyMap
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.gram import Gram
+from rece_lightning.erasure.rounding import Rounding
 from rece_lightning.erasure.undo import Undo
 from rece_lightning.models.base import BaseModel
 from rece_lightning.models.pipelines import put_weights
@@ -81,8 +82,12 @@ class Erasure:
         """The weights before the edit: ``(name, [o, i])`` in the stored dtype, one at a time."""
         yield from self.source.read_projections(self.names)
 
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """The parameters after the edit: ``(name, [o, i])`` in the original's dtype, rounded once, one at a time."""
+    def weights(self, rounding: Rounding | None = None) -> Iterator[tuple[str, Tensor]]:
+        """The parameters after the edit: ``(name, [o, i])`` in the original's dtype, rounded once, one at a time.
+
+        Args:
+            rounding: counts what that takes.
+        """
         edits: dict[str, list[tuple[ErasedSpace, int]]] = {}
         for one in self.spaces:
             for layer, name in enumerate(one.space.readers):
@@ -91,13 +96,18 @@ class Erasure:
             home = weight.device
             for one, layer in edits[read]:
                 reader = one.space.readers[read]
-                weight = reader.whole(weight, one.maps.applied_to(reader.part(weight), layer))
+                part = reader.part(weight)
+                exact = one.maps.exactly(part, layer)
+                rounded = exact.to(weight.dtype)
+                if rounding is not None:
+                    rounding.add(part, exact, rounded)
+                weight = reader.whole(weight, rounded)
             yield name, weight.to(home)
 
     @property
     def concepts(self) -> list[str]:
         """The prompts that were erased."""
-        return [row["prompt"] for row in self.description["concepts"].get("erased", [])]
+        return [row["prompt"] for row in self.description.get("concepts", {}).get("erased", [])]
 
     def change(self) -> float:
         """``‖ΔW‖/‖W‖`` over everything that is edited, in Frobenius norm."""

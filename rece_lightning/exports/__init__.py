@@ -9,14 +9,17 @@ from pathlib import Path
 
 from rece_lightning.core.errors import ConfigurationError, nearest
 from rece_lightning.erasure.erasure import Erasure
+from rece_lightning.erasure.rounding import Rounding
 from rece_lightning.exports.card import read_measured, render_card
 from rece_lightning.exports.folders import CARD, check_folder, write_folder
 from rece_lightning.exports.lora import write_kohya, write_lora
 from rece_lightning.exports.map import check_map, write_map
 from rece_lightning.exports.pipeline import write_pipeline
-from rece_lightning.exports.record import ExportRecord, Loss, file_metadata
+from rece_lightning.exports.record import ExportRecord, Loss, file_metadata, rounded_weights
 from rece_lightning.exports.single_file import write_single_file
 from rece_lightning.files import save_tensors, write_atomically
+from rece_lightning.models.base import BaseModel
+from rece_lightning.models.families import family_named
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """The name that diffusers looks for in a folder."""
@@ -27,8 +30,9 @@ def write_delta(erasure: Erasure, path: Path, metadata: dict[str, str]) -> Loss:
 
     ``unet.load_state_dict(safetensors.torch.load_file(path), strict=False)`` puts them into the base model's U-Net.
     """
-    save_tensors(dict(erasure.weights()), path, metadata)
-    return Loss()
+    rounding = Rounding()
+    save_tensors(dict(erasure.weights(rounding)), path, metadata)
+    return rounded_weights(rounding)
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class Format:
     write: Callable[..., Loss]
     """``(erasure, path, metadata)``, with ``rank`` where the format has one."""
     description: str
+    readers: str
+    """Who reads it, and what to take where somebody does not: the last words of a command, and on the card."""
     place: str = "file"
     """``file``, ``folder``, or ``either``: what ``output`` may be."""
     ranked: bool = False
@@ -46,12 +52,43 @@ class Format:
 
 
 FORMATS: dict[str, Format] = {
-    "delta": Format(write_delta, "the edited projections under their diffusers names"),
-    "pipeline": Format(write_pipeline, "a whole diffusers folder", place="folder", card=True),
-    "single-file": Format(write_single_file, "one checkpoint in the original layout"),
-    "lora": Format(write_lora, "a LoRA for diffusers and PEFT", place="either", ranked=True, card=True),
-    "kohya": Format(write_kohya, "a LoRA for WebUIs", ranked=True, card=True),
-    "map": Format(write_map, "the map on prompt embeddings"),
+    "delta": Format(
+        write_delta,
+        "the edited projections under their diffusers names",
+        "code: unet.load_state_dict(…, strict=False). No WebUI reads it: for one write single-file or kohya.",
+    ),
+    "pipeline": Format(
+        write_pipeline,
+        "a whole diffusers folder",
+        "diffusers: DiffusionPipeline.from_pretrained. WebUIs read checkpoint files: for one write single-file.",
+        place="folder",
+        card=True,
+    ),
+    "single-file": Format(
+        write_single_file,
+        "one checkpoint in the original layout",
+        "WebUIs (A1111, Forge, ComfyUI), in their folder of checkpoints; and diffusers: from_single_file.",
+    ),
+    "lora": Format(
+        write_lora,
+        "a LoRA for diffusers and PEFT",
+        "diffusers (load_lora_weights) and PEFT. A WebUI may apply nothing of it without a word: for one write kohya.",
+        place="either",
+        ranked=True,
+        card=True,
+    ),
+    "kohya": Format(
+        write_kohya,
+        "a LoRA for WebUIs",
+        "WebUIs (A1111, Forge, ComfyUI), in their folder of LoRAs; diffusers (load_lora_weights) reads it too.",
+        ranked=True,
+        card=True,
+    ),
+    "map": Format(
+        write_map,
+        "the map on prompt embeddings",
+        "Python: rece_lightning.EmbeddingMap.load. No WebUI reads it: for one write single-file or kohya.",
+    ),
 }
 
 
@@ -98,6 +135,21 @@ def check_export(format: str, output: str | Path, *, rank: int | None = None, ov
     return path
 
 
+def check_family(format: str, base: BaseModel) -> None:
+    """Refuse a format that other tools have not for a model of this family.
+
+    Raises:
+        ConfigurationError: with those that it has.
+    """
+    family = family_named(base.family)
+    if family is None or (format == "kohya" and family.original) or format not in ("kohya", "single-file"):
+        return
+    raise ConfigurationError(
+        f"--format: {format} is not written for {family.title}; export lora, delta, map or pipeline, which diffusers "
+        "reads."
+    )
+
+
 def export(
     erasure: Erasure, format: str, output: str | Path, *, rank: int | None = None, overwrite: bool = False
 ) -> ExportRecord:
@@ -114,6 +166,7 @@ def export(
         ConfigurationError: if the format does not fit the erasure, or the place is taken.
     """
     path = check_export(format, output, rank=rank, overwrite=overwrite)
+    check_family(format, erasure.base)
     if format == "map":
         check_map(erasure)
     if path.exists() and path.resolve() == erasure.base.path.resolve():
@@ -126,19 +179,19 @@ def export(
     if path.suffix == ".safetensors":
         loss = kind.write(erasure, path, metadata, **options)
         if kind.card:
-            text = render_card(erasure, format, metadata, loss, path.name)
+            text = render_card(erasure, format, metadata, loss, kind.readers, path.name)
             write_atomically(path.with_suffix(".md"), lambda temporary: temporary.write_text(text, encoding="utf-8"))
-        return ExportRecord(path, path.stat().st_size, loss.change, loss.weight, loss.rank)
+        return ExportRecord(path, path.stat().st_size, loss)
     file = None if kind.place == "folder" else LORA_FILE
 
     def fill(folder: Path) -> Loss:
         loss = kind.write(erasure, folder / file if file else folder, metadata, **options)
-        (folder / CARD).write_text(render_card(erasure, format, metadata, loss, file), encoding="utf-8")
+        (folder / CARD).write_text(render_card(erasure, format, metadata, loss, kind.readers, file), encoding="utf-8")
         return loss
 
     loss = write_folder(path, fill)
     size = sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
-    return ExportRecord(path, size, loss.change, loss.weight, loss.rank)
+    return ExportRecord(path, size, loss)
 
 
 __all__ = ["FORMATS", "LORA_FILE", "Erasure", "ExportRecord", "check_export", "export", "file_metadata", "write_delta"]

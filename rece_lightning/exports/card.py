@@ -16,7 +16,7 @@ from rece_lightning.erasure.erasure import Erasure
 from rece_lightning.evaluation.results.counts import read_counts
 from rece_lightning.exports.folders import MARK
 from rece_lightning.exports.markdown import code, plain
-from rece_lightning.exports.record import Loss
+from rece_lightning.exports.record import Loss, error_text
 from rece_lightning.metrics.intervals import Share
 from rece_lightning.models.find import EMBEDDED
 from rece_lightning.models.text_space import POOLED, TEXT
@@ -28,7 +28,9 @@ READERS = {TEXT: "the cross-attention", POOLED: "the pooled-embedding layer"}
 FAMILIES = {"sd1": "stable-diffusion", "sd2": "stable-diffusion", "sdxl": "stable-diffusion-xl"}
 
 
-def render_card(erasure: Erasure, kind: str, metadata: dict[str, str], loss: Loss, file: str | None = None) -> str:
+def render_card(
+    erasure: Erasure, kind: str, metadata: dict[str, str], loss: Loss, readers: str, file: str | None = None
+) -> str:
     """The card as Markdown with YAML front matter.
 
     Args:
@@ -36,6 +38,7 @@ def render_card(erasure: Erasure, kind: str, metadata: dict[str, str], loss: Los
         kind: ``pipeline``, ``lora`` or ``kohya``.
         metadata: as the file holds them.
         loss: of what was written.
+        readers: who reads it.
         file: the LoRA's name; the folder is the model without it.
     """
     environment = jinja2.Environment(
@@ -48,7 +51,7 @@ def render_card(erasure: Erasure, kind: str, metadata: dict[str, str], loss: Los
     return environment.get_template("card.md.j2").render(
         front=yaml.safe_dump(front_matter(erasure, kind), sort_keys=False, allow_unicode=True).strip(),
         kind=kind,
-        readers=[READERS[one.space.name] for one in erasure.spaces],
+        readers=[READERS.get(one.space.name, f"what reads the space {one.space.name}") for one in erasure.spaces],
         names=[_cell(name) for name in erasure.concepts],
         rows=[{key: _cell(str(value)) for key, value in row.items()} for row in description["concepts"]["erased"]],
         preserved=[_cell(prompt) for prompt in description["concepts"].get("preserved", [])],
@@ -59,7 +62,9 @@ def render_card(erasure: Erasure, kind: str, metadata: dict[str, str], loss: Los
         settings={key: json.dumps(value) for key, value in description["method"].items()},
         date=metadata["rece.date"],
         loss=loss,
+        error=error_text,
         file=file,
+        fits=readers,
         measured=read_measured(erasure.run),
         parts=(len(erasure.names), len(base.projections)),
         # By what code finds the base model: its name, or wherever whoever reads this has it.
@@ -78,7 +83,13 @@ def front_matter(erasure: Erasure, kind: str) -> dict[str, Any]:
     base = hub_id(erasure)
     relation = "finetune" if kind == "pipeline" else "adapter"
     named = {} if base is None else {"base_model": base, "base_model_relation": relation}
-    tags = ["text-to-image", FAMILIES[erasure.base.family], "diffusers", MARK.removeprefix("- "), "concept-erasure"]
+    tags = [
+        "text-to-image",
+        FAMILIES.get(erasure.base.family, erasure.base.family),
+        "diffusers",
+        MARK.removeprefix("- "),
+        "concept-erasure",
+    ]
     common = {"library_name": "diffusers", "pipeline_tag": "text-to-image"}
     return {**named, **base_licence(erasure), **common, "tags": tags if kind == "pipeline" else [*tags, "lora"]}
 

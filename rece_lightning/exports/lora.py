@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,9 +10,11 @@ from torch import Tensor
 
 from rece_lightning.core.low_rank import LowRank, low_rank_of, sufficient_rank
 from rece_lightning.erasure.erasure import ErasedSpace, Erasure
-from rece_lightning.exports.record import Loss
+from rece_lightning.exports.modelspec import kohya_metadata, modelspec
+from rece_lightning.exports.record import Error, Loss
 from rece_lightning.files import save_tensors
 from rece_lightning.models.base import BaseModel
+from rece_lightning.models.families import family_named
 from rece_lightning.models.original.model import sgm_names
 
 Adapter = tuple[str, Tensor, Tensor]
@@ -42,7 +42,7 @@ def make_adapters(erasure: Erasure, rank: int | None) -> tuple[list[Adapter], Lo
     """
     by_space = factored(erasure)
     chosen = adapter_rank(by_space, rank)
-    adapters, sums = list[Adapter](), torch.zeros(3, dtype=torch.float64)
+    adapters, sums = list[Adapter](), torch.zeros(4, dtype=torch.float64)
     for one, of_space in zip(erasure.spaces, by_space, strict=True):
         factors = [tuple(factor.cpu() for factor in low_rank.factors(chosen)) for low_rank in of_space]
         for layer, name in enumerate(one.space.readers):
@@ -50,26 +50,23 @@ def make_adapters(erasure: Erasure, rank: int | None) -> tuple[list[Adapter], Lo
             adapter, lost = _adapter(erasure, one, name, layer, up, down)
             adapters.append(adapter)
             sums += lost
-    lost, changed, total = sums.tolist()
-    return adapters, Loss(_ratio(lost, changed), _ratio(lost, total), chosen)
+    lost, beside, *sizes = sums.tolist()
+    return adapters, Loss(Error.of(lost, *sizes), Error.of(beside, *sizes), chosen)
 
 
 def _adapter(
     erasure: Erasure, one: ErasedSpace, name: str, layer: int, up: Tensor, down: Tensor
 ) -> tuple[Adapter, Tensor]:
-    """One layer, and ``‖ΔW' − ΔW‖²``, ``‖ΔW‖²`` and ``‖W + ΔW‖²``."""
+    """One layer; ``‖W' − W M‖²``, the same against ``W M`` rounded as it was stored, ``‖W M − W‖²`` and ``‖W M‖²``."""
     reader = one.space.readers[name]
-    weight = reader.part(next(erasure.source.read_projections([name]))[1]).cpu().double()
+    stored = reader.part(next(erasure.source.read_projections([name]))[1])
+    exact, weight = one.maps.exactly(stored, layer).cpu(), stored.cpu().double()
     narrow, wide = down.float(), (weight @ up).float()
-    matrix = one.maps.of_layer(layer).cpu()
-    change = weight @ (matrix - torch.eye(len(matrix), dtype=matrix.dtype))
-    sums = [(wide.double() @ narrow.double() - change).square().sum(), change.square().sum()]
+    change, added = exact - weight, wide.double() @ narrow.double()
+    rounded = exact.to(stored.dtype).double()
+    sums = [(added - change), weight + added - rounded, change, exact]
     adapter = (name.removesuffix(".weight"), reader.padded(narrow), wide)
-    return adapter, torch.stack([*sums, (weight + change).square().sum()])
-
-
-def _ratio(part: float, whole: float) -> float:
-    return math.sqrt(part / whole) if whole else 0.0
+    return adapter, torch.stack([one.square().sum() for one in sums])
 
 
 def write_lora(erasure: Erasure, path: Path, metadata: dict[str, str], rank: int | None = None) -> Loss:
@@ -83,7 +80,7 @@ def write_lora(erasure: Erasure, path: Path, metadata: dict[str, str], rank: int
     for name, down, up in adapters:
         layer = ".".join(erasure.base.home(name))
         tensors |= {f"{layer}.lora_A.weight": down, f"{layer}.lora_B.weight": up}
-    save_tensors(tensors, path, {**metadata, "rece.rank": str(loss.rank), "rece.error": f"{loss.change:.3g}"})
+    save_tensors(tensors, path, {**metadata, "rece.rank": str(loss.rank), "rece.error": f"{loss.exact.change:.3g}"})
     return loss
 
 
@@ -100,7 +97,12 @@ def write_kohya(erasure: Erasure, path: Path, metadata: dict[str, str], rank: in
         tensors[f"{names[layer]}.lora_down.weight"] = down
         tensors[f"{names[layer]}.lora_up.weight"] = up
         tensors[f"{names[layer]}.alpha"] = torch.tensor(float(loss.rank or 0))
-    said = {**metadata, **kohya_metadata(erasure.base, path.stem, loss.rank or 0), "rece.error": f"{loss.change:.3g}"}
+    said = {
+        **metadata,
+        **modelspec(erasure.base, path.stem, erasure.concepts, metadata, adapter=True),
+        **kohya_metadata(erasure.base, path.stem, loss.rank or 0),
+        "rece.error": f"{loss.exact.change:.3g}",
+    }
     save_tensors(tensors, path, said)
     return loss
 
@@ -111,33 +113,11 @@ def kohya_names(base: BaseModel, layers: Iterable[str]) -> dict[str, str]:
     Raises:
         BaseModelError: if SDXL's original layout has no place for one.
     """
+    family = family_named(base.family)
+    if family is not None:
+        return {layer: "lora_unet_" + family.original[layer].replace(".", "_") for layer in layers}
     if base.family != "sdxl":
         return {layer: "lora_unet_" + layer.replace(".", "_") for layer in layers}
     # Of the whole model, whatever was edited: its blocks are numbered through.
     names = sgm_names(base.unet.shapes())
     return {layer: "lora_unet_" + names[f"{layer}.weight"] for layer in layers}
-
-
-def kohya_metadata(base: BaseModel, name: str, rank: int) -> dict[str, str]:
-    """The keys by which WebUIs tell what a LoRA fits; only what is true of a file that nobody trained."""
-    version = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}[base.family]
-    if base.family == "sd2" and _predicts_velocity(base):
-        version += "_v"
-    return {
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": str(rank),
-        "ss_network_alpha": str(float(rank)),
-        "ss_base_model_version": version,
-        "ss_v2": str(base.family == "sd2"),
-        "ss_sd_model_name": Path(base.name).name,
-        "ss_output_name": name,
-        "ss_training_comment": "concept erasure in closed form by rece-lightning; not trained",
-    }
-
-
-def _predicts_velocity(base: BaseModel) -> bool:
-    file = base.configurations / "scheduler" / "scheduler_config.json"
-    try:
-        return json.loads(file.read_text(encoding="utf-8")).get("prediction_type") == "v_prediction"
-    except (OSError, ValueError):
-        return False

@@ -119,8 +119,23 @@ def check_map(erasure: Erasure) -> None:
             "--format map: the editor keeps one map a layer, and embeddings can be mapped but once; "
             "export lora or pipeline, or erase with an editor of one map, such as UCE."
         )
+    sources = {one.space.source or one.space.name for one in erasure.spaces}
+    for one in erasure.spaces:
+        if one.space.before:
+            raise ConfigurationError(
+                f"--format map: the space {one.space.name!r} is read behind {one.space.before[0]}, and no map on prompt "
+                "embeddings does the same; erase with model.method.spaces: [entry] where the model has it, or export "
+                "lora or pipeline."
+            )
+    if TEXT not in sources:
+        raise ConfigurationError(
+            "--format map: only rows that the erasure left alone are given to the model one by one; export lora or "
+            "pipeline."
+        )
     edited = set(erasure.names)
     for space in erasure.base.spaces:
+        if space.name not in [one.space.name for one in erasure.spaces] and (space.source or space.name) in sources:
+            continue  # another place that the same rows might have been edited at
         left = [name for name in space.readers if name not in edited]
         # A space that was left alone altogether needs no map.
         if left and (len(left) < len(space.readers) or space.name == TEXT):
@@ -139,5 +154,7 @@ def write_map(erasure: Erasure, path: Path, metadata: dict[str, str]) -> Loss:
     """
     check_map(erasure)
     matrices = {one.space.name: one.maps.of_layer(0) for one in erasure.spaces}
-    EmbeddingMap(matrices.pop(TEXT), matrices).save(path, metadata)
+    main = next(one.space.name for one in erasure.spaces if (one.space.source or one.space.name) == TEXT)
+    EmbeddingMap(matrices.pop(main), matrices).save(path, metadata)
+    # Float64, as the exact edit; it holds no weights to compare with a file's.
     return Loss()

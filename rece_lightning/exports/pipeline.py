@@ -14,8 +14,9 @@ from torch import Tensor
 
 from rece_lightning.core.errors import BaseModelError
 from rece_lightning.erasure.erasure import Erasure
+from rece_lightning.erasure.rounding import Rounding
 from rece_lightning.exports.generations import write_for_both
-from rece_lightning.exports.record import Loss
+from rece_lightning.exports.record import Loss, rounded_weights
 from rece_lightning.exports.safetensors import copy_with_metadata, replace_tensors
 from rece_lightning.models.published import forget_places
 from rece_lightning.models.weights import SafetensorsWeights, Weights
@@ -46,14 +47,16 @@ def write_pipeline(erasure: Erasure, folder: Path, metadata: dict[str, str]) -> 
         files = {"unet": save_parts(erasure, folder, metadata)}
     write_for_both(folder)
     forget_places(folder)
-    for part, of_part in files.items():
-        replace_tensors(of_part, weights_of(erasure, part))
-    return Loss()
+    rounding = Rounding()
+    for number, (part, of_part) in enumerate(files.items()):
+        # Every pass goes over all weights; they are counted once.
+        replace_tensors(of_part, weights_of(erasure, part, Rounding() if number else rounding))
+    return rounded_weights(rounding)
 
 
-def weights_of(erasure: Erasure, part: str) -> Iterator[tuple[str, Tensor]]:
+def weights_of(erasure: Erasure, part: str, rounding: Rounding) -> Iterator[tuple[str, Tensor]]:
     """The edited weights of one denoiser, under the names that they have there."""
-    for name, weight in erasure.weights():
+    for name, weight in erasure.weights(rounding):
         home, own = erasure.base.home(name)
         if home == part:
             yield own, weight

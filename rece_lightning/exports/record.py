@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,18 +12,40 @@ from pathlib import Path
 from typing import Any
 
 from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.erasure.rounding import Rounding
+
+
+@dataclass(frozen=True)
+class Error:
+    """How far weights are from those that they are compared with, in Frobenius norm over all edited projections."""
+
+    change: float = 0.0
+    """``‖W' − W‖ / ‖ΔW‖``: as a share of what the edit adds, ``ΔW = W₀ M − W₀``."""
+    weight: float = 0.0
+    """``‖W' − W‖ / ‖W₀ M‖``: as a share of the weights; of each the columns that read text."""
+
+    @classmethod
+    def of(cls, lost: float, change: float, weight: float) -> Error:
+        """From ``‖W' − W‖²``, ``‖ΔW‖²`` and ``‖W₀ M‖²``."""
+        return cls(*(math.sqrt(lost / total) if total else 0.0 for total in (change, weight)))
 
 
 @dataclass(frozen=True)
 class Loss:
     """How far what was written is from the erasure."""
 
-    change: float = 0.0
-    """``‖ΔW' − ΔW‖ / ‖ΔW‖`` in Frobenius norm over all edited projections."""
-    weight: float = 0.0
-    """``‖W' − W‖ / ‖W‖``: the same against the edited weights, of each the columns that read text."""
+    exact: Error = Error()
+    """Against ``W₀ M`` in float64."""
+    file: Error | None = None
+    """Against ``edited.safetensors``, which holds it rounded to the base model's dtype; ``None`` for what is no
+    weights."""
     rank: int | None = None
     """Of a LoRA."""
+
+
+def rounded_weights(rounding: Rounding) -> Loss:
+    """Of a format that holds the very weights of ``edited.safetensors``."""
+    return Loss(Error.of(rounding.lost, rounding.change, rounding.weight), Error())
 
 
 @dataclass(frozen=True)
@@ -33,12 +56,28 @@ class ExportRecord:
     """The file or the folder."""
     bytes: int
     """Of the file, or of all files in the folder."""
-    error: float
-    """Relative Frobenius error of ``ΔW``, what the edit adds; 0 where the weights are the edited ones."""
-    weight_error: float = 0.0
-    """The same for the edited weights themselves."""
-    rank: int | None = None
-    """Of a LoRA."""
+    loss: Loss
+    """How far it is from the erasure, and a LoRA's rank."""
+
+    @property
+    def error(self) -> float:
+        """Relative Frobenius error of what the edit adds, against the exact edit."""
+        return self.loss.exact.change
+
+    @property
+    def weight_error(self) -> float:
+        """The same of the edited weights themselves."""
+        return self.loss.exact.weight
+
+    @property
+    def rank(self) -> int | None:
+        """Of a LoRA."""
+        return self.loss.rank
+
+
+def error_text(value: float) -> str:
+    """A relative error in a word."""
+    return f"{value:.1e}" if value else "0"
 
 
 def file_metadata(description: Mapping[str, Any], kind: str) -> dict[str, str]:

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from rece_lightning.core.errors import BaseModelError
 from rece_lightning.erasure.erasure import Erasure
-from rece_lightning.exports.record import Loss
+from rece_lightning.erasure.rounding import Rounding
+from rece_lightning.exports.modelspec import modelspec
+from rece_lightning.exports.record import Loss, rounded_weights
 from rece_lightning.exports.safetensors import stream_tensors
 from rece_lightning.models.base import BaseModel
 from rece_lightning.models.folder import part_weights
@@ -42,14 +44,16 @@ def write_single_file(erasure: Erasure, path: Path, metadata: dict[str, str]) ->
             f"model.pretrained: {base.path}: {missing[0]} has no counterpart in the original layout; "
             "write a diffusers folder (--format pipeline)."
         )
-    edited = {names[name]: weight for name, weight in erasure.weights()}
+    rounding = Rounding()
+    edited = {names[name]: weight for name, weight in erasure.weights(rounding)}
 
     def with_edits() -> Iterator[tuple[str, Tensor]]:
         for name, tensor in tensors():
             yield name, edited.get(name, tensor)
 
-    stream_tensors(with_edits, path, metadata)
-    return Loss()
+    said = {**metadata, **modelspec(base, path.stem, erasure.concepts, metadata)}
+    stream_tensors(with_edits, path, said)
+    return rounded_weights(rounding)
 
 
 Tensors = Callable[[], Iterator[tuple[str, Tensor]]]

@@ -128,6 +128,14 @@ def test_concepts_targets_settings_hashes_and_error_stand_in_the_card(tiny: Eras
     assert '| `derivation` | `{"scale": 0.1, "regularizer": "norm", "surrogate_items": "both"}` |' in card
     assert all(hash in card for hash in tiny.base.fingerprint().values())
     assert f"| rank | {record.rank} |" in card
+    assert record.loss.file is not None
+    exact, file = (
+        f"{error.change:.1e} of the change of the weights" for error in (record.loss.exact, record.loss.file)
+    )
+    assert f"| relative error against the exact edit | {exact}" in card
+    assert f"| relative error against the weights rounded to float32 | {file}" in card
+    assert "\n## Use\n\nFor diffusers (load_lora_weights) and PEFT. A WebUI may apply nothing of it" in card
+    assert "torch_dtype=" not in card
     assert LORA_FILE in card
     assert "Nothing: no pictures were made" in card
 

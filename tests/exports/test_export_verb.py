@@ -56,6 +56,13 @@ def test_every_format_says_path_bytes_and_error(
     assert f"{size:,}" in said
     assert str(output) in said.replace("│", "")
     assert kind in said
+    assert "theexactedit" in said
+    assert ("edited.safetensors,rounded" in said) == (kind != "map")
+    *_, where, last = result.out.splitlines()
+    assert where == f"written: {output}"
+    assert last == f"for {FORMATS[kind].readers}"
+    # Who has another tool is told what to take.
+    assert kind == "single-file" or any(f"write {other}" in last for other in FORMATS) or "reads it too" in last
 
 
 @pytest.mark.parametrize("given", ["run", "checkpoint", "last"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from rece_lightning.exports import Erasure, export
-from rece_lightning.exports.lora import kohya_metadata, kohya_names
+from rece_lightning.exports.lora import kohya_names
 from tests.helpers.erasures import distance, edited_exactly, effective_weights, noise_of, pipeline_of
 
 
@@ -83,16 +82,9 @@ def test_metadata_say_what_is_true(
     assert (said["ss_network_dim"], said["ss_network_alpha"]) == ("2", "2.0")
     assert (said["ss_base_model_version"], said["ss_v2"]) == (version, second)
     assert said["ss_output_name"] == "no_bombs"
+    assert said["ss_sd_model_name"] == erasure.base.path.name
+    assert said["modelspec.architecture"].endswith("/lora")
     assert json.loads(said["rece.fingerprint"]) == erasure.base.fingerprint()
-
-
-def test_v_prediction_is_told_apart(tiny: Erasure, tmp_path: Path) -> None:
-    scheduler = tmp_path / "scheduler" / "scheduler_config.json"
-    scheduler.parent.mkdir()
-    for prediction, version in (("epsilon", "sd_v2"), ("v_prediction", "sd_v2_v")):
-        scheduler.write_text(json.dumps({"prediction_type": prediction}))
-        said = kohya_metadata(replace(tiny.base, family="sd2", config=tmp_path), "x", 4)
-        assert (said["ss_base_model_version"], said["ss_v2"]) == (version, "True")
 
 
 def test_checkpoint_files_have_the_names_of_their_kind(original_file: Erasure, tmp_path: Path) -> None:

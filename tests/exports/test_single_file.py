@@ -71,7 +71,10 @@ def test_of_a_file(kind: str, dtype: torch.dtype, tmp_path: Path) -> None:
     del before[AVERAGE]
     assert_only_edits(before, load_file(tmp_path / "out.safetensors"), erasure)
     with safe_open(tmp_path / "out.safetensors", framework="pt") as stored:
-        assert stored.metadata() == METADATA
+        said = stored.metadata()
+    assert {key: text for key, text in said.items() if not key.startswith("modelspec.")} == METADATA
+    assert said["modelspec.architecture"].startswith("stable-diffusion-")
+    assert said["modelspec.title"] == "out"
     # Back through the loader.
     edited = dict(erasure.weights())
     written = find_base(str(tmp_path / "out.safetensors"))

@@ -29,6 +29,11 @@ FAMILIES: tuple[Family, ...] = (
 """Every declared family whose text encoders are not Stable Diffusion's pair of CLIP towers."""
 
 
+def family_named(name: str) -> Family | None:
+    """The family of this name; ``None`` for a U-Net of Stable Diffusion's kind."""
+    return next((family for family in FAMILIES if family.name == name), None)
+
+
 def family_of(pipeline: str) -> Family | None:
     """The family that a diffusers pipeline of this class belongs to; ``None`` where none is declared."""
     return next((family for family in FAMILIES if pipeline in family.pipelines), None)
