@@ -123,8 +123,8 @@ def check_map(erasure: Erasure) -> None:
     for one in erasure.spaces:
         if one.space.before:
             raise ConfigurationError(
-                f"--format map: the space {one.space.name!r} is read behind {one.space.before[0]}, and no map on prompt "
-                "embeddings does the same; erase with model.method.spaces: [entry] where the model has it, or export "
+                f"--format map: the space {one.space.name!r} is read behind {one.space.before[0]}, and no map on "
+                "prompt embeddings does the same; erase with model.method.spaces: [entry] where the model has it, or export "
                 "lora or pipeline."
             )
     if TEXT not in sources:

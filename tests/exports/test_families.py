@@ -1,4 +1,4 @@
-"""Exports of families of transformers, each read back by who reads it: diffusers, or the names that other tools have."""
+"""Exports of families of transformers, each read back by who reads it: diffusers, or under the names of other tools."""
 
 from __future__ import annotations
 
