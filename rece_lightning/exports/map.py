@@ -124,8 +124,8 @@ def check_map(erasure: Erasure) -> None:
         if one.space.before:
             raise ConfigurationError(
                 f"--format map: the space {one.space.name!r} is read behind {one.space.before[0]}, and no map on "
-                "prompt embeddings does the same; erase with model.method.spaces: [entry] where the model has it, or export "
-                "lora or pipeline."
+                "prompt embeddings does the same; erase with model.method.spaces: [entry] where the model has it, or "
+                "export lora or pipeline."
             )
     if TEXT not in sources:
         raise ConfigurationError(
