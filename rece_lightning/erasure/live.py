@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -20,7 +21,8 @@ from rece_lightning.erasure.erasure import Erasure, erased_spaces
 from rece_lightning.erasure.plan import ErasurePlan
 from rece_lightning.erasure.undo import Undo
 from rece_lightning.models.beside import control_nets, part_at
-from rece_lightning.models.denoisers import LiveDenoisers, besides, known_family, refuse_unreachable, supported
+from rece_lightning.models.denoisers import LiveDenoisers, besides, known_family, refuse_unreachable
+from rece_lightning.models.found import FoundDenoiser
 from rece_lightning.models.live_readers import LiveReaders
 from rece_lightning.models.live_unet import LiveUnet, pooled_width_of
 from rece_lightning.models.text import EncodesPrompts, PromptEncoder
@@ -98,10 +100,14 @@ def _opened(pipeline: Any) -> tuple[LiveReaders, EncodesPrompts, dict[str, nn.Mo
         return denoisers, denoisers.encoder(pipeline), denoisers.parts
     unet = part_at(pipeline, "unet")
     if not isinstance(unet, nn.Module):
-        raise ConfigurationError(
-            f"erase: {type(pipeline).__name__} has no unet and is of no known family; give a diffusers pipeline of "
-            f"{supported()}."
+        found = FoundDenoiser(pipeline)
+        warnings.warn(
+            f"{found.kind} is of no known family. A trace found what reads its text, and that nothing else does: "
+            f"{', '.join(found.names()[:4])}{' …' * (len(found.names()) > 4)}.",
+            stacklevel=3,
         )
+        denoisers = found.live()
+        return denoisers, found.encoder(denoisers), denoisers.parts
     beside = control_nets(pipeline)
     for path, module in {"unet": unet, **beside}.items():
         refuse_sharded(module, f"erase: pipeline.{path}")

@@ -18,9 +18,14 @@ from rece_lightning.models.pipeline_encoder import PipelineEncoder
 from rece_lightning.models.text_space import TextSpace
 
 
-def denoisers_of(pipeline: Any) -> dict[str, nn.Module]:
-    """Part → denoiser of a pipeline, those that are there; of a compiled one the module that holds the weights."""
-    family = known_family(pipeline)
+def denoisers_of(pipeline: Any, family: Family | None = None) -> dict[str, nn.Module]:
+    """Part → denoiser of a pipeline, those that are there; of a compiled one the module that holds the weights.
+
+    Args:
+        pipeline: of diffusers.
+        family: of the pipeline; looked up unless given.
+    """
+    family = family or known_family(pipeline)
     names = ("unet",) if family is None else family.denoisers
     parts = {name: getattr(pipeline, name, None) for name in names}
     found = {name: getattr(part, "_orig_mod", part) for name, part in parts.items()}
@@ -65,7 +70,7 @@ class LiveDenoisers(LiveReaders):
     """
 
     def __init__(self, pipeline: Any, family: Family, field: str) -> None:
-        self.family, self.parts = family, denoisers_of(pipeline)
+        self.family, self.parts = family, denoisers_of(pipeline, family)
         if not self.parts:
             raise ConfigurationError(
                 f"{field}: {type(pipeline).__name__} has no {' or '.join(family.denoisers)}; load the pipeline whole."

@@ -126,7 +126,7 @@ def trace(denoiser: nn.Module, first: Call, later: Call, other: Call) -> Trace:
         other: those of ``first`` with another text.
     """
     watched = {name: module for name, module in denoiser.named_modules() if name and _is_linear(module)}
-    inputs = [_inputs(denoiser, call, watched) for call in (first, later, other)]
+    inputs = [inputs_of(denoiser, call, watched) for call in (first, later, other)]
     groups = tuple(_grouped(*inputs))
     entries: list[Group] = []
     around: tuple[str, ...] = ()
@@ -134,7 +134,7 @@ def trace(denoiser: nn.Module, first: Call, later: Call, other: Call) -> Trace:
         with zeroed(denoiser, entries):
             if _same(_run(denoiser, first), _run(denoiser, other)):
                 break
-            one, another = (_inputs(denoiser, call, watched) for call in (first, other))
+            one, another = (inputs_of(denoiser, call, watched) for call in (first, other))
         taken = {name for group in entries for name in group.names}
         rest = (
             group
@@ -202,7 +202,9 @@ def _run(denoiser: nn.Module, call: Call) -> Any:
     return denoiser(*args, **kwargs)
 
 
-def _inputs(denoiser: nn.Module, call: Call, watched: Mapping[str, nn.Module]) -> Inputs:
+@torch.no_grad()
+def inputs_of(denoiser: nn.Module, call: Call, watched: Mapping[str, nn.Module]) -> Inputs:
+    """What some modules are given while a denoiser answers a call."""
     seen: Inputs = {}
 
     def keeper(name: str) -> Callable[..., None]:
@@ -244,6 +246,6 @@ def _first_readers(denoiser: nn.Module, first: Call, other: Call, linear: Mappin
     leaves = {
         name: module for name, module in denoiser.named_modules() if name and not any(True for _ in module.children())
     }
-    one, another = (_inputs(denoiser, call, leaves) for call in (first, other))
+    one, another = (inputs_of(denoiser, call, leaves) for call in (first, other))
     found = [name for name, own in one.items() if not _same(own, another.get(name))]
     return tuple(found[:3]) or ("an operation outside of all modules",)

@@ -12,7 +12,8 @@ from tests.helpers.tiny import encoders as e
 from tests.helpers.tiny import tokenizers as t
 
 
-def _vae(channels: int = 4, **changes: Any) -> d.AutoencoderKL:
+def autoencoder(channels: int = 4, **changes: Any) -> d.AutoencoderKL:
+    """A small one: pixels to half the side."""
     return d.AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
@@ -46,7 +47,7 @@ def sd3(*, with_t5: bool = True) -> d.StableDiffusion3Pipeline:
     return d.StableDiffusion3Pipeline(
         transformer=transformer,
         scheduler=_flow(),
-        vae=_vae(),
+        vae=autoencoder(),
         text_encoder=e.clip(16, 16),
         tokenizer=tokenizer,
         text_encoder_2=e.clip(8, 8),
@@ -60,7 +61,7 @@ def flux(*, guidance: bool = True) -> d.FluxPipeline:
     """T5's rows and CLIP's pooled embedding."""
     return d.FluxPipeline(
         scheduler=_flow(),
-        vae=_vae(),
+        vae=autoencoder(),
         text_encoder=e.clip(16),
         tokenizer=t.clip_tokenizer(),
         text_encoder_2=e.t5(),
@@ -111,7 +112,7 @@ def chroma() -> d.ChromaPipeline:
     """T5's rows alone."""
     return d.ChromaPipeline(
         scheduler=_flow(),
-        vae=_vae(),
+        vae=autoencoder(),
         text_encoder=e.t5(),
         tokenizer=t.t5_tokenizer(),
         transformer=d.ChromaTransformer2DModel(
@@ -161,7 +162,7 @@ def z_image() -> d.ZImagePipeline:
     """A chat template, rows of any number, a norm before the reader."""
     return d.ZImagePipeline(
         scheduler=_flow(),
-        vae=_vae(),
+        vae=autoencoder(),
         text_encoder=e.qwen3(),
         tokenizer=t.qwen_tokenizer(),
         transformer=d.ZImageTransformer2DModel(
@@ -182,7 +183,7 @@ def lumina2() -> d.Lumina2Pipeline:
     """A system prompt and a norm before the reader."""
     return d.Lumina2Pipeline(
         scheduler=_flow(),
-        vae=_vae(),
+        vae=autoencoder(),
         text_encoder=e.gemma(),
         tokenizer=t.gemma_tokenizer(),
         transformer=d.Lumina2Transformer2DModel(
@@ -205,7 +206,7 @@ def auraflow() -> d.AuraFlowPipeline:
     """UMT5's rows, zeros where there is padding."""
     return d.AuraFlowPipeline(
         scheduler=_flow(),
-        vae=_vae(),
+        vae=autoencoder(),
         text_encoder=e.umt5(),
         tokenizer=t.t5_tokenizer(),
         transformer=d.AuraFlowTransformer2DModel(
@@ -225,7 +226,7 @@ def cogview4() -> d.CogView4Pipeline:
     """GLM's rows, padded on the left."""
     return d.CogView4Pipeline(
         scheduler=_flow(),
-        vae=_vae(),
+        vae=autoencoder(),
         text_encoder=e.glm(),
         tokenizer=t.plain_tokenizer(),
         transformer=d.CogView4Transformer2DModel(
@@ -249,7 +250,7 @@ def hidream() -> d.HiDreamImagePipeline:
     tokenizer = t.clip_tokenizer()
     pipeline = d.HiDreamImagePipeline(
         scheduler=_flow(),
-        vae=_vae(),
+        vae=autoencoder(),
         text_encoder=e.clip(16, 16, 128),
         tokenizer=tokenizer,
         text_encoder_2=e.clip(8, 8, 128),
@@ -281,7 +282,7 @@ def _pixart(kind: Any) -> Any:
     return kind(
         tokenizer=t.t5_tokenizer(),
         text_encoder=e.t5(),
-        vae=_vae(),
+        vae=autoencoder(),
         scheduler=d.DPMSolverMultistepScheduler(),
         transformer=d.PixArtTransformer2DModel(
             num_attention_heads=2,
@@ -547,7 +548,11 @@ def smallest(name: str) -> dict[str, Any]:
 def build(name: str, *, dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
     """A tiny random pipeline; every parameter is drawn, also those that a fresh model has at zero."""
     torch.manual_seed(seed)
-    pipeline = BUILDERS[name]()
+    return drawn(BUILDERS[name](), dtype)
+
+
+def drawn(pipeline: Any, dtype: torch.dtype = torch.float32) -> Any:
+    """A pipeline with every parameter drawn, in evaluation mode."""
     for part in pipeline.components.values():
         if isinstance(part, torch.nn.Module):
             for parameter in part.parameters():
