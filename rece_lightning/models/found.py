@@ -41,7 +41,7 @@ class FoundDenoiser:
                 f"erase: {self.kind} is of no known family, and has no {', '.join(DENOISERS)} to look at; give a "
                 f"diffusers pipeline of {supported()}."
             )
-        self.denoiser: nn.Module = parts[self.part]
+        self.denoiser: nn.Module = getattr(pipeline, self.part)
         try:
             self.first, self.other, found = self._traced()
         except (TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
