@@ -16,6 +16,7 @@ from rece_lightning.erasure.rounding import Rounding
 from rece_lightning.exports.generations import write_for_both
 from rece_lightning.exports.record import Loss, rounded_weights
 from rece_lightning.exports.safetensors import copy_with_metadata, replace_tensors
+from rece_lightning.models.folder import variant_of
 from rece_lightning.models.published import forget_places
 from rece_lightning.models.weights import SafetensorsWeights
 
@@ -107,21 +108,6 @@ def loaded_files(files: list[Path], variant: str | None) -> list[Path]:
     return []
 
 
-def variant_of(name: str) -> str | None:
-    """The variant in the name of a weight file.
-
-    Example:
-        >>> variant_of("model.fp16-00001-of-00002.safetensors"), variant_of("model.safetensors.index.fp16.json")
-        ('fp16', 'fp16')
-        >>> variant_of("model-00001-of-00002.safetensors"), variant_of("model.bin.index.json")
-        (None, None)
-    """
-    for ending in (".safetensors", ".bin", ".index", ".json"):
-        name = name.replace(ending, "")
-    name = re.sub(r"-\d+-of-\d+", "", name)
-    return name.split(".", 1)[1] if "." in name else None
-
-
 def copy_unet(erasure: Erasure, target: Path, metadata: dict[str, str]) -> list[Path]:
     """The U-Net's weights as safetensors files, still unedited."""
     base = erasure.base
@@ -130,10 +116,11 @@ def copy_unet(erasure: Erasure, target: Path, metadata: dict[str, str]) -> list[
             copy_with_metadata(file, target / file.name, metadata)
         if len(base.unet.files) > 1:
             for index in (base.path / "unet").glob(f"{STEM}.safetensors.index*.json"):
-                if variant_of(index.name) == base.variant:
+                if variant_of(index.name) == variant_of(base.unet.files[0].name):
                     shutil.copyfile(index, target / index.name)
         return [target / file.name for file in base.unet.files]
-    file = target / f"{STEM}{f'.{base.variant}' if base.variant else ''}.safetensors"
+    variant = variant_of(Path(base.unet.where).name)
+    file = target / f"{STEM}{f'.{variant}' if variant else ''}.safetensors"
     # A copy of each: tensors that share memory cannot be written.
     save_file({name: tensor.clone() for name, tensor in base.unet.read(base.unet.shapes())}, file, metadata)
     return [file]
