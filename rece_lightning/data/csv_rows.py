@@ -80,7 +80,10 @@ def _up_to_text(lines: Iterator[str]) -> Iterator[str]:
 
 def _delimiter(lines: list[str], column: str) -> str:
     for delimiter in DELIMITERS if lines else "":
-        names = next(csv.reader(lines[-1:], delimiter=delimiter, skipinitialspace=True), [])
+        try:
+            names = next(csv.reader(lines[-1:], delimiter=delimiter, skipinitialspace=True), [])
+        except csv.Error:  # said of the whole header, when it is read
+            continue
         if column in (name.strip().removeprefix("\ufeff") for name in names):
             return delimiter
     return ","

@@ -18,6 +18,7 @@ from rece_lightning.erasure.rounding import Rounding
 from rece_lightning.exports.generations import write_for_both
 from rece_lightning.exports.record import Loss, rounded_weights
 from rece_lightning.exports.safetensors import copy_with_metadata, replace_tensors
+from rece_lightning.models.folder import variant_of
 from rece_lightning.models.published import forget_places
 from rece_lightning.models.weights import SafetensorsWeights, Weights
 
@@ -40,7 +41,7 @@ def write_pipeline(erasure: Erasure, folder: Path, metadata: dict[str, str]) -> 
     if base.layout == "folder":
         copy_parts(base.path, folder, base.variant, tuple(base.parts))
         files = {
-            part: copy_weights(weights, base.path / part, folder / part, base.variant, metadata)
+            part: copy_weights(weights, base.path / part, folder / part, metadata)
             for part, weights in base.parts.items()
         }
     else:
@@ -122,31 +123,13 @@ def loaded_files(files: list[Path], variant: str | None) -> list[Path]:
     return []
 
 
-def variant_of(name: str) -> str | None:
-    """The variant in the name of a weight file.
-
-    Example:
-        >>> variant_of("model.fp16-00001-of-00002.safetensors"), variant_of("model.safetensors.index.fp16.json")
-        ('fp16', 'fp16')
-        >>> variant_of("model-00001-of-00002.safetensors"), variant_of("model.bin.index.json")
-        (None, None)
-    """
-    for ending in (".safetensors", ".bin", ".index", ".json"):
-        name = name.replace(ending, "")
-    name = re.sub(r"-\d+-of-\d+", "", name)
-    return name.split(".", 1)[1] if "." in name else None
-
-
-def copy_weights(
-    weights: Weights, source: Path, target: Path, variant: str | None, metadata: dict[str, str]
-) -> list[Path]:
+def copy_weights(weights: Weights, source: Path, target: Path, metadata: dict[str, str]) -> list[Path]:
     """A denoiser's weights as safetensors files, still unedited.
 
     Args:
         weights: of the part.
         source: its folder.
         target: the folder that they are to lie in.
-        variant: of the files that were opened.
         metadata: of every file.
     """
     if isinstance(weights, SafetensorsWeights):
@@ -154,9 +137,10 @@ def copy_weights(
             copy_with_metadata(file, target / file.name, metadata)
         if len(weights.files) > 1:
             for index in source.glob(f"{STEM}.safetensors.index*.json"):
-                if variant_of(index.name) == variant:
+                if variant_of(index.name) == variant_of(weights.files[0].name):
                     shutil.copyfile(index, target / index.name)
         return [target / file.name for file in weights.files]
+    variant = variant_of(Path(weights.where).name)
     file = target / f"{STEM}{f'.{variant}' if variant else ''}.safetensors"
     # A copy of each: tensors that share memory cannot be written.
     save_file({name: tensor.clone() for name, tensor in weights.read(weights.shapes())}, file, metadata)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from rece_lightning.models.hub import hub_reachable
 
 WANTED = ["*.json", "*.txt", "*.model", "*.safetensors"]
 """Files of a hub repository that are fetched: no pickled weights, no code."""
+FAULTS = (OSError, ValueError, KeyError)
+"""What ``transformers`` raises for a folder that is not whole, or none."""
 
 
 def load_parts(field: str, name: str, revision: str | None, *classes: str) -> list[Any]:
@@ -27,12 +30,17 @@ def load_parts(field: str, name: str, revision: str | None, *classes: str) -> li
     Raises:
         ConfigurationError: if a part cannot be found or read. Code in the repository is never run.
     """
-    path = _folder(field, name, revision)
-    import transformers
-
+    folder, cached = _folder(field, name, revision), None
+    if folder is None:
+        cached = _cached(name, revision)
     try:
-        return [getattr(transformers, kind).from_pretrained(path, local_files_only=True) for kind in classes]
-    except (OSError, ValueError, KeyError) as error:
+        if cached is not None:
+            try:
+                return _loaded(cached, classes)
+            except FAULTS:  # the cache may hold what another program wanted of it, and no more
+                pass
+        return _loaded(folder or _fetched(field, name, revision), classes)
+    except FAULTS as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigurationError(
             f"{field}: {name!r} could not be loaded ({reason}); give a folder that holds a model and its "
@@ -40,18 +48,35 @@ def load_parts(field: str, name: str, revision: str | None, *classes: str) -> li
         ) from error
 
 
-def _folder(field: str, name: str, revision: str | None) -> Path:
+def _loaded(folder: Path, classes: Sequence[str]) -> list[Any]:
+    import transformers
+
+    return [getattr(transformers, kind).from_pretrained(folder, local_files_only=True) for kind in classes]
+
+
+def _folder(field: str, name: str, revision: str | None) -> Path | None:
+    """The folder that is named; ``None`` for the name of a hub repository."""
     path = Path(name).expanduser()
     if path.is_dir():
         return path
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise ConfigurationError(f"{field}: {name!r} is no folder on this machine and no hub id (owner/name).")
+    return None
+
+
+def _cached(name: str, revision: str | None) -> Path | None:
+    """What the cache has of the files that are fetched; it lists others, which need not be there."""
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, revision=revision, local_files_only=True))
-    except Exception:  # not in the cache: the hub may have it
-        pass
+        return Path(snapshot_download(name, revision=revision, allow_patterns=WANTED, local_files_only=True))
+    except Exception:  # not in the cache, or not whole: the hub may have it
+        return None
+
+
+def _fetched(field: str, name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
     try:
         if not hub_reachable():
             raise ConnectionError("the hub cannot be reached from this machine")

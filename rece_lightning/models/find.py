@@ -7,7 +7,7 @@ from pathlib import Path
 from rece_lightning.core.errors import BaseModelError
 from rece_lightning.models.base import BaseModel
 from rece_lightning.models.family_folder import open_folder
-from rece_lightning.models.hub import fetch
+from rece_lightning.models.hub import open_hub
 from rece_lightning.models.single_file import open_single_file
 
 EMBEDDED = {"emoji": Path(__file__).parent.parent / "emoji" / "weights"}
@@ -57,4 +57,4 @@ def _find(pretrained: str, revision: str | None, variant: str | None, config: st
             f"Give a diffusers folder, a checkpoint file, a hub id, or one of the embedded worlds: "
             f"{', '.join(EMBEDDED)}."
         )
-    return open_folder(pretrained, fetch(pretrained, revision, variant), variant)
+    return open_hub(pretrained, revision, variant, lambda folder: open_folder(pretrained, folder, variant))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 from rece_lightning.core.errors import BaseModelError
@@ -84,10 +85,12 @@ def part_weights(model: Path, part: str, variant: str | None) -> Weights:
     # The first stem is that of safetensors files.
     folder, stems = model / part, STEMS["text_encoder" if part.startswith("text_encoder") else "unet"]
     suffix = f".{variant}" if variant else ""
-    if files := _shard_files(folder, stems[:1], variant, ".safetensors"):
-        return SafetensorsWeights(*files)
-    if files := _shard_files(folder, stems, variant, ".bin"):
-        return PickledWeights(*files)
+    # As diffusers has it: where some parts have the variant, the others are loaded without.
+    for wanted in dict.fromkeys((variant, None if _has_variant(model, variant) else variant)):
+        if files := _shard_files(folder, stems[:1], wanted, ".safetensors"):
+            return SafetensorsWeights(*files)
+        if files := _shard_files(folder, stems, wanted, ".bin"):
+            return PickledWeights(*files)
     endings = {".safetensors", *PICKLES}
     others = sorted(path.name for path in folder.glob("*") if path.suffix in endings or "-of-" in path.name)
     fits = [file for file in others if file.startswith(stems) and Path(file).suffix in (".safetensors", ".bin")]
@@ -95,6 +98,27 @@ def part_weights(model: Path, part: str, variant: str | None) -> Weights:
     if others and not fits:
         hint = f"it holds {others[0]}, which is not how diffusers names it; fetch the safetensors file"
     raise BaseModelError(f"model.pretrained: {folder} has no {stems[0]}{suffix}.safetensors; {hint}.")
+
+
+def _has_variant(model: Path, variant: str | None) -> bool:
+    """Whether any part of a folder has weights of a variant."""
+    files = (file.name for file in model.glob("*/*") if file.suffix in (".safetensors", ".bin", ".json"))
+    return variant is not None and any(variant_of(name) == variant for name in files)
+
+
+def variant_of(name: str) -> str | None:
+    """The variant in the name of a weight file, or of an index of such files.
+
+    Example:
+        >>> variant_of("model.fp16-00001-of-00002.safetensors"), variant_of("model.safetensors.index.fp16.json")
+        ('fp16', 'fp16')
+        >>> variant_of("model-00001-of-00002.safetensors"), variant_of("model.bin.index.json")
+        (None, None)
+    """
+    for ending in (".safetensors", ".bin", ".index", ".json"):
+        name = name.replace(ending, "")
+    name = re.sub(r"-\d+-of-\d+", "", name)
+    return name.split(".", 1)[1] if "." in name else None
 
 
 def _shard_files(folder: Path, stems: tuple[str, ...], variant: str | None, ending: str) -> list[Path]:

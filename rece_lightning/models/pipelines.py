@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -16,7 +17,12 @@ from torch import Tensor
 from rece_lightning.core.errors import BaseModelError
 from rece_lightning.models.base import BaseModel
 from rece_lightning.models.find import find_base
+from rece_lightning.models.folder import variant_of
+from rece_lightning.models.part_configs import read_parts
 from rece_lightning.models.pickled import PickledWeights
+
+UNUSED = ("feature_extractor", "image_encoder")
+"""Parts that make no picture from a prompt; a cache or a copy may lack them."""
 
 
 def load_pipeline(
@@ -68,10 +74,13 @@ def _opened(base: BaseModel, dtype: torch.dtype, common: dict[str, Any]) -> Diff
         return kind.from_single_file(
             str(base.path), config=str(base.configurations), **{**common, "safety_checker": None}
         )
+    named = read_parts(base.path)
+    common |= {part: None for part in UNUSED if part in named and not (base.path / part).is_dir()}
     if isinstance(base.unet, PickledWeights):
         # Diffusers opens PyTorch's files with weights_only, but looks for their shards only when told.
+        variant = variant_of(Path(base.unet.where).name)  # a part may have none
         common["unet"] = UNet2DConditionModel.from_pretrained(
-            base.path / "unet", use_safetensors=False, variant=base.variant, dtype=dtype
+            base.path / "unet", use_safetensors=False, variant=variant, dtype=dtype
         )
     return DiffusionPipeline.from_pretrained(base.path, variant=base.variant, **common)
 

@@ -176,7 +176,7 @@ def test_file_says_what_it_is(checkpoint: Path, tmp_path: Path) -> None:
     fit(checkpoint, tmp_path, 2)
     with safe_open(tmp_path / "edited.safetensors", framework="pt") as file:
         metadata = file.metadata()
-    assert metadata["rece.base"] == str(checkpoint)
+    assert metadata["rece.base"] == checkpoint.name  # its place on this disk is nobody's business
     assert "painting by twemoji" in metadata["rece.concepts"]
     assert '"lamb": 0.1' in metadata["rece.method"]
     assert metadata["rece.epochs"] == "2"
