@@ -16,7 +16,7 @@ from rece_lightning.devices.offload import Waiting, WaitingEncoder, across_devic
 from rece_lightning.devices.placement import Placement
 from rece_lightning.models.adapter import Adapter
 from rece_lightning.models.base import BaseModel
-from rece_lightning.models.pipelines import load_pipeline, put_weights
+from rece_lightning.models.pipelines import check_draws, load_pipeline, put_weights
 from rece_lightning.models.sampling import Request, Sampling, generate
 from rece_lightning.models.text import PromptEncoder
 from rece_lightning.models.weights import ModuleWeights
@@ -53,7 +53,9 @@ class PictureMaker:
 
         Raises:
             BaseModelError: if the pipeline cannot be loaded, or the adapter does not fit it.
+            ConfigurationError: if it makes no pictures from prompts alone.
         """
+        check_draws(base)
         pipeline = load_pipeline(base)
         original = dict(base.read_projections())
         if adapter is not None:
