@@ -11,14 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.data.prompts import EvaluationPrompt, one_each
 from rece_lightning.devices.offload import Waiting, WaitingEncoder, across_devices
 from rece_lightning.devices.placement import Placement
 from rece_lightning.models.adapter import Adapter
 from rece_lightning.models.base import BaseModel
-from rece_lightning.models.denoisers import denoisers_of, known_family, together
-from rece_lightning.models.pipelines import load_pipeline, put_weights
+from rece_lightning.models.denoisers import denoisers_of, together
+from rece_lightning.models.pipelines import check_draws, load_pipeline, put_weights
 from rece_lightning.models.sampling import Request, Sampling, generate
 from rece_lightning.models.text import EncodesPrompts
 from rece_lightning.models.weights import ModuleWeights
@@ -55,14 +54,10 @@ class PictureMaker:
 
         Raises:
             BaseModelError: if the pipeline cannot be loaded, or the adapter does not fit it.
+            ConfigurationError: if it makes no pictures from prompts alone.
         """
+        check_draws(base)
         pipeline = load_pipeline(base)
-        family = known_family(pipeline)
-        if family is not None and not family.draws:
-            raise ConfigurationError(
-                f"Evaluation: {family.title} makes pictures of two models in turn, and this is one of them; export it "
-                "and draw with both."
-            )
         denoiser = together(denoisers_of(pipeline))
         original = dict(base.read_projections())
         if adapter is not None:

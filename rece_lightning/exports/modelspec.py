@@ -93,6 +93,7 @@ def kohya_metadata(base: BaseModel, name: str, rank: int) -> dict[str, str]:
         "ss_network_alpha": str(float(rank)),
         "ss_base_model_version": version,
         "ss_v2": str(base.family == "sd2"),
+        "ss_v_parameterization": str(_prediction(base) == "v_prediction"),
         "ss_sd_model_name": Path(base.published).name,
         "ss_output_name": name,
         "ss_training_comment": "concept erasure in closed form by rece-lightning; not trained",

@@ -27,12 +27,22 @@ def load_encoder(base: BaseModel, device: torch.device | str = "cpu") -> Encodes
         return load_family_encoder(base, device)
     towers: list[Any] = []
     for suffix, weights in zip(SUFFIXES, base.text, strict=False):
-        tokenizer, text_encoder = _load_tower(base, suffix, weights)
+        tokenizer, text_encoder = load_tower(base, suffix, weights)
         towers += [tokenizer, text_encoder.eval().requires_grad_(False).to(device)]
     return PromptEncoder(*towers)
 
 
-def _load_tower(base: BaseModel, suffix: str, weights: Weights) -> tuple[Any, Any]:
+def load_tower(base: BaseModel, suffix: str, weights: Weights) -> tuple[Any, Any]:
+    """A tokenizer and its text encoder in float32.
+
+    Args:
+        base: that they belong to.
+        suffix: of their names in a diffusers folder, one of :data:`SUFFIXES`.
+        weights: of the text encoder.
+
+    Raises:
+        BaseModelError: if the weights do not fit their configuration.
+    """
     # SDXL's second encoder has a projection; its output is the pooled embedding.
     kind = CLIPTextModelWithProjection if suffix else CLIPTextModel
     folder = base.configurations

@@ -45,29 +45,51 @@ def fit_to_shapes(configs: Mapping[str, Config], shapes: Mapping[str, Shape], fa
 
 
 def _unet(shapes: Mapping[str, Shape], family: str) -> Config:
-    blocks = numbers(shapes, "down_blocks.")
-    channels = [shapes[f"down_blocks.{block}.resnets.0.conv1.weight"][0] for block in blocks]
-    depths = [len(numbers(shapes, f"down_blocks.{block}.attentions.0.transformer_blocks.")) for block in blocks]
-    down = ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in depths]
-    # A resolution without a transformer has the depth 1 in published configurations.
-    layers = [depth or 1 for depth in depths]
-    resnets = [len(numbers(shapes, f"down_blocks.{block}.resnets.")) for block in blocks]
-    middle = "mid_block.attentions.0"
+    down, up = (_blocks(shapes, side) for side in ("down_blocks", "up_blocks"))
+    channels = [shapes[f"down_blocks.{block}.resnets.0.conv1.weight"][0] for block in range(len(down))]
+    resnets = [len(numbers(shapes, f"down_blocks.{block}.resnets.")) for block in range(len(down))]
+    depths, back = ([_depth(block) for block in side] for side in (down, up))
+    middle = _transformers(shapes, "mid_block")
+    if middle and not down[-1]:
+        # The middle is as deep as the last block is said to be.
+        depths[-1] = _depth(middle)
+    keys = sorted(name for name in shapes if name.endswith("attn2.to_k.weight"))
     config: Config = {
         "in_channels": shapes["conv_in.weight"][1],
         "out_channels": shapes["conv_out.weight"][0],
         "block_out_channels": channels,
-        "down_block_types": down,
-        "up_block_types": [kind.replace("Down", "Up") for kind in reversed(down)],
+        "down_block_types": ["CrossAttnDownBlock2D" if any(block) else "DownBlock2D" for block in down],
+        "up_block_types": ["CrossAttnUpBlock2D" if any(block) else "UpBlock2D" for block in up],
         "layers_per_block": resnets[0] if len(set(resnets)) == 1 else resnets,
-        "transformer_layers_per_block": layers[0] if len(set(layers)) == 1 else layers,
-        "cross_attention_dim": shapes[f"{middle}.transformer_blocks.0.attn2.to_k.weight"][1],
+        "transformer_layers_per_block": depths[0] if len({str(one) for one in depths}) == 1 else depths,
+        "cross_attention_dim": shapes[keys[0]][1],
         "attention_head_dim": 8 if family == "sd1" else [max(1, width // CHANNELS_OF_A_HEAD) for width in channels],
-        "use_linear_projection": len(shapes[f"{middle}.proj_in.weight"]) == 2,
+        "use_linear_projection": len(shapes[f"{keys[0].split('.transformer_blocks.')[0]}.proj_in.weight"]) == 2,
     }
+    # Distilled models do without the middle's attention, or without the middle.
+    if not middle:
+        config["mid_block_type"] = "UNetMidBlock2D" if any(name.startswith("mid_block.") for name in shapes) else None
+    # Diffusers reads the way back off the way down, unless it is told.
+    if back != depths[::-1] or any(isinstance(depth, list) for depth in depths):
+        config["reverse_transformer_layers_per_block"] = back
     if "add_embedding.linear_1.weight" in shapes:
         config["projection_class_embeddings_input_dim"] = shapes["add_embedding.linear_1.weight"][1]
     return config
+
+
+def _blocks(shapes: Mapping[str, Shape], side: str) -> list[list[int]]:
+    """How deep the transformers of every block of one side are, one after another."""
+    return [_transformers(shapes, f"{side}.{block}") for block in numbers(shapes, f"{side}.")]
+
+
+def _transformers(shapes: Mapping[str, Shape], block: str) -> list[int]:
+    before = f"{block}.attentions."
+    return [len(numbers(shapes, f"{before}{layer}.transformer_blocks.")) for layer in numbers(shapes, before)]
+
+
+def _depth(transformers: list[int]) -> int | list[int]:
+    """As diffusers writes it: one number where all are equal; 1 where there is no transformer, as published."""
+    return (transformers or [1])[0] if len(set(transformers)) < 2 else transformers
 
 
 def _vae(shapes: Mapping[str, Shape]) -> Config:

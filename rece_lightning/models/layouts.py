@@ -21,6 +21,7 @@ from rece_lightning.models.original.unet import PREFIX
 
 DATA = Path(__file__).parent / "data"
 FILES = {"model_index": "model_index.json", "scheduler": "scheduler/scheduler_config.json"}
+NOTHING: Mapping[str, Any] = {}
 Configs = dict[str, dict[str, Any]]
 """Part → its configuration; ``model_index`` among them."""
 
@@ -85,7 +86,9 @@ def kind_of(shapes: Mapping[str, Shape]) -> str | None:
     return f"{family}-inpainting" if family and entry[1] == 9 else family
 
 
-def config_folder(kind: str, shapes: Mapping[str, Shape] | None = None) -> Path:
+def config_folder(
+    kind: str, shapes: Mapping[str, Shape] | None = None, changes: Mapping[str, Mapping[str, Any]] = NOTHING
+) -> Path:
     """A diffusers folder with the configurations and tokenizers of a model and no weights.
 
     It is what ``config=`` of diffusers' ``from_single_file`` takes. It is written once and removed when the process
@@ -95,6 +98,7 @@ def config_folder(kind: str, shapes: Mapping[str, Shape] | None = None) -> Path:
         kind: one of :data:`LAYOUTS`.
         shapes: of all tensors of the file that is to be loaded. Numbers that can be read from them (channels, layers,
             widths) then come from the file, so that models smaller or larger than the published ones load too.
+        changes: part → entries that the file says otherwise, as its markers do.
 
     Raises:
         BaseModelError: if a part of the file is incomplete, or its text encoder has another vocabulary than CLIP's.
@@ -102,6 +106,12 @@ def config_folder(kind: str, shapes: Mapping[str, Shape] | None = None) -> Path:
     configs = LAYOUTS[kind].configs()
     if shapes is not None:
         configs = fit_to_shapes(configs, shapes, LAYOUTS[kind].family)
+    configs = {part: {**config, **changes.get(part, {})} for part, config in configs.items()}
+    scheduler = configs["scheduler"]
+    # PNDM, the scheduler of Stable Diffusion 1, cannot begin where no signal is left.
+    if scheduler.get("rescale_betas_zero_snr") and scheduler["_class_name"] == "PNDMScheduler":
+        scheduler |= {"_class_name": "DDIMScheduler", "clip_sample": False}
+    configs["model_index"]["scheduler"] = ["diffusers", scheduler["_class_name"]]
     return Path(_written(json.dumps(configs)).name)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,15 +12,20 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from diffusers import DiffusionPipeline, UNet2DConditionModel
+from accelerate import init_empty_weights
+from diffusers import DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
 
-from rece_lightning.core.errors import BaseModelError
+from rece_lightning.core.errors import BaseModelError, ConfigurationError
 from rece_lightning.models.base import BaseModel
+from rece_lightning.models.encoders import SUFFIXES, load_tower
+from rece_lightning.models.families import family_named
+from rece_lightning.models.families.base import Family
 from rece_lightning.models.find import find_base
 from rece_lightning.models.folder import variant_of
-from rece_lightning.models.part_configs import read_parts
+from rece_lightning.models.part_configs import read_json, read_parts
 from rece_lightning.models.pickled import PickledWeights
+from rece_lightning.models.single_file import whole_unet
 
 UNUSED = ("feature_extractor", "image_encoder")
 """Parts that make no picture from a prompt; a cache or a copy may lack them."""
@@ -71,9 +77,8 @@ def _opened(base: BaseModel, dtype: torch.dtype, common: dict[str, Any]) -> Diff
     if base.layout != "folder":
         index = json.loads((base.configurations / "model_index.json").read_text(encoding="utf-8"))
         kind = getattr(diffusers, index["_class_name"])
-        return kind.from_single_file(
-            str(base.path), config=str(base.configurations), **{**common, "safety_checker": None}
-        )
+        common |= {"safety_checker": None, **_parts(base, dtype)}
+        return kind.from_single_file(str(base.path), config=str(base.configurations), **common)
     named = read_parts(base.path)
     common |= {part: None for part in UNUSED if part in named and not (base.path / part).is_dir()}
     if isinstance(base.unet, PickledWeights):
@@ -101,6 +106,64 @@ def _quietly() -> Iterator[None]:
             one.set_verbosity(verbosity)
             if shown:
                 one.enable_progress_bar()
+
+
+def check_draws(base: BaseModel) -> None:
+    """Refuse a model that cannot make a picture of a prompt alone, before anything of it is loaded.
+
+    Raises:
+        ConfigurationError: saying what it wants besides.
+    """
+    name = str(read_json(base.configurations / "model_index.json").get("_class_name"))
+    family = family_named(base.family)
+    if family is not None:
+        _check_family_draws(base, family, name)
+        return
+    unet, vae = (read_json(base.configurations / part / "config.json") for part in ("unet", "vae"))
+    taken = inspect.signature(getattr(diffusers, name, StableDiffusionPipeline).__call__).parameters
+    read, latents = unet.get("in_channels", 4), vae.get("latent_channels", 4)
+    if "image" in taken and "mask_image" not in taken:
+        why = "it starts from a picture"
+    elif "num_frames" in taken or "prompt_embeds" not in taken:
+        why = "it makes no single picture of a prompt"
+    elif "mask_image" not in taken and read != latents:
+        why = f"its U-Net reads {read} channels, {latents} of a picture in the making and others beside them"
+    else:
+        return
+    raise ConfigurationError(
+        f"model.pretrained: {base.name}: no pictures can be made with {name} from prompts alone ({why}). The erasure "
+        "needs none: leave out data.validation, attacks and the verbs that make pictures."
+    )
+
+
+STARTED = ("Img2Img", "ImageToVideo", "VideoToVideo", "Inpaint", "Fill", "Control", "VACE", "Condition")
+"""In the name of a pipeline: it starts from a picture, or wants something else beside the prompt."""
+
+
+def _check_family_draws(base: BaseModel, family: Family, name: str) -> None:
+    wants = next((word for word in STARTED if word in name), None)
+    if family.draws and wants is None:
+        return
+    why = "it wants a picture beside the prompt" if wants else "two models make a picture in turn, and this is one"
+    raise ConfigurationError(
+        f"model.pretrained: {base.name}: no pictures can be made with {name} from prompts alone ({why}). The erasure "
+        "needs none: leave out data.validation, attacks and the verbs that make pictures."
+    )
+
+
+def _parts(base: BaseModel, dtype: torch.dtype) -> dict[str, torch.nn.Module]:
+    """U-Net and text encoders of a checkpoint file; diffusers' reader knows fewer of their spellings and structures."""
+    config = UNet2DConditionModel.load_config(base.configurations, subfolder="unet", local_files_only=True)
+    with init_empty_weights():
+        unet = UNet2DConditionModel.from_config(config)
+    weights = whole_unet(base.path)
+    state = {name: tensor.to(dtype) for name, tensor in weights.read(weights.shapes())}
+    unet.load_state_dict(state, assign=True)
+    encoders = {
+        f"text_encoder{suffix}": load_tower(base, suffix, encoder)[1].to(dtype).eval()
+        for suffix, encoder in zip(SUFFIXES, base.text, strict=False)
+    }
+    return {"unet": unet.eval(), **encoders}
 
 
 @torch.no_grad()

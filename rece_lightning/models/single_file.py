@@ -8,11 +8,13 @@ from pathlib import Path
 from rece_lightning.core.errors import BaseModelError
 from rece_lightning.models.base import BaseModel
 from rece_lightning.models.layouts import LAYOUTS, config_folder, kind_of
+from rece_lightning.models.original.markers import Changes, marked
 from rece_lightning.models.original.model import ToDiffusers, pieces_in_file, text_prefixes, unet_projections
 from rece_lightning.models.original.pieces import Piece
 from rece_lightning.models.original.unet import PREFIX
 from rece_lightning.models.part_configs import check_part, check_parts, read_parts
 from rece_lightning.models.pickled import PICKLES, file_weights
+from rece_lightning.models.weights import Weights
 
 
 def open_single_file(name: str, path: Path, config: str | None) -> BaseModel:
@@ -37,7 +39,7 @@ def open_single_file(name: str, path: Path, config: str | None) -> BaseModel:
             f"model.pretrained: {path} holds no U-Net in Stable Diffusion's original layout ({PREFIX}…attn2.to_k); "
             "give a whole checkpoint of Stable Diffusion 1.x, 2.x or XL, or a diffusers folder."
         )
-    folder = _configurations(path, config, shapes)
+    folder = _configurations(path, config, shapes, marked(weights))
     prefixes = text_prefixes(shapes)
     if not prefixes:
         raise BaseModelError(
@@ -62,7 +64,18 @@ def open_single_file(name: str, path: Path, config: str | None) -> BaseModel:
     )
 
 
-def _configurations(path: Path, config: str | None, shapes: dict[str, tuple[int, ...]]) -> Path:
+def whole_unet(path: Path) -> Weights:
+    """The U-Net of a checkpoint file under its diffusers names.
+
+    Raises:
+        BaseModelError: if diffusers has no place for one of its tensors.
+    """
+    weights = file_weights(path)
+    # The family decides names of text encoders alone.
+    return ToDiffusers(weights, pieces_in_file("unet", weights.shapes(), "sd1"))
+
+
+def _configurations(path: Path, config: str | None, shapes: dict[str, tuple[int, ...]], changes: Changes) -> Path:
     """Folder of the configurations of a checkpoint."""
     if config is None:
         kind = kind_of(shapes)
@@ -71,9 +84,9 @@ def _configurations(path: Path, config: str | None, shapes: dict[str, tuple[int,
                 f"model.pretrained: {path} has the shapes of no layout that ships ({', '.join(LAYOUTS)}); "
                 "give the folder of a model's configurations with --model.config."
             )
-        return config_folder(kind, shapes)
+        return config_folder(kind, shapes, changes)
     if config in LAYOUTS:
-        return config_folder(config, shapes)
+        return config_folder(config, shapes, changes)
     folder = Path(config).expanduser()
     if not (folder / "model_index.json").is_file():
         raise BaseModelError(
