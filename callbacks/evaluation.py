@@ -16,6 +16,7 @@ from rece_lightning.callbacks.base import RunCallback, data_for, rece_module
 from rece_lightning.callbacks.terminal import log_figures, print_outcome, progress_bar
 from rece_lightning.core.embedding_map import AnyMap
 from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.core.extras import extra
 from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.evaluation.columns import FitColumns, MeasuredColumns, unmeasured
 from rece_lightning.evaluation.drawing import Derived, attackers, out_of_reach
@@ -113,6 +114,7 @@ class Evaluation(RunCallback):
         self._measured: MeasuredColumns | None = None
         self._data: Any = None
         self._changed: dict[str, Any] = {}
+        self._failed = False
 
     # Before a run
 
@@ -168,7 +170,10 @@ class Evaluation(RunCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Pictures of the original model, and of what a stopped run had measured before."""
-        module = rece_module(pl_module)
+        self._failed = False
+        self._softly(trainer, lambda: self._add_former(trainer, rece_module(pl_module)), refusals=True)
+
+    def _add_former(self, trainer: Trainer, module: RECE) -> None:
         self._add(trainer, module, ORIGINAL, None)
         for epoch in range(len(module.history) if trainer.ckpt_path else 0):
             if self._is_between(trainer, epoch):
@@ -184,7 +189,7 @@ class Evaluation(RunCallback):
         epoch = trainer.current_epoch
         if self._is_between(trainer, epoch):
             module = rece_module(pl_module)
-            self._add(trainer, module, f"epoch_{epoch}", module.maps)
+            self._softly(trainer, lambda: self._add(trainer, module, f"epoch_{epoch}", module.maps))
 
     def _is_between(self, trainer: Trainer, epoch: int) -> bool:
         # The first and the last epoch have columns of their own at the end.
@@ -204,7 +209,18 @@ class Evaluation(RunCallback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Columns of the edited states, with and without the derived embeddings; then the table."""
-        module = rece_module(pl_module)
+        self._softly(trainer, lambda: self._finish(trainer, rece_module(pl_module)))
+
+    def _softly(self, trainer: Trainer, make: Callable[[], None], *, refusals: bool = False) -> None:
+        """Make pictures within ``fit``: where that fails the run goes on without them, and does not try again."""
+        if self._failed:
+            return
+        what = "what Evaluation draws and measures"
+        with extra(what, together=trainer.world_size > 1, refusals=refusals) as outcome:
+            make()
+        self._failed = outcome.failure is not None
+
+    def _finish(self, trainer: Trainer, module: RECE) -> None:
         first = module.first_maps
         if self.comparison is None or not self.comparison.prompts or first is None:
             return

@@ -17,6 +17,7 @@ from rece_lightning.callbacks.base import RunCallback, data_for, rece_module
 from rece_lightning.callbacks.evaluation import Evaluation
 from rece_lightning.callbacks.terminal import ladder_table
 from rece_lightning.core.errors import ConfigurationError, check_choice, check_count, check_number
+from rece_lightning.core.extras import extra
 from rece_lightning.data.datamodule import ConceptData
 from rece_lightning.data.texts import visible
 from rece_lightning.distributed import share_of
@@ -251,8 +252,10 @@ class RedTeam(RunCallback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attack what the last epoch left."""
-        if self.fit and rece_module(pl_module, "RedTeam").history:
-            self.attack(trainer, rece_module(pl_module, "RedTeam"))
+        module = rece_module(pl_module, "RedTeam")
+        if self.fit and module.history:
+            with extra("what RedTeam finds", together=trainer.world_size > 1):
+                self.attack(trainer, module)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attack the model that was measured."""

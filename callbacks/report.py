@@ -17,6 +17,7 @@ from rece_lightning.callbacks.evaluation import Evaluation, measures_existing
 from rece_lightning.callbacks.placement import DevicePlacement
 from rece_lightning.callbacks.red_team import SHEET, TABLE, RedTeam
 from rece_lightning.callbacks.terminal import print_tables
+from rece_lightning.core.extras import extra
 from rece_lightning.data.texts import fenced
 from rece_lightning.evaluation.results.comparison import Comparison
 from rece_lightning.evaluation.results.outcome import final_figures, grid_path
@@ -67,12 +68,16 @@ class Report(RunCallback):
         """Write the page; every other callback has done its work by now."""
         if not isinstance(pl_module, RECE) or not trainer.is_global_zero or not pl_module.history:
             return
-        folder = run_folder(trainer)
-        html = self._page(trainer, pl_module, "fit", export_costs(pl_module.erasure()))
-        self._log(trainer, pl_module)
+        folder, costs = run_folder(trainer), list[Cost]()
+        with extra(f"what the export formats cost, in {PAGE},"):
+            costs = export_costs(pl_module.erasure())
+        with extra("what the loggers compare runs by"):
+            self._log(trainer, pl_module)
         # The page is the very last file: where it is, nothing is missing.
-        page = write_atomically(folder / PAGE, lambda path: path.write_text(html, encoding="utf-8"))
-        self._print(_comparison(trainer), page, grid_path(folder), folder)
+        with extra(str(folder / PAGE)):
+            self._write(folder, self._page(trainer, pl_module, "fit", costs))
+        with extra("the table in the terminal"):
+            self._print(_comparison(trainer), folder / PAGE, grid_path(folder), folder)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The page of ``validate``; ``fit`` validates too, and has its own."""
@@ -89,9 +94,16 @@ class Report(RunCallback):
             return
         if _comparison(trainer) is None and _ladder(trainer) is None:
             return
-        html = self._page(trainer, module, verb, ())
-        page = write_atomically(run_folder(trainer) / PAGE, lambda path: path.write_text(html, encoding="utf-8"))
+        page = run_folder(trainer) / PAGE
+        with extra(str(page)):
+            self._write(page.parent, self._page(trainer, module, verb, ()))
+        if not page.exists():
+            return
         PlainConsole().print(f"report: {page}", soft_wrap=True)
+
+    @staticmethod
+    def _write(folder: Path, html: str) -> None:
+        write_atomically(folder / PAGE, lambda path: path.write_text(html, encoding="utf-8"))
 
     def _page(self, trainer: Trainer, module: RECE, verb: str, exports: Sequence[Cost]) -> str:
         folder, comparison, devices = run_folder(trainer), _comparison(trainer), _devices(trainer)

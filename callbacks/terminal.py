@@ -16,6 +16,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from rece_lightning.attacks.outcome import Rung, together
+from rece_lightning.core.extras import extra
 from rece_lightning.evaluation.results.comparison import Comparison, comparison_table
 from rece_lightning.evaluation.results.figures import quality_table
 from rece_lightning.evaluation.results.outcome import grid_path
@@ -51,7 +52,9 @@ def log_figures(trainer: Trainer, figures: Mapping[str, float], step: int | None
             logger.log_metrics(dict(figures), step=step)
         if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero and step is not None:
             grid = grid_path(run_folder(trainer))
-            if grid.exists():
+            if not grid.exists():
+                continue
+            with extra("the grid in TensorBoard"):
                 with Image.open(grid) as picture:
                     pixels = np.asarray(picture.convert("RGB"))
                 logger.experiment.add_image("grid", pixels, step, dataformats="HWC")

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule
 
 from rece_lightning.core.embedding_map import AnyMap
 from rece_lightning.core.errors import ConfigurationError, check_number
+from rece_lightning.core.extras import guard
 from rece_lightning.core.method import Method
 from rece_lightning.data.batches import PromptBatch
 from rece_lightning.data.datamodule import ConceptData, asked_of
@@ -216,6 +217,7 @@ class RECE(LightningModule):
         data = self.data
         if trainer is not None:
             check_trainer(trainer, stage)
+            guard(trainer.loggers)
         if self.drawn is None or stage == "fit":
             check_adapter(self.hparams["adapter"], stage)
             _ = session.names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from rece_lightning.callbacks.base import check_work_left, run_callbacks
 from rece_lightning.callbacks.evaluation import measures_existing
 from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.core.extras import guard, reason_of
 from rece_lightning.distributed import started_first
 from rece_lightning.files import (
     check_writable,
@@ -27,7 +29,7 @@ from rece_lightning.models.adapter import check_adapter
 from rece_lightning.module import RECE
 from rece_lightning.runs.checkpoints import Found, find_checkpoint
 from rece_lightning.runs.csv_logger import RunCSVLogger
-from rece_lightning.runs.folder import CONFIG, SameFolder, new_version, next_version, run_folder, versions
+from rece_lightning.runs.folder import CHECKPOINTS, CONFIG, RunFolder, new_version, next_version, versions
 from rece_lightning.runs.resuming import describe, former_step, log_former_epochs
 
 RUNS = "runs"
@@ -47,7 +49,11 @@ class RunStart:
     folder: Path | None
     """Of the run that a ``fit`` goes on with; ``None`` where it opens a new one."""
     versioned: bool
-    """Whether the folder is a ``version_N`` with our loggers, as it is where nobody chose a logger."""
+    """Whether the folder is a ``version_N``, as it is unless somebody chose one and wants no logger."""
+    own_loggers: bool
+    """Whether nobody chose a logger."""
+    place: RunFolder = field(init=False)
+    """What tells callbacks where to write."""
     opened: Path | None = None
     """The folder, once there is one that was not there before, or had no configuration in it."""
     made: list[Path] = field(default_factory=list)
@@ -68,7 +74,8 @@ class RunStart:
         Raises:
             ConfigurationError: if there is no such checkpoint, or the folder cannot be written.
         """
-        chosen, versioned = settings.get("default_root_dir"), settings.get("logger") in (None, True)
+        chosen, logger = settings.get("default_root_dir"), settings.get("logger")
+        versioned = not (chosen and logger is False)
         root = Path(chosen or Path(RUNS) / name)
         found = None
         if value is not None:
@@ -85,14 +92,17 @@ class RunStart:
         own = found.folder if verb == "fit" and found is not None else None
         if own is not None and chosen and (own.parent if versioned else own).resolve() != root.resolve():
             own = None
-        if own is not None and settings.get("logger") is False:
-            root = own
         if started_first():
             check_writable("trainer.default_root_dir", own if own is not None and versioned else root)
         settings["default_root_dir"] = str(root)
-        if versioned:
+        if logger is True:
+            settings["logger"] = None
+        own_loggers = settings.get("logger") is None
+        if own_loggers:
             settings["logger"] = False  # ours come when nothing stands against the run
-        return cls(verb, root, found, own, versioned)
+        else:
+            check_loggers(settings["logger"])
+        return cls(verb, root, found, own, versioned, own_loggers)
 
     @property
     def checkpoint(self) -> str | None:
@@ -115,11 +125,8 @@ class RunStart:
             callback.check_prompts(data, self.verb)
         if self.verb == "predict" and trainer.is_global_zero:
             self.folder = self._unfinished(trainer, module, data)
-        if self.versioned:
-            # Loggers make their files when they are first used.
-            trainer.loggers = self._loggers(self.folder or next_version(self.root))
-        elif self.folder is not None and run_folder(trainer).resolve() != self.folder.resolve():
-            self.folder = None  # a logger of the user's chooses the folder
+        self.place = RunFolder(self.folder or (next_version(self.root) if self.versioned else self.root), self._take)
+        trainer.callbacks.insert(0, self.place)  # type: ignore[attr-defined]
         if self.verb == "fit" and self.folder is not None and self.checkpoint is None:
             for callback in run_callbacks(trainer):
                 callback.check_begun(self.folder, trainer, module, data)
@@ -130,11 +137,13 @@ class RunStart:
         if self.verb == "fit":
             # It is needed later in any case, and reads every projection: values that are no numbers are found now.
             _ = module.session.loaded.fingerprint
+        begin_loggers(trainer.loggers)
+        guard(trainer.loggers)
 
     def _unfinished(self, trainer: Trainer, module: RECE, data: LightningDataModule) -> Path | None:
         """The newest folder that a stopped ``predict`` of the same settings left."""
         state = None if self.found is None or self.found.content is None else self.found.content["rece"]
-        places = versions(self.root) if self.versioned else [run_folder(trainer)]
+        places = versions(self.root) if self.versioned else [self.root]
         for place in places:
             if any(one.goes_on_in(place, trainer, module, data, state) for one in run_callbacks(trainer)):
                 return place
@@ -149,16 +158,14 @@ class RunStart:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             trainer.loggers = []  # and no folder
             return
-        if trainer.world_size > 1:
-            trainer.callbacks.insert(0, SameFolder(self._take_over))  # type: ignore[attr-defined]
         if not trainer.is_global_zero:
             return  # rank 0 opens the folder
         if self.versioned and self.folder is None:
             self.made = missing_folders(self.root)
-            self.opened = new_version(self.root, config)
-            trainer.loggers = self._loggers(self.opened)
+            self.opened = self.place.folder = new_version(self.root, config)
         else:
-            self._take_folder(run_folder(trainer), trainer, config, overwrite)
+            self._take_folder(self.place.folder, trainer, config, overwrite)
+        self._give_loggers(trainer, self.place.folder)
         if self.verb != "fit" or self.found is None:
             return
         if self.found.folder is not None:
@@ -166,10 +173,18 @@ class RunStart:
         if self.found.content is not None:
             log_former_epochs(trainer, self.found.content, self._kept_epochs)
 
-    def _take_over(self, trainer: Trainer, folder: Path) -> None:
-        """Go on in the folder that rank 0 opened."""
-        if self.versioned:
+    def _take(self, trainer: Trainer, folder: Path) -> None:
+        """Write into the folder that rank 0 opened; checkpoints of Lightning's own too, whatever the loggers say."""
+        self._give_loggers(trainer, folder)
+        for one in trainer.checkpoint_callbacks:
+            if type(one) is ModelCheckpoint and one.dirpath is None:
+                one.dirpath = str(folder / CHECKPOINTS)
+
+    def _give_loggers(self, trainer: Trainer, folder: Path) -> None:
+        # Loggers make their files when they are first used.
+        if self.own_loggers and not trainer.loggers and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             trainer.loggers = self._loggers(folder)
+            guard(trainer.loggers)
 
     def _take_folder(self, folder: Path, trainer: Trainer, config: str, overwrite: bool) -> None:
         if self.folder is not None:
@@ -199,7 +214,7 @@ class RunStart:
     @property
     def _kept_epochs(self) -> int:
         """Of how many epochs the log stays as it is. The last one of a checkpoint may not have reached the logs."""
-        goes_on = self.verb == "fit" and self.found is not None and self.folder is not None and self.versioned
+        goes_on = self.verb == "fit" and self.found is not None and self.folder is not None and self.own_loggers
         return max(self.found.epochs - 1, 0) if goes_on and self.found is not None else 0
 
     def _loggers(self, folder: Path) -> list[Logger]:
@@ -213,3 +228,30 @@ class RunStart:
         version = int(number) if number.isdecimal() else folder.name
         board = TensorBoardLogger(folder.parent, name="", version=version, default_hp_metric=False, **options)
         return [board, RunCSVLogger(folder, self._kept_epochs)]
+
+
+def check_loggers(given: Any) -> None:
+    """Refuse loggers of the user's that cannot write where they are told to.
+
+    Raises:
+        ConfigurationError: naming logger and folder.
+    """
+    for one in given if isinstance(given, Iterable) else [given]:
+        place = str(getattr(one, "save_dir", None) or "")
+        if isinstance(one, Logger) and place and "://" not in place and started_first():
+            check_writable(f"trainer.logger: {type(one).__name__}.save_dir", Path(place))
+
+
+def begin_loggers(loggers: Iterable[Logger]) -> None:
+    """Let the user's loggers begin: one that cannot is told before any work, not after it.
+
+    Raises:
+        ConfigurationError: naming the logger and what it says.
+    """
+    for one in loggers:
+        try:
+            _ = getattr(one, "experiment", None)
+        except Exception as error:  # of a library of somebody else's: no key, no server
+            raise ConfigurationError(
+                f"trainer.logger: {type(one).__name__} cannot begin ({reason_of(error)}); mend it, or leave it out."
+            ) from error

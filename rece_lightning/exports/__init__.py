@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rece_lightning.core.errors import ConfigurationError, nearest
+from rece_lightning.core.extras import extra
 from rece_lightning.erasure.erasure import Erasure
 from rece_lightning.erasure.rounding import Rounding
-from rece_lightning.exports.card import read_measured, render_card
-from rece_lightning.exports.folders import CARD, check_folder, write_folder
+from rece_lightning.exports.card import render_card
+from rece_lightning.exports.folders import CARD, MARK, check_folder, write_folder
 from rece_lightning.exports.lora import write_kohya, write_lora
 from rece_lightning.exports.map import check_map, write_map
 from rece_lightning.exports.pipeline import write_pipeline
@@ -172,21 +173,24 @@ def export(
     if path.exists() and path.resolve() == erasure.base.path.resolve():
         raise ConfigurationError(f"--output: {path} is the base model itself; choose another place.")
     kind, metadata = FORMATS[format], file_metadata(erasure.description, format)
-    if kind.card:
-        # A damaged table is found before anything is written.
-        read_measured(erasure.run)
     options = {"rank": rank} if kind.ranked else {}
     if path.suffix == ".safetensors":
         loss = kind.write(erasure, path, metadata, **options)
         if kind.card:
-            text = render_card(erasure, format, metadata, loss, kind.readers, path.name)
-            write_atomically(path.with_suffix(".md"), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+            card = path.with_suffix(".md")
+            with extra(str(card)):
+                text = render_card(erasure, format, metadata, loss, kind.readers, path.name)
+                write_atomically(card, lambda temporary: temporary.write_text(text, encoding="utf-8"))
         return ExportRecord(path, path.stat().st_size, loss)
     file = None if kind.place == "folder" else LORA_FILE
 
     def fill(folder: Path) -> Loss:
         loss = kind.write(erasure, folder / file if file else folder, metadata, **options)
-        (folder / CARD).write_text(render_card(erasure, format, metadata, loss, kind.readers, file), encoding="utf-8")
+        # By its tag --overwrite knows the folder as an export, whatever becomes of the card.
+        (folder / CARD).write_text(f"---\ntags:\n{MARK}\n---\n", encoding="utf-8")
+        with extra(str(path / CARD)):
+            text = render_card(erasure, format, metadata, loss, kind.readers, file)
+            (folder / CARD).write_text(text, encoding="utf-8")
         return loss
 
     loss = write_folder(path, fill)

@@ -12,6 +12,7 @@ import jinja2
 import yaml
 
 from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.core.extras import extra
 from rece_lightning.erasure.erasure import Erasure
 from rece_lightning.evaluation.results.counts import read_counts
 from rece_lightning.exports.folders import MARK
@@ -65,7 +66,7 @@ def render_card(
         error=error_text,
         file=file,
         fits=readers,
-        measured=read_measured(erasure.run),
+        measured=_measured(erasure.run),
         parts=(len(erasure.names), len(base.projections)),
         # By what code finds the base model: its name, or wherever whoever reads this has it.
         reference=_literal(base.name if named else f"path/to/{base.published}"),
@@ -142,6 +143,13 @@ def _literal(text: str) -> str:
 ROLES = {"erased": "erased concepts", "synonym": "their synonyms", "kept": "preserved concepts"}
 # The columns of the file that count, the last epoch's before UCE's where both are there.
 EDITED, ATTACKED = ("rece", "uce"), ("rece_derived", "uce_derived")
+
+
+def _measured(run: Path | None) -> list[dict[str, Any]]:
+    """What was measured; nothing of a damaged table."""
+    with extra("what was measured, in the card,"):
+        return read_measured(run)
+    return []
 
 
 def read_measured(run: Path | None) -> list[dict[str, Any]]:

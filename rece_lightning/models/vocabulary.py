@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from rece_lightning.core.errors import ConfigurationError
+
 
 def whole_words(tokenizer: Any) -> dict[int, str]:
     """Tokens whose text alone is read back as that one token, in the order of their ids.
@@ -13,10 +15,22 @@ def whole_words(tokenizer: Any) -> dict[int, str]:
     """
     ids = sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
     texts = [str(tokenizer.decode([number])).strip() for number in ids]
+    if not ids:
+        return {}
     read = tokenizer(texts, add_special_tokens=False)["input_ids"]
     return {number: text for number, text, back in zip(ids, texts, read, strict=True) if list(back) == [number]}
 
 
 def vocabulary_words(tokenizer: Any) -> list[str]:
-    """Every word that the tokenizer takes as one token, in order; numbers, signs, and single letters are left out."""
-    return [word for word in whole_words(tokenizer).values() if len(word) > 1 and word.isalpha()]
+    """Every word that the tokenizer takes as one token, in order; numbers, signs, and single letters are left out.
+
+    Raises:
+        ConfigurationError: if there is none.
+    """
+    words = [word for word in whole_words(tokenizer).values() if len(word) > 1 and word.isalpha()]
+    if not words:
+        raise ConfigurationError(
+            "model.pretrained: its tokenizer takes no whole word as one token, so that there is no vocabulary to look "
+            "through; give words of your own where a setting takes a list."
+        )
+    return words

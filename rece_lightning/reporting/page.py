@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rece_lightning.core.extras import extra
 from rece_lightning.evaluation.results.comparison import FIRST, ORIGINAL, Comparison, comparison_rows
 from rece_lightning.evaluation.results.figures import quality_rows
 from rece_lightning.evaluation.results.states import UNWANTED
@@ -122,6 +123,13 @@ def _grid_says(comparison: Comparison | None, verdict: Sequence[str], *, before:
     return f"{start} Concepts detected in its pictures: {'; '.join(counts)}."
 
 
+def _plotted(what: str, plot: Callable[[Sequence[Any]], Any], history: Sequence[Any]) -> Any:
+    """A plot; ``None`` where it cannot be drawn."""
+    with extra(f"{what} in the report"):
+        return plot(history)
+    return None
+
+
 def render_page(
     *,
     title: str | None,
@@ -188,8 +196,8 @@ def render_page(
         method=comparison.share(comparison.last, ("erased", "synonym", "kept")).method if comparison else "",
         quality=quality_rows(comparison.quality, list(comparison.columns)) if comparison else [],
         drawn=[row for row in concepts if row.drawn_after is not None],
-        curves=epochs_svg(history),
-        budget_curve=budget_svg(history),
+        curves=_plotted("the curves of the epochs", epochs_svg, history),
+        budget_curve=_plotted("the curve over the attacker's budget", budget_svg, history),
         grid=grid,
         before=before,
         grid_says=_grid_says(comparison, verdict, before=before),

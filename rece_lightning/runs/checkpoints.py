@@ -69,7 +69,7 @@ def find_checkpoint(
 
 def _find(value: str, root: Path, versioned: bool, dirpath: Path | None, for_fit: bool) -> Found | None:
     if value in ("last", "best"):
-        runs = [folder for folder in (versions(root) if versioned else [root]) if is_fit(folder)]
+        runs = [folder for folder in ([*versions(root), root] if versioned else [root]) if is_fit(folder)]
         if not runs:
             if value == "last" and for_fit:
                 return None

@@ -25,15 +25,29 @@ NOT_OF_FIT = ("verbose", "return_predictions")
 
 
 def run_folder(trainer: Any) -> Path:
-    """The folder of the run; a run writes nowhere else. Of ``fast_dev_run`` nothing stays."""
+    """The folder of the run; a run writes nowhere else. Of ``fast_dev_run`` nothing stays.
+
+    Where nobody named it (:class:`RunFolder`), it is the first logger's ``log_dir``; ``default_root_dir`` without one.
+    """
     if trainer.fast_dev_run:
         return _passing_folder(trainer)
+    for callback in trainer.callbacks:
+        if isinstance(callback, RunFolder):
+            return callback.folder
     for logger in trainer.loggers:
         if logger.log_dir:
             return Path(logger.log_dir)
     # Not trainer.log_dir: with several processes it waits for all of them.
-    places = [logger.save_dir for logger in trainer.loggers if logger.save_dir]
-    return Path(places[0] if places else trainer.default_root_dir)
+    places = [folder_of(logger) for logger in trainer.loggers if logger.save_dir]
+    return places[0] if places else Path(trainer.default_root_dir)
+
+
+def folder_of(logger: Any) -> Path:
+    """Of a logger without ``log_dir``, such as W&B's: this run's own, where Lightning puts its checkpoints too."""
+    if logger.name is None or logger.version is None:
+        return Path(logger.save_dir)
+    version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
+    return Path(logger.save_dir) / str(logger.name) / version
 
 
 _PASSING: WeakKeyDictionary[Any, Path] = WeakKeyDictionary()
@@ -111,18 +125,21 @@ def is_fit(folder: Path) -> bool:
     return isinstance(config, dict) and not any(key in config for key in NOT_OF_FIT)
 
 
-class SameFolder(Callback):
-    """As soon as the processes know each other, rank 0 names the run's folder.
+class RunFolder(Callback):
+    """Names the run's folder, whatever its loggers name: some have none, and some would share it with other runs.
+
+    As soon as the processes know each other, rank 0's holds for all.
 
     Args:
-        take: what a process that did not open the folder does with it.
+        folder: of the run.
+        take: what every process does with it, before any other callback asks where to write.
     """
 
-    def __init__(self, take: Callable[[Trainer, Path], None]) -> None:
+    def __init__(self, folder: Path, take: Callable[[Trainer, Path], None]) -> None:
+        self.folder = folder
         self._take = take
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Before any other callback asks where to write."""
-        folder = gathered(str(run_folder(trainer)))[0]
-        if not trainer.is_global_zero:
-            self._take(trainer, Path(folder))
+        self.folder = Path(gathered(str(self.folder))[0])
+        self._take(trainer, self.folder)

@@ -1121,7 +1121,12 @@ def test_what_else_lies_in_a_run(scene: Scene) -> None:
     given = ("--ckpt_path", scene.run, "--pretrained", scene.tiny, "--output", "out.safetensors", "--format", "lora")
     for content in (b"a,b\n1,2\n", b"detected,column,role\n1,rece," + b"x" * 200_000, bytes(range(128, 256))):
         (scene.run / "evaluation.csv").write_bytes(content)
-        assert_names(scene.command("export", *given), "--ckpt_path", "evaluation.csv", "damaged", "move it away")
+        outcome = run_command(scene.capsys, "export", *given, "--overwrite")
+        assert outcome.code == 0, outcome.err
+        assert outcome.err.count("\n") == 1
+        assert_names(outcome.err, "Warning: what was measured, in the card, is missing", "evaluation.csv", "damaged")
+    Path("out.safetensors").unlink()
+    Path("out.md").unlink()
     (scene.run / "evaluation.csv").unlink()
     (scene.run / "config.yaml").write_text("a: " + "[" * 100_000)
     (scene.tiny / "README.md").write_text("---\nlicense: " + "[" * 50_000 + "\n---\n")

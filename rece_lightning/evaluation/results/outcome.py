@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rece_lightning.core.extras import extra
 from rece_lightning.evaluation.results.comparison import Comparison
 from rece_lightning.evaluation.results.counts import counts_of, write_counts
 from rece_lightning.evaluation.results.figures import FILE, scalars, write_quality
@@ -23,10 +24,13 @@ def grid_path(folder: Path) -> Path:
 
 def write_outcome(comparison: Comparison, folder: Path) -> None:
     """The grid, the sheets, ``quality.csv`` where metrics measured, and last ``evaluation.csv``: all is there then."""
-    figure = draw_grid(comparison)
-    write_atomically(grid_path(folder), lambda temporary: figure.savefig(temporary, format="png"))
+    with extra(str(grid_path(folder))):
+        figure = draw_grid(comparison)
+        write_atomically(grid_path(folder), lambda temporary: figure.savefig(temporary, format="png"))
     for column in comparison.columns.values():
-        save_sheet(column.first_pictures, sheet_path(folder / "images", column.key))
+        sheet = sheet_path(folder / "images", column.key)
+        with extra(str(sheet)):
+            save_sheet(column.first_pictures, sheet)
     lines = [line for key in comparison.columns for line in comparison.quality if line.column == key]
     if lines:
         write_quality(lines, folder / FILE)
