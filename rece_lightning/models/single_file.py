@@ -39,6 +39,7 @@ def open_single_file(name: str, path: Path, config: str | None) -> BaseModel:
             f"model.pretrained: {path} holds no U-Net in Stable Diffusion's original layout ({PREFIX}…attn2.to_k); "
             "give a whole checkpoint of Stable Diffusion 1.x, 2.x or XL, or a diffusers folder."
         )
+    _check_first_attention(path, shapes)
     folder = _configurations(path, config, shapes, marked(weights))
     prefixes = text_prefixes(shapes)
     if not prefixes:
@@ -73,6 +74,23 @@ def whole_unet(path: Path) -> Weights:
     weights = file_weights(path)
     # The family decides names of text encoders alone.
     return ToDiffusers(weights, pieces_in_file("unet", weights.shapes(), "sd1"))
+
+
+def _check_first_attention(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+    """Refuse a U-Net whose first attention reads the text too, as that of Stable Diffusion's upscaler does.
+
+    Raises:
+        BaseModelError: naming the layer.
+    """
+    for key, shape in shapes.items():
+        if key.startswith(PREFIX) and key.endswith(".attn1.to_k.weight"):
+            queries = shapes.get(key.replace("to_k", "to_q"), shape)
+            if queries[-1] != shape[-1]:
+                layer = key.removesuffix(".to_k.weight")
+                raise BaseModelError(
+                    f"model.pretrained: {path}: {layer} reads the text too, and only attn2 is known of such files; "
+                    "give the diffusers folder of this model."
+                )
 
 
 def _configurations(path: Path, config: str | None, shapes: dict[str, tuple[int, ...]], changes: Changes) -> Path:

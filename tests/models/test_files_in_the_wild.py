@@ -198,3 +198,17 @@ def test_a_file_that_we_write_opens_again(name: str, dtype: torch.dtype, tmp_pat
         with torch.no_grad():
             answers = [unet.eval()(sample, 3, text).sample for unet in (parts["unet"], pipeline.unet)]  # type: ignore[operator]
         torch.testing.assert_close(*answers, rtol=1e-4, atol=1e-5)
+
+
+def test_a_file_whose_first_attention_reads_the_text_is_refused(tmp_path: Path) -> None:
+    """Stable Diffusion's upscaler: an edit of attn2 alone would leave half of the text."""
+    path = make_original(tmp_path / "upscaler.safetensors", "sd1")
+    tensors = load_file(path)
+    width = next(tensor.shape[1] for name, tensor in tensors.items() if name.endswith("attn2.to_k.weight"))
+    firsts = (name for name in tensors if name.startswith("model.") and name.endswith("attn1.to_k.weight"))
+    key = next(name for name in firsts if tensors[name].shape[1] != width)
+    tensors[key] = torch.zeros(len(tensors[key]), width)
+    save_file(tensors, path)
+
+    with pytest.raises(BaseModelError, match=r"attn1 reads the text too.*give the diffusers folder"):
+        find_base(str(path))
