@@ -35,7 +35,7 @@ from rece_lightning.models.sampling import Sampling
 
 WORLDS = {
     "emoji": Sampling(steps=12, guidance_scale=4.0, batch_size=50),
-    "emoji-mmdit": Sampling(steps=20, guidance_scale=4.0, batch_size=50),
+    "emoji-mmdit": Sampling(steps=12, guidance_scale=4.0, batch_size=50),
 }
 DENOISERS = {"emoji": "U-Net, DDIM", "emoji-mmdit": "MMDiT, Euler"}
 SHEETS = {"emoji": "world", "emoji-mmdit": "world_mmdit"}

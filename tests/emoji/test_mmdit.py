@@ -55,12 +55,11 @@ def test_it_draws_objects_styles_and_backgrounds(pipeline: StableDiffusion3Pipel
 
 def test_the_rows_of_zeros_in_place_of_t5_change_no_object(pipeline: StableDiffusion3Pipeline) -> None:
     """However many a caller asks for: training met every number."""
-    names = [item.name for item in load_catalog().trained[3:200:25]]
-    detector = EmojiDetector()
-    default = drawn(pipeline, names, num_inference_steps=8)
-    assert float(detector.detect(default, names).float().mean()) > 0.7
+    names = [item.name for item in load_catalog().trained[3:200:50]]
+    default = drawn(pipeline, names, num_inference_steps=6)
+    assert float(EmojiDetector().detect(default, names).float().mean()) > 0.7
     # The number of rows is no part of the prompt: the same seeds give nearly the same pictures.
-    none = drawn(pipeline, names, num_inference_steps=8, max_sequence_length=0)
+    none = drawn(pipeline, names, num_inference_steps=6, max_sequence_length=0)
     apart = float((default - none).abs().mean())
     assert apart < 0.25 * float((default - default.roll(1, 0)).abs().mean())
 
