@@ -1,7 +1,7 @@
 """How good are the embedded worlds? Writes world.md beside this file, and for each world a sheet of samples.
 
     python -m benchmarks.world
-    python -m benchmarks.world --worlds emoji-mmdit   # one of them anew; the other's figures stay as world.json has them
+    python -m benchmarks.world --worlds emoji-mmdit   # one of them anew; the other's figures stay
 
 Every figure is a share of generated pictures in which the detector sees what the prompt says, with Wilson's
 95 % interval. About twenty minutes on two cores.
