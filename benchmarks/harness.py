@@ -431,10 +431,10 @@ def be_quiet() -> None:
 
 
 class World:
-    """The embedded world with its detector; each part is loaded at first use, once."""
+    """An embedded world with its detector; each part is loaded at first use, once."""
 
-    def __init__(self) -> None:
-        self.loaded, self.detector = LoadedModel(("emoji", None, None, None)), EmojiDetector()
+    def __init__(self, pretrained: str = "emoji") -> None:
+        self.loaded, self.detector = LoadedModel((pretrained, None, None, None)), EmojiDetector()
 
     @cached_property
     def maker(self) -> PictureMaker:
