@@ -10,7 +10,7 @@ from rece_lightning.devices.plan import Need
 from rece_lightning.models.base import BaseModel
 from rece_lightning.models.encoders import SUFFIXES
 from rece_lightning.models.folder import part_weights
-from rece_lightning.models.part_configs import read_json
+from rece_lightning.models.part_configs import read_json, read_parts
 from rece_lightning.models.pickled import file_weights
 
 LOADED = 4
@@ -21,6 +21,10 @@ STATES = 14
 """Hidden states that a text encoder keeps beside one a layer."""
 UNET_MAPS = 28
 """Feature maps of the size of its first ones that a U-Net holds at most, with attention in one piece."""
+TRANSFORMER_MAPS = 16
+"""States of all tokens that a block of a transformer holds at most, with attention in one piece."""
+LONGEST, CANVAS = 512, 4096
+"""Tokens of a text at most, and of a picture where the configuration does not say: 1,024 pixels."""
 AUTOENCODER_MAPS = 9
 """The same of a decoder's last ones."""
 KEPT_MATRICES, WORKING_MATRICES = 16, 24
@@ -46,19 +50,34 @@ def needs_of(base: BaseModel, names: Sequence[str], *, batch_size: int, apart: i
     Raises:
         BaseModelError: for a configuration that cannot be read.
     """
-    folder = base.configurations
-    unet, vae = (read_json(folder / part / "config.json") for part in ("unet", "vae"))
+    denoiser, vae, text = part_configs(base)
     kept, working = algebra(base, names, apart)
-    text = [read_json(folder / f"text_encoder{suffix}" / "config.json") for suffix in SUFFIXES[: len(base.text)]]
-    autoencoder = LOADED * _numbers(autoencoder_shapes(base))
+    autoencoder = LOADED * _numbers(autoencoder_shapes(base)) if vae else 0
     encoders = LOADED * sum(_numbers(weights.shapes()) for weights in base.text)
     needs = [
-        Need("unet", LOADED * base.parameters, denoising(unet, batch_size), "denoise", DRAWING),
-        Need("autoencoder", autoencoder, decoding(unet, vae, batch_size), "decode", DRAWING),
+        Need("unet", LOADED * base.parameters, denoising(denoiser, batch_size), "denoise", DRAWING),
+        Need("autoencoder", autoencoder, decoding(denoiser, vae, batch_size), "decode", DRAWING),
         Need("text_encoder", encoders, sum(encoding(config) for config in text), "encode", ("encode",)),
         Need("algebra", kept, working + largest_layer(base, names), "edit"),
     ]
     return {need.part: need for need in needs}
+
+
+def part_configs(base: BaseModel) -> tuple[Mapping[str, Any], Mapping[str, Any], list[Mapping[str, Any]]]:
+    """Configurations of the denoiser, of the autoencoder and of every text encoder.
+
+    Some families have their autoencoder elsewhere: it is empty then. Of several denoisers it is the first one's.
+    """
+    folder = base.configurations
+    if base.denoisers:
+        denoiser, _ = next(iter(base.denoisers.values()))
+        named = read_parts(folder)
+        vae = read_json(folder / "vae" / "config.json") if "vae" in named else {}
+        encoders = [part for part in named if part.startswith("text_encoder")]
+    else:
+        denoiser, vae = (read_json(folder / part / "config.json") for part in ("unet", "vae"))
+        encoders = [f"text_encoder{suffix}" for suffix in SUFFIXES[: len(base.text)]]
+    return denoiser, vae, [read_json(folder / part / "config.json") for part in encoders]
 
 
 def algebra(base: BaseModel, names: Sequence[str], apart: int | None = None) -> tuple[int, int]:
@@ -72,22 +91,28 @@ def algebra(base: BaseModel, names: Sequence[str], apart: int | None = None) -> 
     return kept, working
 
 
-def denoising(unet: Mapping[str, Any], batch_size: int) -> int:
-    """Bytes that a U-Net with this configuration works in; with guidance every picture goes through it twice."""
-    return LOADED * UNET_MAPS * 2 * batch_size * _channels(unet) * _sample_size(unet) ** 2
+def denoising(denoiser: Mapping[str, Any], batch_size: int) -> int:
+    """Bytes that a denoiser with this configuration works in; with guidance every picture goes through it twice."""
+    if "block_out_channels" in denoiser:
+        maps, numbers = UNET_MAPS, _channels(denoiser) * _sample_size(denoiser) ** 2
+    else:
+        maps, numbers = TRANSFORMER_MAPS, _tokens(denoiser) * _width(denoiser)
+    return LOADED * maps * 2 * batch_size * numbers
 
 
-def decoding(unet: Mapping[str, Any], vae: Mapping[str, Any], batch_size: int) -> int:
-    """Bytes that an autoencoder works in while it decodes what such a U-Net makes."""
-    side = _sample_size(unet) * 2 ** (len(vae.get("block_out_channels", [0])) - 1)
+def decoding(denoiser: Mapping[str, Any], vae: Mapping[str, Any], batch_size: int) -> int:
+    """Bytes that an autoencoder works in while it decodes what such a denoiser makes."""
+    side = _sample_size(denoiser) * 2 ** (len(vae.get("block_out_channels", [0])) - 1)
     return LOADED * AUTOENCODER_MAPS * batch_size * _channels(vae) * side**2
 
 
 def encoding(text_encoder: Mapping[str, Any], prompts: int = ENCODED) -> int:
     """Bytes that a text encoder works in while it encodes so many prompts."""
-    states = int(text_encoder.get("num_hidden_layers", 12)) + STATES
-    positions = int(text_encoder.get("max_position_embeddings", 77))
-    return LOADED * prompts * states * positions * int(text_encoder.get("hidden_size", 0))
+    config = text_encoder.get("text_config") or text_encoder  # of a model that reads pictures too
+    layers = config.get("num_hidden_layers") or config.get("num_layers") or 12
+    positions = min(int(config.get("max_position_embeddings") or LONGEST), LONGEST)
+    width = config.get("hidden_size") or config.get("d_model") or 0
+    return LOADED * prompts * (int(layers) + STATES) * positions * int(width)
 
 
 def shard_need(base: BaseModel, names: Sequence[str]) -> int:
@@ -120,3 +145,14 @@ def _channels(config: Mapping[str, Any]) -> int:
 def _sample_size(config: Mapping[str, Any]) -> int:
     size = config.get("sample_size") or 64
     return max(size) if isinstance(size, list) else int(size)
+
+
+def _tokens(transformer: Mapping[str, Any]) -> int:
+    patch = transformer.get("patch_size") or 1
+    side = _sample_size(transformer) // int(patch[-1] if isinstance(patch, list) else patch)
+    return LONGEST + (side**2 if transformer.get("sample_size") else CANVAS)
+
+
+def _width(transformer: Mapping[str, Any]) -> int:
+    heads, each = (transformer.get(key) or 0 for key in ("num_attention_heads", "attention_head_dim"))
+    return int(heads * each or transformer.get("hidden_size") or transformer.get("dim") or 0)

@@ -43,6 +43,8 @@ class BaseModel:
     """Parts that are text encoders, of a model of a declared family."""
     config: Path | None = None
     """Folder of the configurations that a single file does not hold."""
+    encoding: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of its pipeline's ``encode_prompt`` that it wants in place of the defaults of a call."""
 
     @property
     def published(self) -> str:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers
 import torch
 from accelerate import init_empty_weights
+from diffusers.configuration_utils import FrozenDict
 from torch import Tensor, nn
 
 from rece_lightning.core.errors import BaseModelError
 from rece_lightning.models.base import BaseModel
 from rece_lightning.models.families import family_of
+from rece_lightning.models.part_configs import without_parts
 from rece_lightning.models.pipeline_encoder import PipelineEncoder
 from rece_lightning.models.text_space import TextSpace
 
@@ -30,7 +33,7 @@ def load_family_encoder(base: BaseModel, device: torch.device | str = "cpu") -> 
     family = family_of(index["_class_name"])
     assert family is not None
     parts = [key for key, value in index.items() if isinstance(value, list) and not key.startswith("_")]
-    left_out = {part: None for part in parts if not part.startswith(TEXT_SIDE)}
+    left_out = {part: None for part in parts if not part.startswith(TEXT_SIDE)} | without_parts(base.path)
     try:
         pipeline = getattr(diffusers, index["_class_name"]).from_pretrained(
             base.path, variant=base.variant, local_files_only=True, **left_out
@@ -44,8 +47,11 @@ def load_family_encoder(base: BaseModel, device: torch.device | str = "cpu") -> 
     for name, part in pipeline.components.items():
         if isinstance(part, nn.Module) and name.startswith("text_encoder"):
             part.eval().requires_grad_(False).to(device)
-    config = next(iter(base.denoisers.values()))[0]
-    return PipelineEncoder(pipeline, family, config, base.spaces, StoredModules(base))
+    part, (config, _) = next(iter(base.denoisers.items()))
+    if getattr(pipeline, part) is None:
+        # Without T5 Stable Diffusion 3's encode_prompt asks the denoiser how wide its rows of zeros are.
+        setattr(pipeline, part, SimpleNamespace(config=FrozenDict(config)))
+    return PipelineEncoder(pipeline, family, config, base.spaces, StoredModules(base), base.encoding)
 
 
 class StoredModules:

@@ -36,6 +36,7 @@ class PipelineEncoder:
         config: of its denoiser.
         spaces: that rows are asked for.
         passed: gives the rows of a space after the modules that they pass before a reader.
+        asked: arguments of ``encode_prompt`` that the model wants in place of the defaults of a call.
 
     Raises:
         BaseModelError: if a text encoder is missing that a space needs.
@@ -48,8 +49,9 @@ class PipelineEncoder:
         config: Mapping[str, Any],
         spaces: Sequence[TextSpace],
         passed: Callable[[TextSpace, Tensor], Tensor] | None = None,
+        asked: Mapping[str, Any] | None = None,
     ) -> None:
-        self.pipeline, self.family = pipeline, family
+        self.pipeline, self.family, self.asked = pipeline, family, asked or {}
         self.sources = family.sources_of(config)
         self.spaces = {space.name: space for space in spaces}
         self.passed = passed or (lambda space, rows: rows)
@@ -146,7 +148,7 @@ class PipelineEncoder:
             shared["complex_human_instruction"] = call["complex_human_instruction"].default
         fixed = {name: value for name, value in FIXED.items() if name in encode}
         empty = {name: None for name, one in encode.items() if one.default is inspect.Parameter.empty}
-        arguments = {**empty, **shared, **fixed, "prompt": [prompt]}
+        arguments = {**empty, **shared, **fixed, **self.asked, "prompt": [prompt]}
         if "device" in encode:
             arguments["device"] = self.device
         answer = self.pipeline.encode_prompt(**arguments)

@@ -23,7 +23,7 @@ from rece_lightning.models.families import family_named
 from rece_lightning.models.families.base import Family
 from rece_lightning.models.find import find_base
 from rece_lightning.models.folder import variant_of
-from rece_lightning.models.part_configs import read_json, read_parts
+from rece_lightning.models.part_configs import read_json, read_parts, without_parts
 from rece_lightning.models.pickled import PickledWeights
 from rece_lightning.models.single_file import whole_unet
 
@@ -61,6 +61,8 @@ def load_pipeline(
     common: dict[str, Any] = {"local_files_only": True, "dtype": dtype}
     if base.family in ("sd1", "sd2"):
         common |= {"safety_checker": None, "requires_safety_checker": False}
+    if base.denoisers:
+        common |= without_parts(base.path)
     try:
         with _quietly():
             pipeline = _opened(base, dtype, common)

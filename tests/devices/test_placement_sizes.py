@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, SD3Transformer2DModel, UNet2DConditionModel
 from lightning.pytorch import Trainer
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
@@ -17,6 +17,7 @@ from rece_lightning import RECE, ConceptData, Method
 from rece_lightning.core import Projection, TensorUCE
 from rece_lightning.devices.sizes import (
     DRAWING,
+    LOADED,
     decoding,
     denoising,
     encoding,
@@ -33,6 +34,7 @@ from rece_lightning.models.pipelines import load_pipeline
 from tests.helpers.erasures import make_xl_checkpoint
 from tests.helpers.live_memory import LiveBytes
 from tests.helpers.models_original import make_folder, make_original
+from tests.helpers.tiny.pipelines import sd3
 
 
 def bytes_of(*modules: nn.Module) -> int:
@@ -98,6 +100,35 @@ def test_what_pictures_need_is_estimated_and_not_too_low(kind: str, monkeypatch:
     found = denoising(unet_config, batch), decoding(unet_config, vae_config, batch)
     assert drawing.peak["meta"] <= found[0] <= 1.5 * drawing.peak["meta"]
     assert decoded.peak["meta"] <= found[1] <= 1.6 * decoded.peak["meta"]
+
+
+def test_what_a_transformer_needs_is_estimated_and_not_too_low(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the shapes of Stable Diffusion 3.5 but for the number of blocks, which come one after another."""
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", in_one_piece)
+    config = {
+        "sample_size": 128, "patch_size": 2, "num_layers": 3, "num_attention_heads": 24, "attention_head_dim": 64,
+        "caption_projection_dim": 1536, "dual_attention_layers": (0, 1), "pos_embed_max_size": 192,
+    }  # fmt: skip
+    with torch.device("meta"):
+        transformer = SD3Transformer2DModel(**config).eval()
+        with torch.no_grad(), LiveBytes() as live:
+            transformer(torch.empty(4, 16, 128, 128), torch.empty(4, 333, 4096), torch.empty(4, 2048), torch.empty(4))
+    assert live.peak["meta"] <= denoising(config, 2) <= 1.5 * live.peak["meta"]
+
+
+@pytest.mark.parametrize(("with_t5", "encoders"), [(True, 3), (False, 2)])
+def test_a_family_is_sized_from_what_its_folder_names(with_t5: bool, encoders: int, tmp_path: Path) -> None:
+    sd3(with_t5=with_t5).save_pretrained(tmp_path)
+    base = find_base(str(tmp_path))
+    found, pipeline = needs(base), load_pipeline(base)
+    # The file holds the table of places too, which is no parameter.
+    places = bytes_of(pipeline.transformer) + LOADED * pipeline.transformer.pos_embed.pos_embed.numel()
+    assert found["unet"].weights == places
+    assert found["autoencoder"].weights == bytes_of(pipeline.vae)
+    parts = [part for name, part in pipeline.components.items() if name.startswith("text_encoder") and part]
+    assert len(parts) == encoders
+    assert bytes_of(*parts) <= found["text_encoder"].weights <= 1.2 * bytes_of(*parts)
+    assert all(need.working > 0 for need in found.values())
 
 
 @pytest.mark.parametrize("kind", ["emoji", "sd1"])
