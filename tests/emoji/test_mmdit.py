@@ -12,11 +12,17 @@ from diffusers import StableDiffusion3Pipeline
 from safetensors import safe_open
 
 from benchmarks.world import digest
+from rece_lightning.data.prompts import EvaluationPrompt
+from rece_lightning.devices.placement import Placement
 from rece_lightning.emoji.captions import describe, with_article
 from rece_lightning.emoji.catalog import MMDIT, load_catalog
 from rece_lightning.emoji.clip import load_clip
 from rece_lightning.emoji.training.clip import tokenize
+from rece_lightning.evaluation.generation import PictureMaker
 from rece_lightning.metrics import EmojiDetector
+from rece_lightning.models.encoders import load_encoder
+from rece_lightning.models.find import find_base
+from rece_lightning.models.sampling import Sampling
 
 MEASURED = Path(__file__).parents[2] / "benchmarks" / "world.json"
 
@@ -73,6 +79,15 @@ def test_both_encoders_are_the_first_worlds(pipeline: StableDiffusion3Pipeline) 
     assert torch.equal(rows[:, :16], torch.cat([states.hidden_states[-2]] * 2, dim=-1))
     assert not rows[:, 16:].any()
     assert torch.equal(pooled, torch.cat([clip.text_projection(states.pooler_output)] * 2, dim=-1))
+
+
+def test_the_project_draws_what_plain_diffusers_draws(pipeline: StableDiffusion3Pipeline) -> None:
+    base, names = find_base("emoji-mmdit"), ["dog", "a lemon in ink style"]
+    maker = PictureMaker.load(base, load_encoder(base), Placement(), torch.device("cpu"))
+    rows = [EvaluationPrompt(name, name) for name in names]
+    made = maker.make(rows, range(2), Sampling(steps=3, guidance_scale=4.0))
+    plain = drawn(pipeline, names, num_inference_steps=3, max_sequence_length=0)
+    torch.testing.assert_close(made, plain, atol=1e-4, rtol=0)
 
 
 def test_weights_are_float16_and_take_30_megabytes_at_most() -> None:
