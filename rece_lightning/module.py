@@ -26,8 +26,7 @@ from rece_lightning.erasure.state import check_same, former_layout
 from rece_lightning.evaluation.generation import PictureMaker
 from rece_lightning.models.adapter import check_adapter, open_adapter
 from rece_lightning.models.base import BaseModel
-from rece_lightning.models.denoisers import denoisers_of, together
-from rece_lightning.models.pipelines import load_pipeline, put_weights
+from rece_lightning.models.pipelines import load_pipeline, put_into
 from rece_lightning.models.sampling import Sampling
 from rece_lightning.trainer.callbacks import check_callbacks
 from rece_lightning.trainer.ending import check_ended, goes_on, has_ended
@@ -199,10 +198,8 @@ class RECE(LightningModule):
         Raises:
             ConfigurationError: if nothing was edited yet.
         """
-        erasure = self.erasure()
-        pipeline = load_pipeline(self.base, dtype=dtype)
-        put_weights(together(denoisers_of(pipeline)), dict(erasure.weights()))
-        return pipeline
+        weights = self.erasure().weights()
+        return put_into(load_pipeline(self.base, dtype=dtype), weights)
 
     # Lightning
 

@@ -17,7 +17,7 @@ from rece_lightning.devices.placement import Placement
 from rece_lightning.models.adapter import Adapter
 from rece_lightning.models.base import BaseModel
 from rece_lightning.models.denoisers import denoisers_of, together
-from rece_lightning.models.pipelines import check_draws, load_pipeline, put_weights
+from rece_lightning.models.pipelines import check_draws, load_pipeline, put_into
 from rece_lightning.models.sampling import Request, Sampling, generate
 from rece_lightning.models.text import EncodesPrompts
 from rece_lightning.models.weights import ModuleWeights
@@ -93,10 +93,9 @@ class PictureMaker:
 
     def use(self, weights: Iterable[tuple[str, Tensor]] | None) -> None:
         """Put edited projections in; ``None`` puts the original ones back."""
-        denoiser = together(denoisers_of(self.pipeline))
-        put_weights(denoiser, self._original)
+        put_into(self.pipeline, self._original.items())
         if weights is not None:
-            put_weights(denoiser, dict(weights))
+            put_into(self.pipeline, weights)
 
     def embed(self, prompts: Sequence[str]) -> list[Request]:
         """Embeddings of prompts, each encoded once, as requests with the seed 0."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from rece_lightning.core.errors import BaseModelError, ConfigurationError
 from rece_lightning.models.base import BaseModel
+from rece_lightning.models.denoisers import denoisers_of, together
 from rece_lightning.models.encoders import SUFFIXES, load_tower
 from rece_lightning.models.families import family_named
 from rece_lightning.models.families.base import Family
@@ -174,3 +175,13 @@ def put_weights(unet: torch.nn.Module, weights: Mapping[str, Tensor]) -> None:
     for name, weight in weights.items():
         parameter = unet.get_parameter(name)
         parameter.copy_(weight.to(parameter))
+
+
+def put_into(pipeline: Any, weights: Iterable[tuple[str, Tensor]]) -> Any:
+    """Copy named tensors into the parameters of a pipeline's denoisers; of several, names begin with the part's.
+
+    Returns:
+        The pipeline.
+    """
+    put_weights(together(denoisers_of(pipeline)), dict(weights))
+    return pipeline
