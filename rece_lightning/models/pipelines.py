@@ -13,7 +13,7 @@ import diffusers
 import torch
 import transformers
 from accelerate import init_empty_weights
-from diffusers import DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import DiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
 
 from rece_lightning.core.errors import BaseModelError, ConfigurationError
@@ -123,7 +123,9 @@ def check_draws(base: BaseModel) -> None:
         _check_family_draws(base, family, name)
         return
     unet, vae = (read_json(base.configurations / part / "config.json") for part in ("unet", "vae"))
-    taken = inspect.signature(getattr(diffusers, name, StableDiffusionPipeline).__call__).parameters
+    with _quietly():  # a pipeline's modules are imported now
+        kind = getattr(diffusers, name, None) or diffusers.StableDiffusionPipeline
+    taken = inspect.signature(kind.__call__).parameters
     read, latents = unet.get("in_channels", 4), vae.get("latent_channels", 4)
     if "image" in taken and "mask_image" not in taken:
         why = "it starts from a picture"

@@ -262,7 +262,7 @@ def test_an_editor_that_nobody_imported_can_be_named_and_not_run() -> None:
         ({"robust": {"attacks": ["cce"]}}, r"^model\.method\.robust\.attacks: no such setting"),
         ({"accumulate": "yes"}, r"^model\.method\.accumulate: 'yes'; give true or false"),
         ({"accumulate": 1}, r"^model\.method\.accumulate: 1; give true or false"),
-        ({"tokens": "first"}, r"^model\.method\.tokens: unknown value 'first'.*aligned, all, last"),
+        ({"tokens": "first"}, r"^model\.method\.tokens: unknown value 'first'.*aligned, all, end, last"),
         ({"tokens": None}, r"^model\.method\.tokens: unknown value None"),
         ({"projections": "q"}, r"^model\.method\.projections: unknown value 'q'.*k, kv, v"),
         ({"layers": "("}, r"^model\.method\.layers: '\(' is no regular expression .*'\^up_blocks'"),

@@ -168,7 +168,7 @@ def test_the_unets_file_says_what_was_erased(half: Erasure, tmp_path: Path) -> N
 
 
 def test_a_failure_leaves_nothing_behind(tiny: Erasure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rece_lightning.exports.render_card", lambda *_: 1 / 0)
+    monkeypatch.setattr("rece_lightning.exports.pipeline.replace_tensors", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         export(tiny, "pipeline", tmp_path / "model")
     assert not list(tmp_path.iterdir())
@@ -181,7 +181,7 @@ def test_an_export_is_replaced_when_asked_and_survives_a_failure(
     with pytest.raises(ConfigurationError, match=r"exists; choose another place, or give --overwrite"):
         export(tiny, "pipeline", folder)
     with monkeypatch.context() as context:
-        context.setattr("rece_lightning.exports.render_card", lambda *_: 1 / 0)
+        context.setattr("rece_lightning.exports.pipeline.replace_tensors", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             export(tiny, "pipeline", folder, overwrite=True)
     check(half, folder, torch.float16)
