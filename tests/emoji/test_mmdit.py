@@ -11,7 +11,7 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 from safetensors import safe_open
 
-from benchmarks.world import digest
+from benchmarks.world import WORLDS, digest
 from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.devices.placement import Placement
 from rece_lightning.emoji.captions import describe, with_article
@@ -98,6 +98,6 @@ def test_weights_are_float16_and_take_30_megabytes_at_most() -> None:
             assert {stored.get_tensor(name).dtype for name in stored.keys()} == {torch.float16}  # noqa: SIM118
 
 
-@pytest.mark.parametrize("world", ["emoji-mmdit"])
+@pytest.mark.parametrize("world", list(WORLDS))
 def test_the_measured_weights_are_those_that_ship(world: str) -> None:
     assert json.loads(MEASURED.read_text(encoding="utf-8"))[world]["weights"] == digest(world)
