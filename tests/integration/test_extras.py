@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from safetensors.torch import load_file
 
+from rece_lightning import RECE, ConceptData
+from rece_lightning.callbacks import Export, Report
 from tests.helpers.command import Outcome, run_command, write_config
 
 RUN = Path("runs/run/version_0")
@@ -174,6 +178,22 @@ def remote(fails: str = "") -> dict[str, Any]:
 def test_a_logger_that_fails_costs_its_log_alone(run: Run, fails: str) -> None:
     assert "what Remote logs is missing from now on" in run(logger=remote(fails)).err
     assert (RUN / "report.html").is_file()
+
+
+def test_a_logger_that_fails_costs_its_log_alone_in_python_too(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    remote()
+    logger = import_module("remote_logger").Remote(fails="metrics")
+    trainer = Trainer(
+        max_epochs=2, accelerator="cpu", logger=logger, enable_progress_bar=False, enable_checkpointing=False,
+        callbacks=[Export(), Report()], log_every_n_steps=1,
+    )  # fmt: skip
+    trainer.fit(RECE(str(tiny_model)), ConceptData(["bomb"]))
+    assert capsys.readouterr().err.count("Warning: what Remote logs is missing from now on") == 1
+    assert all((tmp_path / name).is_file() for name in ("edited.safetensors", "report.html"))
 
 
 def test_a_logger_that_cannot_begin_is_told_before_any_work(
