@@ -11,6 +11,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
+from torch.utils.data import DataLoader, default_collate
 
 from rece_lightning.core.errors import ConfigurationError, check_choice
 from rece_lightning.data.batches import AskedBatches, PromptBatches
@@ -150,7 +151,7 @@ def _rows(loaders: Any, name: str) -> tuple[list[Any], int]:
             batches: Iterable[Any] = [loader.prompts]
             largest = max(largest, getattr(loader.source, "batch_size", 1))
         else:
-            batches = loader
+            batches = _uncollated(loader)
         for batch in batches:
             new = list(_rows_in(batch))
             rows += new
@@ -161,6 +162,15 @@ def _rows(loaders: Any, name: str) -> tuple[list[Any], int]:
             "sampler: they are dealt out to the processes afterwards."
         )
     return rows, largest
+
+
+def _uncollated(loader: Iterable[Any]) -> Iterable[Any]:
+    """The loader's batches as lists of rows: torch's own ``default_collate`` drops keys that the first row has not."""
+    if not isinstance(loader, DataLoader) or loader.collate_fn is not default_collate:
+        return loader
+    plain = copy(loader)
+    plain.collate_fn = list
+    return plain
 
 
 def _flat(loaders: Any, name: str) -> list[Iterable[Any]]:

@@ -272,9 +272,7 @@ def test_pipelines_that_cannot_be_edited(checkpoint: Path) -> None:
         rece_lightning.erase(pipeline, ["bomb"])
     pipeline.text_encoder = text_encoder
     unet, pipeline.unet = pipeline.unet, None
-    with pytest.raises(
-        ConfigurationError, match="StableDiffusionPipeline is of no known family"
-    ):
+    with pytest.raises(ConfigurationError, match="StableDiffusionPipeline is of no known family"):
         rece_lightning.erase(pipeline, ["bomb"])
     pipeline.unet = nn.Linear(3, 3)
     with pytest.raises(ConfigurationError, match="no cross-attention that reads the text"):

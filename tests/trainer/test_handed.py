@@ -206,3 +206,15 @@ def test_what_is_measured_is_what_the_loader_gives_and_not_an_earlier_datamodule
 def test_what_is_no_prompt_is_refused(tiny_model: Path, given: Any, words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
         fitted(tiny_model, given)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_rows_with_keys_of_their_own_keep_them(tiny_model: Path, order: int) -> None:
+    """torch puts rows together under the first one's keys: a preserved prompt would have been erased."""
+    rows = [{"prompt": "bomb"}, {"prompt": "axe", "target": "spoon"}, {"prompt": "dog", "kind": "preserved"}][::order]
+    handed = fitted(tiny_model, DataLoader(rows, batch_size=3), max_epochs=1)  # type: ignore[arg-type]
+
+    concepts = ["bomb", {"prompt": "axe", "target": "spoon"}][::order]
+    asked = fitted(tiny_model, ConceptData(concepts, preserve=["dog"]), max_epochs=1)
+    for (name, weight), (_, wanted) in zip(handed.erasure().weights(), asked.erasure().weights(), strict=True):
+        assert torch.equal(weight, wanted), name
