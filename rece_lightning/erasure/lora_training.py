@@ -30,6 +30,7 @@ class LoraTraining:
         self.denoiser, self.field, self.rank = denoiser, field, rank
         self.is_wide = False
         """Whether the live LoRA is."""
+        self._said = False
         self._original: dict[str, Tensor] = {}
         self._layers: dict[str, LiveLayer] = {}
         self._sizes: dict[str, LoraSize] = {}
@@ -43,7 +44,16 @@ class LoraTraining:
     def remember(self) -> None:
         """Note what the training begins with, once there is a LoRA: before a checkpoint or an edit changes the base."""
         layers = reader_layers(self.denoiser, self.field)
-        if self._original or not any(layer.loras for layer in layers.values()):
+        if self._original:
+            return
+        if not any(layer.loras for layer in layers.values()):
+            if not self._said and any(hasattr(module, "lora_A") for module in self.denoiser.modules()):
+                warnings.warn(
+                    f"{self.field}: the LoRA lies around no layer that reads the text, so the erasure stays in the "
+                    "base weights, and a LoRA that is saved alone does not erase; put it around to_k or to_v too.",
+                    stacklevel=2,
+                )
+                self._said = True
             return
         weights = {name: self.denoiser.get_parameter(layer.weight) for name, layer in layers.items()}
         alone = "the erasure stays in the base weights; a LoRA that is saved alone does not erase."

@@ -278,3 +278,10 @@ def test_what_no_lora_can_carry_stays_in_the_base_and_is_said(checkpoint: Path, 
     assert distance(computed(module.unet), before) > 0.05
     ranks = {layer.r["default"] for name, layer in module.unet.named_modules() if name.endswith("attn2.to_k")}
     assert ranks == {2}
+
+
+def test_a_lora_of_queries_alone_is_said_to_carry_nothing(checkpoint: Path, tmp_path: Path) -> None:
+    module = LoraModule(checkpoint, LoraConfig(r=2, target_modules=["to_q"]))
+    module.unet.eval()
+    with pytest.warns(UserWarning, match=r"Erase.unet: .*around no layer that reads the text.*put it around to_k"):
+        fit(module, tmp_path, Erase(**SETTINGS))
