@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from rece_lightning.core.moments import Moments
 from rece_lightning.erasure.encoding import TOGETHER, EncodedPair, pair_moments, scatter
@@ -147,7 +148,4 @@ class RowSums:
 
 def _stacked(rows: Sequence[Tensor]) -> Tensor:
     """Rows of prompts, ``[n, positions, d]``, on the CPU: zeros, which count for nothing, behind the shorter ones."""
-    longest = max(len(one) for one in rows)
-    if all(len(one) == longest for one in rows):
-        return torch.stack([one.cpu() for one in rows])
-    return torch.stack([torch.nn.functional.pad(one.cpu(), (0, 0, 0, longest - len(one))) for one in rows])
+    return pad_sequence([one.cpu() for one in rows], batch_first=True)

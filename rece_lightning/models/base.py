@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rece_lightning.core.errors import BaseModelError
 from rece_lightning.models.published import published_name
-from rece_lightning.models.text_space import TextSpace
+from rece_lightning.models.text_space import TextSpace, home_of
 from rece_lightning.models.weights import Weights, all_finite, check_floats, digest_tensors, plain_name
 
 
@@ -71,10 +71,7 @@ class BaseModel:
 
     def home(self, name: str) -> tuple[str, str]:
         """The denoiser that a reader lies in, and how it is called there: of several, names begin with the part's."""
-        if len(self.parts) == 1:
-            return next(iter(self.parts)), name
-        part, _, own = name.partition(".")
-        return part, own
+        return home_of(name, self.parts)
 
     @property
     def encoders(self) -> list[str]:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.models.beside import may_read_text
+from rece_lightning.models.beside import may_read_text, unwrapped
 from rece_lightning.models.families import FAMILIES, family_of
 from rece_lightning.models.families.base import Family
 from rece_lightning.models.families.refused import REFUSED
 from rece_lightning.models.layers import live_layers
 from rece_lightning.models.live_readers import LiveReaders
 from rece_lightning.models.pipeline_encoder import PipelineEncoder
-from rece_lightning.models.text_space import TextSpace
+from rece_lightning.models.text_space import TextSpace, home_of
 
 
 def denoisers_of(pipeline: Any, family: Family | None = None) -> dict[str, nn.Module]:
@@ -28,7 +28,7 @@ def denoisers_of(pipeline: Any, family: Family | None = None) -> dict[str, nn.Mo
     family = family or known_family(pipeline)
     names = ("unet",) if family is None else family.denoisers
     parts = {name: getattr(pipeline, name, None) for name in names}
-    found = {name: getattr(part, "_orig_mod", part) for name, part in parts.items()}
+    found = {name: unwrapped(part) for name, part in parts.items()}
     return {name: part for name, part in found.items() if isinstance(part, nn.Module)}
 
 
@@ -36,7 +36,7 @@ def besides(pipeline: Any, family: Family) -> dict[str, str]:
     """Part of a pipeline of a family that may read the text and is not edited → its class: a ControlNet."""
     found = {}
     for name, part in vars(pipeline).items():
-        kind = type(getattr(part, "_orig_mod", part)).__name__
+        kind = type(unwrapped(part)).__name__
         own = name in family.denoisers or name.startswith("text_encoder")
         if isinstance(part, nn.Module) and not own and may_read_text(name, kind):
             found[name] = kind
@@ -79,27 +79,20 @@ class LiveDenoisers(LiveReaders):
         readers = {part: family.reader(config) for part, config in self._configs.items()}
 
         def wanted(name: str) -> bool:
-            part, own = self._home(name)
+            part, own = home_of(name, self.parts)
             return part in readers and readers[part](own)
 
         module = together(self.parts)
         layers, parameters = live_layers(module, wanted, field), dict(module.named_parameters())
         by_part: dict[str, dict[str, tuple[int, ...]]] = {part: {} for part in self.parts}
         for name, layer in layers.items():
-            part, own = self._home(name)
+            part, own = home_of(name, self.parts)
             by_part[part][own] = tuple(parameters[layer.weight].shape)
         spaces = family.spaces({part: (self._configs[part], own) for part, own in by_part.items()})
         if not spaces:
             raise ConfigurationError(f"{field}: nothing in it reads text as {family.title} does.")
         readers_of = {name: layers[name] for space in spaces for name in space.readers}
         super().__init__(module, spaces, readers_of, field)
-
-    def _home(self, name: str) -> tuple[str, str]:
-        """The part that a parameter lies in, and how it is called there."""
-        if len(self.parts) == 1:
-            return next(iter(self.parts)), name
-        part, _, own = name.partition(".")
-        return part, own
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -115,14 +108,13 @@ class LiveDenoisers(LiveReaders):
             rows = module(rows[None].to(example))[0]
         return rows
 
-    def encoder(self, pipeline: Any, spaces: Sequence[TextSpace] | None = None) -> PipelineEncoder:
-        """What encodes prompts for some of the spaces; for all of them unless given."""
-        wanted = self.spaces if spaces is None else spaces
-        return PipelineEncoder(pipeline, self.family, self.config, wanted, self.passed)
+    def encoder(self, pipeline: Any) -> PipelineEncoder:
+        """What encodes prompts for its spaces."""
+        return PipelineEncoder(pipeline, self.family, self.config, self.spaces, self.passed)
 
 
 def known_family(pipeline: Any) -> Family | None:
-    """The declared family of a pipeline in memory, told by its class or that of its denoiser's."""
+    """The declared family of a pipeline in memory, told by its class or one that it derives from."""
     for kind in type(pipeline).__mro__:
         if family := family_of(kind.__name__):
             return family

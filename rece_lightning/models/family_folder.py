@@ -75,13 +75,12 @@ def open_family(name: str, folder: Path, variant: str | None, family: Family) ->
     named = read_parts(folder)
     denoisers = [part for part in family.denoisers if part in named]
     encoders = [part for part in named if part.startswith("text_encoder")]
-    wanted = {encoder for source in family.sources_of({}).values() for encoder in source.encoders}
     for part in (*denoisers, *encoders, *(part for part in named if part.startswith("tokenizer"))):
         if not (folder / part).is_dir():
             raise BaseModelError(
                 f"model.pretrained: {folder} lacks {part}/, which its model_index.json names; copy the model whole."
             )
-    if not denoisers or not (wanted & set(encoders) or encoders):
+    if not denoisers or not encoders:
         lacking = " or ".join(family.denoisers) if not denoisers else "text_encoder"
         raise BaseModelError(
             f"model.pretrained: {folder}: its model_index.json names no {lacking}, which {family.title} needs; copy "
@@ -118,9 +117,6 @@ def _check_spaces(folder: Path, family: Family, config: Mapping[str, Any], space
     found = {space.name for space in spaces}
     for place in family.places_of(config):
         if place.name not in found and place.instead_of is None and place.component is None:
-            # Cascade's decoder reads pooled embeddings alone.
-            if any(config.get(key, 0) is None for key in ("clip_text_in_channels",)):
-                continue
             raise BaseModelError(
                 f"model.pretrained: {folder}: {family.title} reads its space {place.name!r} with {place.readers}, and "
                 "no such weight is there; the file is incomplete, quantized (GGUF, 4 or 8 bits), or of another model. "

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from rece_lightning.models.denoisers import config_of, denoisers_of
 from rece_lightning.models.families.base import Family, Source
@@ -86,6 +87,4 @@ def _together(values: Sequence[Tensor], source: Source, example: Tensor) -> Any:
         return moved
     if source.one_row or moved[0].ndim == 3:  # several layers of rows: the batch is their second axis
         return torch.stack(moved, dim=0 if source.one_row else 1)
-    longest = max(len(one) for one in moved)
-    behind = [(0, 0) * (one.ndim - 1) + (0, longest - len(one)) for one in moved]
-    return torch.stack([torch.nn.functional.pad(*pair) for pair in zip(moved, behind, strict=True)])
+    return pad_sequence(moved, batch_first=True)

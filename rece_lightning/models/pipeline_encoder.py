@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from rece_lightning.core.errors import BaseModelError
 from rece_lightning.models.families.base import Family, Source
@@ -127,7 +128,7 @@ class PipelineEncoder:
         first = [one[self.sources[TEXT].argument] for one in calls] if TEXT in self.sources else []
         pooled = self.sources.get(POOLED)
         return Encoded(
-            embeddings=_stacked(first),
+            embeddings=pad_sequence(first, batch_first=True) if first else torch.zeros(0, 0, 0),
             last_subject=torch.tensor([one.last for one in next(iter(spaces.values()), [])]),
             pooled=None if pooled is None else torch.stack([one[pooled.argument].reshape(-1) for one in calls]),
             spaces=spaces,
@@ -254,14 +255,14 @@ class PipelineEncoder:
         """Prompts of which an encoder is not given all tokens, with what is cut off."""
         lost = {}
         for prompt in dict.fromkeys(prompts):
-            for encoder in dict.fromkeys(name for source in self.sources.values() for name in source.encoders):
+            for encoder in self.sources[TEXT].encoders:
                 if getattr(self.pipeline, encoder, None) is None:
                     continue
                 tokenizer = self._tokenizer(encoder)
                 own = tokenizer(prompt, add_special_tokens=False)["input_ids"]
                 given = set(self._tokens(encoder, prompt))
                 cut = [place for place, one in enumerate(own) if one not in given]
-                if cut and encoder in self.sources[TEXT].encoders:
+                if cut:
                     lost[prompt] = str(tokenizer.decode(own[cut[0] :])).strip()
         return lost
 
@@ -288,11 +289,3 @@ def _rows(answer: tuple[Any, ...], source: Source) -> tuple[Tensor, Tensor | Non
 def _whole(value: Any) -> Any:
     """What the pipeline takes again, of the only prompt."""
     return value[0] if not isinstance(value, Tensor) or value.ndim < 4 else value[:, 0]
-
-
-def _stacked(rows: Sequence[Tensor]) -> Tensor:
-    """Rows of several prompts, ``[n, positions, d]``: zeros behind the shorter ones."""
-    if not rows:
-        return torch.zeros(0, 0, 0)
-    longest = max(len(one) for one in rows)
-    return torch.stack([nn.functional.pad(one, (0, 0, 0, longest - len(one))) for one in rows])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -74,6 +74,19 @@ class TextSpace:
     def names(self) -> list[str]:
         """Parameter names of the readers."""
         return list(self.readers)
+
+
+def home_of(name: str, parts: Collection[str]) -> tuple[str, str]:
+    """The denoiser that a reader lies in, and how it is called there: of several, names begin with the part's.
+
+    Args:
+        name: of the reader's parameter.
+        parts: names of the denoisers.
+    """
+    if len(parts) == 1:
+        return next(iter(parts)), name
+    part, _, own = name.partition(".")
+    return part, own
 
 
 def edited_spaces(spaces: Sequence[TextSpace], method: Method) -> tuple[TextSpace, ...]:

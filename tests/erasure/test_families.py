@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from torch import Tensor
 
 import rece_lightning
@@ -19,6 +18,7 @@ from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.models.denoisers import LiveDenoisers, known_family
 from rece_lightning.models.pipeline_encoder import PipelineEncoder
 from rece_lightning.models.trace import calls_of
+from tests.helpers.fits import fit_quietly
 from tests.helpers.tiny.pipelines import BUILDERS, build, smallest
 
 TARGET = "a spoon"
@@ -164,7 +164,7 @@ def test_a_fit_of_two_encoders_rows_resumes_with_the_same_bits(tmp_path: Path) -
     build("sd3").save_pretrained(tmp_path / "sd3")
     whole, part = fitted(tmp_path, 3), fitted(tmp_path, 2)
     part.trainer.save_checkpoint(tmp_path / "part.ckpt")
-    rest = fitted(tmp_path, 3, str(tmp_path / "part.ckpt"))
+    rest = fitted(tmp_path, 3, tmp_path / "part.ckpt")
 
     for (name, weight), (_, resumed) in zip(whole.erasure().weights(), rest.erasure().weights(), strict=True):
         assert torch.equal(weight, resumed), name
@@ -173,15 +173,7 @@ def test_a_fit_of_two_encoders_rows_resumes_with_the_same_bits(tmp_path: Path) -
     assert len(pair.concept) == 16 + 256
 
 
-def fitted(folder: Path, epochs: int, checkpoint: str | None = None) -> RECE:
+def fitted(folder: Path, epochs: int, checkpoint: Path | None = None) -> RECE:
     module = RECE(str(folder / "sd3"))
-    trainer = Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(module, ConceptData(["bomb", {"prompt": "axe", "target": "a spoon"}]), ckpt_path=checkpoint)
+    fit_quietly(module, ConceptData(["bomb", {"prompt": "axe", "target": "a spoon"}]), checkpoint, epochs)
     return module

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableCascadeDecoderPipeline
-from lightning.pytorch import Trainer
 
 from rece_lightning import RECE, ConceptData
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.models.sampling import Sampling
+from tests.helpers.fits import fit_quietly
 from tests.helpers.tiny.pipelines import build
 
 PROMPTS = [EvaluationPrompt("a bomb", "bomb"), EvaluationPrompt("a dog of a rocket", "dog")]
@@ -20,15 +20,7 @@ PROMPTS = [EvaluationPrompt("a bomb", "bomb"), EvaluationPrompt("a dog of a rock
 
 def erased(path: Path) -> RECE:
     module = RECE(str(path))
-    trainer = Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(module, ConceptData(["bomb"]))
+    fit_quietly(module, ConceptData(["bomb"]))
     return module
 
 

@@ -10,7 +10,6 @@ import diffusers
 import pytest
 import safetensors.torch
 import torch
-from lightning.pytorch import Trainer
 from torch import Tensor
 
 from rece_lightning import RECE, ConceptData, Method
@@ -18,6 +17,7 @@ from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.exports import export
 from rece_lightning.exports.map import EmbeddingMap
 from rece_lightning.models.denoisers import denoisers_of, together
+from tests.helpers.fits import fit_quietly
 from tests.helpers.tiny.pipelines import build
 
 NEAR = 2e-5
@@ -34,15 +34,8 @@ def erased(folder: Path, name: str, *spaces: str) -> RECE:
     if not path.is_dir():
         build(name).save_pretrained(path)
     module = RECE(str(path), method=Method(spaces=spaces or None))
-    trainer = Trainer(
-        max_epochs=2,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(module, ConceptData(["bomb", {"prompt": "axe", "target": "a spoon"}], preserve=[" ", "rocket"]))
+    data = ConceptData(["bomb", {"prompt": "axe", "target": "a spoon"}], preserve=[" ", "rocket"])
+    fit_quietly(module, data, epochs=2)
     return module
 
 
