@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
-from lightning.pytorch import Trainer
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
@@ -20,6 +19,7 @@ from rece_lightning.emoji.catalog import load_catalog
 from rece_lightning.emoji.training.tokenizer import train_tokenizer
 from rece_lightning.erasure.erasure import ErasedSpace, Erasure
 from rece_lightning.models.pipelines import load_pipeline
+from tests.helpers.fits import fit_quietly
 from tests.helpers.models import text_config
 
 
@@ -27,15 +27,7 @@ def erase(pretrained: str | Path, method: Method | None = None, **model: Any) ->
     """A module after UCE and one epoch of RECE."""
     module = RECE(str(pretrained), method=method or Method(), **model)
     data = ConceptData(["bomb", {"prompt": "axe", "target": "spoon"}], preserve=[" ", "rocket"])
-    trainer = Trainer(
-        max_epochs=2,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(module, data)
+    fit_quietly(module, data, epochs=2)
     return module
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rece_lightning.models.text_space import POOLED, TEXT, Reader, TextSpace
+from rece_lightning.models.text_space import ENTRY, POOLED, TEXT, Reader, TextSpace
 
 Shapes = Mapping[str, tuple[int, ...]]
 Config = Mapping[str, Any]
@@ -140,6 +140,18 @@ class Family:
             TextSpace(name, width, readers, place.source, place.before, place.instead_of, place.component)
             for name, (place, width, readers) in found.items()
         )
+
+
+def behind_projector(*modules: str) -> tuple[Place, ...]:
+    """Keys and values of every block behind a projector, and the projector's first map in their place.
+
+    Args:
+        modules: that the rows pass, the projector first.
+    """
+    return (
+        Place(TEXT, r"transformer_blocks\.\d+\.attn2\.to_[kv]", before=modules),
+        Place(ENTRY, rf"{re.escape(modules[0])}\.linear_1", instead_of=TEXT),
+    )
 
 
 def rows_and_pooled(rows: Source, pooled: Source | None = None) -> dict[str, Source]:
