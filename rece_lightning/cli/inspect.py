@@ -35,18 +35,17 @@ def description(base: BaseModel) -> list[str]:
     from rece_lightning.devices.sizes import algebra
 
     lines = [f"model: {base.name}", f"family: {title(base)}"]
-    stored = ", ".join(sorted(set(base.unet.dtypes().values())))
+    stored = ", ".join(sorted(set(base.weights.dtypes().values())))
     lines.append(f"denoiser: {base.parameters:,} parameters, stored as {stored}")
     lines.append(f"text encoders: {', '.join(f'{one} ({size(bytes_of(weights))})' for one, weights in named(base))}")
     for space in base.spaces:
         lines += ["", *of_space(space)]
     kept, working = algebra(base, list(base.projections))
-    edited = sum(bytes_of(base.unet, space.names) for space in base.spaces if space.instead_of is None)
-    encoders = sum(bytes_of(weights) for _, weights in named(base))
+    edited = sum(bytes_of(base.weights, space.names) for space in base.spaces if space.instead_of is None)
+    whole, encoders = bytes_of(base.weights), sum(bytes_of(weights) for _, weights in named(base))
     lines += [
         "",
-        f"an erasure reads {size(edited)} of the denoiser's {size(bytes_of(base.unet))}, and {size(encoders)} of text "
-        "encoders",
+        f"an erasure reads {size(edited)} of the denoiser's {size(whole)}, and {size(encoders)} of text encoders",
         f"its matrices take {size(kept)} of memory, and {size(working)} more while an epoch runs",
     ]
     return lines

@@ -119,5 +119,5 @@ def kohya_names(base: BaseModel, layers: Iterable[str]) -> dict[str, str]:
     if base.family != "sdxl":
         return {layer: "lora_unet_" + layer.replace(".", "_") for layer in layers}
     # Of the whole model, whatever was edited: its blocks are numbered through.
-    names = sgm_names(base.unet.shapes())
+    names = sgm_names(base.weights.shapes())
     return {layer: "lora_unet_" + names[f"{layer}.weight"] for layer in layers}

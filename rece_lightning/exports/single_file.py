@@ -70,6 +70,6 @@ def _of_file(base: BaseModel) -> tuple[dict[str, str], Tensors]:
 def _of_folder(base: BaseModel) -> tuple[dict[str, str], Tensors]:
     """Names of the projections in the original layout, and the model's tensors under their names there."""
     vae = part_weights(base.path, "vae", base.variant)
-    parts = dict(zip(PARTS[base.family], (base.unet, vae, *base.text), strict=True))
-    names = {name: stored for name, stored in unet_names(base.unet.shapes()).items() if name in base.projections}
+    parts = dict(zip(PARTS[base.family], (base.weights, vae, *base.text), strict=True))
+    names = {name: stored for name, stored in unet_names(base.weights.shapes()).items() if name in base.projections}
     return names, lambda: to_original(parts, base.family)

@@ -26,14 +26,14 @@ class BaseModel:
     layout: str
     """``folder`` or ``single_file``."""
     family: str
-    """``sd1``, ``sd2`` or ``sdxl``: what decides names in other formats."""
+    """``sd1``, ``sd2``, ``sdxl``, or the name of a declared family: what decides names in other formats."""
     variant: str | None
     spaces: tuple[TextSpace, ...]
-    """What the U-Net reads its text from, and which weights read it; the rows that cross-attention reads come first."""
+    """What it reads its text from, and which weights read it; the rows of the prompt come first."""
     parameters: int
-    """Number of parameters of the U-Net."""
-    unet: Weights = field(repr=False)
-    """Under their diffusers names, the projections at least."""
+    """Number of parameters of what denoises."""
+    weights: Weights = field(repr=False)
+    """Of what denoises, a U-Net or transformers, under their diffusers names: what reads the text at least."""
     text: tuple[Weights, ...] = field(repr=False)
     """Of every text encoder."""
     denoisers: Mapping[str, tuple[Mapping[str, Any], Weights]] = field(default_factory=dict, repr=False)
@@ -56,7 +56,7 @@ class BaseModel:
 
     @property
     def width(self) -> int:
-        """``d``, the width of the text embeddings that its cross-attention reads."""
+        """``d``, the width of the first text space."""
         return self.spaces[0].width
 
     @property
@@ -67,7 +67,7 @@ class BaseModel:
     @property
     def parts(self) -> dict[str, Weights]:
         """Part → weights of every denoiser, under the names that they have there."""
-        return {part: weights for part, (_, weights) in self.denoisers.items()} or {"unet": self.unet}
+        return {part: weights for part, (_, weights) in self.denoisers.items()} or {"unet": self.weights}
 
     def home(self, name: str) -> tuple[str, str]:
         """The denoiser that a reader lies in, and how it is called there: of several, names begin with the part's."""
@@ -92,11 +92,11 @@ class BaseModel:
             BaseModelError: for values that are no numbers, or no floating-point numbers.
         """
         wanted = names if names is not None else list(self.projections)
-        check_floats(self.unet, wanted)
-        for name, weight in self.unet.read(wanted):
+        check_floats(self.weights, wanted)
+        for name, weight in self.weights.read(wanted):
             if not all_finite(weight):
                 raise BaseModelError(
-                    f"model.pretrained: {self.unet.where}: {name} holds values that are NaN or infinite; "
+                    f"model.pretrained: {self.weights.where}: {name} holds values that are NaN or infinite; "
                     "fetch the file again, or train the model anew."
                 )
             yield name, weight

@@ -106,7 +106,7 @@ def open_family(name: str, folder: Path, variant: str | None, family: Family) ->
         variant=variant,
         spaces=spaces,
         parameters=sum(math.prod(shape) for shape in joined.shapes().values()),
-        unet=joined,
+        weights=joined,
         text=tuple(weights[part] for part in encoders),
         encoder_names=encoders,
         denoisers={part: (configs[part], weights[part]) for part in denoisers},

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -52,7 +53,7 @@ def family_arguments(
     denoiser = next(iter(denoisers_of(pipeline).values()))
     example = next(denoiser.parameters())
     sources = family.sources_of(config_of(denoiser))
-    taken = inspect.signature(pipeline.__call__).parameters
+    taken = _taken(type(pipeline).__call__)
     arguments: dict[str, Any] = {}
     for source in sources.values():
         for argument in (source.argument, source.mask_argument):
@@ -65,6 +66,12 @@ def family_arguments(
                 arguments[negative] = _together(alike, source, example)
     fixed = {name: value for name, value in family.call.items() if name in taken}
     return {**arguments, **fixed, family.guidance: guidance}
+
+
+@cache
+def _taken(call: Callable[..., Any]) -> frozenset[str]:
+    """Names of the arguments of a pipeline class's call."""
+    return frozenset(inspect.signature(call).parameters)
 
 
 def _given(request: Asked, argument: str, sources: Mapping[str, Source]) -> Tensor:

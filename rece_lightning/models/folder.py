@@ -71,7 +71,7 @@ def open_folder(name: str, folder: Path, variant: str | None) -> BaseModel:
         variant=variant,
         spaces=spaces,
         parameters=sum(math.prod(shape) for shape in weights["unet"].shapes().values()),
-        unet=weights["unet"],
+        weights=weights["unet"],
         text=tuple(encoders.values()),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -138,6 +139,15 @@ class PipelineEncoder:
 
     def _answer(self, prompt: str) -> tuple[Any, ...]:
         """What ``encode_prompt`` returns, asked as the pipeline's own call asks it."""
+        arguments = {**self._arguments, "prompt": [prompt]}
+        if "device" in arguments:
+            arguments["device"] = self.device
+        answer = self.pipeline.encode_prompt(**arguments)
+        return answer if isinstance(answer, tuple) else (answer,)
+
+    @cached_property
+    def _arguments(self) -> dict[str, Any]:
+        """What ``encode_prompt`` is called with beside the prompt: what a call of the pipeline gives it."""
         encode = inspect.signature(self.pipeline.encode_prompt).parameters
         call = inspect.signature(self.pipeline.__call__).parameters
         shared = {
@@ -149,11 +159,8 @@ class PipelineEncoder:
             shared["complex_human_instruction"] = call["complex_human_instruction"].default
         fixed = {name: value for name, value in FIXED.items() if name in encode}
         empty = {name: None for name, one in encode.items() if one.default is inspect.Parameter.empty}
-        arguments = {**empty, **shared, **fixed, **self.asked, "prompt": [prompt]}
-        if "device" in encode:
-            arguments["device"] = self.device
-        answer = self.pipeline.encode_prompt(**arguments)
-        return answer if isinstance(answer, tuple) else (answer,)
+        device = {"device": None} if "device" in encode else {}
+        return {**empty, **shared, **fixed, **self.asked, **device}
 
     @contextmanager
     def _recorded(self, until: str | None = None) -> Iterator[dict[str, tuple[Tensor, Tensor | None]]]:

@@ -84,9 +84,9 @@ def _opened(base: BaseModel, dtype: torch.dtype, common: dict[str, Any]) -> Diff
         return kind.from_single_file(str(base.path), config=str(base.configurations), **common)
     named = read_parts(base.path)
     common |= {part: None for part in UNUSED if part in named and not (base.path / part).is_dir()}
-    if isinstance(base.unet, PickledWeights):
+    if isinstance(base.weights, PickledWeights):
         # Diffusers opens PyTorch's files with weights_only, but looks for their shards only when told.
-        variant = variant_of(Path(base.unet.where).name)  # a part may have none
+        variant = variant_of(Path(base.weights.where).name)  # a part may have none
         common["unet"] = UNet2DConditionModel.from_pretrained(
             base.path / "unet", use_safetensors=False, variant=variant, dtype=dtype
         )

@@ -59,7 +59,7 @@ def open_single_file(name: str, path: Path, config: str | None) -> BaseModel:
         variant=None,
         spaces=spaces,
         parameters=sum(math.prod(shape) for key, shape in shapes.items() if key.startswith(PREFIX)),
-        unet=unet,
+        weights=unet,
         text=tuple(text.values()),
         config=folder,
     )

@@ -39,7 +39,7 @@ def said(step: list[Any]) -> Any:
         from rece_lightning.models.find import find_base
 
         base = find_base(given[0], None, given[1])
-        return [Path(one.where).name for one in (base.unet, *base.text)]
+        return [Path(one.where).name for one in (base.weights, *base.text)]
     elif verb == "load":
         from rece_lightning import load_pipeline
 

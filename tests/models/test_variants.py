@@ -32,7 +32,7 @@ def mixed(request: pytest.FixtureRequest, tiny_model: Path, tmp_path: Path) -> t
 def test_the_others_are_loaded_without_it(mixed: tuple[Path, str]) -> None:
     folder, part = mixed
     base = find_base(str(folder), variant="fp16")
-    read = {"unet": base.unet, "text_encoder": base.text[0]}
+    read = {"unet": base.weights, "text_encoder": base.text[0]}
     for name, weights in read.items():
         assert ("fp16" in Path(weights.where).name) == (name == part)
         assert set(weights.dtypes().values()) == {"float16" if name == part else "float32"}

@@ -142,6 +142,12 @@ class Family:
         )
 
 
+CONTEXT = Place(TEXT, r"context_embedder")
+"""One map that all rows of the prompt pass."""
+POOLED_BESIDE_TIME = Place(POOLED, r"time_text_embed\.text_embedder\.linear_1", POOLED)
+"""The first map of a pooled embedding that is added to that of the timestep."""
+
+
 def behind_projector(*modules: str) -> tuple[Place, ...]:
     """Keys and values of every block behind a projector, and the projector's first map in their place.
 

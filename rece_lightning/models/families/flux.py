@@ -1,7 +1,6 @@
 """FLUX.1 (dev, schnell, Kontext, Fill, Krea): T5's rows and CLIP's pooled embedding, each through one map."""
 
-from rece_lightning.models.families.base import Family, Place, Source, rows_and_pooled
-from rece_lightning.models.text_space import POOLED, TEXT
+from rece_lightning.models.families.base import CONTEXT, POOLED_BESIDE_TIME, Family, Source, rows_and_pooled
 
 FLUX = Family(
     name="flux",
@@ -20,10 +19,7 @@ FLUX = Family(
         "FluxControlNetImg2ImgPipeline",
         "FluxControlNetInpaintPipeline",
     ),
-    places=(
-        Place(TEXT, r"context_embedder"),
-        Place(POOLED, r"time_text_embed\.text_embedder\.linear_1", POOLED),
-    ),
+    places=(CONTEXT, POOLED_BESIDE_TIME),
     sources=rows_and_pooled(
         Source("prompt_embeds", 0, ("text_encoder_2",)),
         Source("pooled_prompt_embeds", 1, one_row=True),

@@ -1,7 +1,7 @@
 """HunyuanVideo: a language model's rows, read one by one and as their mean; CLIP's pooled embedding."""
 
-from rece_lightning.models.families.base import Family, Place, Source, rows_and_pooled
-from rece_lightning.models.text_space import POOLED, TEXT
+from rece_lightning.models.families.base import POOLED_BESIDE_TIME, Family, Place, Source, rows_and_pooled
+from rece_lightning.models.text_space import TEXT
 
 HUNYUAN_VIDEO = Family(
     name="hunyuan-video",
@@ -10,7 +10,7 @@ HUNYUAN_VIDEO = Family(
     places=(
         # The mean of mapped rows is the mapped mean: both readers are of one space.
         Place(TEXT, r"context_embedder\.(?:proj_in|time_text_embed\.text_embedder\.linear_1)"),
-        Place(POOLED, r"time_text_embed\.text_embedder\.linear_1", POOLED),
+        POOLED_BESIDE_TIME,
     ),
     sources=rows_and_pooled(
         Source("prompt_embeds", 0, mask=2, mask_argument="prompt_attention_mask"),

@@ -1,7 +1,6 @@
 """Stable Diffusion 3 and 3.5: CLIP's rows with T5's behind them, and both CLIP towers' pooled embeddings."""
 
-from rece_lightning.models.families.base import Family, Place, Source, rows_and_pooled
-from rece_lightning.models.text_space import POOLED, TEXT
+from rece_lightning.models.families.base import CONTEXT, POOLED_BESIDE_TIME, Family, Source, rows_and_pooled
 
 SD3 = Family(
     name="sd3",
@@ -15,10 +14,7 @@ SD3 = Family(
         "StableDiffusion3PAGPipeline",
         "StableDiffusion3PAGImg2ImgPipeline",
     ),
-    places=(
-        Place(TEXT, r"context_embedder"),
-        Place(POOLED, r"time_text_embed\.text_embedder\.linear_1", POOLED),
-    ),
+    places=(CONTEXT, POOLED_BESIDE_TIME),
     sources=rows_and_pooled(
         Source("prompt_embeds", 0, ("text_encoder", "text_encoder_3")),
         Source("pooled_prompt_embeds", 2, one_row=True),
