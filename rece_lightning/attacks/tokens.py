@@ -62,20 +62,20 @@ class TokenEncoder:
 
     def _encode(self, chosen: Tensor, soft: Sequence[Tensor] | None) -> tuple[Tensor, Tensor | None]:
         states, pooled = [], None
-        towers = self.encoder.towers
-        for tower, (tokenizer, text_encoder) in enumerate(towers):
+        xl = self.encoder.is_xl
+        for tower, (tokenizer, text_encoder) in enumerate(self.encoder.towers):
             ids = self._ids(tokenizer, chosen).to(text_encoder.device)
             handle = None
             if soft is not None:
                 handle = _table(text_encoder).register_forward_hook(_replacement(soft[tower]))
             try:
                 with inference(text_encoder):
-                    answer = text_encoder(ids, output_hidden_states=len(towers) > 1)
+                    answer = text_encoder(ids, output_hidden_states=xl)
             finally:
                 if handle is not None:
                     handle.remove()
-            states.append(answer.last_hidden_state if len(towers) == 1 else answer.hidden_states[-2])
-            pooled = getattr(answer, "text_embeds", None) if len(towers) > 1 else None
+            states.append(answer.hidden_states[-2] if xl else answer.last_hidden_state)
+            pooled = getattr(answer, "text_embeds", None) if xl else None
         return torch.cat([state.to(states[0].device) for state in states], dim=-1), pooled
 
     def _ids(self, tokenizer: Any, chosen: Tensor) -> Tensor:

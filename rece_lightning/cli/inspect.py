@@ -55,7 +55,12 @@ def title(base: BaseModel) -> str:
     """What the model's family is called."""
     from rece_lightning.models.families import FAMILIES
 
-    own = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "Stable Diffusion XL"}
+    own = {
+        "sd1": "Stable Diffusion 1.x",
+        "sd2": "Stable Diffusion 2.x",
+        "sdxl": "Stable Diffusion XL",
+        "sdxl-refiner": "Stable Diffusion XL's refiner",
+    }
     return {**own, **{family.name: family.title for family in FAMILIES}}[base.family]
 
 

@@ -79,7 +79,7 @@ class WaitingEncoder(PromptEncoder):
     """A prompt encoder in host memory that is on ``device`` only while it encodes."""
 
     def __init__(self, encoder: PromptEncoder, device: torch.device | str) -> None:
-        super().__init__(*(part for tower in encoder.towers for part in tower))
+        super().__init__(*encoder.parts)
         self.waiting = Waiting(device, *(text_encoder for _, text_encoder in self.towers))
         self._stays, self._staying = ExitStack(), False
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from rece_lightning.devices.plan import Need
 from rece_lightning.models.base import BaseModel
-from rece_lightning.models.encoders import SUFFIXES
 from rece_lightning.models.folder import part_weights
 from rece_lightning.models.part_configs import read_json, read_parts
 from rece_lightning.models.pickled import file_weights
@@ -73,11 +72,9 @@ def part_configs(base: BaseModel) -> tuple[Mapping[str, Any], Mapping[str, Any],
         denoiser, _ = next(iter(base.denoisers.values()))
         named = read_parts(folder)
         vae = read_json(folder / "vae" / "config.json") if "vae" in named else {}
-        encoders = [part for part in named if part.startswith("text_encoder")]
     else:
         denoiser, vae = (read_json(folder / part / "config.json") for part in ("unet", "vae"))
-        encoders = [f"text_encoder{suffix}" for suffix in SUFFIXES[: len(base.text)]]
-    return denoiser, vae, [read_json(folder / part / "config.json") for part in encoders]
+    return denoiser, vae, [read_json(folder / part / "config.json") for part in base.encoders]
 
 
 def algebra(base: BaseModel, names: Sequence[str], apart: int | None = None) -> tuple[int, int]:

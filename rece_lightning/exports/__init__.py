@@ -21,6 +21,7 @@ from rece_lightning.exports.single_file import write_single_file
 from rece_lightning.files import save_tensors, write_atomically
 from rece_lightning.models.base import BaseModel
 from rece_lightning.models.families import family_named
+from rece_lightning.models.original.model import PARTS
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """The name that diffusers looks for in a folder."""
@@ -143,11 +144,13 @@ def check_family(format: str, base: BaseModel) -> None:
         ConfigurationError: with those that it has.
     """
     family = family_named(base.family)
-    if family is None or (format == "kohya" and family.original) or format not in ("kohya", "single-file"):
+    has_kohya = family is None or bool(family.original)
+    has_original = family is None and base.family in PARTS
+    if format not in ("kohya", "single-file") or (has_kohya if format == "kohya" else has_original):
         return
+    title = "Stable Diffusion XL's refiner" if family is None else family.title
     raise ConfigurationError(
-        f"--format: {format} is not written for {family.title}; export lora, delta, map or pipeline, which diffusers "
-        "reads."
+        f"--format: {format} is not written for {title}; export lora, delta, map or pipeline, which diffusers reads."
     )
 
 

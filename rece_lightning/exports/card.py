@@ -26,7 +26,12 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 LARGEST_HEAD = 1 << 16
 READERS = {TEXT: "the cross-attention", POOLED: "the pooled-embedding layer"}
 """What reads each text space."""
-FAMILIES = {"sd1": "stable-diffusion", "sd2": "stable-diffusion", "sdxl": "stable-diffusion-xl"}
+FAMILIES = {
+    "sd1": "stable-diffusion",
+    "sd2": "stable-diffusion",
+    "sdxl": "stable-diffusion-xl",
+    "sdxl-refiner": "stable-diffusion-xl",
+}
 
 
 def render_card(

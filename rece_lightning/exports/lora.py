@@ -116,7 +116,7 @@ def kohya_names(base: BaseModel, layers: Iterable[str]) -> dict[str, str]:
     family = family_named(base.family)
     if family is not None:
         return {layer: "lora_unet_" + family.original[layer].replace(".", "_") for layer in layers}
-    if base.family != "sdxl":
+    if base.family not in ("sdxl", "sdxl-refiner"):
         return {layer: "lora_unet_" + layer.replace(".", "_") for layer in layers}
     # Of the whole model, whatever was edited: its blocks are numbered through.
     names = sgm_names(base.weights.shapes())

@@ -31,6 +31,7 @@ ARCHITECTURES = {
     ("sd2", INPAINTING): "stable-diffusion-v2-inpainting",
     ("sd2", DEPTH): "stable-diffusion-v2-depth",
     ("sdxl", PLAIN): "stable-diffusion-xl-v1-base",
+    ("sdxl-refiner", PLAIN): "stable-diffusion-xl-v1-refiner",
 }
 VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0", "flux": "flux1"}
 """What sd-scripts call the base of a LoRA."""
@@ -65,7 +66,7 @@ def modelspec(
         "sai_model_spec": VERSION,
         "architecture": f"{kind}/lora" if adapter else kind,
         # sd-scripts name the layers of SDXL's LoRAs after the original code.
-        "implementation": DIFFUSERS if adapter and base.family != "sdxl" else ORIGINAL_CODE,
+        "implementation": DIFFUSERS if adapter and not base.family.startswith("sdxl") else ORIGINAL_CODE,
         "title": title,
         "resolution": f"{side}x{side}" if side else None,
         "prediction_type": prediction,

@@ -40,7 +40,7 @@ class BaseModel:
     """Part → its configuration and weights, of a model of a declared family; empty for a U-Net of Stable Diffusion's
     kind."""
     encoder_names: list[str] = field(default_factory=list)
-    """Parts that are text encoders, of a model of a declared family."""
+    """Parts that are text encoders; the first ones of a U-Net of Stable Diffusion's kind unless given."""
     config: Path | None = None
     """Folder of the configurations that a single file does not hold."""
     encoding: Mapping[str, Any] = field(default_factory=dict)
@@ -76,9 +76,7 @@ class BaseModel:
     @property
     def encoders(self) -> list[str]:
         """Parts that are text encoders, in the order of :attr:`text`."""
-        if self.denoisers:
-            return self.encoder_names
-        return ["text_encoder", "text_encoder_2"][: len(self.text)]
+        return self.encoder_names or ["text_encoder", "text_encoder_2"][: len(self.text)]
 
     @property
     def configurations(self) -> Path:

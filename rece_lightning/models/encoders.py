@@ -25,11 +25,12 @@ def load_encoder(base: BaseModel, device: torch.device | str = "cpu") -> Encodes
     """
     if base.denoisers:
         return load_family_encoder(base, device)
-    towers: list[Any] = []
-    for suffix, weights in zip(SUFFIXES, base.text, strict=False):
+    parts: dict[str, Any] = {"tokenizer": None, "text_encoder": None}
+    for name, weights in zip(base.encoders, base.text, strict=True):
+        suffix = name.removeprefix("text_encoder")
         tokenizer, text_encoder = load_tower(base, suffix, weights)
-        towers += [tokenizer, text_encoder.eval().requires_grad_(False).to(device)]
-    return PromptEncoder(*towers)
+        parts |= {f"tokenizer{suffix}": tokenizer, name: text_encoder.eval().requires_grad_(False).to(device)}
+    return PromptEncoder(**parts)
 
 
 def load_tower(base: BaseModel, suffix: str, weights: Weights) -> tuple[Any, Any]:

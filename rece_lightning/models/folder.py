@@ -14,7 +14,9 @@ from rece_lightning.models.pickled import PICKLES, PickledWeights
 from rece_lightning.models.weights import SafetensorsWeights, Weights
 
 PARTS = ("unet", "text_encoder", "tokenizer", "scheduler", "vae")
-SECOND = ("text_encoder_2", "tokenizer_2")
+FIRST, SECOND = ("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2")
+XL = ("sdxl", "sdxl-refiner")
+"""With both text encoders, and with the second alone."""
 # Without these a library takes its defaults in silence.
 NEEDED_FILES = {
     **dict.fromkeys(("unet", "vae", "text_encoder", "text_encoder_2"), ("config.json",)),
@@ -41,7 +43,8 @@ def open_folder(name: str, folder: Path, variant: str | None) -> BaseModel:
         )
     named = read_parts(folder)
     second = "text_encoder_2" in named
-    parts = [*PARTS, *(SECOND if second else ())]
+    left_out = FIRST if second and not any(part in named for part in FIRST) else ()  # SDXL's refiner
+    parts = [*(part for part in PARTS if part not in left_out), *(SECOND if second else ())]
     missing = [part for part in parts if not (folder / part).is_dir()]
     if missing:
         raise BaseModelError(f"model.pretrained: {folder} lacks {', '.join(missing)}/; copy the model whole.")
@@ -67,12 +70,13 @@ def open_folder(name: str, folder: Path, variant: str | None) -> BaseModel:
         path=folder,
         layout="folder",
         # OpenCLIP's activation, of Stable Diffusion 2; OpenAI's CLIP has the quick one.
-        family="sdxl" if second else "sd2" if configs[0].get("hidden_act") == "gelu" else "sd1",
+        family=XL[bool(left_out)] if second else "sd2" if configs[0].get("hidden_act") == "gelu" else "sd1",
         variant=variant,
         spaces=spaces,
         parameters=sum(math.prod(shape) for shape in weights["unet"].shapes().values()),
         weights=weights["unet"],
         text=tuple(encoders.values()),
+        encoder_names=list(encoders),
     )
 
 

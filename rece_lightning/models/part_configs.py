@@ -158,18 +158,22 @@ def check_parts(
     Raises:
         BaseModelError: naming what does not fit.
     """
-    files = [folder / part / "config.json" for part in text_encoders]
-    config, configs = read_json(folder / "unet" / "config.json"), [read_json(file) for file in files]
+    files = {part: folder / part / "config.json" for part in text_encoders}
+    config, by_part = (
+        read_json(folder / "unet" / "config.json"),
+        {part: read_json(file) for part, file in files.items()},
+    )
+    configs = list(by_part.values())
     width = _check_widths(folder, config.get("cross_attention_dim"), [one.get("hidden_size") for one in configs])
-    spaces = checked_spaces(weights, unet, width, _pooled_width(folder, config, configs), config)
-    for file, one, encoder in zip(files, configs, text_encoders.values(), strict=True):
+    spaces = checked_spaces(weights, unet, width, _pooled_width(folder, config, by_part), config)
+    for file, one, encoder in zip(files.values(), configs, text_encoders.values(), strict=True):
         shapes = encoder.shapes()
         _check_text_encoder(file, one, shapes)
         check_floats(encoder, (name for name in shapes if not name.endswith("position_ids")))
     return spaces, configs
 
 
-def _pooled_width(folder: Path, unet: Mapping[str, Any], text_encoders: list[dict[str, Any]]) -> int | None:
+def _pooled_width(folder: Path, unet: Mapping[str, Any], text_encoders: Mapping[str, Mapping[str, Any]]) -> int | None:
     """Width of the pooled embedding that a U-Net with this configuration is given; ``None`` where it is given none.
 
     Raises:
@@ -177,7 +181,7 @@ def _pooled_width(folder: Path, unet: Mapping[str, Any], text_encoders: list[dic
     """
     if unet.get("addition_embed_type") != "text_time":
         return None
-    value: Any = text_encoders[-1].get("projection_dim") if len(text_encoders) > 1 else None
+    value: Any = text_encoders.get("text_encoder_2", {}).get("projection_dim")
     if not is_count(value):
         raise BaseModelError(
             f"model.pretrained: {folder}: the U-Net reads a pooled embedding too (addition_embed_type: text_time), "

@@ -91,20 +91,26 @@ class EncodesPrompts(Protocol):
 class PromptEncoder:
     """CLIP tokenizers and text encoders of a model, without the rest; encoders stay in their own training mode.
 
-    With two encoders (SDXL) an embedding is the last hidden states but one of both, side by side; the projection of
-    the second gives the pooled embedding.
+    With a second encoder (SDXL) an embedding is the last hidden states but one of both, side by side; the projection of
+    the second gives the pooled embedding. SDXL's refiner has the second alone.
     """
 
     def __init__(
-        self, tokenizer: Any, text_encoder: Any, tokenizer_2: Any | None = None, text_encoder_2: Any | None = None
+        self,
+        tokenizer: Any | None,
+        text_encoder: Any | None,
+        tokenizer_2: Any | None = None,
+        text_encoder_2: Any | None = None,
     ) -> None:
-        self.tokenizer, self.text_encoder = tokenizer, text_encoder
-        self.towers = [(tokenizer, text_encoder)]
-        if text_encoder_2 is not None:
-            self.towers.append((tokenizer_2, text_encoder_2))
-        positions = int(text_encoder.config.max_position_embeddings)
+        self.parts = (tokenizer, text_encoder, tokenizer_2, text_encoder_2)
+        pairs = [(tokenizer, text_encoder), (tokenizer_2, text_encoder_2)]
+        self.towers: list[tuple[Any, Any]] = [pair for pair in pairs if pair[1] is not None]
+        self.tokenizer, self.text_encoder = self.towers[0]
+        self.is_xl = text_encoder_2 is not None
+        """Whether its rows are the last hidden states but one, and there is a pooled embedding."""
+        positions = int(self.text_encoder.config.max_position_embeddings)
         # Pipelines cut and pad to what the tokenizer says, which is beyond all bounds where its folder says nothing.
-        self.positions = min(positions, int(getattr(tokenizer, "model_max_length", positions)))
+        self.positions = min(positions, int(getattr(self.tokenizer, "model_max_length", positions)))
 
     @classmethod
     def of_pipeline(cls, pipeline: Any) -> PromptEncoder:
@@ -114,12 +120,13 @@ class PromptEncoder:
             BaseModelError: if it has no CLIP text encoder.
         """
         first = [getattr(pipeline, name, None) for name in ("tokenizer", "text_encoder")]
-        if None in first or getattr(pipeline, "text_encoder_3", None) is not None:
+        second = [getattr(pipeline, name, None) for name in ("tokenizer_2", "text_encoder_2")]
+        lacks = None in first and (None in second or first != [None, None])
+        if lacks or getattr(pipeline, "text_encoder_3", None) is not None:
             raise BaseModelError(
                 f"{type(pipeline).__name__} has no tokenizer and text encoder of Stable Diffusion's kind; "
                 "give a pipeline of Stable Diffusion 1.x, 2.x or XL."
             )
-        second = [getattr(pipeline, name, None) for name in ("tokenizer_2", "text_encoder_2")]
         return cls(*first, *second)
 
     @property
@@ -162,7 +169,7 @@ class PromptEncoder:
             last.append(tokens["attention_mask"].sum(dim=1) - 2)
             ids = tokens["input_ids"].to(text_encoder.device)
             with inference(text_encoder):
-                if len(self.towers) == 1:
+                if not self.is_xl:
                     masked = getattr(text_encoder.config, "use_attention_mask", False)
                     mask = tokens["attention_mask"].to(ids.device) if masked else None
                     return Encoded(text_encoder(ids, attention_mask=mask).last_hidden_state, last[0])

@@ -17,12 +17,23 @@ from torch import Tensor, nn
 from rece_lightning.models.denoisers import LiveDenoisers, known_family
 from rece_lightning.models.families import FAMILIES
 from rece_lightning.models.families.kolors import KOLORS
+from rece_lightning.models.live_unet import LiveUnet, pooled_width_of
 from rece_lightning.models.text_space import TextSpace
 from rece_lightning.models.trace import Call, Trace, calls_of, trace, with_text_of
-from tests.helpers.tiny.pipelines import BUILDERS, build, smallest
+from tests.helpers.tiny import pipelines, unets
+from tests.helpers.tiny.pipelines import BUILDERS, build
 
 # As many tokens for every tokenizer: how many there are, no map on embeddings changes.
 ONE, OTHER = "a dog", "a axe"
+NAMES = [*BUILDERS, *unets.UNETS, "kolors"]
+
+
+class AloneUnet(LiveUnet):
+    """A U-Net of Stable Diffusion's kind, as the only denoiser of its pipeline."""
+
+    def __init__(self, pipeline: Any) -> None:
+        super().__init__(pipeline.unet, "pipeline", pooled_width_of(pipeline))
+        self.parts = {"unet": pipeline.unet}
 
 
 @dataclass(frozen=True)
@@ -30,7 +41,7 @@ class Ran:
     """A tiny pipeline and a step of each of its denoisers."""
 
     pipeline: Any
-    live: LiveDenoisers
+    live: LiveDenoisers | AloneUnet
     calls: dict[str, tuple[Call, Call, Call]]
     traces: dict[str, Trace]
 
@@ -77,20 +88,23 @@ def ran_kolors() -> Ran:
 def ran(name: str) -> Ran:
     if name == "kolors":
         return ran_kolors()
-    pipeline = build(name, dtype=torch.float64)
+    makers = unets if name in unets.UNETS else pipelines
+    pipeline = makers.build(name, dtype=torch.float64)
+    arguments = {
+        key: value.double() if isinstance(value, Tensor) else value for key, value in makers.smallest(name).items()
+    }
     family = known_family(pipeline)
-    assert family is not None
-    live = LiveDenoisers(pipeline, family, "pipeline")
+    live = AloneUnet(pipeline) if family is None else LiveDenoisers(pipeline, family, "pipeline")
     calls, traces = {}, {}
     for part, denoiser in live.parts.items():
-        first, later = calls_of(pipeline, denoiser, ONE, **smallest(name))
-        other = with_text_of(first, later, calls_of(pipeline, denoiser, OTHER, **smallest(name))[0])
+        first, later = calls_of(pipeline, denoiser, ONE, **arguments)
+        other = with_text_of(first, later, calls_of(pipeline, denoiser, OTHER, **arguments)[0])
         calls[part] = first, later, other
         traces[part] = trace(denoiser, first, later, other)
     return Ran(pipeline, live, calls, traces)
 
 
-def of_part(live: LiveDenoisers, part: str, spaces: Sequence[TextSpace]) -> dict[str, str]:
+def of_part(live: LiveDenoisers | AloneUnet, part: str, spaces: Sequence[TextSpace]) -> dict[str, str]:
     """Reader of a part, as it is called there without ``.weight`` → its space."""
     found = {}
     for space in spaces:
@@ -101,14 +115,14 @@ def of_part(live: LiveDenoisers, part: str, spaces: Sequence[TextSpace]) -> dict
     return found
 
 
-def entries_of(live: LiveDenoisers) -> list[TextSpace]:
+def entries_of(live: LiveDenoisers | AloneUnet) -> list[TextSpace]:
     """Spaces that the text reaches first."""
     replaced = {space.instead_of for space in live.spaces if space.instead_of}
     behind = {space.name for space in live.spaces if space.before and _has_linear(live, space)}
     return [space for space in live.spaces if space.name not in replaced | behind]
 
 
-def _has_linear(live: LiveDenoisers, space: TextSpace) -> bool:
+def _has_linear(live: LiveDenoisers | AloneUnet, space: TextSpace) -> bool:
     part = live.parts[space.component or next(iter(live.parts))]
     return any(isinstance(one, nn.Linear) for name in space.before for one in part.get_submodule(name).modules())
 
@@ -130,7 +144,7 @@ def test_every_declared_family_is_tried() -> None:
     assert tried | {"kolors"} == {family.name for family in FAMILIES}
 
 
-@pytest.mark.parametrize("name", [*BUILDERS, "kolors"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_trace_finds_what_the_family_declares(name: str) -> None:
     one = ran(name)
     for part, traced in one.traces.items():
@@ -146,7 +160,7 @@ def test_a_trace_finds_what_the_family_declares(name: str) -> None:
                 assert len({groups[reader] for reader in readers}) <= 1
 
 
-@pytest.mark.parametrize("name", [*BUILDERS, "kolors"])
+@pytest.mark.parametrize("name", NAMES)
 def test_without_its_readers_a_denoiser_does_not_know_the_text(name: str) -> None:
     one = ran(name)
     for chosen in alternatives(one.live):
@@ -157,7 +171,7 @@ def test_without_its_readers_a_denoiser_does_not_know_the_text(name: str) -> Non
                 assert torch.equal(run(denoiser, first), run(denoiser, other))
 
 
-@pytest.mark.parametrize("name", [*BUILDERS, "kolors"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_map_on_the_readers_equals_the_map_on_what_they_read(name: str) -> None:
     one = ran(name)
     for chosen in alternatives(one.live):
@@ -177,7 +191,7 @@ def test_a_map_on_the_readers_equals_the_map_on_what_they_read(name: str) -> Non
             torch.testing.assert_close(edited, expected, rtol=1e-9, atol=1e-10)
 
 
-def alternatives(live: LiveDenoisers) -> list[list[TextSpace]]:
+def alternatives(live: LiveDenoisers | AloneUnet) -> list[list[TextSpace]]:
     """The spaces that are edited by default, and with each that may take another's place."""
     default = [space for space in live.spaces if space.instead_of is None]
     found = [default]
@@ -190,7 +204,7 @@ def alternatives(live: LiveDenoisers) -> list[list[TextSpace]]:
 
 @contextmanager
 def changed(
-    live: LiveDenoisers, spaces: Sequence[TextSpace], change: Any, maps: dict[str, Tensor] | None = None
+    live: LiveDenoisers | AloneUnet, spaces: Sequence[TextSpace], change: Any, maps: dict[str, Tensor] | None = None
 ) -> Iterator[None]:
     """Within the block the readers' weights are changed in the columns that read the text."""
     kept = {}
@@ -207,7 +221,9 @@ def changed(
 
 
 @contextmanager
-def fed(live: LiveDenoisers, part: str, spaces: Sequence[TextSpace], maps: dict[str, Tensor]) -> Iterator[None]:
+def fed(
+    live: LiveDenoisers | AloneUnet, part: str, spaces: Sequence[TextSpace], maps: dict[str, Tensor]
+) -> Iterator[None]:
     """Within the block every reader is given ``M c`` in place of ``c``."""
     handles = []
     for stem, space in of_part(live, part, spaces).items():
