@@ -1,6 +1,6 @@
 """How far does each attack bring an erased concept back? Writes red_team.csv, red_team.md, red_team.png and .svg.
 
-    python -m benchmarks.red_team --robust configs/emoji_robust.yaml
+    python -m benchmarks.red_team --robust benchmarks/red_team/projection.yaml
 
 The ladder of attacks on the embedded world's original model, on UCE's edit, on RECE's, and on that of ``--robust``,
 one erased object or style at a time. Success is the share of pictures in which the detector sees what was erased. The

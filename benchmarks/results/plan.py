@@ -37,6 +37,7 @@ KINDS = {
     "styles": ("emoji_style.yaml", "van_gogh.yaml", "emoji-styles"),
     "backgrounds": ("emoji.yaml", "objects.yaml", "emoji-backgrounds"),
 }
+OBLIQUE: Settings = {"editor": "Projection", "projections": "v", "editor.rank": 0.99, "editor.shrinkage": 3.0}
 SCALES = (
     "editor.erase_scale", "editor.preserve_scale", "editor.lamb", "first_editor", "tokens", "projections", "layers",
 )  # fmt: skip
@@ -103,10 +104,7 @@ def states(kind: str) -> list[State]:
         if all(state.settings != alone for state in found):
             found.append(State(uce, alone, 1))
         found.append(State(rece, settings, epochs))
-    # The editor of the robust configuration without its switches, which look at the words of one vocabulary.
-    robust = Configuration.shipped("emoji_robust.yaml").settings
-    settings = {key: value for key, value in robust.items() if key not in ("robust", "derivation.scale")}
-    return [*found, State(PROJECTION, settings, 1)]
+    return [*found, State(PROJECTION, OBLIQUE, 1)]
 
 
 def erasures() -> list[Erasure]:

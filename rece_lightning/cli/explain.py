@@ -102,9 +102,9 @@ def nearest_key(key: str, keys: Sequence[str]) -> str:
 
 
 def owners_of(argument: str) -> str:
-    """Names of the editors that have an argument, for a message; the empty string for none."""
+    """Which editors have an argument, for a message: ``A and B have``; the empty string for none."""
     names = [kind.__name__ for kind in known_editors() if argument in [one.name for one in fields(kind)]]
-    return " and ".join(names)
+    return f"{' and '.join(names)} {'has' if len(names) == 1 else 'have'}" if names else ""
 
 
 def own_error(error: BaseException) -> ReceError | None:
@@ -216,7 +216,7 @@ def _unknown_argument(text: str, keys: Sequence[str], classes: Mapping[str, Sequ
     key, owners = f"{field}.{argument}", owners_of(argument)
     if "editor" in field and owners:
         first = owners.split()[0]
-        return f"{key}: {name} has no such setting, {owners} has; give --{field} {first} before it."
+        return f"{key}: {name} has no such setting, {owners}; give --{field} {first} before it."
     return former(key) or f"{key}: {name} has no such setting; {nearest(argument, known)}."
 
 

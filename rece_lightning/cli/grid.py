@@ -184,7 +184,7 @@ def _of_editors(key: str, values: Sequence[Any], grid: Grid, base: Method) -> li
     if not kinds:
         names = ", ".join(dict.fromkeys(type(editor).__name__ for editor in editors)) or f"{FIELD}.{part} is null: it"
         owners = owners_of(name)
-        hint = f"{owners} has; add --grid {FIELD}.{part}={owners.split()[0]}" if owners else ""
+        hint = f"{owners}; add --grid {FIELD}.{part}={owners.split()[0]}" if owners else ""
         known = [f"{FIELD}.{part}.{one.name}" for editor in editors for one in fields(editor)]
         raise ConfigurationError(f"--grid {key}: {names} has no such setting; {hint or nearest_key(key, known)}.")
     for kind in kinds:

@@ -1,7 +1,7 @@
 """The mathematics of RECE in the space of text embeddings. Imports torch alone."""
 
 from rece_lightning.core.derivation import Derivation, DerivationMap
-from rece_lightning.core.editors import UCE, Editor, EditProblem, NullSpace, Projection, TensorUCE
+from rece_lightning.core.editors import UCE, Editor, EditProblem, NullSpace, ProjectedUCE, Projection, TensorUCE
 from rece_lightning.core.embedding_map import EmbeddingMap, LayerMaps
 from rece_lightning.core.eraser import Eraser, Evidence
 from rece_lightning.core.gram import Gram
@@ -23,6 +23,7 @@ __all__ = [
     "Method",
     "Moments",
     "NullSpace",
+    "ProjectedUCE",
     "Projection",
     "Robust",
     "RowPairs",

@@ -25,8 +25,8 @@ class Method:
     Epoch 0 edits with the concepts' own embeddings (this alone is UCE); later epochs derive, then edit.
 
     Args:
-        editor: the closed-form edit: :class:`UCE`, :class:`TensorUCE`, :class:`NullSpace`, :class:`Projection`, or a
-            subclass of :class:`Editor` of your own.
+        editor: the closed-form edit: :class:`UCE`, :class:`TensorUCE`, :class:`NullSpace`, :class:`Projection`,
+            :class:`ProjectedUCE`, or a subclass of :class:`Editor` of your own.
         first_editor: of epoch 0, where it differs: ``UCE(preserve_scale=1.0, lamb=0.5)`` is what the released scripts
             start from.
         derivation: of the embedding that would bring a concept back.
@@ -92,6 +92,11 @@ class Method:
     def needs_invariants(self) -> bool:
         """Whether an editor holds the rows of the empty prompt."""
         return any(one.needs_invariants for one in (self.editor, self.first_editor) if one is not None)
+
+    @property
+    def singular(self) -> bool:
+        """Whether something is out of every embedding's reach: what one epoch takes out no later one brings back."""
+        return any(one.singular for one in (self.editor, self.first_editor) if one is not None)
 
     def first_edit(self) -> Method:
         """UCE's edit with the weights of this method: what choices before the run are made with."""

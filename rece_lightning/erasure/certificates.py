@@ -106,11 +106,11 @@ def read_certificate(value: Any, method: Method) -> float | None:
         ConfigurationError: for what is neither, and where over embeddings of any norm there is nothing to certify.
     """
     if value is None or value == ANY:
-        if value == ANY and not method.editor.singular:
+        if value == ANY and not method.singular:
             raise ConfigurationError(
                 f"model.certificate: {ANY}: {type(method.editor).__name__} leaves a map that can be inverted, so that "
                 "over embeddings of any norm there is nothing to certify; give a number such as 1, or take the editor "
-                "Projection."
+                "ProjectedUCE or Projection."
             )
         return None
     check_number("model.certificate", value, positive=True)

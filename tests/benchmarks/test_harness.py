@@ -236,7 +236,7 @@ def red_team() -> tuple[Table[Any], dict[Any, str], bool]:
     from benchmarks.red_team.plan import Plan, erasures
     from rece_lightning.attacks import LADDER
 
-    bench = Bench(Plan(CONFIGS / "emoji_robust.yaml", tuple(LADDER), False, 2, 2, 8), Path("nowhere"))
+    bench = Bench(Plan(HERE / "red_team" / "projection.yaml", tuple(LADDER), False, 2, 2, 8), Path("nowhere"))
     work = [(one, state) for one in erasures(["all"]) for state in bench.plan.states()]
     made = {recipe: recipe for one, state in work for recipe in bench.attacks(one, state)}
     return Table(HERE / "red_team.csv", Row), made, True

@@ -256,7 +256,11 @@ def method(key: str, value: Any) -> dict[str, Any]:
     [
         ({"class_path": "UCE", "init_args": {"lam": 1}}, (), ["model.method.editor.lam: UCE", "did you mean 'lamb'?"]),
         (None, ("editor.lam", "1"), ["model.method.editor.lam: UCE", "did you mean 'lamb'?"]),
-        (None, ("editor.shrinkage", "5"), ["editor.shrinkage: UCE has no such", "--model.method.editor Projection"]),
+        (
+            None,
+            ("editor.shrinkage", "5"),
+            ["editor.shrinkage: UCE has no such", "Projection have; give --model.method.editor ProjectedUCE"],
+        ),
         ({"class_path": "no.such.Editor"}, (), ["model.method.editor", "'no.such.Editor'", "PYTHONPATH"]),
         (
             {"class_path": "rece_lightning.core.gram.Gramm"},

@@ -8,7 +8,17 @@ from typing import Any
 import pytest
 
 from rece_lightning.cli.grid import parse_grid, settings_of
-from rece_lightning.core import UCE, Derivation, Editor, EditProblem, EmbeddingMap, Method, NullSpace, Projection
+from rece_lightning.core import (
+    UCE,
+    Derivation,
+    Editor,
+    EditProblem,
+    EmbeddingMap,
+    Method,
+    NullSpace,
+    ProjectedUCE,
+    Projection,
+)
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.sweep.grid import EPOCHS, TARGET, Setting
 
@@ -73,6 +83,10 @@ def test_an_editor_by_its_name_takes_over_what_it_shares() -> None:
     base = replace(BASE, method=Method(editor=UCE(preserve_scale=0.0, lamb=2.0)))
     found = settings(f"{EDITOR}=NullSpace,Projection", base=base)
     assert [one.method.editor for one in found[1:]] == [NullSpace(preserve_scale=0.0, lamb=2.0), Projection()]
+    found = settings(f"{EDITOR}=ProjectedUCE", f"{EDITOR}.rank=1,0.9", f"{EDITOR}.lamb=0.1,1", base=base)
+    assert {one.method.editor for one in found[1:]} == {
+        ProjectedUCE(preserve_scale=0.0, lamb=lamb, rank=rank) for lamb in (0.1, 1.0) for rank in (1, 0.9)
+    }
     found = settings(f"{EDITOR}={{class_path: NullSpace, init_args: {{threshold: 0.5}}}}", base=base)
     assert found[1].method.editor == NullSpace(threshold=0.5)
 
@@ -103,7 +117,10 @@ def test_an_editor_of_a_users_own_is_one_of_the_grid() -> None:
         (f"{EDITOR}.lamb=1,two", [f"{EDITOR}.lamb", "'two'", "a number"]),
         (f"{EDITOR}.lamb=-1", [f"--grid {EDITOR}.lamb: -1", "0 or greater"]),
         (f"{EDITOR}.lamb=.nan", [f"--grid {EDITOR}.lamb: nan"]),
-        (f"{EDITOR}.shrinkage=1", [f"{EDITOR}.shrinkage: UCE has no such setting", f"add --grid {EDITOR}=Projection"]),
+        (
+            f"{EDITOR}.shrinkage=1",
+            [f"{EDITOR}.shrinkage: UCE has no such setting", f"have; add --grid {EDITOR}=ProjectedUCE"],
+        ),
         (f"{EDITOR}=UCE,Projecton", [EDITOR, "'Projecton'", "did you mean 'Projection'"]),
         (f"{EDITOR}=no.such.Editor", [EDITOR, "no.such.Editor"]),
         (f"{EDITOR}=pathlib.Path", [EDITOR, "pathlib.Path is no subclass"]),

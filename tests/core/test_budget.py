@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rece_lightning.core import EmbeddingMap, Gram
+from rece_lightning.core import EmbeddingMap, Gram, ProjectedUCE
 from rece_lightning.core.budget import BUDGETS, Reach, residual_figures, secular_root
 from rece_lightning.core.diagnostics import regeneration_residual
 from rece_lightning.core.editors.projection import Projection
@@ -28,6 +28,7 @@ KINDS: dict[str, Callable[[Problem], AnyMap]] = {
     "rece": lambda problem: core_maps(problem, 2),
     "tensor": lambda problem: core_maps(problem, 2, technique="tensor"),
     "projection": lambda problem: projected_map(problem, Projection(1)),
+    "projected uce": lambda problem: projected_map(problem, ProjectedUCE(rank=1, shrinkage=1.0)),
     "nothing": lambda problem: EmbeddingMap(torch.zeros(problem.width, problem.width, dtype=torch.float64)),
 }
 

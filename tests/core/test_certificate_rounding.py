@@ -21,7 +21,7 @@ from tests.helpers.problems import Problem, core_maps, projected_map, random_pro
 from tests.helpers.rounding import OtherRounding
 
 SIZES = [1e-6, 1e-3, 1.0, 1e3, 1e6]
-SINGLE = ("nothing", "projection", "rece", "uce", "unedited")
+SINGLE = ("nothing", "projected uce", "projection", "rece", "uce", "unedited")
 """Kinds of one map for all layers."""
 
 

@@ -24,6 +24,7 @@ from rece_lightning.core import (
     Method,
     Moments,
     NullSpace,
+    ProjectedUCE,
     Projection,
     Robust,
     TensorUCE,
@@ -38,6 +39,7 @@ from rece_lightning.core.robust import Joined
 from tests.helpers.problems import Problem, drawn_pairs, drawn_preserved, random_problem, relative
 
 EDITORS = [UCE(0.8, 0.3, 0.2), TensorUCE(0.8, 0.3, 0.2), NullSpace(0.8, 0.3, 0.2, 1e-3), Projection(1)]
+EDITORS += [ProjectedUCE(0.8, 0.3, 0.2, rank=1)]
 METHODS = [
     Method(editor=editor, accumulate=accumulate, derivation=Derivation(0.3, regularizer))
     for editor in EDITORS
@@ -46,6 +48,7 @@ METHODS = [
 ] + [
     Method(editor=UCE(0.8, 0.3, 0.2), first_editor=NullSpace(threshold=1e-3), accumulate=True),
     Method(editor=Projection(1), first_editor=UCE()),
+    Method(editor=UCE(), first_editor=ProjectedUCE(rank=1)),
     Method(robust=Robust(norms=(0.5,), ridges=(0.3,)), accumulate=True),
 ]
 

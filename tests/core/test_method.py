@@ -22,6 +22,7 @@ from rece_lightning.core import (
     EmbeddingMap,
     Method,
     NullSpace,
+    ProjectedUCE,
     Projection,
     Robust,
     TensorUCE,
@@ -67,6 +68,8 @@ EDITORS = [
     Projection(),
     Projection(3, 5.0),
     Projection(0.9),
+    ProjectedUCE(0.7, 0.0, 2.0, rank=3, shrinkage=30.0),
+    ProjectedUCE(rank=None),
     StricterUCE(lamb=0.2, extra=7),
 ]
 WHOLE = Method(
@@ -142,7 +145,7 @@ def test_every_setting_comes_back() -> None:
 
 
 def test_ours_go_by_their_names_alone() -> None:
-    for kind in (UCE, TensorUCE, NullSpace, Projection):
+    for kind in (UCE, TensorUCE, NullSpace, Projection, ProjectedUCE):
         assert kind().plain()["class_path"] == kind.__name__
         for path in (
             kind.__name__,
@@ -336,6 +339,19 @@ def test_it_needs_invariants_where_one_of_its_editors_does() -> None:
     assert Method(editor=NullSpace()).needs_invariants
     assert Method(first_editor=NullSpace()).needs_invariants
     assert Method(editor=NullSpace(), first_editor=UCE()).needs_invariants
+
+
+def test_it_takes_something_out_of_reach_where_one_of_its_editors_does() -> None:
+    for singular in (Projection(), ProjectedUCE()):
+        assert Method(editor=singular).singular
+        assert Method(editor=UCE(), first_editor=singular).singular
+    assert not Method().singular
+    assert not Method(editor=NullSpace(), first_editor=UCE()).singular
+
+
+def test_the_edit_that_words_are_chosen_with_has_its_scales() -> None:
+    first = Method(editor=ProjectedUCE(0.7, 3.0, 2.0, rank=1), projections="v").first_edit()
+    assert first == Method(editor=UCE(0.7, 3.0, 2.0), projections="v")
 
 
 def test_it_is_frozen_and_can_be_a_key() -> None:

@@ -12,7 +12,17 @@ import pytest
 import torch
 
 from rece_lightning import RECE, ConceptData, ConfigurationError, Method
-from rece_lightning.core import UCE, Derivation, EditProblem, EmbeddingMap, LayerMaps, Projection, Robust, TensorUCE
+from rece_lightning.core import (
+    UCE,
+    Derivation,
+    EditProblem,
+    EmbeddingMap,
+    LayerMaps,
+    ProjectedUCE,
+    Projection,
+    Robust,
+    TensorUCE,
+)
 from rece_lightning.core.embedding_map import stored
 from rece_lightning.erasure.finished import finished_session
 from rece_lightning.erasure.loaded import LoadedModel
@@ -32,6 +42,7 @@ METHODS = {
     "first editor": replace(METHOD, first_editor=UCE(lamb=0.5), tokens="last"),
     "tensor": replace(METHOD, editor=TensorUCE(lamb=1.0)),
     "projection": replace(METHOD, editor=Projection(), projections="v"),
+    "projected uce": replace(METHOD, editor=ProjectedUCE(lamb=1.0), projections="v"),
     "robust": replace(METHOD, robust=Robust(norms=(0.5,), ridges=(0.1,))),
 }
 

@@ -19,7 +19,6 @@ from rece_lightning.core import (
     Gram,
     Method,
     Moments,
-    Projection,
     RowPairs,
     TensorUCE,
 )
@@ -224,8 +223,8 @@ def core_maps(problem: Problem, epochs: int, **settings: Any) -> AnyMap:
     return Eraser(method_of(problem, **settings), problem.evidence, problem.gram).run(epochs).maps
 
 
-def projected_map(problem: Problem, editor: Projection, epochs: int = 1, *, accumulate: bool = False) -> EmbeddingMap:
-    """The map of the projection editor."""
+def projected_map(problem: Problem, editor: Editor, epochs: int = 1, *, accumulate: bool = False) -> EmbeddingMap:
+    """The one map of an editor such as the projection."""
     found = Eraser(Method(editor=editor, accumulate=accumulate), problem.evidence, problem.gram).run(epochs).maps
     assert isinstance(found, EmbeddingMap)
     return found

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from rece_lightning import RECE, ConceptData, Method
 from rece_lightning.attacks import AdversarialPrompt, AttackStore
 from rece_lightning.callbacks import ErasureCheckpoint, Export
-from rece_lightning.core import UCE, Derivation, Editor, NullSpace, Projection, Robust, TensorUCE
+from rece_lightning.core import UCE, Derivation, Editor, NullSpace, ProjectedUCE, Projection, Robust, TensorUCE
 from rece_lightning.core.certificate import certify
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.emoji.catalog import load_catalog
@@ -412,6 +412,16 @@ def test_settings_that_make_no_sense_are_refused_before_any_model(robust: Any, s
 def test_certificates_that_make_no_sense_are_refused_before_any_model(certificate: Any, said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
         RECE("no such model", certificate=certificate)
+
+
+def test_a_certificate_of_any_norm_needs_one_editor_that_takes_something_out_of_reach() -> None:
+    for method in (Method(editor=ProjectedUCE()), Method(editor=UCE(), first_editor=ProjectedUCE())):
+        RECE("no such model", method=method, certificate="any")
+    module = fit(editor=UCE(), first_editor=ProjectedUCE(), epochs=3, certificate="any")
+    least = [row["certificate"] for row in module.history]
+    assert least[0] > 0.01
+    # RECE's epochs behind it bring nothing back and take nothing more.
+    assert least[1:] == pytest.approx(least[:1] * 2, rel=0.05)
 
 
 def test_an_editor_with_a_map_a_layer_is_refused() -> None:

@@ -5,8 +5,9 @@ An editor of your own is a subclass of :class:`Editor` in your own package, give
 
 from rece_lightning.core.editors.base import Editor, EditProblem
 from rece_lightning.core.editors.null_space import NullSpace
+from rece_lightning.core.editors.projected_uce import ProjectedUCE
 from rece_lightning.core.editors.projection import Projection
 from rece_lightning.core.editors.tensor import TensorUCE
 from rece_lightning.core.editors.uce import UCE
 
-__all__ = ["UCE", "EditProblem", "Editor", "NullSpace", "Projection", "TensorUCE"]
+__all__ = ["UCE", "EditProblem", "Editor", "NullSpace", "ProjectedUCE", "Projection", "TensorUCE"]

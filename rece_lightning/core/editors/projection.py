@@ -73,12 +73,22 @@ class GramRoot:
     """``tr G⁻¹``, over the directions that a key or value sees."""
 
     @classmethod
-    def of(cls, gram: Tensor) -> GramRoot:
-        """Of one Gram matrix, ``[d, d]``. Not by Cholesky: a model with fewer outputs than d has a singular one."""
+    def of(cls, gram: Tensor, rounded: float = 1.0) -> GramRoot:
+        """Of one Gram matrix, ``[d, d]``. Not by Cholesky: a model with fewer outputs than d has a singular one.
+
+        Args:
+            gram: ``G``, or ``MᵀGM`` of an edited model.
+            rounded: how many times more of it rounding may have made than of ``G``: ``‖M‖²``.
+        """
         strengths, axes = torch.linalg.eigh(gram)
-        seen = strengths > len(gram) * torch.finfo(gram.dtype).eps * strengths[-1]
+        seen = strengths > len(gram) * torch.finfo(gram.dtype).eps * strengths[-1] * rounded
         strengths, axes = strengths[seen], axes[:, seen]
         return cls(axes * strengths.sqrt(), float((1 / strengths).sum()))
+
+    @property
+    def dual(self) -> Tensor:
+        """``F⁺ᵀ``, ``[d, k]``: ``Fᵀ F⁺ᵀ = I``, and ``F⁺ᵀ F⁺ = G⁺``. The columns of F are orthogonal."""
+        return self.root / self.root.square().sum(0)
 
 
 def project(
@@ -119,18 +129,50 @@ def project(
     """
     base = base or GramRoot.of(gram.total)
     root = before.matrix.mT @ base.root
-    differences = moments.erased - moments.cross - moments.cross.mT + moments.target
-    size = float((gram.total * (moments.erased + moments.target)).sum())
-    axes, directions = leading_directions(differences, root, rank, size)
+    axes, directions = differing(moments, gram, root, rank)
     if not axes.shape[1]:
         return EmbeddingMap.identity(gram.width, gram.total.device)
-    size = float(moments.preserved.trace())
-    scatter = root.mT @ (moments.preserved / size if size > 0 else moments.preserved) @ root
-    system = add_ridge(scatter, shrinkage / base.inverse_trace)
-    remedy = "Give Projection.shrinkage (κ) a larger value."
-    solved = torch.cholesky_solve(axes, factor_positive_definite(system, what="projection's system", remedy=remedy))
+    solved = discriminant(moments.preserved, root, axes, shrinkage / base.inverse_trace)
     left = -torch.linalg.solve(axes.mT @ solved, directions, left=False)
     return narrow(left, (root @ solved).mT)
+
+
+def differing(moments: Moments, gram: Gram, root: Tensor, rank: int | float) -> tuple[Tensor, Tensor]:
+    """The leading directions of what is erased, ``c − c*``; see :func:`leading_directions`.
+
+    Args:
+        moments: of concepts and targets.
+        gram: ``G`` of the original projections.
+        root: ``F`` of the model as it is now, ``[d, k]``.
+        rank: r.
+    """
+    differences = moments.erased - moments.cross - moments.cross.mT + moments.target
+    size = float((gram.total * (moments.erased + moments.target)).sum())
+    return leading_directions(differences, root, rank, size)
+
+
+def discriminant(preserved: Tensor, root: Tensor, axes: Tensor, ridge: float) -> Tensor:
+    """``Y'`` with ``V = F Y'``: what tells the erased directions from what is preserved, as keys and values see both.
+
+    ``V = (P/tr P + κ G⁻¹/tr G⁻¹)⁻¹ Δ`` is ``F (Fᵀ P F/tr P + κ/tr G⁻¹ · I)⁻¹ Fᵀ Δ``: nothing of G is inverted.
+
+    Args:
+        preserved: ``P``, ``[d, d]``.
+        root: ``F``, ``[d, k]``.
+        axes: ``Fᵀ Δ``, ``[k, r]``.
+        ridge: ``κ/tr G⁻¹``.
+
+    Returns:
+        ``[k, r]``.
+
+    Raises:
+        ConfigurationError: if the system is singular to rounding, as it may be for a tiny κ.
+    """
+    size = float(preserved.trace())
+    scatter = root.mT @ (preserved / size if size > 0 else preserved) @ root
+    remedy = "Give the editor's shrinkage (κ) a larger value."
+    factor = factor_positive_definite(add_ridge(scatter, ridge), what="projection's system", remedy=remedy)
+    return torch.cholesky_solve(axes, factor)
 
 
 def leading_directions(differences: Tensor, root: Tensor, rank: int | float, size: float) -> tuple[Tensor, Tensor]:
