@@ -43,7 +43,7 @@ from rece_lightning.core.errors import ConfigurationError, ReceError, nearest
 from rece_lightning.core.gram import Gram
 from rece_lightning.data.csv_rows import rows_of
 from rece_lightning.data.prompts import EvaluationPrompt
-from rece_lightning.emoji.catalog import WEIGHTS
+from rece_lightning.emoji.catalog import MMDIT, WEIGHTS
 from rece_lightning.erasure.loaded import LoadedModel
 from rece_lightning.erasure.session import ErasureSession
 from rece_lightning.evaluation.generation import PictureMaker
@@ -53,7 +53,11 @@ from rece_lightning.models.sampling import Request, Sampling
 from rece_lightning.models.text_space import TEXT
 
 HERE = Path(__file__).parent
-UNET = WEIGHTS / "unet" / "diffusion_pytorch_model.safetensors"
+WEIGHT_FILES = {
+    "emoji": WEIGHTS / "unet" / "diffusion_pytorch_model.safetensors",
+    "emoji-mmdit": MMDIT / "transformer" / "diffusion_pytorch_model.safetensors",
+}
+"""Embedded world → its denoiser's weights."""
 
 # Settings of a method
 
@@ -230,9 +234,14 @@ def flat(method: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @cache
-def unet_digest() -> str:
-    """Of the embedded world's U-Net; read once."""
-    return hashlib.sha256(UNET.read_bytes()).hexdigest()[:12]
+def weights_digest(pretrained: str) -> str:
+    """SHA-256 of an embedded world's denoiser: its figures are of these weights. Read once."""
+    return hashlib.sha256(WEIGHT_FILES[pretrained].read_bytes()).hexdigest()
+
+
+def unet_digest(pretrained: str = "emoji") -> str:
+    """The first digits of it, by which tables name the weights that they were measured on."""
+    return weights_digest(pretrained)[:12]
 
 
 def digest(what: Any) -> str:
@@ -376,7 +385,7 @@ def check_same(
     for row in rows:
         own = getattr(row, "weights", weights)
         if own != weights:
-            raise ConfigurationError(f"{path}: measured on the U-Net {own}, this one is {weights}; {remedy}.")
+            raise ConfigurationError(f"{path}: measured on the weights {own}, these are {weights}; {remedy}.")
         if wanted.get(row.key, "" if whole else row.recipe) != row.recipe:
             name = ", ".join(map(str, row.key)) if isinstance(row.key, tuple) else str(row.key)
             raise ConfigurationError(
@@ -384,7 +393,14 @@ def check_same(
             )  # fmt: skip
 
 
-def fill(table: Table[Row], pieces: Sequence[Piece[Row]], *, overwrite: bool = False, whole: bool = False) -> list[Row]:
+def fill(
+    table: Table[Row],
+    pieces: Sequence[Piece[Row]],
+    *,
+    overwrite: bool = False,
+    whole: bool = False,
+    weights: str | None = None,
+) -> list[Row]:
     """Measure what a table lacks, and write it after every part.
 
     Args:
@@ -392,6 +408,7 @@ def fill(table: Table[Row], pieces: Sequence[Piece[Row]], *, overwrite: bool = F
         pieces: all of the work.
         overwrite: measure anew what is there.
         whole: see :func:`check_same`.
+        weights: see :func:`check_same`.
 
     Returns:
         All rows.
@@ -400,7 +417,8 @@ def fill(table: Table[Row], pieces: Sequence[Piece[Row]], *, overwrite: bool = F
         ConfigurationError: if the table is damaged, or of other weights or settings.
     """
     rows = [] if overwrite else table.read()
-    check_same(rows, {key: recipe for one in pieces for key, recipe in one.recipes.items()}, table.path, whole=whole)
+    wanted = {key: recipe for one in pieces for key, recipe in one.recipes.items()}
+    check_same(rows, wanted, table.path, weights, whole=whole)
     done = {row.key for row in rows}
     work = [(piece, [key for key in piece.recipes if key not in done]) for piece in pieces]
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
@@ -434,7 +452,8 @@ class World:
     """An embedded world with its detector; each part is loaded at first use, once."""
 
     def __init__(self, pretrained: str = "emoji") -> None:
-        self.loaded, self.detector = LoadedModel((pretrained, None, None, None)), EmojiDetector()
+        self.pretrained, self.detector = pretrained, EmojiDetector()
+        self.loaded = LoadedModel((pretrained, None, None, None))
 
     @cached_property
     def maker(self) -> PictureMaker:
@@ -457,6 +476,16 @@ class World:
         """Which pictures of prompts show the prompt's concept, ``[n]``, on the projections that are in."""
         made = self.maker.make(prompts, seeds, sampling, derive=derive)
         return self.detector.detect(made, [row.concept for row in prompts])
+
+    def erased(self, settings: Settings, epochs: int, data: Mapping[str, Any]) -> ErasureSession:
+        """The erasure that ``fit`` gives, without a trainer and on what is loaded already."""
+        session, prompts = ErasureSession(self.loaded, method_of(settings)), ConceptData(**data)
+        session.concepts = prompts.summary()
+        for batch in prompts.batches():
+            session.count(batch)
+        for _ in range(epochs):
+            session.step()
+        return session
 
     def victim(self, session: ErasureSession, maps: Mapping[str, AnyMap] | None, sampling: Sampling) -> Victim:
         """An erasure for attacks.

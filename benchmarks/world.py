@@ -9,7 +9,6 @@ Every figure is a share of generated pictures in which the detector sees what th
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -22,10 +21,10 @@ from PIL import Image
 from rich.progress import track
 
 from benchmarks import harness
-from benchmarks.harness import HERE, World, command, plain_parser
+from benchmarks.harness import HERE, World, command, plain_parser, weights_digest
 from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.emoji.captions import describe, with_article
-from rece_lightning.emoji.catalog import MMDIT, WEIGHTS, load_catalog
+from rece_lightning.emoji.catalog import WEIGHTS, load_catalog
 from rece_lightning.emoji.clip import load_clip
 from rece_lightning.emoji.detector import load_detector
 from rece_lightning.emoji.training.clip import zero_shot_accuracy
@@ -39,15 +38,6 @@ WORLDS = {
 }
 DENOISERS = {"emoji": "U-Net, DDIM", "emoji-mmdit": "MMDiT, Euler"}
 SHEETS = {"emoji": "world", "emoji-mmdit": "world_mmdit"}
-WEIGHT_FILES = {
-    "emoji": WEIGHTS / "unet" / "diffusion_pytorch_model.safetensors",
-    "emoji-mmdit": MMDIT / "transformer" / "diffusion_pytorch_model.safetensors",
-}
-
-
-def digest(world: str) -> str:
-    """SHA-256 of the file of a world's denoiser: the figures are of these weights."""
-    return hashlib.sha256(WEIGHT_FILES[world].read_bytes()).hexdigest()
 
 
 def measure(world: World, sampling: Sampling, title: str, rows: list[tuple[str, str]]) -> Share:
@@ -188,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 for title, rows in prompt_rows(arguments.per_prompt).items()
             }
             kept[name] = {
-                "weights": digest(name),
+                "weights": weights_digest(name),
                 "figures": {title: [share.hits, share.total] for title, share in shares.items()},
             }
             contact_sheet(world, sampling, arguments.output / f"{SHEETS[name]}.png")

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 
 from benchmarks import harness
-from benchmarks.harness import UNET, Piece, Table, command, digest_of, fill, table_parser
+from benchmarks.harness import WEIGHT_FILES, Piece, Table, command, digest_of, fill, table_parser
 from benchmarks.scaling.page import Timing, page
 from benchmarks.scaling.parts import PARTS, Sizes, measure_all
 from rece_lightning.core.errors import ConfigurationError
@@ -38,7 +38,7 @@ QUICK = Sizes(prompts=128, pictures=2, steps=1, picture_batch=1, pieces=2, attac
 def weights() -> str:
     """First digits of the hash of what is timed."""
     found = hashlib.sha256()
-    for part in (UNET, WEIGHTS / "text_encoder" / "model.safetensors"):
+    for part in (WEIGHT_FILES["emoji"], WEIGHTS / "text_encoder" / "model.safetensors"):
         found.update(part.read_bytes())
     return found.hexdigest()[:12]
 

@@ -156,7 +156,7 @@ def test_rows_of_other_weights_or_settings_are_refused(tmp_path: Path) -> None:
     recipes = {one.key: "r" for one in rows}
     check_same(rows, recipes, tmp_path, "abc", whole=True)
     check_same(rows[:1], recipes, tmp_path, "abc", whole=True)
-    with pytest.raises(ConfigurationError, match="U-Net abc, this one is def"):
+    with pytest.raises(ConfigurationError, match="weights abc, these are def"):
         check_same(rows, recipes, tmp_path, "def", whole=True)
     with pytest.raises(ConfigurationError, match="other settings"):
         check_same(rows, {**recipes, rows[0].key: "s"}, tmp_path, "abc", whole=True)

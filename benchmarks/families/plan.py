@@ -1,0 +1,172 @@
+"""What the MMDiT is measured on: the erasures of ``benchmarks.results``, model states, groups of prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from benchmarks.harness import Configuration, Settings, digest, former, told
+from benchmarks.results.plan import (
+    ERASED,
+    HELD,
+    KINDS,
+    ORIGINAL,
+    PUBLISHED,
+    RECOMMENDED,
+    SCALES,
+    SYNONYMS,
+    UCE,
+    UCE_RECOMMENDED,
+    Erasure,
+    Key,
+    erasures,
+)
+from rece_lightning.data.prompts import EvaluationPrompt
+from rece_lightning.models.sampling import Sampling
+from rece_lightning.models.text_space import POOLED, TEXT
+
+PRETRAINED = "emoji-mmdit"
+SAMPLING = Sampling(steps=12, guidance_scale=4.0, batch_size=64)
+SEEDS, FEWER, FEWEST = tuple(range(5)), tuple(range(3)), tuple(range(2))
+FLOOR, DERIVED = "floor", "derived"
+PROJECTION, NULL_SPACE = "projection", "null space"
+RIDGES = (1e-6, 1e-4, 1e-2, 1e-1, 1.0)
+"""Of the derived embedding, as shares of ``tr(G)/d`` of each space: the strongest of them stands for any norm."""
+IN_CONTEXT = 3
+"""Prompts of which a style's or a background's embedding is derived."""
+METHODS, SPACES, TOKENS = "methods", "spaces", "tokens"
+PARTS = (METHODS, SPACES, TOKENS)
+BOTH = ""
+ALONE = {f"{name} alone": [name] for name in (TEXT, POOLED)}
+"""How a page calls it → the spaces that are edited."""
+RULES = ("aligned", "last", "end", "all")
+COMPARED = (UCE_RECOMMENDED, RECOMMENDED, PROJECTION)
+"""Methods that are compared over spaces and tokens: UCE and RECE at the same scales."""
+
+
+@dataclass(frozen=True)
+class State:
+    """A model state."""
+
+    part: str
+    method: str
+    settings: Settings | None
+    """``None``: the model is not edited."""
+    epochs: int
+    variant: str = BOTH
+    """What differs from the method's defaults: both spaces, tokens ``aligned``."""
+
+    @property
+    def name(self) -> str:
+        """As tables call it."""
+        return f"{self.method}, {self.variant}" if self.variant else self.method
+
+    @property
+    def told(self) -> str:
+        """For the table, in short."""
+        return "" if self.settings is None else told(former(self.settings), self.epochs)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Prompts that are drawn with each of some seeds."""
+
+    prompts: tuple[EvaluationPrompt, ...]
+    seeds: tuple[int, ...]
+    ridge: float | None = None
+    """Of the embedding that is derived of each prompt; ``None``: the prompt's own is given."""
+
+
+def methods(kind: str) -> list[State]:
+    """Every method with its defaults, the original first."""
+    recommended = Configuration.shipped("emoji_mmdit.yaml")
+    published = Configuration.shipped(KINDS[kind][1])
+    found = [State(METHODS, ORIGINAL, None, 0)]
+    for uce, rece, source in ((UCE, PUBLISHED, published), (UCE_RECOMMENDED, RECOMMENDED, recommended)):
+        alone = {key: value for key, value in source.settings.items() if key in SCALES}
+        found += [State(METHODS, uce, alone, 1), State(METHODS, rece, source.settings, int(source.epochs or 1))]
+    projection = {"editor": "Projection", "editor.rank": 0.99, "editor.shrinkage": 3.0}
+    return [*found, State(METHODS, PROJECTION, projection, 1), State(METHODS, NULL_SPACE, {"editor": "NullSpace"}, 1)]
+
+
+def spaces(kind: str) -> list[State]:
+    """One text space alone: what goes through the other is left open."""
+    return [
+        State(SPACES, one.method, {**(one.settings or {}), "spaces": names}, one.epochs, told)
+        for told, names in ALONE.items()
+        for one in methods(kind)
+        if one.method in COMPARED
+    ]
+
+
+def tokens(kind: str) -> list[State]:
+    """Other rows of a prompt than those from its last subject token on."""
+    return [
+        State(TOKENS, one.method, {**(one.settings or {}), "tokens": rule}, one.epochs, f"tokens {rule}")
+        for rule in RULES[1:]
+        for one in methods(kind)
+        if one.method in COMPARED
+    ]
+
+
+def groups(erasure: Erasure, state: State) -> dict[str, Group]:
+    """What is drawn of a state. The original is asked for the floor too: the prompts without what is erased.
+
+    Embeddings are derived of an edited model alone, of the object's name or of a few prompts in context.
+    """
+    own = erasure.groups[ERASED]
+    found = {ERASED: Group(own, SEEDS), HELD: Group(erasure.groups[HELD], FEWER)}
+    if erasure.groups[SYNONYMS]:
+        found[SYNONYMS] = Group(erasure.groups[SYNONYMS], SEEDS)
+    if state.settings is None:
+        return {**found, FLOOR: Group(tuple(without(row, erasure) for row in own), SEEDS)}
+    asked, seeds = (own, FEWER) if erasure.kind == "objects" else (own[:IN_CONTEXT], FEWEST)
+    return {**found, **{derived(ridge): Group(asked, seeds, ridge) for ridge in RIDGES}}
+
+
+def derived(ridge: float) -> str:
+    """The group of embeddings with this ridge."""
+    return f"{DERIVED} {ridge:g}"
+
+
+def without(row: EvaluationPrompt, erasure: Erasure) -> EvaluationPrompt:
+    """A prompt that does not ask for what is erased: an object's target, or the phrase without style or background."""
+    if erasure.kind == "objects":
+        return EvaluationPrompt(str(erasure.data.get("target", " ")), row.concept)
+    context = {f"{word} {row.concept}" for word in ("in", "on a", "on an")}
+    plain = next(row.prompt.removesuffix(f" {one}") for one in context if row.prompt.endswith(f" {one}"))
+    return EvaluationPrompt(plain, row.concept)
+
+
+def recipe(erasure: Erasure, state: State, group: Group) -> str:
+    """Digest of what decides a row's figures beside the model."""
+    made: dict[str, Any] = {}
+    if state.settings is not None:
+        made = {"data": erasure.data, "model": former(state.settings), "epochs": state.epochs}
+    prompts = [asdict(row) for row in group.prompts]
+    what = {"prompts": prompts, "seeds": list(group.seeds), "ridge": group.ridge, "sampling": str(SAMPLING)}
+    return digest({**made, **what})
+
+
+def recipes(erasure: Erasure, state: State) -> dict[Key, str]:
+    """The digests of the rows of a state: one a group of prompts."""
+    return {
+        (erasure.kind, erasure.name, state.name, name): recipe(erasure, state, group)
+        for name, group in groups(erasure, state).items()
+    }
+
+
+def work(parts: Sequence[str], chosen: Sequence[Erasure] | None = None) -> list[tuple[Erasure, State]]:
+    """Erasures and states in the order in which they are measured: whole comparisons first, and objects first.
+
+    A run that is stopped early holds every method, then what one space leaves open, then the choice of tokens.
+    """
+    given = erasures() if chosen is None else chosen
+    objects = [one for one in given if one.kind == "objects"]
+    others = [one for one in given if one.kind != "objects"]
+    order = [
+        (METHODS, objects, methods), (SPACES, objects, spaces), (METHODS, others, methods), (TOKENS, objects, tokens),
+        (SPACES, others, spaces), (TOKENS, others, tokens),
+    ]  # fmt: skip
+    return [(one, state) for part, own, made in order if part in parts for one in own for state in made(one.kind)]

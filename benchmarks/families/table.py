@@ -1,0 +1,51 @@
+"""``families.csv``: a line a state, erasure and prompt group."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.harness import BETWEEN, Table
+from benchmarks.results.plan import Key
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured on one group of prompts of one state of one erasure."""
+
+    weights: str
+    """First digits of the SHA-256 of the transformer's file."""
+    part: str
+    kind: str
+    erasure: str
+    state: str
+    group: str
+    """``erased``, ``synonyms``, ``kept``, ``floor``, ``derived`` with its ridge."""
+    recipe: str
+    """Digest of edit, prompts, seeds and sampling."""
+    settings: str
+    prompts: tuple[str, ...]
+    hits: tuple[str, ...]
+    """A prompt's pictures by seed, 1 where the concept is detected: ``11011``."""
+    distance: tuple[float, ...]
+    """A prompt's mean perceptual distance from the original model's pictures; empty for embeddings."""
+    certificate: tuple[float, ...] = ()
+    """Of the group ``erased``: text space by text space, the least of its prompts over embeddings of any norm."""
+    at_one: tuple[float, ...] = ()
+    """The same over embeddings no longer than the concept's own."""
+
+    def __post_init__(self) -> None:
+        if len(self.hits) != len(self.prompts) or len(self.distance) not in (0, len(self.prompts)):
+            raise ValueError(f"{BETWEEN.join(self.key)}: lists of different lengths")
+        if any(set(hits) - {"0", "1"} for hits in self.hits):
+            raise ValueError(f"{BETWEEN.join(self.key)}: hits that are neither 0 nor 1")
+
+    @property
+    def key(self) -> Key:
+        """What names it."""
+        return self.kind, self.erasure, self.state, self.group
+
+
+def table(folder: Path) -> Table[Row]:
+    """The table in a folder."""
+    return Table(folder / "families.csv", Row, digits=6)
