@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -73,12 +74,17 @@ class Problem:
 
     def floor(self, epochs: int) -> None:
         """What cannot be left out: ``G``, applying ``M``, a factorisation and a solve for each edit and derivation."""
-        gram = self.gram().total
-        system = gram + gram.trace() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-        for _ in range(2 * epochs - 1):
-            torch.cholesky_solve(gram, torch.linalg.cholesky(system))
-        for weight in self.weights:
-            apply_to_weight(weight, gram)
+        least_algebra(self.weights, epochs)
+
+
+def least_algebra(weights: Sequence[Tensor], epochs: int) -> None:
+    """``G`` of weights, ``M`` applied to them, a factorisation and a solve for each edit and derivation."""
+    gram = Gram.of(((str(index), weight) for index, weight in enumerate(weights)), device=weights[0].device).total
+    system = gram + gram.trace() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    for _ in range(2 * epochs - 1):
+        torch.cholesky_solve(gram, torch.linalg.cholesky(system))
+    for weight in weights:
+        apply_to_weight(weight, gram)
 
 
 def seconds(work: Callable[[], object], device: str = "cpu") -> float:
@@ -178,18 +184,38 @@ if len(sys.argv) > 1:
 # A process starts with the peak of the one that forked it, so a small one must start what is measured.
 LAUNCHER = (
     "import resource, subprocess, sys; code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL); "
-    "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024); sys.exit(code)"
+    "used = resource.getrusage(resource.RUSAGE_CHILDREN); print(used.ru_maxrss / 1024, used.ru_utime + used.ru_stime); "
+    "sys.exit(code)"
 )
 
 
-def child(*arguments: str, folder: Path) -> tuple[float, float]:
-    """Seconds and peak resident megabytes of a process of its own."""
+@dataclass(frozen=True)
+class Used:
+    """What a process took."""
+
+    seconds: float
+    """From its start to its end."""
+    cpu: float
+    """Seconds of processors."""
+    peak: float
+    """Resident megabytes at most."""
+
+
+def measured_child(*arguments: str, folder: Path) -> Used:
+    """Run a process of its own."""
     started = time.perf_counter()
     command = [sys.executable, "-c", LAUNCHER, sys.executable, *arguments]
     answer = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if answer.returncode:
         raise SystemExit(f"{arguments} failed: {answer.stderr}")
-    return time.perf_counter() - started, float(answer.stdout)
+    peak, cpu = map(float, answer.stdout.split())
+    return Used(time.perf_counter() - started, cpu, peak)
+
+
+def child(*arguments: str, folder: Path) -> tuple[float, float]:
+    """Seconds and peak resident megabytes of a process of its own."""
+    used = measured_child(*arguments, folder=folder)
+    return used.seconds, used.peak
 
 
 def command_table(checkpoint: Path, repeats: int) -> list[str]:

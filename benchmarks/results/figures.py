@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from math import sqrt
 from statistics import fmean, stdev
+from typing import Protocol, TypeVar
 
 from benchmarks.results.plan import ERASED, SYNONYMS
-from benchmarks.results.table import Row
 from rece_lightning.metrics import Mean, PairedTest, Share, cluster_bootstrap, paired_test, paired_test_of_values
 from rece_lightning.metrics.intervals import FEWEST_PROMPTS, t_quantile
 
@@ -19,12 +19,32 @@ UNWANTED = (ERASED, SYNONYMS)
 NAN = float("nan")
 
 
+class Counted(Protocol):
+    """A row of detections, of whichever table."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def erasure(self) -> str: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def group(self) -> str: ...
+    @property
+    def prompts(self) -> tuple[str, ...]: ...
+    @property
+    def hits(self) -> tuple[str, ...]: ...
+
+
+Row = TypeVar("Row", bound=Counted)
+
+
 def of(rows: Iterable[Row], kind: str, state: str, groups: Sequence[str]) -> list[Row]:
     """The rows of a state that belong to groups of prompts."""
     return [row for row in rows if row.kind == kind and row.state == state and row.group in groups]
 
 
-def share(rows: Iterable[Row]) -> Share:
+def share(rows: Iterable[Counted]) -> Share:
     """Detections, with an interval over prompts."""
     found: dict[str, list[str]] = {}
     for row in rows:
@@ -34,7 +54,7 @@ def share(rows: Iterable[Row]) -> Share:
     return Share.over((hits.count("1"), len(hits)) for hits in joined)
 
 
-def mean(rows: Iterable[Row], field: str) -> Mean:
+def mean(rows: Iterable[Counted], field: str) -> Mean:
     """Of ``clip`` or ``distance`` over pictures, with an interval over prompts."""
     sums: dict[str, float] = {}
     counts: dict[str, int] = {}
@@ -45,7 +65,7 @@ def mean(rows: Iterable[Row], field: str) -> Mean:
     return interval_of(list(sums.values()), list(counts.values()), "prompts")
 
 
-def over_erasures(rows: Iterable[Row], field: str) -> Mean:
+def over_erasures(rows: Iterable[Counted], field: str) -> Mean:
     """Mean of ``fid`` or ``kid`` over erasures."""
     values = [getattr(row, field) for row in rows if getattr(row, field) is not None]
     return interval_of(values, [1] * len(values), "erasures")
@@ -77,13 +97,13 @@ def pairs(rows: Sequence[Row], kind: str, before: str, after: str, groups: Seque
     return found
 
 
-def detection_test(found: Sequence[tuple[Row, Row]]) -> PairedTest:
+def detection_test(found: Sequence[tuple[Counted, Counted]]) -> PairedTest:
     """Whether detections differ by more than chance, over prompts."""
     before, after, prompts = _pictures(found)
     return paired_test(before, after, prompts)
 
 
-def detection_change(found: Sequence[tuple[Row, Row]]) -> Mean:
+def detection_change(found: Sequence[tuple[Counted, Counted]]) -> Mean:
     """Detections of the second rows less those of the first, with an interval over prompts."""
     sums: dict[str, int] = {}
     counts: dict[str, int] = {}
@@ -93,7 +113,7 @@ def detection_change(found: Sequence[tuple[Row, Row]]) -> Mean:
     return interval_of(list(sums.values()), list(counts.values()), "prompts")
 
 
-def _pictures(found: Sequence[tuple[Row, Row]]) -> tuple[list[bool], list[bool], list[str]]:
+def _pictures(found: Sequence[tuple[Counted, Counted]]) -> tuple[list[bool], list[bool], list[str]]:
     before: list[bool] = []
     after: list[bool] = []
     prompts: list[str] = []
@@ -105,7 +125,7 @@ def _pictures(found: Sequence[tuple[Row, Row]]) -> tuple[list[bool], list[bool],
     return before, after, prompts
 
 
-def mean_test(found: Sequence[tuple[Row, Row]], field: str) -> PairedTest:
+def mean_test(found: Sequence[tuple[Counted, Counted]], field: str) -> PairedTest:
     """Whether ``clip`` or ``distance`` differs by more than chance, over prompts."""
     sums: dict[str, float] = {}
     counts: dict[str, int] = {}
@@ -117,12 +137,12 @@ def mean_test(found: Sequence[tuple[Row, Row]], field: str) -> PairedTest:
     return paired_test_of_values(list(sums.values()), list(counts.values()))
 
 
-def erasure_test(found: Sequence[tuple[Row, Row]], field: str) -> PairedTest:
+def erasure_test(found: Sequence[tuple[Counted, Counted]], field: str) -> PairedTest:
     """Whether ``fid`` or ``kid`` differs by more than chance, over erasures."""
     both = [(getattr(first, field), getattr(second, field)) for first, second in found]
     changes = [after - before for before, after in both if before is not None and after is not None]
     return paired_test_of_values(changes, [1] * len(changes))
 
 
-def _lengths(row: Row) -> list[int]:
+def _lengths(row: Counted) -> list[int]:
     return [len(hits) for hits in row.hits]
