@@ -98,24 +98,14 @@ def methods(kind: str) -> list[State]:
 
 def singular(kind: str) -> list[State]:
     """Singular editors that certify more: the projection with a larger κ, and the nearest reachable point."""
-    (projection,), (uce,) = (
-        [one for one in methods(kind) if one.method == name] for name in (PROJECTION, UCE_RECOMMENDED)
-    )
-    given = ((PROJECTION, projection.settings, STRONGER), (NEAREST, nearest(uce.settings or {}), NEAREST_KAPPA))
+    settings = {one.method: one.settings or {} for one in methods(kind)}
+    nearest = {"editor": "ProjectedUCE", **settings[UCE_RECOMMENDED], "editor.rank": 0.99}
+    given = ((PROJECTION, settings[PROJECTION], STRONGER), (NEAREST, nearest, NEAREST_KAPPA))
     return [
-        State(SINGULAR, name, {**(settings or {}), "editor.shrinkage": value}, 1, f"κ {value:g}")
-        for name, settings, values in given
+        State(SINGULAR, name, {**own, "editor.shrinkage": value}, 1, f"κ {value:g}")
+        for name, own, values in given
         for value in values
     ]
-
-
-def nearest(uce: Settings) -> Settings:
-    """UCE's edit behind a projection to the nearest reachable point, with UCE's scales."""
-    return {
-        "editor": "ProjectedUCE",
-        **{key: value for key, value in uce.items() if key != "editor"},
-        "editor.rank": 0.99,
-    }
 
 
 def spaces(kind: str) -> list[State]:
