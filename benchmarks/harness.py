@@ -517,9 +517,10 @@ def fitted(
     callbacks: Sequence[Callback] = (),
     folder: Path | None = None,
     certificate: float | str | None = None,
+    pretrained: str = "emoji",
 ) -> ErasureSession:
     """The erasure after ``fit``: what a configuration with these settings gives."""
-    module = RECE("emoji", method=method_of(settings), certificate=certificate)
+    module = RECE(pretrained, method=method_of(settings), certificate=certificate)
     quiet_trainer(epochs, callbacks, folder).fit(module, ConceptData(**data))
     return module.session
 
