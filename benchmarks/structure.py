@@ -33,6 +33,7 @@ ROOMS = (
     "vocabulary",
     "attacks",
     "evaluation",
+    "baselines",
     "erasure",
     "trainer",
     "devices",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +13,31 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torchmetrics import Metric
 
-from rece_lightning.callbacks.base import RunCallback, data_for, rece_module
+from rece_lightning.baselines.trained import TrainedErasure
+from rece_lightning.callbacks.base import RunCallback
+from rece_lightning.callbacks.subject import (
+    Subject,
+    Weights,
+    draw_with,
+    epochs_of,
+    final_states,
+    named_edit,
+    pictures_of,
+    subject_of,
+    weights_now,
+)
 from rece_lightning.callbacks.terminal import log_figures, print_outcome, progress_bar
-from rece_lightning.core.embedding_map import AnyMap
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.extras import extra
 from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.evaluation.columns import FitColumns, MeasuredColumns, unmeasured
-from rece_lightning.evaluation.drawing import Derived, attackers, out_of_reach
+from rece_lightning.evaluation.drawing import Derived, out_of_reach
 from rece_lightning.evaluation.folders import References
 from rece_lightning.evaluation.generation import PictureMaker
 from rece_lightning.evaluation.prompts import AskedPrompts
 from rece_lightning.evaluation.quality import Quality, check_metrics
 from rece_lightning.evaluation.results.comparison import (
-    FIRST,
-    FIRST_DERIVED,
     LAST,
-    LAST_DERIVED,
     ORIGINAL,
     Comparison,
 )
@@ -39,9 +48,6 @@ from rece_lightning.module import RECE
 from rece_lightning.reporting.terminal import PlainConsole
 from rece_lightning.runs.checkpoints import stored_maps
 from rece_lightning.runs.folder import run_folder
-
-Maps = Mapping[str, AnyMap]
-"""Text space → map."""
 
 
 class Evaluation(RunCallback):
@@ -120,13 +126,14 @@ class Evaluation(RunCallback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Hand the sampling to the module, check every prompt, and have ``validate`` go through them in batches."""
-        module = rece_module(pl_module)
-        data: Any = data_for(trainer, module)
+        module = subject_of(pl_module)
+        data: Any = module.data
         module.sampling = self.sampling
         module.seeds = tuple(range(self.pictures_per_prompt))
         self.check_prompts(data, stage)
         if self.comparison is not None:
-            self.comparison.editor = type(module.method.first_editor or module.method.editor).__name__
+            self.comparison.editor = named_edit(module)
+            self.comparison.is_trained = isinstance(module, TrainedErasure)
         self._fit = None
         if stage in ("validate", "test") and self.comparison is not None:
             field = "test" if stage == "test" else "validation"
@@ -139,6 +146,8 @@ class Evaluation(RunCallback):
             setattr(data, field, self.asked.a_row_each())
             data.batch_size = self.sampling.batch_size
         module.drawn = None if self.asked.existing is None else self.asked.existing.of
+        if isinstance(module, TrainedErasure) and module.drawn is None:
+            module.drawn = partial(draw_with, module)
 
     def check_prompts(self, data: Any, stage: str) -> None:
         """Take the prompts of a stage and check each against the detector.
@@ -171,10 +180,12 @@ class Evaluation(RunCallback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Pictures of the original model, and of what a stopped run had measured before."""
         self._failed = False
-        self._softly(trainer, lambda: self._add_former(trainer, rece_module(pl_module)), refusals=True)
+        self._softly(trainer, lambda: self._add_former(trainer, subject_of(pl_module)), refusals=True)
 
-    def _add_former(self, trainer: Trainer, module: RECE) -> None:
+    def _add_former(self, trainer: Trainer, module: Subject) -> None:
         self._add(trainer, module, ORIGINAL, None)
+        if not isinstance(module, RECE):
+            return
         for epoch in range(len(module.history) if trainer.ckpt_path else 0):
             if self._is_between(trainer, epoch):
                 file = Path(trainer.ckpt_path or "").parent / f"epoch={epoch}.ckpt"
@@ -182,14 +193,14 @@ class Evaluation(RunCallback):
                 if maps is None:
                     module.print(f"{file} is gone: no pictures of epoch {epoch}.")
                     continue
-                self._add(trainer, module, f"epoch_{epoch}", maps)
+                self._add(trainer, module, f"epoch_{epoch}", weights_now(module, maps))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A column of its own where ``every_n_epochs`` asks for one."""
         epoch = trainer.current_epoch
         if self._is_between(trainer, epoch):
-            module = rece_module(pl_module)
-            self._softly(trainer, lambda: self._add(trainer, module, f"epoch_{epoch}", module.maps))
+            module = subject_of(pl_module)
+            self._softly(trainer, lambda: self._add(trainer, module, f"epoch_{epoch}", weights_now(module)))
 
     def _is_between(self, trainer: Trainer, epoch: int) -> bool:
         # The first and the last epoch have columns of their own at the end.
@@ -203,13 +214,13 @@ class Evaluation(RunCallback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A run that was stopped after its last epoch lacks the pictures alone."""
-        if rece_module(pl_module).only_the_end_is_left:
+        if subject_of(pl_module).only_the_end_is_left:
             self.on_train_start(trainer, pl_module)
             self.on_train_end(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Columns of the edited states, with and without the derived embeddings; then the table."""
-        self._softly(trainer, lambda: self._finish(trainer, rece_module(pl_module)))
+        self._softly(trainer, lambda: self._finish(trainer, subject_of(pl_module)))
 
     def _softly(self, trainer: Trainer, make: Callable[[], None], *, refusals: bool = False) -> None:
         """Make pictures within ``fit``: where that fails the run goes on without them, and does not try again."""
@@ -220,46 +231,45 @@ class Evaluation(RunCallback):
             make()
         self._failed = outcome.failure is not None
 
-    def _finish(self, trainer: Trainer, module: RECE) -> None:
-        first = module.first_maps
-        if self.comparison is None or not self.comparison.prompts or first is None:
+    def _finish(self, trainer: Trainer, module: Subject) -> None:
+        states = final_states(module)
+        if self.comparison is None or not self.comparison.prompts or not states:
             return
-        states: list[tuple[str, str, Maps]] = [(FIRST, FIRST_DERIVED, first)]
-        if len(module.history) > 1:
-            states.append((LAST, LAST_DERIVED, module.maps))
         later = {key: self.comparison.columns.pop(key) for key in list(self.comparison.columns) if key != ORIGINAL}
-        reason = out_of_reach(module.session)
+        reason = out_of_reach(module.session) if isinstance(module, RECE) else None
         if self.attack and reason is not None:
             warnings.warn(f"No columns with derived embeddings: {reason}.", stacklevel=2)
-        for position, (plain, attacked, maps) in enumerate(states):
-            if position == 1:
+        for state in states:
+            if state.key == LAST:
                 self.comparison.columns.update(later)
-            self._add(trainer, module, plain, maps)
-            if self.attack and reason is None:
-                self._add(trainer, module, attacked, maps, attacked=True)
-        module.pictures.use(None)
+            self._add(trainer, module, state.key, state.weights())
+            if self.attack and reason is None and state.derived is not None:
+                self._add(trainer, module, state.derived_key, state.weights(), state.derived())
+        pictures_of(module).use(None)
         if trainer.is_global_zero:
             write_outcome(self.comparison, run_folder(trainer))
+            if self.comparison.is_trained:  # of RECE the report says it
+                print_outcome(self.comparison, run_folder(trainer))
         columns = {key: column_figures(self.comparison, key) for key in self.comparison.columns}
         figures = {f"{name}/{key}": value for key, found in columns.items() for name, value in found.items()}
         # An epoch is a step.
-        log_figures(trainer, figures, len(module.history))
+        log_figures(trainer, figures, epochs_of(module))
         trainer.callback_metrics.update({key: torch.tensor(value) for key, value in figures.items()})
 
-    def _add(self, trainer: Trainer, module: RECE, key: str, maps: Maps | None, *, attacked: bool = False) -> None:
+    def _add(
+        self, trainer: Trainer, module: Subject, key: str, weights: Weights | None, derived: Derived | None = None
+    ) -> None:
         """Make and measure one column."""
         if self.comparison is None or not self.comparison.prompts:
             return
         if self._fit is None:
             self._fit = FitColumns(self.comparison, self.detector, self._quality(), module.seeds, module.sampling)
-        derived = Derived(attackers(module.session, maps)) if attacked and maps is not None else None
-        weights = None if maps is None else module.erasure(maps).weights()
-        total = len(self._fit.shots(attacked=attacked))
+        total = len(self._fit.shots(attacked=derived is not None))
         title = self.comparison.title_of(key)
         with progress_bar(trainer) as progress:
             task = progress.add_task(title, total=total, visible=bool(total))
             self._fit.add(
-                module.pictures, key, title, weights, lambda made: progress.advance(task, made), derived
+                pictures_of(module), key, title, weights, lambda made: progress.advance(task, made), derived
             )  # fmt: skip
 
     # The verbs validate and test
@@ -270,7 +280,7 @@ class Evaluation(RunCallback):
         comparison = self.comparison
         if comparison is None or not comparison.prompts or trainer.state.fn == "fit":
             return
-        quality, module = self._quality(), rece_module(pl_module)
+        quality, module = self._quality(), subject_of(pl_module)
         original = original_of(module) if quality.of_original and self.asked.existing is None else None
         if quality.of_original and original is None:
             comparison.notes = [unmeasured(quality.of_original, existing=self.asked.existing is not None)]
@@ -311,19 +321,19 @@ def measures_existing(trainer: Trainer) -> bool:
     return any(isinstance(callback, Evaluation) and callback.images is not None for callback in callbacks)
 
 
-def original_of(module: RECE) -> Callable[[Sequence[EvaluationPrompt], Sequence[int]], Tensor] | None:
+def original_of(module: Subject) -> Callable[[Sequence[EvaluationPrompt], Sequence[int]], Tensor] | None:
     """What draws with the model as it was before its erasure or its adapter; ``None`` for a model without either.
 
     With an adapter, which changes the text encoder too, a second pipeline is loaded.
     """
-    if module.hparams["adapter"] is not None:
+    if isinstance(module, RECE) and module.hparams["adapter"] is not None:
         plain = PictureMaker.load(module.base, module.session.encoder, module.placement, module.device)
         return lambda prompts, seeds: plain.make(prompts, seeds, module.sampling)
-    if not module.history:
+    if not epochs_of(module):
         return None
 
     def make(prompts: Sequence[EvaluationPrompt], seeds: Sequence[int]) -> Tensor:
-        module.pictures.use(None)
-        return module.pictures.make(prompts, seeds, module.sampling)
+        pictures_of(module).use(None)
+        return pictures_of(module).make(prompts, seeds, module.sampling)
 
     return make

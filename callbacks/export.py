@@ -10,7 +10,9 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from safetensors import SafetensorError, safe_open
 
+from rece_lightning.baselines.trained import TrainedErasure
 from rece_lightning.callbacks.base import RunCallback
+from rece_lightning.callbacks.subject import described, epochs_of, result_of
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.exports import file_metadata, write_delta
 from rece_lightning.files import check_writable, refuse_existing
@@ -73,17 +75,17 @@ class Export(RunCallback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse to replace a result; write the file where a stopped run lacks it alone."""
-        if not isinstance(pl_module, RECE) or not trainer.is_global_zero:
+        if not isinstance(pl_module, RECE | TrainedErasure) or not trainer.is_global_zero:
             return
         folder = run_folder(trainer)
         if trainer.ckpt_path is None:
             self.check_place(folder)
-        elif pl_module.only_the_end_is_left and self.missing(folder, pl_module.session.description()) is not None:
+        elif pl_module.only_the_end_is_left and self.missing(folder, described(pl_module)) is not None:
             self.on_train_end(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the file."""
-        if not isinstance(pl_module, RECE) or not trainer.is_global_zero or not pl_module.history:
+        if not isinstance(pl_module, RECE | TrainedErasure) or not trainer.is_global_zero or not epochs_of(pl_module):
             return
-        erasure = pl_module.erasure()
+        erasure = result_of(pl_module)
         write_delta(erasure, run_folder(trainer) / self.filename, file_metadata(erasure.description, "delta"))

@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
 
         tools.main(["statements", *argv] if statement else argv)
         return
-    from rece_lightning.cli.lightning import run
+    from rece_lightning.cli.run import run
 
     run(argv)
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import yaml
+from lightning.pytorch import LightningModule
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted(path for pattern in ("*.md", "docs/*.md", "benchmarks/**/*.md") for path in REPOSITORY.glob(pattern))
@@ -288,6 +289,8 @@ def is_key(key: str) -> bool:
     from rece_lightning.core import Derivation, Robust
 
     section, *steps = key.split(".")
+    if section == "model" and (not steps or any(steps[0] in inspect.signature(kind).parameters for kind in trained())):
+        return True  # a class of model, looked at elsewhere, or a setting of one that is trained
     owner = {"model": RECE, "data": ConceptData, "trainer": Trainer}.get(section)
     if owner is None or not steps or steps[0] not in inspect.signature(owner.__init__).parameters:
         return False
@@ -301,6 +304,14 @@ def is_key(key: str) -> bool:
             return len(steps) == place + 1 or steps[place + 1] in arguments_of_editors()
         known = {"derivation": Derivation, "robust": Robust}.get(step, known)
     return True
+
+
+def trained() -> list[Any]:
+    """The baselines that are trained."""
+    from rece_lightning import baselines
+
+    kinds = [getattr(baselines, name) for name in baselines.__all__]
+    return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, LightningModule)]
 
 
 def arguments_of_editors() -> set[str]:
@@ -338,9 +349,14 @@ def class_faults(content: Any) -> Iterator[str]:
 
 
 def class_of(path: str) -> Any:
-    """A class by its path, or by the short name of a callback or an editor; ``None`` where there is none."""
+    """A class by its path, or by its short name where it is the project's; ``None`` where there is none."""
     home, _, name = path.rpartition(".")
-    rooms = ["rece_lightning.callbacks", "rece_lightning.core.editors", "lightning.pytorch.callbacks"]
+    rooms = [
+        "rece_lightning.callbacks",
+        "rece_lightning.baselines",
+        "rece_lightning.core.editors",
+        "lightning.pytorch.callbacks",
+    ]
     homes = [home] if home else rooms
     return next((kind for one in homes if (kind := getattr(importlib.import_module(one), name, None))), None)
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import errno
 import inspect
 import logging
-import sys
 import warnings
-from argparse import ArgumentError
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from jsonargparse import Namespace
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning_utilities.core.enums import StrEnum
@@ -21,13 +20,13 @@ from lightning_utilities.core.enums import StrEnum
 from rece_lightning.attacks import LADDER
 from rece_lightning.callbacks import DevicePlacement, ErasureCheckpoint, Evaluation, Export, PictureWriter, Report
 from rece_lightning.callbacks.terminal import EpochBar
-from rece_lightning.cli.explain import explain, known_editors, method_keys, own_error, refused_object
-from rece_lightning.cli.flags import ATTACK_FLAGS, expand_attack_flags
+from rece_lightning.cli.explain import known_editors, method_keys, own_error, refused_object
+from rece_lightning.cli.flags import ATTACK_FLAGS
 from rece_lightning.cli.help import CALLBACKS, DETECTORS, LOGGERS, METRICS, HelpingParser
-from rece_lightning.cli.protocols import FLAGS, expand_flags
+from rece_lightning.cli.protocols import FLAGS
 from rece_lightning.cli.start import RunStart
 from rece_lightning.cli.trainer import making, prepare, running, strategy_for
-from rece_lightning.cli.verbs import PACKAGE, VERBS, fail, shipped_configs
+from rece_lightning.cli.verbs import PACKAGE, VERBS, shipped_configs
 from rece_lightning.core.errors import ConfigurationError, ReceError, nearest
 from rece_lightning.core.method import FIELD
 from rece_lightning.data.datamodule import ConceptData
@@ -118,21 +117,27 @@ def find_config(value: str) -> Path:
 class ReceCLI(LightningCLI):
     """LightningCLI with this project's loggers, callbacks and folders."""
 
+    model_kind: ClassVar[type[LightningModule]] = RECE
+    settings: ClassVar[Mapping[str, Any]] = {
+        "trainer_defaults": {"max_epochs": 4, "num_sanity_val_steps": 0, "log_every_n_steps": 1}
+    }
+    """Of LightningCLI, where another model wants others."""
+
     def __init__(self, name: str, arguments: list[str]) -> None:
         self.run_name = name
         strict = {"exit_on_error": False, "allow_abbrev": False}
         super().__init__(
-            RECE,
+            self.model_kind,
             ConceptData,
             # before_fit and its like write it, once nothing stands against the run.
             save_config_callback=None,
             seed_everything_default=0,
-            trainer_defaults={"max_epochs": 4, "num_sanity_val_steps": 0, "log_every_n_steps": 1},
             # An abbreviation would let a misspelt setting pass for another one.
             parser_kwargs={**strict, **{verb: dict(strict) for verb in VERBS}},
             parser_class=HelpingParser,
             auto_configure_optimizers=False,
             args=arguments,
+            **self.settings,
         )
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
@@ -274,6 +279,7 @@ def quiet() -> None:
         ".*dirpath has changed.*",
         ".*GPU available but not used.*",
         ".*was configured.* You have overridden.*",
+        ".*in eval mode at the start of training.*",
     ):
         warnings.filterwarnings("ignore", message=pattern)
     for name in ("lightning.fabric", "lightning.pytorch"):
@@ -288,37 +294,3 @@ def quiet() -> None:
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-
-
-def run(argv: list[str]) -> None:
-    """Run one verb; a user's mistake ends in one message and exit code 2."""
-    quiet()
-    try:
-        arguments, name = resolve_configs(argv)
-        ReceCLI(name, expand_attack_flags(expand_flags(arguments)))
-    except ReceError as error:
-        fail(str(error))
-    except ArgumentError as error:
-        fail(explain(error, known_keys(), CLASSES))
-    except OSError as error:
-        # What loggers and Lightning write; our own files raise a ReceError.
-        if error.errno not in UNWRITABLE:
-            raise
-        place = error.filename or "the run's folder"
-        fail(
-            f"trainer.default_root_dir: {place} cannot be written ({error.strerror}); "
-            "free some space or choose another folder."
-        )
-    except (KeyboardInterrupt, SystemExit) as error:
-        # Lightning turns an interrupt into an exit.
-        if not isinstance(error, KeyboardInterrupt) and not isinstance(error.__context__, KeyboardInterrupt):
-            raise
-        print(
-            "interrupted; the last whole checkpoint, if there is one, is in the run's folder: "
-            "go on with --ckpt_path last",
-            file=sys.stderr,
-        )
-        raise SystemExit(130) from None
-
-
-__all__ = ["Evaluation", "ReceCLI", "run"]

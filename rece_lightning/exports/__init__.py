@@ -11,6 +11,7 @@ from rece_lightning.core.errors import ConfigurationError, nearest
 from rece_lightning.core.extras import extra
 from rece_lightning.erasure.erasure import Erasure
 from rece_lightning.erasure.rounding import Rounding
+from rece_lightning.erasure.trained_weights import TrainedWeights
 from rece_lightning.exports.card import render_card
 from rece_lightning.exports.folders import CARD, MARK, check_folder, write_folder
 from rece_lightning.exports.lora import write_kohya, write_lora
@@ -27,7 +28,7 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 """The name that diffusers looks for in a folder."""
 
 
-def write_delta(erasure: Erasure, path: Path, metadata: dict[str, str]) -> Loss:
+def write_delta(erasure: Erasure | TrainedWeights, path: Path, metadata: dict[str, str]) -> Loss:
     """Write the edited projections alone, under their diffusers names and in the base model's dtype.
 
     ``unet.load_state_dict(safetensors.torch.load_file(path), strict=False)`` puts them into the base model's U-Net.

@@ -88,7 +88,10 @@ class Results:
         """What decides the edit: flat keys with plain values."""
         found: dict[str, Any] = {"model.method.editor": "UCE"}
         for section in ("model", "data"):
-            for key, value in (self.config.get(section) or {}).items():
+            said = self.config.get(section) or {}
+            if section == "model" and "class_path" in said:  # a baseline that was trained
+                found["model.method.editor"], said = in_short(said), said.get("init_args") or {}
+            for key, value in said.items():
                 if key not in ("validation", "test", "predict", "batch_size"):
                     found |= flattened(f"{section}.{key}", value)
         epochs = (self.config.get("trainer") or {}).get("max_epochs")

@@ -103,6 +103,8 @@ def test_every_former_name_is_told_once_and_the_loops_text_is_the_former_one() -
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_shipped_configuration_is_read_as_the_command_reads_it(path: Path) -> None:
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if "class_path" in content["model"]:
+        pytest.skip("a baseline that is trained has no closed form to measure")
     found = Configuration.shipped(path.name)
     assert method_of(found.settings) == Method.from_plain(content["model"].get("method", {}))
     assert found.epochs == content["trainer"]["max_epochs"]

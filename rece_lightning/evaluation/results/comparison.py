@@ -71,10 +71,14 @@ class Comparison:
     notes: list[str] = field(default_factory=list)
     """What could not be measured, and why."""
     editor: str = "UCE"
-    """Class of epoch 0's editor, which its column is called by."""
+    """Class of epoch 0's editor, which its column is called by; of a baseline that was trained its name."""
+    is_trained: bool = False
+    """Whether it is a baseline that was trained, with no epoch 0 and no derived embeddings."""
 
     def title_of(self, key: str) -> str:
         """Title of a column of a ``fit``."""
+        if self.is_trained and key != ORIGINAL:
+            return self.editor if key == LAST else f"{self.editor}, epoch {key.removeprefix('epoch_')}"
         title = TITLES.get(key) or f"RECE, epoch {key.removeprefix('epoch_')}"
         return title.replace("UCE", self.editor)
 
@@ -133,7 +137,9 @@ class Comparison:
         before, last = (self.share(key, UNWANTED) for key in (ORIGINAL, LAST))
         if not before.total:
             return ["No detector was given: look at the pictures."]
-        if not last.total:
+        if self.is_trained:
+            says.append(self._change(self.editor, ORIGINAL, LAST))
+        elif not last.total:
             says.append(self._change(f"{self.editor} alone", ORIGINAL, FIRST))
         else:
             says.append(self._change(f"{self.editor} (epoch 0)", ORIGINAL, FIRST))

@@ -1,0 +1,125 @@
+"""What Evaluation and Export work on: RECE, or a baseline that is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from rece_lightning.baselines.trained import TrainedErasure
+from rece_lightning.core.embedding_map import AnyMap
+from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.data.prompts import EvaluationPrompt
+from rece_lightning.erasure.erasure import Erasure
+from rece_lightning.erasure.trained_weights import TrainedWeights
+from rece_lightning.evaluation.drawing import Derived, attackers
+from rece_lightning.evaluation.exchanged import ExchangedPictures
+from rece_lightning.evaluation.generation import PictureMaker
+from rece_lightning.evaluation.results.comparison import FIRST, FIRST_DERIVED, LAST, LAST_DERIVED
+from rece_lightning.module import RECE
+
+Subject = RECE | TrainedErasure
+Weights = Iterable[tuple[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class FinalState:
+    """What a column at the end of a ``fit`` is drawn with."""
+
+    key: str
+    weights: Callable[[], Weights]
+    derived: Callable[[], Derived] | None = None
+    """Gives the embeddings that bring the concepts back, for a column of their own."""
+    derived_key: str = ""
+
+
+def subject_of(module: LightningModule, owner: str = "Evaluation") -> Subject:
+    """The module as one whose pictures can be measured.
+
+    Raises:
+        ConfigurationError: if it is none, naming the callback ``owner``.
+    """
+    if not isinstance(module, RECE | TrainedErasure):
+        raise ConfigurationError(
+            f"{owner}: {type(module).__name__} is no RECE module, and no baseline; use it beside one."
+        )
+    return module
+
+
+def named_edit(subject: Subject) -> str:
+    """What tables call the edit: epoch 0's editor, or the baseline."""
+    if isinstance(subject, TrainedErasure):
+        return subject.name
+    return type(subject.method.first_editor or subject.method.editor).__name__
+
+
+_PICTURES: WeakKeyDictionary[TrainedErasure, PictureMaker] = WeakKeyDictionary()
+
+
+def pictures_of(subject: Subject) -> PictureMaker:
+    """What makes its pictures, loaded at first use."""
+    if isinstance(subject, RECE):
+        return subject.pictures
+    if subject not in _PICTURES:
+        with torch.inference_mode(False):
+            _PICTURES[subject] = ExchangedPictures(
+                subject.pipeline, subject.loaded.encoder, subject.original, subject.holding
+            )
+    return _PICTURES[subject]
+
+
+def draw_with(subject: TrainedErasure, rows: Sequence[EvaluationPrompt]) -> dict[str, Any]:
+    """What a baseline's ``validation_step`` answers: pictures of the model as it is trained so far."""
+    pictures = pictures_of(subject)
+    pictures.use(subject.weights().items())
+    return pictures.made_of(rows, subject.seeds, subject.sampling)
+
+
+def weights_now(subject: Subject, maps: Mapping[str, AnyMap] | None = None) -> Weights:
+    """The weights after the epochs so far; of RECE those that other ``maps`` give."""
+    if isinstance(subject, TrainedErasure):
+        return subject.weights().items()
+    return subject.erasure(maps).weights()
+
+
+def final_states(subject: Subject) -> list[FinalState]:
+    """The states that stand in the columns at the end of a ``fit``: of RECE epoch 0 and the last one, where they
+    differ; of a baseline what was trained."""
+    if isinstance(subject, TrainedErasure):
+        return [FinalState(LAST, lambda: subject.weights().items())] if subject.epochs else []
+    if subject.first_maps is None:
+        return []
+    found = [(FIRST, FIRST_DERIVED, subject.first_maps)]
+    if len(subject.history) > 1:
+        found.append((LAST, LAST_DERIVED, subject.maps))
+
+    def derived(maps: Mapping[str, AnyMap]) -> Derived:
+        return Derived(attackers(subject.session, maps))
+
+    return [
+        FinalState(key, partial(weights_now, subject, maps), partial(derived, maps), attacked)
+        for key, attacked, maps in found
+    ]
+
+
+def epochs_of(subject: Subject) -> int:
+    """How many epochs there were so far."""
+    return subject.epochs if isinstance(subject, TrainedErasure) else len(subject.history)
+
+
+def described(subject: Subject) -> dict[str, Any]:
+    """What a file of its weights should say of itself."""
+    return subject.description() if isinstance(subject, TrainedErasure) else subject.session.description()
+
+
+def result_of(subject: Subject) -> Erasure | TrainedWeights:
+    """What exports write."""
+    if isinstance(subject, TrainedErasure):
+        return TrainedWeights(subject.base, subject.weights(), subject.description())
+    return subject.erasure()
