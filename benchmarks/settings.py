@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from benchmarks import harness
 from benchmarks.harness import HERE, Piece, Settings, Table, World, command, fill, method_of, table_parser
 from rece_lightning.core import Derivation, diagnostics
-from rece_lightning.core.derivation import DerivationMap
+from rece_lightning.core.derivation import AnyDerivation
 from rece_lightning.core.eraser import Eraser, Evidence
 from rece_lightning.core.moments import Moments
 from rece_lightning.data.concepts import PromptPair
@@ -187,7 +187,7 @@ class Bench:
         statistics.update(self.encoder.pairs([PromptPair(*pair, 1.0) for pair in task.pairs]))
         return statistics.update(preserved=self.encoder.rows(task.preserved)).evidence()[TEXT]
 
-    def count(self, rows: list[tuple[str, str]], derivation: DerivationMap | None = None) -> tuple[Share, float]:
+    def count(self, rows: list[tuple[str, str]], derivation: AnyDerivation | None = None) -> tuple[Share, float]:
         """Detections of (prompt, concept) rows over the seeds, and the mean norm ratio."""
         prompts = [EvaluationPrompt(prompt, concept) for prompt, concept in rows for _ in SEEDS]
         if not prompts:

@@ -21,8 +21,9 @@ from rece_lightning.devices.strategy import check_trainer
 from rece_lightning.erasure.certificates import read_certificate, smallest_certificate
 from rece_lightning.erasure.erasure import Erasure
 from rece_lightning.erasure.loaded import LoadedModel
+from rece_lightning.erasure.same import check_same
 from rece_lightning.erasure.session import ErasureSession
-from rece_lightning.erasure.state import check_same, former_layout
+from rece_lightning.erasure.state import former_layout
 from rece_lightning.evaluation.generation import PictureMaker
 from rece_lightning.models.adapter import check_adapter, open_adapter
 from rece_lightning.models.base import BaseModel

@@ -48,7 +48,7 @@ def derived_curve(gram: Gram, maps: AnyMap, embedding: Tensor, ratios: Sequence[
         ratios: β.
     """
     edited, cross = maps.grams(gram)
-    concept = embedding.to(edited)
+    concept = embedding.to(edited.device, edited.dtype)
     attacks = Reach.of(gram, maps).prompts(concept)
     own = float(concept.square().sum())
     points = []
@@ -98,7 +98,7 @@ class Derived(Attack):
         concept, pooled = victim.encoded(goal.prompt)
         points = derived_curve(victim.gram, victim.maps, concept, self.ratios)
         edited, cross = victim.maps.grams(victim.gram)
-        wide = concept.to(edited)
+        wide = concept.to(edited.device, edited.dtype)
         plain = AdversarialPrompt(
             self.name,
             goal.concept,

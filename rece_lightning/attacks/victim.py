@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from rece_lightning.core.embedding_map import AnyMap, EmbeddingMap
+from rece_lightning.core.embedding_map import AnyMap, unedited
 from rece_lightning.core.gram import Gram
 from rece_lightning.metrics.detection import ConceptDetector
 from rece_lightning.models.denoisers import denoisers_of, together
@@ -56,7 +56,7 @@ class Victim:
     ) -> None:
         self.pictures = pictures
         self.gram = gram
-        self.maps = maps if maps is not None or gram is None else EmbeddingMap.identity(gram.width)
+        self.maps = maps if maps is not None or gram is None else unedited(gram)
         self.weights = dict(weights) if weights is not None else None
         self.detector = detector
         self.sampling = sampling or Sampling()

@@ -20,7 +20,7 @@ from rece_lightning.data.datamodule import ConceptData
 from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.devices.placement import Placement
 from rece_lightning.erasure.loaded import LoadedModel
-from rece_lightning.erasure.state import check_same_base, differences
+from rece_lightning.erasure.same import check_same_base, differences
 from rece_lightning.models.base import BaseModel
 from rece_lightning.models.noising import (
     NoisedPictures,

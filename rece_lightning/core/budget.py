@@ -22,8 +22,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rece_lightning.core.embedding_map import AnyMap
+from rece_lightning.core.embedding_map import AnyMap, stored
 from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.core.factored import Factored, trace_product
 from rece_lightning.core.gram import Gram
 from rece_lightning.core.linalg import symmetrized
 
@@ -90,6 +91,8 @@ class Reach:
     @classmethod
     def of(cls, gram: Gram, maps: AnyMap) -> Reach:
         """Of an edited model; whether it has one map or one a layer."""
+        if isinstance(gram.total, Factored):
+            return _ReachInFactors.of_weights(gram.total, maps)
         edited, cross = maps.grams(gram)
         strengths, axes = torch.linalg.eigh(symmetrized(edited))
         # Against G: a map that answers nothing at all has only rounding.
@@ -102,7 +105,7 @@ class Reach:
         """One budget a row: ``[..., d]`` → ``[...]``."""
         wide = rows.double()
         energies = self._coordinates(wide).square() / self.strengths
-        whole = ((wide @ self.gram) * wide).sum(-1)
+        whole = self._answers(wide)
         return Attacks(self.strengths, energies, (whole - energies.sum(-1)).clamp(min=0), wide.square().sum(-1))
 
     def prompts(self, rows: Tensor) -> Attacks:
@@ -131,6 +134,55 @@ class Reach:
         """``Qᵀ MᵀG c``, ``[..., k]``."""
         return rows @ (self.axes.mT @ self.cross).mT
 
+    def _answers(self, rows: Tensor) -> Tensor:
+        """``Σ_l ‖W_l c‖²``, ``[...]``."""
+        return ((rows @ self.gram) * rows).sum(-1)
+
+
+@dataclass(frozen=True)
+class _ReachInFactors(Reach):
+    """The same of ``G = WᵀW`` with fewer outputs than inputs: ``FFᵀ`` of ``F = W M`` is decomposed, ``[o, o]``.
+
+    ``axes`` are its eigenvectors, ``[o, k]``; those of ``MᵀGM`` are ``Fᵀ q/σ``.
+    """
+
+    edited: Tensor
+    """``F``, ``[o, d]``."""
+
+    @classmethod
+    def of_weights(cls, gram: Factored, maps: AnyMap) -> Reach:
+        """Of an edited model."""
+        edited = gram.right @ stored(maps)
+        strengths, axes = torch.linalg.eigh(symmetrized(edited @ edited.mT))
+        largest = torch.maximum(strengths[-1], gram.diagonal().max())
+        rounding = gram.shape[0] * torch.finfo(edited.dtype).eps * largest
+        seen = strengths > rounding
+        return cls(strengths[seen], axes[:, seen], Factored(edited.mT, gram.right), gram, edited)
+
+    def moments(self, erased: Tensor) -> Attacks:
+        if not isinstance(erased, Factored):
+            answers = self.weights @ erased @ self.weights.mT
+            energies = ((self.axes.mT @ answers) * self.axes.mT).sum(-1).clamp(min=0)
+            return Attacks(self.strengths, energies, (answers.trace() - energies.sum()).clamp(min=0), erased.trace())
+        single = self.embeddings(erased.right)
+        return Attacks(self.strengths, single.energies.sum(0), single.unreachable.sum(), single.norms.sum())
+
+    def attack(self, rows: Tensor, multiplier: Tensor) -> Tensor:
+        coordinates = self._coordinates(rows.double()) / (self.strengths + multiplier[..., None])
+        return ((coordinates / self.strengths.sqrt()) @ self.axes.mT) @ self.edited
+
+    def _coordinates(self, rows: Tensor) -> Tensor:
+        return self.strengths.sqrt() * ((rows @ self.weights.mT) @ self.axes)
+
+    def _answers(self, rows: Tensor) -> Tensor:
+        return (rows @ self.weights.mT).square().sum(-1)
+
+    @property
+    def weights(self) -> Tensor:
+        """``W``, ``[o, d]``."""
+        assert isinstance(self.gram, Factored)
+        return self.gram.right
+
 
 def residual_figures(gram: Gram, maps: AnyMap, erased: Tensor) -> dict[str, float]:
     """The regeneration residual at some budgets, over all concepts together, as a share of ``Σ‖W_0 c‖²``.
@@ -146,7 +198,9 @@ def residual_figures(gram: Gram, maps: AnyMap, erased: Tensor) -> dict[str, floa
         ``regeneration_residual_at_β`` for every β of ``BUDGETS``.
     """
     attacks = Reach.of(gram, maps).moments(erased)
-    whole = float((gram.total * erased).sum())
+    whole = (
+        trace_product(gram.total, erased) if isinstance(gram.total, Factored) else float((gram.total * erased).sum())
+    )
     return {f"regeneration_residual_at_{budget:g}": float(attacks.residual(budget)) / whole for budget in BUDGETS}
 
 

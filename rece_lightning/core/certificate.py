@@ -44,6 +44,7 @@ from torch import Tensor
 
 from rece_lightning.core.budget import Reach, check_budget
 from rece_lightning.core.embedding_map import AnyMap, EmbeddingMap, layers_of
+from rece_lightning.core.factored import Factored
 from rece_lightning.core.gram import Gram
 
 UNIT = 2.0**-53
@@ -204,25 +205,30 @@ class _Dual:
             outputs: that G was summed over; 0 for a G without rounding.
             layers: how many of these will be added up.
         """
+        if isinstance(gram, Factored):
+            outputs = 0  # its factors are the projections themselves: nothing was rounded
         seen, far = rest @ gram, 2 * rows - rest
         value, leak = (seen * far).sum((-2, -1)), seen @ matrix
         # Each entry of a product of matrices is a sum of d terms, the value a sum over all rows and columns.
         width, entries = rest.shape[-1], rest.shape[-1] * rest.shape[-2]
-        seen_sizes = rest.abs() @ gram.abs()
+        (gram_sizes, gram_terms), (map_sizes, map_terms) = magnitudes(gram), magnitudes(matrix)
+        seen_sizes = rest.abs() @ gram_sizes
         value_sizes = (seen_sizes * far.abs()).sum((-2, -1))
-        leak_sizes = norm_above(seen_sizes @ matrix.abs())
+        leak_sizes = norm_above(seen_sizes @ map_sizes)
         # |Σ|W|ᵀ|W||_ij ≤ √(G_ii G_jj) bounds the rounding of G itself.
         roots = _column_norms(gram, outputs)
         rest_roots, far_roots = rest.abs() @ roots, far.abs() @ roots
         own = gamma(outputs + 8) if outputs else 0.0
         own_value = own * (rest_roots * far_roots).sum(-1)
-        own_leak = own * norm_above(rest_roots[..., None] * (roots @ matrix.abs()))
+        own_leak = own * norm_above(rest_roots[..., None] * (roots @ map_sizes))
         # What underflows is passed on by the factors after it.
-        lost = 4 * SMALLEST * (width + entries + outputs) * (1 + rest.abs().sum((-2, -1)))
-        value_error = gamma(width + entries + layers + 8) * value_sizes + own_value
-        leak_error = gamma(2 * width + layers + 8) * leak_sizes + own_leak
+        lost = 4 * SMALLEST * (width + gram_terms + map_terms + entries + outputs) * (1 + rest.abs().sum((-2, -1)))
+        if isinstance(gram, Factored):
+            lost = lost * (1 + gram.right.abs().sum())
+        value_error = gamma(width + gram_terms + entries + layers + 8) * value_sizes + own_value
+        leak_error = gamma(2 * width + gram_terms + map_terms + layers + 8) * leak_sizes + own_leak
         value_error = value_error + lost * (1 + far.abs().sum((-2, -1)))
-        return cls(value, value_error, leak, leak_error + lost * (1 + matrix.abs().sum()))
+        return cls(value, value_error, leak, leak_error + lost * (1 + _sum(map_sizes)))
 
     def __add__(self, other: _Dual) -> _Dual:
         return _Dual(
@@ -235,6 +241,21 @@ class _Dual:
     def leak_norm(self) -> Tensor:
         """Upper bound of ``‖MᵀGp‖``, ``[n]``."""
         return ABOVE * (norm_above(self.leak) + SLACK * self.leak_error)
+
+
+def magnitudes(matrix: Tensor) -> tuple[Tensor, int]:
+    """``|A|``, and how many terms a product with ``A`` sums beside its width: with factors it is ``|L| |R|``, and r."""
+    if not isinstance(matrix, Factored):
+        return matrix.abs(), 0
+    sizes = Factored(matrix.left.abs(), matrix.right.abs(), abs(matrix.scale))
+    return sizes, matrix.left.shape[1] + 1
+
+
+def _sum(sizes: Tensor) -> Tensor:
+    """Of all magnitudes; in factors from above, with what each factor passes on."""
+    if not isinstance(sizes, Factored):
+        return sizes.sum()
+    return (1 + sizes.left.sum()) * (1 + sizes.right.sum()) + sizes.scale * len(sizes)
 
 
 def gamma(count: int) -> float:
@@ -265,12 +286,16 @@ def storing_error(gram: Gram, maps: AnyMap, dtype: torch.dtype | None) -> float:
     squared = own = 0.0
     for matrix, layer_gram in _layers(gram, maps):
         roots = _column_norms(layer_gram, gram.outputs)
+        map_sizes, terms = magnitudes(matrix)
         # The norm of a column of |W| |M| is at most Σ_j ‖w_j‖ |M_jk|.
-        sizes = float((roots @ matrix.abs()).square().sum())
-        trace = float(((matrix.mT @ layer_gram) * matrix.mT).sum())
-        count = 2 * width + width * width + gram.outputs + 8
+        sizes = float((roots @ map_sizes).square().sum())
+        if isinstance(layer_gram, Factored):
+            trace = float((layer_gram.right @ matrix).square().sum())
+        else:
+            trace = float(((matrix.mT @ layer_gram) * matrix.mT).sum())
+        count = 2 * width + 2 * terms + width * width + gram.outputs + 8
         squared += max(trace, 0.0) + SLACK * gamma(count) * sizes
-        own += (gamma(width + 8) * SLACK) ** 2 * sizes
+        own += (gamma(width + terms + 8) * SLACK) ** 2 * sizes
         if isinstance(maps, EmbeddingMap) and maps.factors is not None:
             left, right = maps.factors
             parts = left.abs() @ right.abs()

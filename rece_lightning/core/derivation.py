@@ -8,8 +8,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from rece_lightning.core.embedding_map import AnyMap
-from rece_lightning.core.errors import check_choice, check_number
+from rece_lightning.core.embedding_map import AnyMap, stored
+from rece_lightning.core.errors import ConfigurationError, check_choice, check_number
+from rece_lightning.core.factored import Factored
 from rece_lightning.core.gram import Gram
 from rece_lightning.core.linalg import add_ridge, factor_positive_definite
 
@@ -55,6 +56,52 @@ class DerivationMap:
 
 
 @dataclass(frozen=True)
+class DerivationInFactors:
+    """The same for ``G = WᵀW`` with fewer outputs than inputs, over the outputs: nothing is ``[d, d]``.
+
+    Every regularizer's minimiser is ``c' = s + Fᵀ(λI + κ FFᵀ)⁻¹(W c − F s)`` with the edited maps ``F = W M``, a start
+    ``s`` (nothing, the target, or the concept itself) and ``κ`` 1, or ``1 + λ`` where the surrogate counts both items.
+    """
+
+    weights: Tensor
+    """``W``, ``[o, d]``, float64."""
+    edited: Tensor
+    """``F``, ``[o, d]``."""
+    factor: Tensor
+    """Cholesky factor of ``λI + κ FFᵀ``, ``[o, o]``."""
+    start: str | None = None
+    """Whose row is ``s``: ``concept`` or ``target``."""
+
+    def apply(self, concept: Tensor, target: Tensor | None = None) -> Tensor:
+        """Derived rows ``[n, d]`` of concept rows ``[n, d]``, in their dtype."""
+        rows = concept.double()
+        if self.start is None:
+            return (torch.cholesky_solve(self.weights @ rows.mT, self.factor).mT @ self.edited).to(concept.dtype)
+        if self.start == "target" and target is None:
+            raise ValueError("the regularizer 'standard' derives from concept and target rows")
+        start = rows if self.start == "concept" or target is None else target.double()
+        missing = self.weights @ rows.mT - self.edited @ start.mT
+        return (start + torch.cholesky_solve(missing, self.factor).mT @ self.edited).to(concept.dtype)
+
+    @cached_property
+    def of_concept(self) -> Tensor:
+        """``D``."""
+        weights = self.weights - self.edited if self.start == "concept" else self.weights
+        scale = 1.0 if self.start == "concept" else 0.0
+        return Factored(self.edited.mT, torch.cholesky_solve(weights, self.factor), scale)
+
+    @cached_property
+    def of_target(self) -> Tensor | None:
+        """``F``; ``None`` where the target does not count."""
+        if self.start != "target":
+            return None
+        return Factored(-self.edited.mT, torch.cholesky_solve(self.edited, self.factor), 1.0)
+
+
+AnyDerivation = DerivationMap | DerivationInFactors
+
+
+@dataclass(frozen=True)
 class Derivation:
     """The derivation's settings; its call maps every concept embedding to the one that brings the concept back.
 
@@ -88,7 +135,7 @@ class Derivation:
         check_choice("derivation.regularizer", self.regularizer, REGULARIZERS)
         check_choice("derivation.surrogate_items", self.surrogate_items, SURROGATE_ITEMS)
 
-    def __call__(self, gram: Gram, maps: AnyMap) -> DerivationMap:
+    def __call__(self, gram: Gram, maps: AnyMap) -> AnyDerivation:
         """Solve for an edited model.
 
         Args:
@@ -100,6 +147,9 @@ class Derivation:
                 lost rank.
         """
         scale = self.scale
+        remedy = "Take a larger derivation.scale (λ), or another derivation.regularizer than 'surrogate' with 'first'."
+        if isinstance(gram.total, Factored):
+            return self._in_factors(gram.total.right, maps, remedy)
         edited, cross = maps.grams(gram)
         if self.regularizer == "surrogate" and self.surrogate_items == "first":
             system, right = (1 + scale) * edited, cross + scale * edited
@@ -110,6 +160,18 @@ class Derivation:
             right = add_ridge(cross + scale * edited, scale)
         else:
             system, right = add_ridge(edited, scale), cross
-        remedy = "Take a larger derivation.scale (λ), or another derivation.regularizer than 'surrogate' with 'first'."
         factor = factor_positive_definite(system, what="derivation's system", remedy=remedy)
         return DerivationMap(factor, right, scale if self.regularizer == "standard" else None)
+
+    def _in_factors(self, weights: Tensor, maps: AnyMap, remedy: str) -> DerivationInFactors:
+        what = "derivation's system"
+        surrogate = self.regularizer == "surrogate"
+        if surrogate and self.surrogate_items == "first":  # it has no ridge, and G has fewer directions than d
+            raise ConfigurationError(f"The {what} is singular. {remedy}")
+        edited = weights @ stored(maps)
+        products = edited @ edited.mT
+        if surrogate and self.surrogate_items == "both":
+            products *= 1 + self.scale
+        factor = factor_positive_definite(add_ridge(products, self.scale), what=what, remedy=remedy)
+        starts = {"norm": None, "standard": "target", "surrogate": "concept"}
+        return DerivationInFactors(weights, edited, factor, starts[self.regularizer])

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from rece_lightning.core.editors.uce import UCE
-from rece_lightning.core.embedding_map import AnyMap, EmbeddingMap
+from rece_lightning.core.embedding_map import AnyMap, EmbeddingMap, stored
 from rece_lightning.core.errors import ConfigurationError, check_number
+from rece_lightning.core.factored import Factored, answer_energy, trace_product
 from rece_lightning.core.gram import Gram
-from rece_lightning.core.linalg import add_ridge, solve_positive_definite
+from rece_lightning.core.linalg import add_ridge, factor_positive_definite, solve_positive_definite
 from rece_lightning.core.moments import Moments
 
 ATTACKER_SHARE = 1e-3
@@ -23,11 +24,6 @@ RANK_TOLERANCE = 1e-12
 """Singular values of ``M − I`` below this share of the largest of ``M`` or ``M − I`` are rounding."""
 
 
-def trace_product(left: Tensor, right: Tensor) -> float:
-    """``tr(A B)`` without forming the product."""
-    return float((left * right.mT).sum())
-
-
 def objective(present_gram: Tensor, step: Tensor, moments: Moments, scales: UCE) -> float:
     """UCE's objective at ``W E`` summed over layers, for ``step`` E and ``present_gram`` ``Σ WᵀW``."""
     eye = torch.eye(len(step), dtype=step.dtype, device=step.device)
@@ -35,7 +31,10 @@ def objective(present_gram: Tensor, step: Tensor, moments: Moments, scales: UCE)
     # Each term is a trace of products: one factor is formed, the trace is a sum of products of entries.
     outputs = present_gram @ step
     erased = (outputs * (step @ moments.erased)).sum() - 2 * (outputs * moments.cross).sum()
-    erased = erased + (present_gram * moments.target).sum()
+    target = moments.target
+    erased = erased + (
+        trace_product(present_gram, target) if isinstance(present_gram, Factored) else (present_gram * target).sum()
+    )
     moved = outputs - present_gram
     preserved = scales.preserve_scale * (moved * (change @ moments.preserved)).sum()
     return float(scales.erase_scale * erased + (preserved + scales.lamb * (moved * change).sum()))
@@ -43,8 +42,7 @@ def objective(present_gram: Tensor, step: Tensor, moments: Moments, scales: UCE)
 
 def objective_unedited(present_gram: Tensor, moments: Moments, scales: UCE) -> float:
     """UCE's objective at ``E = I``: what is preserved has not moved."""
-    difference = moments.erased - moments.cross - moments.cross.mT + moments.target
-    return scales.erase_scale * trace_product(present_gram, difference)
+    return scales.erase_scale * trace_product(present_gram, moments.difference)
 
 
 def regeneration_residual(gram: Gram, maps: AnyMap, erased: Tensor, attacker_scale: float | None = None) -> float:
@@ -68,6 +66,8 @@ def regeneration_residual(gram: Gram, maps: AnyMap, erased: Tensor, attacker_sca
     """
     ridge = ATTACKER_SHARE * gram.scale if attacker_scale is None else attacker_scale
     check_number("attacker_scale", ridge, positive=True)
+    if isinstance(gram.total, Factored):
+        return _residual_in_factors(gram.total, maps, erased, ridge)
     edited, cross = maps.grams(gram)
     try:
         answer = solve_positive_definite(add_ridge(edited, ridge), cross, what="attacker's system")
@@ -82,10 +82,21 @@ def regeneration_residual(gram: Gram, maps: AnyMap, erased: Tensor, attacker_sca
     return 1.0 - trace_product(cross.mT @ answer, erased) / trace_product(gram.total, erased)
 
 
+def _residual_in_factors(gram: Factored, maps: AnyMap, erased: Tensor, ridge: float) -> float:
+    """The same over the outputs: ``λ Σ (W c)ᵀ(λI + FFᵀ)⁻¹ W c / Σ‖W c‖²`` with the edited maps ``F = W M``."""
+    weights, edited = gram.right, gram.right @ stored(maps)
+    factor = factor_positive_definite(add_ridge(edited @ edited.mT, ridge), what="attacker's system")
+    if not isinstance(erased, Factored):
+        answers = weights @ erased @ weights.mT
+        return float(ridge * torch.cholesky_solve(answers, factor).trace() / answers.trace())
+    answers = weights @ erased.left
+    missed = ridge * (answers * torch.cholesky_solve(answers, factor)).sum()
+    return float(missed / answers.square().sum())
+
+
 def mapped_residual(gram: Gram, moments: Moments) -> float:
     """The residual of a concept mapped wholly onto its target and read with its own embedding."""
-    difference = moments.erased - moments.cross - moments.cross.mT + moments.target
-    return trace_product(gram.total, difference) / trace_product(gram.total, moments.erased)
+    return trace_product(gram.total, moments.difference) / trace_product(gram.total, moments.erased)
 
 
 def preservation_drift(gram: Gram, maps: AnyMap, held_out: Tensor) -> float:
@@ -118,6 +129,8 @@ class MapFigures:
 
 def map_figures(maps: AnyMap) -> MapFigures:
     """Size, rank and condition number of a map, from its singular values."""
+    if isinstance(maps, EmbeddingMap) and isinstance(maps.matrix, Factored):
+        return _figures_in_factors(maps.matrix)
     matrices = maps.matrix[None] if isinstance(maps, EmbeddingMap) else maps.matrices
     change = maps.change[None] if isinstance(maps, EmbeddingMap) else maps.change
     changes = torch.linalg.svdvals(change)
@@ -129,10 +142,43 @@ def map_figures(maps: AnyMap) -> MapFigures:
     return MapFigures(float(changes.square().sum(dim=1).mean().sqrt()), rank, condition)
 
 
+def _figures_in_factors(matrix: Factored) -> MapFigures:
+    """The same of ``I + L R``: what happens happens within the span of ``L`` and ``Rᵀ``, elsewhere ``M`` is ``I``."""
+    span = torch.linalg.qr(torch.cat([matrix.left, matrix.right.mT], dim=1))[0]
+    change = (span.mT @ matrix.left) @ (matrix.right @ span)
+    within = change.clone()
+    within.diagonal().add_(1.0)
+    changes, values = torch.linalg.svdvals(change), torch.linalg.svdvals(within)
+    if span.shape[1] < len(span):
+        values = torch.cat([values, values.new_ones(1)])
+    if not len(values):
+        return MapFigures(0.0, 0, 1.0)
+    largest = torch.cat([changes, values]).max()
+    rank = int((changes > RANK_TOLERANCE * largest).sum())
+    return MapFigures(float(changes.square().sum().sqrt()), rank, float(values.max() / values.min()))
+
+
 def edit_objectives(gram: Gram, before: AnyMap, step: AnyMap, moments: Moments, scales: UCE) -> tuple[float, float]:
     """The objective before and after an edit, summed over layers that share one map."""
+    if isinstance(gram.total, Factored) and isinstance(moments.erased, Factored):
+        return _objectives_in_factors(gram.total.right @ stored(before), stored(step), moments, scales)
     present = before.edited_gram(gram)
     return objective_unedited(present, moments, scales), objective(present, step.of_layer(0), moments, scales)
+
+
+def _objectives_in_factors(present: Tensor, step: Tensor, moments: Moments, scales: UCE) -> tuple[float, float]:
+    """The same from rows: ``present`` is ``W_t``, ``[o, d]``, and what of the moments counts are rows."""
+    erased, cross, preserved = moments.erased, moments.cross, moments.preserved
+    assert isinstance(step, Factored)
+    assert isinstance(erased, Factored)
+    assert isinstance(cross, Factored)
+    assert isinstance(preserved, Factored)
+    gram, rows, target = Factored.of_rows(present), erased.right, cross.left.mT
+    before = scales.erase_scale * answer_energy(gram, rows - target)
+    left, right = present @ step.left, step.right
+    after = scales.erase_scale * answer_energy(gram, rows @ step.mT - target)
+    after += scales.preserve_scale * float(((preserved.right @ right.mT) @ left.mT).square().sum())
+    return before, after + scales.lamb * float(((left.mT @ left) * (right @ right.mT)).sum())
 
 
 def remaining_answer(gram: Gram, maps: AnyMap, moments: Moments) -> float:
@@ -152,7 +198,7 @@ def remaining_answer(gram: Gram, maps: AnyMap, moments: Moments) -> float:
         target are answered alike: there is nothing to erase.
     """
     cross = maps.cross_gram(gram)
-    difference = moments.erased - moments.cross - moments.cross.mT + moments.target
+    difference = moments.difference
     size = trace_product(gram.total, difference)
     answered = trace_product(cross, moments.erased - moments.cross)
     return (answered - trace_product(gram.total, moments.cross - moments.target)) / size if size > 0 else 0.0

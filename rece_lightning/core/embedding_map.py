@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from rece_lightning.core.factored import Factored
 from rece_lightning.core.gram import Gram
 
+WHOLE, LEFT, RIGHT = "map", "map_left", "map_right"
+"""What tensors of a map are called in a file."""
 NARROW = 3
 """Factors are kept while their rank is at most ``d / 3``: two such products are two thirds of one with ``M``."""
 
@@ -23,7 +27,7 @@ class EmbeddingMap:
     """One map for all layers: the same edit read as a linear map on the text embeddings."""
 
     matrix: Tensor
-    """``M``, ``[d, d]``, float64."""
+    """``M``, ``[d, d]``, float64; a :class:`Factored` where it is never formed."""
     factors: tuple[Tensor, Tensor] | None = None
     """``L [d, r]`` and ``R [r, d]`` with ``M − I = L R``, where they are known and so narrow that two products with
     them are less work than one with ``M``."""
@@ -81,6 +85,8 @@ class EmbeddingMap:
     @property
     def change(self) -> Tensor:
         """``M − I``."""
+        if isinstance(self.matrix, Factored):
+            return Factored(self.matrix.left, self.matrix.right, self.matrix.scale - 1)
         return self.matrix - torch.eye(self.matrix.shape[0], dtype=self.matrix.dtype, device=self.matrix.device)
 
     def apply_to_embeddings(self, embeddings: Tensor) -> Tensor:
@@ -150,6 +156,13 @@ class LayerMaps:
 AnyMap = EmbeddingMap | LayerMaps
 
 
+def unedited(gram: Gram) -> EmbeddingMap:
+    """The map of the unedited model, in factors where ``G`` is."""
+    if isinstance(gram.total, Factored):
+        return EmbeddingMap(Factored.identity(gram.width, gram.total.device))
+    return EmbeddingMap.identity(gram.width, gram.total.device)
+
+
 def stored(maps: AnyMap) -> Tensor:
     """``M``, ``[d, d]`` or ``[L, d, d]``."""
     return maps.matrix if isinstance(maps, EmbeddingMap) else maps.matrices
@@ -158,6 +171,40 @@ def stored(maps: AnyMap) -> Tensor:
 def map_of(matrix: Tensor) -> AnyMap:
     """The map that :func:`stored` gave."""
     return EmbeddingMap(matrix) if matrix.ndim == 2 else LayerMaps(matrix)
+
+
+def numbers_of(maps: AnyMap) -> int:
+    """How many numbers a file of the map holds."""
+    return sum(one.numel() for one in tensors_of(maps).values())
+
+
+def same_map(one: AnyMap, other: AnyMap) -> bool:
+    """Whether two maps are the same bits."""
+    return all(map(torch.equal, tensors_of(one).values(), tensors_of(other).values())) and (
+        tensors_of(one).keys() == tensors_of(other).keys()
+    )
+
+
+def tensors_of(maps: AnyMap) -> dict[str, Tensor]:
+    """A map as a file holds it: ``map``, or ``map_left [d, r]`` and ``map_right [r, d]`` with ``M = I + L R``."""
+    matrix = stored(maps)
+    if isinstance(matrix, Factored):
+        return {LEFT: matrix.left, RIGHT: matrix.right}
+    return {WHOLE: matrix}
+
+
+def map_from(tensors: Mapping[str, Tensor], device: torch.device | str = "cpu") -> AnyMap:
+    """The map that :func:`tensors_of` wrote."""
+    if WHOLE in tensors:
+        return map_of(tensors[WHOLE].to(device))
+    return EmbeddingMap(Factored(tensors[LEFT].to(device), tensors[RIGHT].to(device), 1.0))
+
+
+def shape_in(tensors: Mapping[str, Tensor]) -> tuple[int, ...]:
+    """The shape of the map that :func:`tensors_of` wrote: ``[d, d]`` or ``[L, d, d]``."""
+    if WHOLE in tensors:
+        return tuple(tensors[WHOLE].shape)
+    return (len(tensors[LEFT]), len(tensors[LEFT]))
 
 
 def layers_of(gram: Gram) -> Tensor:

@@ -11,9 +11,20 @@ from torch import Tensor
 
 from rece_lightning.core import diagnostics
 from rece_lightning.core.budget import residual_figures
-from rece_lightning.core.derivation import DerivationMap
+from rece_lightning.core.derivation import AnyDerivation
 from rece_lightning.core.editors import UCE, Editor, EditProblem
-from rece_lightning.core.embedding_map import AnyMap, EmbeddingMap, LayerMaps, layers_of, map_of, stored
+from rece_lightning.core.embedding_map import (
+    AnyMap,
+    EmbeddingMap,
+    LayerMaps,
+    layers_of,
+    map_from,
+    same_map,
+    shape_in,
+    stored,
+    tensors_of,
+    unedited,
+)
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.gram import Gram
 from rece_lightning.core.method import Method
@@ -52,7 +63,7 @@ class EpochRecord:
     moments: Moments
     """That the edit was made from."""
     editor: Editor
-    derivation: DerivationMap | None
+    derivation: AnyDerivation | None
     """``None`` in epoch 0."""
     step: AnyMap
     """``E``: the edit of the model as it was before the epoch."""
@@ -132,7 +143,7 @@ class Eraser:
             self.first_maps = self.maps
         return EpochRecord(problem.moments, editor, derivation, step, before)
 
-    def _erased(self, derivation: DerivationMap | None) -> Moments | RowPairs:
+    def _erased(self, derivation: AnyDerivation | None) -> Moments | RowPairs:
         """What this epoch erases, with ``accumulate`` also what earlier ones did: one sum, since the targets stay."""
         evidence = self.evidence
         part: Any
@@ -149,7 +160,7 @@ class Eraser:
         # What an attack found is no part of any epoch: it counts once.
         return part if joined is None else part.erasing_also(joined.found)
 
-    def _prompts(self, derivation: DerivationMap | None) -> list[Moments]:
+    def _prompts(self, derivation: AnyDerivation | None) -> list[Moments]:
         """The same a prompt, for an editor that takes each prompt's target apart again."""
         parts = list(self.evidence.first_prompts)
         if derivation is not None:
@@ -202,9 +213,8 @@ class Eraser:
     def _residual_unedited(self, attacker_scale: float | None) -> float:
         """The attacker's own cost, at ``M = I``; computed once."""
         if attacker_scale not in self._unedited:
-            unedited = EmbeddingMap.identity(self.gram.width, self.gram.total.device)
             self._unedited[attacker_scale] = diagnostics.regeneration_residual(
-                self.gram, unedited, self.evidence.whole.erased, attacker_scale
+                self.gram, unedited(self.gram), self.evidence.whole.erased, attacker_scale
             )
         return self._unedited[attacker_scale]
 
@@ -212,7 +222,7 @@ class Eraser:
 
     def state_dict(self) -> dict[str, Any]:
         """The map and the number of epochs; the evidence is the statistics' to keep."""
-        return {"map": stored(self.maps).cpu(), "epoch": self.epoch}
+        return {**{name: one.cpu() for name, one in tensors_of(self.maps).items()}, "epoch": self.epoch}
 
     @classmethod
     def from_state(
@@ -235,10 +245,10 @@ class Eraser:
         """
         check_state(state, gram.width, per_layer=method.editor.per_layer)
         eraser = cls(method, evidence, gram).run(state["epoch"])
-        saved = state["map"].to(gram.total.device)
+        saved = map_from(state, gram.total.device)
         # On the machine that saved it they are the same bits, and the map that was run knows its factors.
-        if reuse_map and not torch.equal(saved, stored(eraser.maps)):
-            eraser.maps = map_of(saved)
+        if reuse_map and not same_map(saved, eraser.maps):
+            eraser.maps = saved
         return eraser
 
 
@@ -270,7 +280,7 @@ def check_state(state: Mapping[str, Any] | None, width: int, *, per_layer: bool,
     Raises:
         ConfigurationError: naming the widths.
     """
-    shape = () if state is None else tuple(state["map"].shape)
+    shape = () if state is None else shape_in(state)
     many = layers is not None and per_layer and shape[:1] != (layers,)
     if not shape or shape[-1] != width or (len(shape) == 3) != per_layer or many:
         raise ConfigurationError(
@@ -291,4 +301,4 @@ def identity_like(gram: Gram, *, per_layer: bool) -> AnyMap:
     """The unedited model's map: one for all layers, or one a layer."""
     if per_layer:
         return LayerMaps.identity(len(layers_of(gram)), gram.width, gram.total.device)
-    return EmbeddingMap.identity(gram.width, gram.total.device)
+    return unedited(gram)

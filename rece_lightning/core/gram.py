@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from rece_lightning.core.errors import BaseModelError
+from rece_lightning.core.factored import Factored
 
 # Narrower products run no faster.
 SMALLEST_BLOCK = 128
+NOTHING = "The model has no text-reading projection to edit."
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Gram:
     """Gram matrix of the original text-reading projections, summed over layers."""
 
     total: Tensor
-    """``Σ_l W_lᵀ W_l``, ``[d, d]``, float64."""
+    """``Σ_l W_lᵀ W_l``, ``[d, d]``, float64; see :meth:`in_factors` for a sum that is never formed."""
     layers: Tensor | None = None
     """``W_lᵀ W_l`` a layer, ``[L, d, d]``: only the ``tensor`` technique needs it."""
     outputs: int | None = None
@@ -58,10 +60,7 @@ class Gram:
             wide = weight.to(place, torch.float64)
             width = wide.shape[1]
             if totals and len(totals[0]) != width:
-                raise BaseModelError(
-                    f"{name} reads embeddings {width} wide, other projections {len(totals[0])}; "
-                    "narrow model.layers to projections of one width."
-                )
+                raise BaseModelError(_widths(name, width, len(totals[0])))
             if number < len(places):
                 totals.append(torch.zeros(width, width, dtype=wide.dtype, device=place))
             total = totals[number % len(places)]
@@ -72,13 +71,36 @@ class Gram:
             del wide  # the next one would lie beside it for a moment
             # The diagonal of WᵀW holds NaN or infinity wherever W does: d numbers to look at, not o×d.
             if not bool(torch.isfinite(total.diagonal()).all()):
-                raise BaseModelError(f"{name} holds NaN or infinity; the checkpoint is damaged, fetch it again.")
+                raise BaseModelError(_damaged(name))
         if not totals:
-            raise BaseModelError("The model has no text-reading projection to edit.")
+            raise BaseModelError(NOTHING)
         whole = totals.pop(0).to(device)
         while totals:
             whole += totals.pop(0).to(device)
         return cls(mirror(whole), torch.stack(layers) if keep_layers else None, outputs)
+
+    @classmethod
+    def in_factors(cls, projections: Iterable[tuple[str, Tensor]], *, device: torch.device | str = "cpu") -> Gram:
+        """The same of maps with fewer outputs than inputs, kept as ``WᵀW`` of all of them stacked, ``W [o, d]``.
+
+        Args:
+            projections: names and weights.
+            device: of the result.
+
+        Raises:
+            BaseModelError: as :meth:`of`.
+        """
+        stacked: list[Tensor] = []
+        for name, weight in projections:
+            if stacked and stacked[0].shape[1] != weight.shape[1]:
+                raise BaseModelError(_widths(name, weight.shape[1], stacked[0].shape[1]))
+            stacked.append(weight.to(device, torch.float64))
+            if not bool(torch.isfinite(stacked[-1]).all()):
+                raise BaseModelError(_damaged(name))
+        if not stacked:
+            raise BaseModelError(NOTHING)
+        whole = stacked[0] if len(stacked) == 1 else torch.cat(stacked)
+        return cls(Factored.of_rows(whole), outputs=len(whole))
 
     @property
     def width(self) -> int:
@@ -89,6 +111,17 @@ class Gram:
     def scale(self) -> float:
         """``tr(G)/d``: what λ must be read against."""
         return float(self.total.trace()) / self.width
+
+
+def _widths(name: str, width: int, others: int) -> str:
+    return (
+        f"{name} reads embeddings {width} wide, other projections {others}; "
+        "narrow model.layers to projections of one width."
+    )
+
+
+def _damaged(name: str) -> str:
+    return f"{name} holds NaN or infinity; the checkpoint is damaged, fetch it again."
 
 
 def add_product(total: Tensor, weight: Tensor) -> Tensor:

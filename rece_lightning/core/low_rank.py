@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rece_lightning.core.embedding_map import AnyMap, EmbeddingMap, layers_of
+from rece_lightning.core.factored import Factored
 from rece_lightning.core.gram import Gram
 
 STORED = 2.0**-24
@@ -60,6 +61,8 @@ def low_rank(change: Tensor, gram: Tensor, tolerance: float = 1e-12) -> LowRank:
         gram: ``Σ_l W_lᵀ W_l`` over the layers that share the map, ``[d, d]``, float64.
         tolerance: singular values below this share of the largest are rounding.
     """
+    if isinstance(change, Factored) and isinstance(gram, Factored):
+        return _of_factors(change, gram.right, tolerance)
     left, values, right = torch.linalg.svd(change)
     rank = int((values > tolerance * values.max().clamp(min=1e-300)).sum())
     up, down = left[:, :rank] * values[:rank], right[:rank]
@@ -72,6 +75,15 @@ def low_rank(change: Tensor, gram: Tensor, tolerance: float = 1e-12) -> LowRank:
     seen = int((sizes > tolerance * sizes.max().clamp(min=1e-300)).sum()) if len(sizes) else 0
     turn = turn[:seen]
     return LowRank(up @ turn.mT, turn @ down, sizes[:seen].square())
+
+
+def _of_factors(change: Factored, weights: Tensor, tolerance: float) -> LowRank:
+    """The same of ``L R`` and ``G = WᵀW``: the decomposition of ``W L R``, from triangles of the size of its rank."""
+    added, seen_by = torch.linalg.qr(weights @ change.left)[1], torch.linalg.qr(change.right.mT)
+    _, sizes, turn = torch.linalg.svd(added @ seen_by[1].mT, full_matrices=False)
+    seen = int((sizes > tolerance * sizes.max().clamp(min=1e-300)).sum()) if len(sizes) else 0
+    turn = turn[:seen]
+    return LowRank(change.left @ (seen_by[1].mT @ turn.mT), turn @ seen_by[0].mT, sizes[:seen].square())
 
 
 def low_rank_of(maps: AnyMap, gram: Gram, tolerance: float = 1e-12) -> list[LowRank]:

@@ -98,6 +98,12 @@ class Method:
         """Whether something is out of every embedding's reach: what one epoch takes out no later one brings back."""
         return any(one.singular for one in (self.editor, self.first_editor) if one is not None)
 
+    @property
+    def keeps_factors(self) -> bool:
+        """Whether its formulas take moments and maps in factors, where embeddings are wide."""
+        editors = [one for one in (self.editor, self.first_editor) if one is not None]
+        return self.robust is None and all(one.keeps_factors for one in editors)
+
     def first_edit(self) -> Method:
         """UCE's edit with the weights of this method: what choices before the run are made with."""
         scales = self.editor if isinstance(self.editor, UCE) else UCE()

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from rece_lightning.core.derivation import DerivationMap
+from rece_lightning.core.factored import Factored
 
 if TYPE_CHECKING:
-    from rece_lightning.core.derivation import DerivationMap
+    from rece_lightning.core.derivation import AnyDerivation
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,13 @@ class Moments:
         """``d``."""
         return self.erased.shape[0]
 
+    @property
+    def difference(self) -> Tensor:
+        """``S − X − Xᵀ + T``: the moments of ``c − c*``."""
+        if isinstance(self.erased, Factored) and isinstance(self.cross, Factored):
+            return Factored.of_rows(self.erased.right - self.cross.left.mT)
+        return self.erased - self.cross - self.cross.mT + self.target
+
     def __add__(self, other: Moments) -> Moments:
         return Moments(
             self.erased + other.erased,
@@ -81,11 +88,14 @@ class Moments:
             self.preserved + other.preserved,
         )
 
-    def derived(self, derivation: DerivationMap) -> Moments:
+    def derived(self, derivation: AnyDerivation) -> Moments:
         """Moments of the derived embeddings ``c' = D c + F c*``, paired with the same targets.
 
         ``S' = D S Dᵀ + D Xᵀ Fᵀ + F X Dᵀ + F T Fᵀ`` and ``X' = X Dᵀ + T Fᵀ``; targets and preserved rows stay.
         """
+        if isinstance(self.erased, Factored) and isinstance(self.cross, Factored):
+            # Weights are in the rows, and the derivation is linear.
+            return self._of_rows(derivation.apply(self.erased.right, self.cross.left.mT))
         of_concept, of_target = derivation.of_concept, derivation.of_target
         found = self.mapped(of_concept)
         if of_target is None:
@@ -100,7 +110,14 @@ class Moments:
         Args:
             matrix: ``D``, ``[d, d]``.
         """
+        if isinstance(self.erased, Factored):
+            return self._of_rows((matrix @ self.erased.left).mT)
         return Moments(matrix @ self.erased @ matrix.mT, self.cross @ matrix.mT, self.target, self.preserved)
+
+    def _of_rows(self, rows: Tensor) -> Moments:
+        """Moments in factors of other rows with the same targets."""
+        assert isinstance(self.cross, Factored)
+        return Moments(Factored.of_rows(rows), Factored(self.cross.left, rows), self.target, self.preserved)
 
     def times(self, factor: float) -> Moments:
         """Moments of erased rows whose weights are multiplied; what is preserved counts as before."""
@@ -136,11 +153,16 @@ class RowPairs:
     """``w``, ``[n]``, float64."""
 
     def moments(self, preserved: Tensor) -> Moments:
-        """Their moments, beside those of what is preserved."""
+        """Their moments, beside those of what is preserved; in factors where those are."""
+        if isinstance(preserved, Factored):
+            roots = self.weights.sqrt()[:, None]
+            concept, target = roots * self.concept, roots * self.target
+            cross = Factored(target.mT, concept)
+            return Moments(Factored.of_rows(concept), cross, Factored.of_rows(target), preserved)
         own = Moments.of(self.concept, self.target, self.weights)
         return Moments(own.erased, own.cross, own.target, preserved)
 
-    def derived(self, derivation: DerivationMap) -> RowPairs:
+    def derived(self, derivation: AnyDerivation) -> RowPairs:
         """The derived rows, paired with the same targets."""
         return RowPairs(derivation.apply(self.concept, self.target), self.target, self.weights)
 

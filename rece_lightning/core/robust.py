@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from rece_lightning.core.budget import Reach
-from rece_lightning.core.derivation import Derivation, DerivationMap
+from rece_lightning.core.derivation import AnyDerivation, Derivation
 from rece_lightning.core.embedding_map import AnyMap
 from rece_lightning.core.errors import ConfigurationError, check_count, check_number, check_templates
 from rece_lightning.core.gram import Gram
@@ -133,7 +133,7 @@ def widened(
     settings: Robust | None,
     gram: Gram,
     maps: AnyMap,
-    derivation: DerivationMap | None,
+    derivation: AnyDerivation | None,
 ) -> Moments:
     """What an epoch erases: the published loop's part, and what joins it, but for attacks that were found.
 

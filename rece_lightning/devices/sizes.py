@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rece_lightning.core.factored import pays
 from rece_lightning.devices.plan import Need
 from rece_lightning.models.base import BaseModel
 from rece_lightning.models.folder import part_weights
@@ -28,6 +29,8 @@ AUTOENCODER_MAPS = 9
 """The same of a decoder's last ones."""
 KEPT_MATRICES, WORKING_MATRICES = 16, 24
 """``d × d`` matrices in float64 that stay (moments, Gram, maps), and more during an epoch and its measurements."""
+ROWS_IN_FACTORS, KEPT_ROWS, WORKING_ROWS = 1536, 9, 8
+"""Of a space whose matrices stay in factors: rows of three prompts of 512 tokens, and how many such ``[n, d]``."""
 KEPT_PER_LAYER, WORKING_PER_LAYER, KEPT_PER_PROMPT = 7, 6, 16
 """The same for every layer and every erased prompt for an editor that is ``per_layer``."""
 DRAWING = ("denoise", "decode")
@@ -81,6 +84,12 @@ def algebra(base: BaseModel, names: Sequence[str], apart: int | None = None) -> 
     """Bytes of matrices that stay, in every text space, and more while an epoch works on the widest one."""
     kept = working = 0
     for space in base.spaces:
+        outputs = sum(reader.shape[0] for reader in space.readers.values())
+        if apart is None and pays(space.width, outputs):
+            rows = ROWS_IN_FACTORS
+            kept += 8 * space.width * (outputs + KEPT_ROWS * rows)
+            working = max(working, 8 * (3 * outputs**2 + space.width * (2 * outputs + WORKING_ROWS * rows)))
+            continue
         square = space.width**2 * 8
         layers = len(set(space.readers).intersection(names)) if apart is not None else 0
         kept += square * (KEPT_MATRICES + KEPT_PER_LAYER * layers + KEPT_PER_PROMPT * (apart or 0))

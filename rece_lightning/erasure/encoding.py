@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rece_lightning.core.eraser import Evidence
 from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.core.factored import Factored
 from rece_lightning.core.moments import Moments, RowPairs
 from rece_lightning.data.concepts import PromptPair
 from rece_lightning.models.text import EncodesPrompts, PromptRows, aligned_rows
@@ -157,19 +158,14 @@ def gather_evidence(
 
     Args:
         pairs: what is erased.
-        preserved: ``P`` of what is preserved, ``[d, d]``.
+        preserved: ``P`` of what is preserved, ``[d, d]``; in factors where all moments shall be.
         rule: token selection of epoch 0.
         device: of the algebra.
         keep_prompts: also keep every prompt's own moments, for an editor that is ``per_layer``.
     """
     width = pairs[0].concept.shape[-1]
-    first = whole = replace(Moments.zeros(width, device), preserved=preserved)
-    if keep_prompts:
-        first_prompts = tuple(pair.first_moments(rule).to(device) for pair in pairs)
-        whole_prompts = tuple(pair.whole_moments().to(device) for pair in pairs)
-        summed = sum(first_prompts, start=first), sum(whole_prompts, start=whole)
-        return Evidence(*summed, first_prompts, whole_prompts, prompts=len(pairs))
-    if stay_rows(sum(len(pair.concept) for pair in pairs), width):
+    factors = isinstance(preserved, Factored)
+    if not keep_prompts and (factors or stay_rows(sum(len(pair.concept) for pair in pairs), width)):
         first_rows, whole_rows = rows_of(pairs, rule, device), rows_of(pairs, "all", device)
         return Evidence(
             first_rows.moments(preserved),
@@ -178,6 +174,12 @@ def gather_evidence(
             whole_rows=whole_rows,
             prompts=len(pairs),
         )
+    first = whole = replace(Moments.zeros(width, device), preserved=preserved)
+    if keep_prompts:
+        first_prompts = tuple(pair.first_moments(rule).to(device) for pair in pairs)
+        whole_prompts = tuple(pair.whole_moments().to(device) for pair in pairs)
+        summed = sum(first_prompts, start=first), sum(whole_prompts, start=whole)
+        return Evidence(*summed, first_prompts, whole_prompts, prompts=len(pairs))
     # Rank-k updates over all rows of some prompts at once: a product of matrices, not one of rows a prompt.
     for part in in_parts(pairs):
         of_part = pair_moments(part, rule, device)
@@ -207,8 +209,11 @@ def rows_of(pairs: list[EncodedPair], rule: str, device: torch.device | str) -> 
     return RowPairs(concepts.double(), targets.double(), weights.to(device))
 
 
-def scatter(rows: Sequence[Tensor], width: int, device: torch.device | str) -> Tensor:
+def scatter(rows: Sequence[Tensor], width: int, device: torch.device | str, *, in_factors: bool = False) -> Tensor:
     """``Σ c cᵀ`` of the rows of some prompts, ``[d, d]``, float64."""
+    if in_factors:
+        whole = torch.cat([torch.zeros(0, width, device=device), *(row.to(device) for row in rows)]).double()
+        return Factored.of_rows(whole[whole.any(dim=1)])  # rows of zeros would only make the systems larger
     if not rows:
         return torch.zeros(width, width, dtype=torch.float64, device=device)
     return Moments.preserving(torch.cat([row.to(device) for row in rows])).preserved

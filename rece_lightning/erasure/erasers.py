@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rece_lightning.core.embedding_map import AnyMap, stored
+import torch
+
+from rece_lightning.core.embedding_map import AnyMap, map_from, tensors_of
 from rece_lightning.core.eraser import EpochRecord, Eraser, Evidence
 from rece_lightning.core.gram import Gram
 from rece_lightning.core.method import Method
 from rece_lightning.distributed import agreed
+
+
+def stored_maps(state: Mapping[str, Any], device: torch.device | str = "cpu") -> dict[str, AnyMap]:
+    """Text space → the map in ``rece`` of a checkpoint."""
+    return {name: map_from(one, device) for name, one in state["erasers"].items()}
 
 
 class SpaceErasers:
@@ -79,9 +86,10 @@ class SpaceErasers:
     def agree(self) -> None:
         """Take rank 0's maps where the ranks solved to other last digits."""
         for eraser in self.spaces.values():
-            first = agreed(stored(eraser.maps))
-            if first is not None:
-                eraser.maps = type(eraser.maps)(first)
+            own = tensors_of(eraser.maps)
+            first = {name: agreed(one) for name, one in own.items()}
+            if any(one is not None for one in first.values()):
+                eraser.maps = map_from({name: own[name] if one is None else one for name, one in first.items()})
 
     def run(self, epochs: int, *, together: bool = True) -> SpaceErasers:
         """Run so many further epochs."""

@@ -8,11 +8,12 @@ from typing import Any
 
 from rece_lightning.core.editors import Editor
 from rece_lightning.core.editors.base import editor_of, not_imported
+from rece_lightning.core.embedding_map import shape_in
 from rece_lightning.core.errors import BaseModelError, ConfigurationError
 from rece_lightning.core.method import Method
 from rece_lightning.erasure.loaded import LoadedModel, Naming
+from rece_lightning.erasure.same import check_same_base
 from rece_lightning.erasure.session import ErasureSession
-from rece_lightning.erasure.state import check_same_base
 
 
 def finished_session(content: Mapping[str, Any], naming: Naming, where: str, *, moved: bool = False) -> ErasureSession:
@@ -51,7 +52,7 @@ def stored_method(state: Mapping[str, Any]) -> Method:
         state: ``rece`` of the checkpoint.
     """
     plain = dict(state["method"])
-    per_layer = next(iter(state["erasers"].values()))["map"].ndim == 3
+    per_layer = len(shape_in(next(iter(state["erasers"].values())))) == 3
     editors = {key: _editor(plain.pop(key, None), per_layer) for key in ("editor", "first_editor")}
     method = Method.from_plain(plain, "ckpt_path: method")
     return replace(method, editor=editors["editor"] or method.editor, first_editor=editors["first_editor"])

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from rece_lightning.core import diagnostics
-from rece_lightning.core.embedding_map import AnyMap, EmbeddingMap
+from rece_lightning.core.embedding_map import AnyMap, unedited
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.method import Method
 from rece_lightning.data.concepts import ConceptsSetting
@@ -153,10 +153,9 @@ class LiveErasure:
         """
         eraser = self._erasers.first
         gram, whole = eraser.gram, eraser.evidence.whole
-        unedited = EmbeddingMap.identity(gram.width, gram.total.device)
         figures = {
             "regeneration_residual": diagnostics.regeneration_residual(gram, eraser.maps, whole.erased),
-            "regeneration_residual_unedited": diagnostics.regeneration_residual(gram, unedited, whole.erased),
+            "regeneration_residual_unedited": diagnostics.regeneration_residual(gram, unedited(gram), whole.erased),
             "weight_change": self._change(),
         }
         if bool(whole.preserved.any()):

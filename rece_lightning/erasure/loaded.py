@@ -8,8 +8,10 @@ from functools import cached_property
 import torch
 
 from rece_lightning.core.gram import Gram
+from rece_lightning.core.method import Method
 from rece_lightning.devices.offload import WaitingEncoder
 from rece_lightning.devices.placement import Placement
+from rece_lightning.erasure.wide import kept_in_factors
 from rece_lightning.models.base import BaseModel
 from rece_lightning.models.encoders import load_encoder
 from rece_lightning.models.find import find_base
@@ -34,7 +36,7 @@ class LoadedModel:
         self.home = torch.device("cpu")
         """The device of parts that the placement leaves to the trainer."""
         self._encoder: EncodesPrompts | None = None
-        self._grams: dict[tuple[tuple[str, ...], bool], Gram] = {}
+        self._grams: dict[tuple[tuple[str, ...], bool, bool], Gram] = {}
 
     @cached_property
     def base(self) -> BaseModel:
@@ -78,24 +80,33 @@ class LoadedModel:
         if isinstance(self.encoder, WaitingEncoder):
             self.encoder.stay()
 
-    def gram(self, space: TextSpace, *, keep_layers: bool = False) -> Gram:
+    def gram(self, space: TextSpace, method: Method | None = None) -> Gram:
         """``G`` of a space's readers; computed once for the same readers.
+
+        Args:
+            space: that they read.
+            method: that is to erase: it decides whether layers are kept, and whether ``G`` stays in factors.
 
         Raises:
             BaseModelError: if one holds NaN or infinity.
         """
-        key = (tuple(space.readers), keep_layers)
+        keep_layers = method is not None and method.editor.per_layer
+        factors = method is not None and kept_in_factors(space, method)
+        key = (tuple(space.readers), keep_layers, factors)
         if key not in self._grams:
             with torch.inference_mode(False), torch.no_grad():  # see encoder
                 readers = self.base.read_space(space)
-                self._grams[key] = Gram.of(
-                    readers, keep_layers=keep_layers, device=self.algebra, shards=self.placement.gram
-                )
+                if factors:
+                    self._grams[key] = Gram.in_factors(readers, device=self.algebra)
+                else:
+                    self._grams[key] = Gram.of(
+                        readers, keep_layers=keep_layers, device=self.algebra, shards=self.placement.gram
+                    )
         return self._grams[key]
 
-    def grams(self, spaces: Sequence[TextSpace], *, keep_layers: bool = False) -> dict[str, Gram]:
-        """Text space → ``G`` of its readers."""
-        return {space.name: self.gram(space, keep_layers=keep_layers) for space in spaces}
+    def grams(self, spaces: Sequence[TextSpace], method: Method | None = None) -> dict[str, Gram]:
+        """Text space → ``G`` of its readers; see :meth:`gram`."""
+        return {space.name: self.gram(space, method) for space in spaces}
 
     def release_encoder(self) -> None:
         """Let go of the text encoder. It loads again when needed."""

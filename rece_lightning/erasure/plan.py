@@ -17,6 +17,7 @@ from rece_lightning.data.concepts import ConceptsSetting, PromptPair, check_disj
 from rece_lightning.erasure.encoding import ConceptEncoder, in_parts
 from rece_lightning.erasure.erasers import SpaceErasers
 from rece_lightning.erasure.statistics import ConceptStatistics
+from rece_lightning.erasure.wide import kept_in_factors, names_in_factors
 from rece_lightning.models.live_readers import LiveReaders
 from rece_lightning.models.text import EncodesPrompts
 from rece_lightning.models.text_space import TextSpace, edited_spaces
@@ -80,6 +81,7 @@ class ErasurePlan:
             self.method.tokens,
             device,
             keep_prompts=self.method.editor.per_layer,
+            factors=names_in_factors(spaces, self.method),
         )
         for pairs in in_parts(self.pairs):
             encoded = concepts.pairs(pairs)
@@ -110,8 +112,11 @@ class ErasurePlan:
         """
         layers, device = self.method.editor.per_layer, live.algebra_device
         grams = {
-            space.name: Gram.of(live.read_space(space), keep_layers=layers, device=device) for space in spaces
-        }  # fmt: skip
+            space.name: Gram.in_factors(live.read_space(space), device=device)
+            if kept_in_factors(space, self.method)
+            else Gram.of(live.read_space(space), keep_layers=layers, device=device)
+            for space in spaces
+        }
         return SpaceErasers(self.method, statistics.evidence(), grams).run(self.epochs, together=together)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rece_lightning.core.embedding_map import AnyMap, beside, map_of
+from rece_lightning.core.embedding_map import AnyMap, beside
 from rece_lightning.core.eraser import check_state
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.gram import Gram
@@ -14,11 +14,13 @@ from rece_lightning.data.batches import PromptBatch
 from rece_lightning.data.concepts import PromptPair
 from rece_lightning.distributed import rank_and_world, summed
 from rece_lightning.erasure.encoding import ConceptEncoder, EncodedPair
-from rece_lightning.erasure.erasers import SpaceErasers
+from rece_lightning.erasure.erasers import SpaceErasers, stored_maps
 from rece_lightning.erasure.erasure import Erasure, erased_spaces
 from rece_lightning.erasure.loaded import LoadedModel
-from rece_lightning.erasure.state import FORMAT, check_same, check_same_base
+from rece_lightning.erasure.same import check_same, check_same_base
+from rece_lightning.erasure.state import FORMAT
 from rece_lightning.erasure.statistics import ConceptStatistics
+from rece_lightning.erasure.wide import names_in_factors
 from rece_lightning.models.base import BaseModel
 from rece_lightning.models.text import EncodesPrompts
 from rece_lightning.models.text_space import TextSpace, edited_spaces, untouched
@@ -73,7 +75,7 @@ class ErasureSession:
     @property
     def grams(self) -> dict[str, Gram]:
         """Text space → ``G`` of what is edited."""
-        return self.loaded.grams(self.spaces, keep_layers=self.method.editor.per_layer)
+        return self.loaded.grams(self.spaces, self.method)
 
     @property
     def gram(self) -> Gram:
@@ -107,6 +109,7 @@ class ErasureSession:
             self.loaded.algebra,
             keep_prompts=self.method.editor.per_layer,
             shared=shared and not self.method.editor.per_layer,  # every rank encodes all
+            factors=names_in_factors(self.spaces, self.method),
         )
 
     def begin(self) -> None:
@@ -231,9 +234,7 @@ class ErasureSession:
         if self._erasers is not None and self._erasers.epoch:
             return self._erasers.maps
         if self._restored is not None:
-            return {
-                name: map_of(state["map"].to(self.loaded.algebra)) for name, state in self._restored["erasers"].items()
-            }
+            return stored_maps(self._restored, self.loaded.algebra)
         raise ConfigurationError(NOTHING_YET)
 
     @property
@@ -263,7 +264,9 @@ class ErasureSession:
         """
         rest = untouched(self.base.spaces, self.spaces)
         return {
-            name: beside(gram, maps[name], self.loaded.gram(rest[name])) if name in rest else (gram, maps[name])
+            name: beside(gram, maps[name], self.loaded.gram(rest[name], self.method))
+            if name in rest
+            else (gram, maps[name])
             for name, gram in self.grams.items()
         }
 
@@ -342,6 +345,6 @@ class ErasureSession:
             reuse_map: take its maps; otherwise the epochs run anew on this model's weights.
         """
         self._check_fits(state, reuse_map=reuse_map)
-        stored = {name: map_of(one["map"].to(self.loaded.algebra)) for name, one in state["erasers"].items()}
         self.concepts = state["concepts"]
-        self._run(self.no_prompts().take(state["statistics"]), state["epochs"], stored if reuse_map else None)
+        maps = stored_maps(state, self.loaded.algebra) if reuse_map else None
+        self._run(self.no_prompts().take(state["statistics"]), state["epochs"], maps)

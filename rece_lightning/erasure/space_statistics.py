@@ -47,13 +47,21 @@ class SpaceStatistics:
         device: of the algebra.
         keep_prompts: keep every prompt whatever their number, for an editor that is ``per_layer``.
         shared: this rank holds its share of what the data asks for.
+        in_factors: moments are never formed while there are fewer rows than ``d``.
     """
 
     def __init__(
-        self, width: int, rule: str, device: torch.device | str, *, keep_prompts: bool = False, shared: bool = False
+        self,
+        width: int,
+        rule: str,
+        device: torch.device | str,
+        *,
+        keep_prompts: bool = False,
+        shared: bool = False,
+        in_factors: bool = False,
     ) -> None:
         self.width, self.rule, self.device = width, rule, device
-        self.keep_prompts, self.shared = keep_prompts, shared
+        self.keep_prompts, self.shared, self.in_factors = keep_prompts, shared, in_factors
         self.parts: dict[str, PairSums | RowSums] = {
             kind: PairSums() if kind in PAIRED else RowSums() for kind in (*ASKED, *JOINED)
         }
@@ -106,8 +114,10 @@ class SpaceStatistics:
             return
         parts = [self.parts[kind] for kind in group]
         folded = any(part.whole is not None for part in parts if isinstance(part, PairSums))
-        # Rows are float32, moments float64.
-        if folded or 4 * sum(part.elements for part in parts) > 8 * MATRICES[group] * self.width**2:
+        elements = sum(part.elements for part in parts)
+        # Rows are float32, moments float64; a product in factors has as many terms as there are rows.
+        most = self.width**2 if self.in_factors else 2 * MATRICES[group] * self.width**2
+        if folded or elements > most:
             self._fold(group, TOGETHER)
 
     def _fold(self, group: tuple[str, ...], least: int) -> None:
@@ -172,7 +182,8 @@ class SpaceStatistics:
         together = self.in_rows
         if not together:
             self._fold(ASKED, 1)
-        matrix = preserved.total(self.width, self.device, together=together)
+        factors = self.in_factors and together
+        matrix = preserved.total(self.width, self.device, together=together, in_factors=factors)
         if self.pairs:  # all rows are here, or so few of them that they stay
             evidence = gather_evidence(self.pairs, matrix, self.rule, self.device, keep_prompts=self.keep_prompts)
         else:
@@ -181,7 +192,9 @@ class SpaceStatistics:
             assert whole is not None
             first, whole = (replace(moments, preserved=matrix) for moments in (first, whole))
             evidence = Evidence(first, whole, prompts=self.prompts)
-        drift = held_out.total(self.width, self.device, together=together) if held_out.count else None
+        drift = None
+        if held_out.count:
+            drift = held_out.total(self.width, self.device, together=together, in_factors=factors)
         evidence = replace(evidence, held_out=drift, joined=self._joined())
         return with_invariants(evidence, self.invariants, self.device)
 

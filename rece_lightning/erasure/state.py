@@ -13,12 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rece_lightning.core.errors import BaseModelError, ConfigurationError
+from rece_lightning.core.embedding_map import LEFT, RIGHT, WHOLE, shape_in
 from rece_lightning.core.method import Method
 from rece_lightning.models.part_configs import LARGEST_WIDTH
 
 FORMAT = 2
 """Of a checkpoint's ``rece``; 1 had no number."""
+WIDEST_IN_FACTORS = 65_536
+"""Of a map whose factors alone are stored: it takes no room that the file has not."""
 FORMER = "0.1.0"
 """The version that reads the former layout."""
 TOP = {"state_dict": Mapping, "hyper_parameters": Mapping, "callbacks": Mapping, "loops": Mapping, "rece": Mapping}
@@ -84,7 +86,7 @@ def _state(state: Mapping[str, Any]) -> str | None:
         wrong = eraser_fault(f"rece.erasers.{name}", eraser, state["epochs"])
         if wrong:
             return wrong
-        widths[name] = eraser["map"].shape[-1]
+        widths[name] = shape_in(eraser)[-1]
     # Every epoch is run again: a number alone would say nothing of how long that takes.
     if state["epochs"] < 1 or len(state["history"]) != state["epochs"]:
         return f"rece.epochs is {state['epochs']}, beside a history of {len(state['history'])} epochs"
@@ -141,14 +143,28 @@ def _plain(state: Mapping[str, Any]) -> str | None:
 
 def eraser_fault(where: str, state: Mapping[str, Any], epochs: int) -> str | None:
     """What is wrong with what :meth:`Eraser.state_dict` gave, in words."""
-    matrix = state["map"]
+    if state["epoch"] != epochs:
+        return f"{where}.epoch is {state['epoch']}, beside {epochs} epochs"
+    if WHOLE not in state:
+        return _factors_fault(where, state)
+    matrix = state[WHOLE]
     if not isinstance(matrix, Tensor) or matrix.ndim not in (2, 3) or matrix.shape[-1] != matrix.shape[-2]:
         return f"{where}.map is no square matrix"
     if not 0 < matrix.shape[-1] <= LARGEST_WIDTH:
         return f"{where}.map is {matrix.shape[-1]} wide"
-    if state["epoch"] != epochs:
-        return f"{where}.epoch is {state['epoch']}, beside {epochs} epochs"
     return matrix_fault(f"{where}.map", matrix, matrix.shape, torch.float64)
+
+
+def _factors_fault(where: str, state: Mapping[str, Any]) -> str | None:
+    left, right = state[LEFT], state[RIGHT]
+    if not all(isinstance(one, Tensor) and one.ndim == 2 for one in (left, right)):
+        return f"{where} holds no factors of a map"
+    width, rank = left.shape
+    if not 0 < width <= WIDEST_IN_FACTORS or rank > WIDEST_IN_FACTORS:
+        return f"{where}.{LEFT} is {width} wide, of rank {rank}"
+    return matrix_fault(f"{where}.{LEFT}", left, (width, rank), torch.float64) or matrix_fault(
+        f"{where}.{RIGHT}", right, (rank, width), torch.float64
+    )
 
 
 def statistics_fault(state: Any, widths: Mapping[str, int]) -> str | None:
@@ -279,70 +295,3 @@ def matrix_fault(where: str, tensor: Any, shape: Sequence[int], dtype: torch.dty
     if tensor.layout != torch.strided or tensor.device.type != "cpu" or not bool(tensor.isfinite().all()):
         return f"{where} holds NaN, infinity, or no values at all"
     return None
-
-
-# Whose checkpoint it is
-
-
-def check_same(
-    state: Mapping[str, Any], method: Mapping[str, Any], asked: Mapping[str, Any] | None, what: str = "ckpt_path"
-) -> None:
-    """Refuse a checkpoint of another method or of other concepts.
-
-    Args:
-        state: ``rece`` of the checkpoint.
-        method: that is to go on, in plain types.
-        asked: what the data asks to erase and to preserve (``ConceptData.summary``), where it is known.
-        what: names the checkpoint in messages.
-
-    Raises:
-        ConfigurationError: saying what differs.
-    """
-    changed = ", ".join(differences("model.method", state["method"], method))
-    if changed:
-        raise ConfigurationError(
-            f"{what}: the checkpoint was made with other settings ({changed}); take the config.yaml of its run."
-        )
-    if asked is not None and asked != state["concepts"]:
-        raise ConfigurationError(
-            f"{what}: the checkpoint erases other concepts or preserves other prompts than data.concepts and "
-            f"data.preserve say now{_examples(state['concepts'], asked)}; start a new run for these."
-        )
-
-
-def check_same_base(state: Mapping[str, Any], fingerprint: Mapping[str, str], name: str) -> None:
-    """Refuse a checkpoint of another base model.
-
-    Args:
-        state: ``rece`` of the checkpoint.
-        fingerprint: of the model that is there.
-        name: of that model.
-
-    Raises:
-        BaseModelError: saying what differs.
-    """
-    differing = [key for key in fingerprint if fingerprint[key] != state["fingerprint"].get(key)]
-    if differing:
-        raise BaseModelError(
-            f"ckpt_path: the checkpoint was made from {state['base']!r}; {' and '.join(differing)} of "
-            f"model.pretrained {name!r} differ. Give the base it was made from."
-        )
-
-
-def differences(where: str, before: Any, now: Any) -> Iterator[str]:
-    """What differs between two plain settings: ``model.method.tokens: 'all' → 'last'``."""
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        for key in dict.fromkeys((*before, *now)):
-            inner = where if key == "init_args" else f"{where}.{key}"
-            yield from differences(inner, before.get(key), now.get(key))
-    elif before != now:
-        yield f"{where.removesuffix('.class_path')}: {before!r} → {now!r}"
-
-
-def _examples(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """The first prompt that one erases and the other does not."""
-    lists = [[str(row["prompt"]) for row in one.get("erased", [])] for one in (before, now)]
-    gone, new = ([one for one in a if one not in b][:1] for a, b in (lists, lists[::-1]))
-    told = [f"{gone[0]!r} is not among them any more"] if gone else []
-    told += [f"{new[0]!r} is new"] if new else []
-    return f" ({', '.join(told)})" if told else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,6 +36,7 @@ class ConceptStatistics:
         device: of the algebra.
         keep_prompts: keep every prompt whatever their number, for an editor that is ``per_layer``.
         shared: this rank holds its share of the prompts; see :meth:`reduce`.
+        factors: text spaces whose moments stay in factors while their rows are fewer than ``d``.
     """
 
     def __init__(
@@ -46,9 +47,12 @@ class ConceptStatistics:
         *,
         keep_prompts: bool = False,
         shared: bool = False,
+        factors: Collection[str] = (),
     ) -> None:
         self.spaces = {
-            name: SpaceStatistics(width, rule, device, keep_prompts=keep_prompts, shared=shared)
+            name: SpaceStatistics(
+                width, rule, device, keep_prompts=keep_prompts, shared=shared, in_factors=name in factors
+            )
             for name, width in widths.items()
         }
         self.probe: dict[str, Any] | None = None

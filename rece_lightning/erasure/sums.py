@@ -115,16 +115,17 @@ class RowSums:
         if self.moments is None:
             self.moments = torch.zeros(width, width, dtype=torch.float64, device=device)
 
-    def total(self, width: int, device: torch.device | str, *, together: bool) -> Tensor:
+    def total(self, width: int, device: torch.device | str, *, together: bool, in_factors: bool = False) -> Tensor:
         """``Σ c cᵀ`` of everything.
 
         Args:
             width: ``d``.
             device: of the algebra.
             together: all rows in one product, as long as none is in the moments.
+            in_factors: that product is not formed.
         """
         if together and self.moments is None:
-            return scatter(self.rows, width, device)
+            return scatter(self.rows, width, device, in_factors=in_factors)
         whole = RowSums(list(self.rows), self.moments)
         whole.start(width, device)
         whole.fold(width, "", device, 1)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from rece_lightning.core.derivation import Derivation, DerivationMap
+from rece_lightning.core.derivation import AnyDerivation, Derivation
 from rece_lightning.core.diagnostics import ATTACKER_SHARE
 from rece_lightning.core.embedding_map import AnyMap
 from rece_lightning.data.prompts import EvaluationPrompt
@@ -46,7 +46,7 @@ def in_batches(shots: Sequence[Shot], prompts: Sequence[EvaluationPrompt], sampl
 class Derived:
     """Gives derived embeddings in place of the prompts' own, of every text space, and remembers how long they are."""
 
-    def __init__(self, derivations: Mapping[str, DerivationMap]) -> None:
+    def __init__(self, derivations: Mapping[str, AnyDerivation]) -> None:
         self.derivations = derivations
         self._ratios: list[float] = []
 
@@ -62,7 +62,7 @@ class Derived:
 
     def _derived(self, space: str, rows: Tensor) -> Tensor:
         derivation = self.derivations[space]
-        return derivation.apply(rows.to(derivation.of_concept.device)).to(rows.device)
+        return derivation.apply(rows.to(derivation.factor.device)).to(rows.device)
 
     def norm_ratio(self) -> float | None:
         """Mean ``‖c'‖/‖c‖`` of all processes; every one must call it."""
@@ -84,7 +84,7 @@ def out_of_reach(session: ErasureSession) -> str | None:
     )
 
 
-def attackers(session: ErasureSession, maps: Mapping[str, AnyMap]) -> dict[str, DerivationMap]:
+def attackers(session: ErasureSession, maps: Mapping[str, AnyMap]) -> dict[str, AnyDerivation]:
     """Text space → the attacker's derivation: its ridge is a setting of the measurement, not the defender's λ."""
     return {
         name: Derivation(session.attacker_scale or ATTACKER_SHARE * gram.scale)(gram, met)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rece_lightning.core.embedding_map import stored
+from rece_lightning.core.embedding_map import map_from, tensors_of
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.erasure.session import ErasureSession
@@ -99,7 +99,8 @@ def plan_of(
     ``state`` is ``rece`` of the checkpoint, ``None`` where nothing was edited.
     """
     asked = [[row.prompt, row.seed, guidance_of(row, sampling)] for row in rows]
-    maps = [] if state is None else [one["map"].cpu().contiguous().numpy() for one in state["erasers"].values()]
+    stored = [] if state is None else [tensors_of(map_from(one)) for one in state["erasers"].values()]
+    maps = [tensor.cpu().contiguous().numpy() for one in stored for tensor in one.values()]
     return {
         "settings": {
             "base": session.base.published,
@@ -134,7 +135,7 @@ def state_of(session: ErasureSession) -> dict[str, Any] | None:
     if not session.history:
         return None
     return {
-        "erasers": {name: {"map": stored(maps)} for name, maps in session.maps.items()},
+        "erasers": {name: tensors_of(maps) for name, maps in session.maps.items()},
         "concepts": session.concepts,
     }
 

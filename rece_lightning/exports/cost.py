@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rece_lightning.core.embedding_map import numbers_of
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.low_rank import error_curve
 from rece_lightning.erasure.erasure import Erasure
@@ -50,7 +51,7 @@ def export_costs(erasure: Erasure, ranks: Sequence[int] = RANKS) -> list[Cost]:
         check_map(erasure)
     except ConfigurationError:
         return costs
-    return [*costs, Cost("map", 8 * sum(one.space.width**2 for one in erasure.spaces), 0.0)]
+    return [*costs, Cost("map", 8 * sum(numbers_of(one.maps) for one in erasure.spaces), 0.0)]
 
 
 def model_bytes(base: BaseModel, parts: Sequence[str] | None = None) -> int:

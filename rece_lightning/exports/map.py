@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rece_lightning.core import embedding_map
 from rece_lightning.core.errors import BaseModelError, ConfigurationError
+from rece_lightning.core.factored import Factored
 from rece_lightning.erasure.erasure import Erasure
 from rece_lightning.exports.record import Loss
 from rece_lightning.files import save_tensors
@@ -18,6 +19,8 @@ from rece_lightning.models.text_space import POOLED, TEXT
 from rece_lightning.models.weights import FLOATS, SafetensorsWeights
 
 KEY = "map"
+LEFT, RIGHT = "_left", "_right"
+"""Behind the name of a map whose factors are written, ``[d, r]`` and ``[r, d]``."""
 FURTHER = "map."
 """What the names of the maps of further text spaces begin with: ``map.pooled``."""
 
@@ -53,7 +56,10 @@ class EmbeddingMap(embedding_map.EmbeddingMap):
                 f"EmbeddingMap: {path} is no whole safetensors file ({error.__cause__ or error}); export it anew."
             ) from error
         # Whatever else is in the file is not read.
-        names = [name for name in weights.shapes() if name == KEY or name.startswith(FURTHER)]
+        shapes = weights.shapes()
+        names = [name for name in shapes if name == KEY or name.startswith(FURTHER)]
+        names += [name.removesuffix(LEFT) for name in shapes if name.endswith(LEFT)]
+        names = [name for name in names if not name.endswith((LEFT, RIGHT))]
         if KEY not in names:
             raise ConfigurationError(f"EmbeddingMap: {path} holds no map; write one with `rece export --format map`.")
         matrices = {name: _read(path, weights, name) for name in names}
@@ -61,7 +67,16 @@ class EmbeddingMap(embedding_map.EmbeddingMap):
 
     def save(self, path: str | Path, metadata: dict[str, str] | None = None) -> Path:
         """Write the maps in float64."""
-        tensors = {KEY: self.matrix.cpu()} | {f"{FURTHER}{name}": one.cpu() for name, one in self.further.items()}
+        matrices = {KEY: self.matrix} | {f"{FURTHER}{name}": one for name, one in self.further.items()}
+        tensors: dict[str, Tensor] = {}
+        for name, one in matrices.items():
+            if isinstance(one, Factored):
+                tensors |= {
+                    f"{name}{LEFT}": one.left.cpu().contiguous(),
+                    f"{name}{RIGHT}": one.right.cpu().contiguous(),
+                }
+            else:
+                tensors[name] = one.cpu()
         return save_tensors(tensors, Path(path), metadata or {"format": "pt"})
 
     def __call__(self, prompt_embeds: Tensor) -> Tensor:
@@ -87,9 +102,19 @@ class EmbeddingMap(embedding_map.EmbeddingMap):
 
 
 def _read(path: str | Path, weights: SafetensorsWeights, name: str) -> Tensor:
-    shape = weights.shapes()[name]
+    shapes = weights.shapes()
+    if name not in shapes:
+        left, right = (shapes.get(f"{name}{end}", ()) for end in (LEFT, RIGHT))
+        if len(left) != 2 or right != left[::-1]:
+            raise ConfigurationError(f"EmbeddingMap: {path} holds no map; write one with `rece export --format map`.")
+        return Factored(_numbers(path, weights, f"{name}{LEFT}"), _numbers(path, weights, f"{name}{RIGHT}"), 1.0)
+    shape = shapes[name]
     if len(shape) != 2 or shape[0] != shape[1] or not 0 < shape[0] <= LARGEST_WIDTH:
         raise ConfigurationError(f"EmbeddingMap: {path} holds no map; write one with `rece export --format map`.")
+    return _numbers(path, weights, name)
+
+
+def _numbers(path: str | Path, weights: SafetensorsWeights, name: str) -> Tensor:
     if weights.dtypes()[name] not in FLOATS:
         raise ConfigurationError(
             f"EmbeddingMap: {path}: the map is stored as {weights.dtypes()[name]}; export it anew."
@@ -147,7 +172,7 @@ def check_map(erasure: Erasure) -> None:
 
 
 def write_map(erasure: Erasure, path: Path, metadata: dict[str, str]) -> Loss:
-    """Write ``M`` of every text space, ``[d, d]``, float64.
+    """Write ``M`` of every text space, ``[d, d]``, float64; in factors, ``M = I + L R``, where it was kept so.
 
     Raises:
         ConfigurationError: if no map on the embeddings stands for the erasure.

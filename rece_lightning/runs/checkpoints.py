@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from rece_lightning.core.embedding_map import AnyMap, map_of
+from rece_lightning.core.embedding_map import AnyMap
 from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.erasure.erasers import stored_maps as maps_in
 from rece_lightning.erasure.state import fault, former_layout
 from rece_lightning.models.pickled import check_archive
 from rece_lightning.runs.folder import CHECKPOINTS, is_fit, versions
@@ -190,4 +191,4 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
 
 def stored_maps(file: Path) -> dict[str, AnyMap]:
     """Text space → the map of a checkpoint."""
-    return {name: map_of(one["map"]) for name, one in read_checkpoint(file)["rece"]["erasers"].items()}
+    return maps_in(read_checkpoint(file)["rece"])

@@ -20,8 +20,8 @@ from torch import Tensor
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.data.datamodule import ConceptData
 from rece_lightning.distributed import gathered, rank_and_world
+from rece_lightning.erasure.same import differences
 from rece_lightning.erasure.session import ErasureSession
-from rece_lightning.erasure.state import differences
 from rece_lightning.erasure.statistics import ConceptStatistics
 from rece_lightning.files import discard, write_atomically
 

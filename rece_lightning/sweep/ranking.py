@@ -18,7 +18,7 @@ from rece_lightning.core.diagnostics import (
     remaining_answer,
     trace_product,
 )
-from rece_lightning.core.embedding_map import AnyMap, EmbeddingMap, beside
+from rece_lightning.core.embedding_map import AnyMap, beside, unedited
 from rece_lightning.core.eraser import Evidence
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.gram import Gram
@@ -28,6 +28,7 @@ from rece_lightning.erasure.erasers import SpaceErasers
 from rece_lightning.erasure.erasure import Erasure, erased_spaces
 from rece_lightning.erasure.loaded import LoadedModel
 from rece_lightning.erasure.statistics import ConceptStatistics
+from rece_lightning.erasure.wide import names_in_factors
 from rece_lightning.models.text_space import TextSpace, edited_spaces, untouched
 from rece_lightning.sweep.grid import Setting
 
@@ -75,7 +76,7 @@ class Ranking:
         self._held_out = [self._encoder.rows(part) for part in in_parts(held_out)]
         self._invariants = self._encoder.invariants()
         self._pairs: dict[str, Pairs] = {}
-        self._evidence: dict[tuple[str, str, bool], dict[str, Evidence]] = {}
+        self._evidence: dict[tuple[str, str, bool, frozenset[str]], dict[str, Evidence]] = {}
         self._spaces: dict[tuple[str, str | None, tuple[str, ...] | None], tuple[TextSpace, ...]] = {}
         self._unedited: dict[str, float] = {}
 
@@ -110,7 +111,7 @@ class Ranking:
             ConfigurationError: for a setting that edits nothing of this model.
         """
         spaces = self.spaces(setting)
-        grams = self.loaded.grams(spaces, keep_layers=setting.method.editor.per_layer)
+        grams = self.loaded.grams(spaces, setting.method)
         return SpaceErasers(setting.method, self.evidence(setting), grams)
 
     def erasure(self, setting: Setting) -> Erasure:
@@ -133,10 +134,13 @@ class Ranking:
     def evidence(self, setting: Setting) -> dict[str, Evidence]:
         """What the prompts say under the setting's target and token rule, in every text space of the model."""
         method, per_layer = setting.method, setting.method.editor.per_layer
-        key = (setting.target, method.tokens, per_layer)
+        factors = names_in_factors(self.spaces(setting), method)
+        key = (setting.target, method.tokens, per_layer, factors)
         if key not in self._evidence:
             widths = {space.name: space.width for space in self.loaded.base.spaces}
-            statistics = ConceptStatistics(widths, method.tokens, self.loaded.algebra, keep_prompts=per_layer)
+            statistics = ConceptStatistics(
+                widths, method.tokens, self.loaded.algebra, keep_prompts=per_layer, factors=factors
+            )
             statistics.update(self._encoded(setting.target))
             for preserved in self._preserved:
                 statistics.update(preserved=preserved)
@@ -155,8 +159,8 @@ class Ranking:
         """``G`` and ``M`` of everything that reads the first text space, edited or not."""
         first = self.loaded.base.spaces[0]
         if first.name not in erasers.spaces:
-            gram = self.loaded.gram(first)
-            return gram, EmbeddingMap.identity(gram.width, gram.total.device)
+            gram = self.loaded.gram(first, setting.method)
+            return gram, unedited(gram)
         eraser = erasers.spaces[first.name]
         rest = untouched([first], self.spaces(setting)).get(first.name)
         return (eraser.gram, eraser.maps) if rest is None else beside(eraser.gram, eraser.maps, self.loaded.gram(rest))
@@ -172,13 +176,12 @@ class Ranking:
         answered = trace_product(maps.cross_gram(gram).mT @ attack, moments.erased)
         residual = 1.0 - answered / trace_product(gram.total, moments.erased)
         if setting.target not in self._unedited:
-            identity = EmbeddingMap.identity(gram.width, gram.total.device)
-            self._unedited[setting.target] = regeneration_residual(gram, identity, moments.erased, ridge)
-        unedited, mapped = self._unedited[setting.target], mapped_residual(gram, moments)
+            self._unedited[setting.target] = regeneration_residual(gram, unedited(gram), moments.erased, ridge)
+        floor, mapped = self._unedited[setting.target], mapped_residual(gram, moments)
         change = maps.change_gram(gram).trace().clamp(min=0) / gram.total.trace()
         return Figures(
             remaining=remaining_answer(gram, maps, moments),
-            regained=1.0 - (residual - unedited) / (mapped - unedited) if mapped > unedited else float("nan"),
+            regained=1.0 - (residual - floor) / (mapped - floor) if mapped > floor else float("nan"),
             drift=preservation_drift(gram, maps, held_out),
             residual=residual,
             norm_ratio=norm_ratio(attack @ moments.erased @ attack.mT, moments.erased),

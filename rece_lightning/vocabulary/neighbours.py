@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rece_lightning.core.embedding_map import EmbeddingMap
+from rece_lightning.core.embedding_map import unedited
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.gram import Gram
 from rece_lightning.core.robust import WITHIN
@@ -94,7 +94,7 @@ class _Distances:
 
     def __init__(self, encoder: EncodesPrompts, gram: Gram, rows: Tensor) -> None:
         self.encoder, self.gram, self.rows = encoder, gram, rows
-        self.unedited = EmbeddingMap.identity(gram.width, gram.total.device)
+        self.unedited = unedited(gram)
 
     def each(self, concepts: Sequence[tuple[str, str]]) -> Iterator[Tensor]:
         """``[words]`` for each concept."""

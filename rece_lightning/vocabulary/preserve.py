@@ -16,6 +16,7 @@ from rece_lightning.erasure.encoding import ConceptEncoder
 from rece_lightning.erasure.erasers import SpaceErasers
 from rece_lightning.erasure.session import ErasureSession
 from rece_lightning.erasure.statistics import ConceptStatistics
+from rece_lightning.erasure.wide import names_in_factors
 from rece_lightning.models.text import EncodesPrompts
 from rece_lightning.models.text_space import TEXT
 
@@ -125,8 +126,13 @@ class FirstEdit:
         space = next(one for one in session.base.spaces if one.name == TEXT)
         edited = next((one for one in session.spaces if one.name == TEXT), space)
         self.method, self.encoder = session.method.first_edit(), encoder
-        self.gram = session.loaded.gram(edited)
-        self.statistics = ConceptStatistics({TEXT: space.width}, self.method.tokens, session.loaded.algebra)
+        self.gram = session.loaded.gram(edited, self.method)
+        self.statistics = ConceptStatistics(
+            {TEXT: space.width},
+            self.method.tokens,
+            session.loaded.algebra,
+            factors=names_in_factors([edited], self.method),
+        )
 
     def maps(self) -> EmbeddingMap:
         """``M`` of the edit."""

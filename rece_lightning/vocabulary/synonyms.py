@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rece_lightning.core.embedding_map import EmbeddingMap
+from rece_lightning.core.embedding_map import unedited
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.data.concepts import Concept, pairs_of
 from rece_lightning.data.datamodule import ConceptData
@@ -142,13 +142,13 @@ def _candidates(session: ErasureSession, data: ConceptData, plan: AutoSynonyms) 
     words = [word for word in dict.fromkeys(listed) if not barred.intersection((word.lower(), *word.lower().split()))]
     own = _own_rows(encoder, asked)
     found: dict[int, tuple[float, int, Tensor]] = {}
-    unedited = EmbeddingMap.identity(gram.width, gram.total.device)
+    identity = unedited(gram)
     for template in dict.fromkeys(scanned_template(concept) for concept in asked):
         rows = vocabulary_rows(encoder, fingerprint, [filled(template, word) for word in words])
         places = [place for place, concept in enumerate(asked) if scanned_template(concept) == template]
         for first in range(0, len(places), TOGETHER):
             part = places[first : first + TOGETHER]
-            before = Reaching.of(gram, unedited, own[part, 0], own[part, 1]).measure(rows)[0]
+            before = Reaching.of(gram, identity, own[part, 0], own[part, 1]).measure(rows)[0]
             nearest = before.min(dim=1) if len(before) else None
             for word in [] if nearest is None else (nearest.values < plan.reach).nonzero()[:, 0].tolist():
                 assert nearest is not None

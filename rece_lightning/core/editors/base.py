@@ -74,6 +74,15 @@ class Editor(ABC):
     needs_invariants: ClassVar[bool] = False
     """Whether it holds the rows of the empty prompt exactly."""
 
+    in_factors: ClassVar[bool] = False
+    """Whether it takes moments and gives maps that are never formed (:class:`Factored`), where embeddings are wide. A
+    subclass says so anew: its formula is another."""
+
+    @property
+    def keeps_factors(self) -> bool:
+        """Whether this very class says that it is ``in_factors``."""
+        return bool(vars(type(self)).get("in_factors", False))
+
     @abstractmethod
     def __call__(self, problem: EditProblem) -> AnyMap:
         """The edit ``E`` of the model as it is now.

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from rece_lightning.core.editors.base import Editor, EditProblem
 from rece_lightning.core.embedding_map import EmbeddingMap, narrow
-from rece_lightning.core.errors import check_number
+from rece_lightning.core.errors import ConfigurationError, check_number
+from rece_lightning.core.factored import Factored
 from rece_lightning.core.linalg import add_ridge, factor_positive_definite
 from rece_lightning.core.moments import Moments, RowPairs
+
+SYSTEM, REMEDY = "edit's system ηS + λ₁P + λ₂I", "Give the editor's lamb (λ₂) a value greater than 0."
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,8 @@ class UCE(Editor):
     preserve_scale: float = 0.1
     lamb: float = 0.1
 
+    in_factors: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         name = type(self).__name__
         check_number(f"{name}.erase_scale", self.erase_scale, positive=True)
@@ -39,6 +45,8 @@ class UCE(Editor):
 
     def __call__(self, problem: EditProblem) -> EmbeddingMap:
         """The minimiser; looks neither at ``G`` nor at ``M``."""
+        if isinstance(problem.preserved, Factored):
+            return edit_in_factors(problem.moments, self)
         if isinstance(problem.erased, RowPairs):
             return edit_rows(problem.erased, problem.preserved, self)
         return edit(problem.moments, self)
@@ -61,8 +69,7 @@ def factor_system(system: Tensor) -> Tensor:
     Raises:
         ConfigurationError: if it is singular.
     """
-    remedy = "Give the editor's lamb (λ₂) a value greater than 0."
-    return factor_positive_definite(system, what="edit's system ηS + λ₁P + λ₂I", remedy=remedy)
+    return factor_positive_definite(system, what=SYSTEM, remedy=REMEDY)
 
 
 def edit(moments: Moments, scales: UCE) -> EmbeddingMap:
@@ -105,3 +112,30 @@ def edit_rows(rows: RowPairs, preserved: Tensor, scales: UCE) -> EmbeddingMap:
     factor = factor_system(scales.erase_scale * (rows.concept.mT @ weighted) + preserved_system(preserved, scales))
     right = torch.cholesky_solve(weighted.mT, factor).mT
     return narrow(scales.erase_scale * (rows.target - rows.concept).mT, right)
+
+
+def edit_in_factors(moments: Moments, scales: UCE) -> EmbeddingMap:
+    """The same minimiser where nothing is ``[d, d]``, from moments whose factors are rows.
+
+    With the rows ``Z = √w C``, their targets ``Z*``, the preserved rows ``Y`` and ``H = [√η Z; √λ₁ Y]``, all over the
+    rows: ``E = I + √η (Z* − Z)ᵀ [(λ₂I + HHᵀ)⁻¹ H]``, of whose last factor the rows of ``Z`` count.
+
+    Args:
+        moments: in factors.
+        scales: η, λ₁ and λ₂.
+
+    Raises:
+        ConfigurationError: if the system is singular.
+    """
+    erased, cross, preserved = moments.erased, moments.cross, moments.preserved
+    assert isinstance(erased, Factored)
+    assert isinstance(cross, Factored)
+    assert isinstance(preserved, Factored)
+    rows, root = erased.right, scales.erase_scale**0.5
+    held = torch.cat([root * rows, scales.preserve_scale**0.5 * preserved.right])
+    if scales.lamb == 0 and len(held) < moments.width:
+        raise ConfigurationError(f"The {SYSTEM} is singular. {REMEDY}")
+    factor = factor_system(add_ridge(held @ held.mT, scales.lamb))
+    chosen = torch.eye(len(held), len(rows), dtype=held.dtype, device=held.device)
+    right = torch.cholesky_solve(chosen, factor).mT @ held
+    return EmbeddingMap(Factored(root * (cross.left.mT - rows).mT, right, 1.0))

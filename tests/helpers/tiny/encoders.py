@@ -99,9 +99,11 @@ def glm() -> GlmModel:
     return GlmModel(GlmConfig(vocab_size=size_of(plain_tokenizer()), **LANGUAGE))
 
 
-def qwen3(*, head: bool = False, layers: int = 3) -> Qwen3Model | Qwen3ForCausalLM:
+def qwen3(*, head: bool = False, layers: int = 3, width: int = 16) -> Qwen3Model | Qwen3ForCausalLM:
     """Qwen 3, with its language head or without."""
-    config = Qwen3Config(vocab_size=size_of(qwen_tokenizer()), **{**LANGUAGE, "num_hidden_layers": layers})
+    config = Qwen3Config(
+        vocab_size=size_of(qwen_tokenizer()), **{**LANGUAGE, "num_hidden_layers": layers, "hidden_size": width}
+    )
     return Qwen3ForCausalLM(config) if head else Qwen3Model(config)
 
 

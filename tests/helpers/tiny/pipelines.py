@@ -80,7 +80,7 @@ def flux(*, guidance: bool = True) -> d.FluxPipeline:
     )
 
 
-def flux2_klein() -> d.Flux2KleinPipeline:
+def flux2_klein(width: int = 16) -> d.Flux2KleinPipeline:
     """Three tapped layers of a language model side by side."""
     return d.Flux2KleinPipeline(
         scheduler=_flow(),
@@ -92,7 +92,7 @@ def flux2_klein() -> d.Flux2KleinPipeline:
             norm_num_groups=4,
             sample_size=8,
         ),
-        text_encoder=e.qwen3(head=True, layers=28),
+        text_encoder=e.qwen3(head=True, layers=28, width=width),
         tokenizer=t.qwen_tokenizer(),
         transformer=d.Flux2Transformer2DModel(
             in_channels=16,
@@ -100,7 +100,7 @@ def flux2_klein() -> d.Flux2KleinPipeline:
             num_single_layers=1,
             attention_head_dim=16,
             num_attention_heads=2,
-            joint_attention_dim=48,
+            joint_attention_dim=3 * width,
             timestep_guidance_channels=16,
             axes_dims_rope=(4, 4, 4, 4),
             guidance_embeds=False,
