@@ -21,6 +21,7 @@ from rece_lightning.module import CERTIFICATE, RECE
 from rece_lightning.runs.checkpoints import LAST, epochs_named, read_checkpoint
 from rece_lightning.runs.folder import CHECKPOINTS, run_folder
 from rece_lightning.runs.partial import PartialSums, differing, partials
+from rece_lightning.trainer.callbacks import EVALUATED
 
 # What RECE logs every epoch and is worth choosing by.
 MONITORED = (
@@ -31,6 +32,7 @@ MONITORED = (
     "map_condition",
     "norm_ratio",
     CERTIFICATE,
+    *EVALUATED,
 )
 
 
@@ -54,7 +56,8 @@ class ErasureCheckpoint(ModelCheckpoint, RunCallback):
     many concepts, ``partial-…`` holds what was counted so far: a run that is stopped goes on there.
 
     Args:
-        monitor: a figure that RECE logs, such as ``regeneration_residual``; with it only the best ones stay.
+        monitor: a figure that is logged by epoch, such as ``regeneration_residual``, or ``detected_erased`` where
+            ``Evaluation`` has ``every_n_epochs: 1``; with it only the best ones stay.
         mode: ``min`` or ``max``.
         save_top_k: how many stay; all of them (−1) without ``monitor``.
         every_n_epochs: between checkpoints.

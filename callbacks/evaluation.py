@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor
 from torchmetrics import Metric
 
 from rece_lightning.baselines.trained import TrainedErasure
 from rece_lightning.callbacks.base import RunCallback
+from rece_lightning.callbacks.columns import draw_column, log_columns
+from rece_lightning.callbacks.originals import measure_floors, original_of
 from rece_lightning.callbacks.subject import (
     Subject,
     Weights,
@@ -26,28 +26,30 @@ from rece_lightning.callbacks.subject import (
     subject_of,
     weights_now,
 )
-from rece_lightning.callbacks.terminal import log_figures, print_outcome, progress_bar
+from rece_lightning.callbacks.terminal import print_outcome
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.extras import extra
-from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.evaluation.columns import FitColumns, MeasuredColumns, unmeasured
 from rece_lightning.evaluation.drawing import Derived, out_of_reach
+from rece_lightning.evaluation.floors import Floors
 from rece_lightning.evaluation.folders import References
-from rece_lightning.evaluation.generation import PictureMaker
 from rece_lightning.evaluation.prompts import AskedPrompts
 from rece_lightning.evaluation.quality import Quality, check_metrics
 from rece_lightning.evaluation.results.comparison import (
+    FIRST,
     LAST,
     ORIGINAL,
     Comparison,
 )
-from rece_lightning.evaluation.results.outcome import COUNTS, column_figures, write_outcome
+from rece_lightning.evaluation.results.outcome import COUNTS, column_figures, grid_path, write_outcome
 from rece_lightning.metrics import ConceptDetector
 from rece_lightning.models.sampling import Sampling
+from rece_lightning.models.sampling_defaults import default_sampling
 from rece_lightning.module import RECE
 from rece_lightning.reporting.terminal import PlainConsole
 from rece_lightning.runs.checkpoints import stored_maps
 from rece_lightning.runs.folder import run_folder
+from rece_lightning.trainer.loggers import log_epoch, log_picture, show
 
 
 class Evaluation(RunCallback):
@@ -61,8 +63,9 @@ class Evaluation(RunCallback):
     Args:
         detector: decides whether a picture shows a concept; without one there are pictures and no rates.
         pictures_per_prompt: seeds 0, 1, … of every prompt that brings no seed of its own.
-        steps: of the sampler.
-        guidance_scale: of prompts that bring none of their own.
+        steps: of the sampler; the model's own unless given, see
+            :func:`rece_lightning.models.sampling_defaults.default_sampling`.
+        guidance_scale: of prompts that bring none of their own; the model's own unless given.
         batch_size: pictures that are made together.
         attack: also give the derived embeddings.
         every_n_epochs: measure after every n-th epoch too.
@@ -82,14 +85,17 @@ class Evaluation(RunCallback):
             for them.
         references: folder of pictures to compare with in place of the original model's; see
             :class:`rece_lightning.evaluation.folders.References`.
+        floors: also measure how often the original model shows what is erased where nobody asks for it, under the
+            targets of the erased prompts with the same seeds; see
+            :class:`rece_lightning.evaluation.floor_prompts.FloorPrompts`.
     """
 
     def __init__(
         self,
         detector: ConceptDetector | None = None,
         pictures_per_prompt: int = 4,
-        steps: int = 20,
-        guidance_scale: float = 7.5,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
         batch_size: int = 32,
         attack: bool = True,
         every_n_epochs: int | None = None,
@@ -101,15 +107,17 @@ class Evaluation(RunCallback):
         prompts: str | None = None,
         metrics: list[Metric] | None = None,
         references: str | None = None,
+        floors: bool = True,
     ) -> None:
         if every_n_epochs is not None and every_n_epochs < 1:
             raise ConfigurationError(f"Evaluation.every_n_epochs: {every_n_epochs!r}; give 1 or more, or leave it out.")
         self.detector = detector
         self.pictures_per_prompt = pictures_per_prompt
-        self.sampling = Sampling(steps, guidance_scale, batch_size, scheduler)
+        given = {"steps": steps, "guidance_scale": guidance_scale, "batch_size": batch_size, "scheduler": scheduler}
+        self._given = {key: value for key, value in given.items() if value is not None}
         self.images = images
         self.asked = AskedPrompts(
-            self.sampling, pictures_per_prompt, protocol, concept, kinds, images, prompts
+            Sampling(**self._given), pictures_per_prompt, protocol, concept, kinds, images, prompts  # type: ignore[arg-type]
         )  # fmt: skip
         self.metrics = check_metrics(metrics or [])
         self.references = References(references) if references is not None else None
@@ -121,6 +129,18 @@ class Evaluation(RunCallback):
         self._data: Any = None
         self._changed: dict[str, Any] = {}
         self._failed = False
+        self.floors = Floors() if floors else None
+
+    @property
+    def sampling(self) -> Sampling:
+        """How pictures are made; known once :meth:`take_sampling` was told the model."""
+        return self.asked.sampling
+
+    def take_sampling(self, module: Subject) -> Sampling:
+        """The model's own steps and guidance, and what this callback was given in their place."""
+        if self.images is None:
+            self.asked.sampling = default_sampling(module.base).with_values(self._given, "Evaluation")
+        return self.sampling
 
     # Before a run
 
@@ -128,7 +148,7 @@ class Evaluation(RunCallback):
         """Hand the sampling to the module, check every prompt, and have ``validate`` go through them in batches."""
         module = subject_of(pl_module)
         data: Any = module.data
-        module.sampling = self.sampling
+        module.sampling = self.take_sampling(module)
         module.seeds = tuple(range(self.pictures_per_prompt))
         self.check_prompts(data, stage)
         if self.comparison is not None:
@@ -183,29 +203,47 @@ class Evaluation(RunCallback):
         self._softly(trainer, lambda: self._add_former(trainer, subject_of(pl_module)), refusals=True)
 
     def _add_former(self, trainer: Trainer, module: Subject) -> None:
+        self._measure_floors(trainer, module)
         self._add(trainer, module, ORIGINAL, None)
         if not isinstance(module, RECE):
             return
-        for epoch in range(len(module.history) if trainer.ckpt_path else 0):
-            if self._is_between(trainer, epoch):
+        done = len(module.history) if trainer.ckpt_path else 0
+        for epoch in range(done):
+            if self._is_due(trainer, epoch):
                 file = Path(trainer.ckpt_path or "").parent / f"epoch={epoch}.ckpt"
-                maps = stored_maps(file) if file.is_file() else None
+                maps = module.first_maps if epoch == 0 else stored_maps(file) if file.is_file() else None
                 if maps is None:
                     module.print(f"{file} is gone: no pictures of epoch {epoch}.")
                     continue
-                self._add(trainer, module, f"epoch_{epoch}", weights_now(module, maps))
+                self._add_epoch(trainer, module, epoch, weights_now(module, maps), logged=epoch < done - 1)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A column of its own where ``every_n_epochs`` asks for one."""
         epoch = trainer.current_epoch
-        if self._is_between(trainer, epoch):
+        if self._is_due(trainer, epoch):
             module = subject_of(pl_module)
-            self._softly(trainer, lambda: self._add(trainer, module, f"epoch_{epoch}", weights_now(module)))
+            self._softly(trainer, lambda: self._add_epoch(trainer, module, epoch, weights_now(module)))
 
-    def _is_between(self, trainer: Trainer, epoch: int) -> bool:
-        # The first and the last epoch have columns of their own at the end.
-        between = 0 < epoch < (trainer.max_epochs or 0) - 1
-        return bool(self.every_n_epochs and between and (epoch + 1) % self.every_n_epochs == 0)
+    def _add_epoch(
+        self, trainer: Trainer, module: Subject, epoch: int, weights: Weights, *, logged: bool = False
+    ) -> None:
+        key = FIRST if epoch == 0 and isinstance(module, RECE) else f"epoch_{epoch}"
+        self._add(trainer, module, key, weights)
+        if not logged and self.comparison is not None and key in self.comparison.columns:
+            figures = column_figures(self.comparison, key)
+            show(trainer, figures)
+            log_epoch(trainer, figures, epoch)
+
+    @property
+    def measures_epochs(self) -> bool:
+        """Whether :data:`rece_lightning.trainer.callbacks.EVALUATED` is known after an epoch."""
+        asked = self.comparison is None or self.comparison.prompts  # before setup nobody knows
+        return bool(self.every_n_epochs and self.detector and asked)
+
+    def _is_due(self, trainer: Trainer, epoch: int) -> bool:
+        """The first epoch and the last one have columns of their own in any case."""
+        n, ends = self.every_n_epochs, epoch in (0, (trainer.max_epochs or 0) - 1)
+        return n is not None and (ends or (epoch + 1) % n == 0)
 
     def missing(self, folder: Path, state: Mapping[str, Any]) -> Path | None:
         """The counts, where a run with all its epochs has not written them."""
@@ -232,29 +270,26 @@ class Evaluation(RunCallback):
         self._failed = outcome.failure is not None
 
     def _finish(self, trainer: Trainer, module: Subject) -> None:
-        states = final_states(module)
+        states, done = final_states(module), epochs_of(module)
         if self.comparison is None or not self.comparison.prompts or not states:
             return
-        later = {key: self.comparison.columns.pop(key) for key in list(self.comparison.columns) if key != ORIGINAL}
+        if states[-1].key == LAST:  # where the last epoch was measured as it ended, that is its column
+            self.comparison.rename(f"epoch_{done - 1}", LAST)
         reason = out_of_reach(module.session) if isinstance(module, RECE) else None
         if self.attack and reason is not None:
             warnings.warn(f"No columns with derived embeddings: {reason}.", stacklevel=2)
         for state in states:
-            if state.key == LAST:
-                self.comparison.columns.update(later)
-            self._add(trainer, module, state.key, state.weights())
+            if state.key not in self.comparison.columns:
+                self._add(trainer, module, state.key, state.weights())
             if self.attack and reason is None and state.derived is not None:
                 self._add(trainer, module, state.derived_key, state.weights(), state.derived())
+        self.comparison.sort()
         pictures_of(module).use(None)
         if trainer.is_global_zero:
             write_outcome(self.comparison, run_folder(trainer))
             if self.comparison.is_trained:  # of RECE the report says it
                 print_outcome(self.comparison, run_folder(trainer))
-        columns = {key: column_figures(self.comparison, key) for key in self.comparison.columns}
-        figures = {f"{name}/{key}": value for key, found in columns.items() for name, value in found.items()}
-        # An epoch is a step.
-        log_figures(trainer, figures, epochs_of(module))
-        trainer.callback_metrics.update({key: torch.tensor(value) for key, value in figures.items()})
+        log_columns(trainer, self.comparison, done, by_epoch=self.measures_epochs)
 
     def _add(
         self, trainer: Trainer, module: Subject, key: str, weights: Weights | None, derived: Derived | None = None
@@ -264,13 +299,12 @@ class Evaluation(RunCallback):
             return
         if self._fit is None:
             self._fit = FitColumns(self.comparison, self.detector, self._quality(), module.seeds, module.sampling)
-        total = len(self._fit.shots(attacked=derived is not None))
-        title = self.comparison.title_of(key)
-        with progress_bar(trainer) as progress:
-            task = progress.add_task(title, total=total, visible=bool(total))
-            self._fit.add(
-                pictures_of(module), key, title, weights, lambda made: progress.advance(task, made), derived
-            )  # fmt: skip
+        draw_column(trainer, module, self._fit, key, weights, derived)
+
+    def _measure_floors(self, trainer: Trainer, module: Subject) -> None:
+        if self.comparison is not None and self.floors is not None and self.detector is not None:
+            shots = None if self.asked.existing is not None else self.asked.shots()
+            measure_floors(trainer, module, self.floors, self.comparison, self.detector, shots)
 
     # The verbs validate and test
 
@@ -286,6 +320,7 @@ class Evaluation(RunCallback):
             comparison.notes = [unmeasured(quality.of_original, existing=self.asked.existing is not None)]
             if trainer.is_global_zero:
                 PlainConsole(stderr=True).print(comparison.notes[0], soft_wrap=True)
+        self._measure_floors(trainer, module)
         self._measured = MeasuredColumns(comparison, self.detector, quality, self.asked.shots(), original)
 
     def on_validation_batch_end(
@@ -296,8 +331,8 @@ class Evaluation(RunCallback):
         if self._measured is not None and isinstance(outputs, dict) and "pictures" in outputs:
             self._measured.take(outputs)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print and write what was measured."""
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print, write and log what was measured: ``trainer.validate()`` and ``trainer.test()`` return it."""
         if self.comparison is None or self._measured is None:
             return
         name = Path(self.images).name if self.images is not None else None
@@ -306,34 +341,17 @@ class Evaluation(RunCallback):
         if not self.comparison.columns:
             return
         if trainer.is_global_zero:
-            write_outcome(self.comparison, run_folder(trainer))
-            print_outcome(self.comparison, run_folder(trainer))
-        log_figures(trainer, column_figures(self.comparison, LAST), None)
+            write_outcome(self.comparison, folder := run_folder(trainer))
+            print_outcome(self.comparison, folder)
+            log_picture(trainer.loggers, "grid", grid_path(folder), 0)
+        pl_module.log_dict(column_figures(self.comparison, LAST), batch_size=1, sync_dist=trainer.world_size > 1)
 
     on_test_start = on_validation_start
     on_test_batch_end = on_validation_batch_end
-    on_test_end = on_validation_end
+    on_test_epoch_end = on_validation_epoch_end
 
 
 def measures_existing(trainer: Trainer) -> bool:
     """Whether pictures that exist already (``--images``) are measured: then ``validate`` and ``test`` open no model."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     return any(isinstance(callback, Evaluation) and callback.images is not None for callback in callbacks)
-
-
-def original_of(module: Subject) -> Callable[[Sequence[EvaluationPrompt], Sequence[int]], Tensor] | None:
-    """What draws with the model as it was before its erasure or its adapter; ``None`` for a model without either.
-
-    With an adapter, which changes the text encoder too, a second pipeline is loaded.
-    """
-    if isinstance(module, RECE) and module.hparams["adapter"] is not None:
-        plain = PictureMaker.load(module.base, module.session.encoder, module.placement, module.device)
-        return lambda prompts, seeds: plain.make(prompts, seeds, module.sampling)
-    if not epochs_of(module):
-        return None
-
-    def make(prompts: Sequence[EvaluationPrompt], seeds: Sequence[int]) -> Tensor:
-        pictures_of(module).use(None)
-        return pictures_of(module).make(prompts, seeds, module.sampling)
-
-    return make

@@ -148,7 +148,7 @@ class PictureWriter(BasePredictionWriter, RunCallback):
         self.sampling, self._seeds = module.sampling, module.seeds
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Evaluation):
-                self.sampling, self._seeds = callback.sampling, tuple(range(callback.pictures_per_prompt))
+                self.sampling, self._seeds = callback.take_sampling(module), tuple(range(callback.pictures_per_prompt))
         self.sampling = self.sampling.with_values(self._sampling, "PictureWriter")
         if self.pictures_per_prompt is not None:
             self._seeds = tuple(range(self.pictures_per_prompt))

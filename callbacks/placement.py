@@ -123,7 +123,7 @@ class DevicePlacement(Callback):
         """The pipeline has made its pictures."""
         if isinstance(pl_module, RECE):
             if pl_module.history:  # a run that was stopped before it edited anything leaves no figures
-                self._log_peaks(trainer, len(pl_module.history))
+                self._log_peaks(trainer, len(pl_module.history) - 1)
             if self.placement.release:
                 pl_module.release(pictures=True, encoder=True)
 

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from rece_lightning.attacks import LADDER, AdversarialPrompt, Attack, Goal, Victim, make_attacks, make_goal
-from rece_lightning.attacks.outcome import NO_ATTACK, Measured, Rung, together, write_rungs
+from rece_lightning.attacks import LADDER, AdversarialPrompt, Attack, Goal, Victim, make_attacks
+from rece_lightning.attacks.goals import FORBIDDEN, controls_of, goals_of
+from rece_lightning.attacks.outcome import NO_ATTACK, Measured, Rung, figures_of, together, write_rungs
 from rece_lightning.attacks.shares import Piece, measure_shared, search_shared
 from rece_lightning.callbacks.base import RunCallback, data_for, rece_module
 from rece_lightning.callbacks.evaluation import Evaluation
@@ -21,20 +22,20 @@ from rece_lightning.core.extras import extra
 from rece_lightning.data.datamodule import ConceptData
 from rece_lightning.data.texts import visible
 from rece_lightning.distributed import share_of
-from rece_lightning.emoji.catalog import load_catalog
 from rece_lightning.evaluation.results.sheets import save_sheet, sheet_path
 from rece_lightning.files import discard
-from rece_lightning.metrics import ConceptDetector, EmojiDetector
+from rece_lightning.metrics import ConceptDetector
 from rece_lightning.models.sampling import Sampling
+from rece_lightning.models.sampling_defaults import default_sampling
 from rece_lightning.module import RECE
 from rece_lightning.reporting.terminal import PlainConsole, progress
 from rece_lightning.runs.folder import run_folder
+from rece_lightning.trainer.loggers import log_at, log_picture, show
 from rece_lightning.vocabulary.expand import join_found
 
 TABLE = "red_team.csv"
 SHEET = "red_team"
 """Name of the sheet with the pictures that got through, in the order of the table."""
-FORBIDDEN = ("nothing", "own", "synonyms")
 
 
 class RedTeam(RunCallback):
@@ -57,8 +58,8 @@ class RedTeam(RunCallback):
         forbid: words that searches over tokens may not use: ``nothing``, the concept's ``own``, or its ``synonyms``
             too. Without limits they may fall back on the concept's own word.
         pictures_per_prompt: seeds 0, 1, … of every prompt or embedding.
-        steps: of the sampler; as ``Evaluation`` samples unless given.
-        guidance_scale: as ``Evaluation``'s unless given.
+        steps: of the sampler; as ``Evaluation`` samples unless given, without one as the model's family does.
+        guidance_scale: as ``Evaluation``'s, or the model's own, unless given.
         batch_size: pictures made together.
         scheduler: name of diffusers' class.
         original: also measure the original model; doubles the pictures.
@@ -105,7 +106,7 @@ class RedTeam(RunCallback):
             "scheduler": scheduler,
         }
         self._asked = {key: value for key, value in asked.items() if value is not None}
-        self.sampling = Sampling(**self._asked, owner="RedTeam")
+        self.sampling = Sampling(**self._asked, owner="RedTeam")  # the model's own fill in what is not asked, in setup
         self.concepts, self.control_concepts = concepts, control_concepts
         self.detector = detector
         self.synonyms = synonyms
@@ -157,72 +158,17 @@ class RedTeam(RunCallback):
         evaluation = next((one for one in trainer.callbacks if isinstance(one, Evaluation)), None)  # type: ignore[attr-defined]
         if evaluation is not None:
             self.detector = self.detector or evaluation.detector
-            self.sampling = evaluation.sampling.with_values(self._asked, "RedTeam")
             if evaluation.images is not None:
                 raise ConfigurationError("RedTeam: pictures that exist cannot be attacked; leave out --images.")
         if self.detector is None:
             raise ConfigurationError("RedTeam.detector: none; give one here or to Evaluation.")
-        self.goals = self._goals(data_for(trainer, module))
-        self.controls = self._controls()
+        own = default_sampling(module.base) if evaluation is None else evaluation.take_sampling(module)
+        self.sampling = own.with_values(self._asked, "RedTeam")
+        self.goals = goals_of(data_for(trainer, module), self.detector, self.concepts, self.synonyms, self.forbid)
+        self.controls = controls_of(self.attacks, self.detector, self.control_concepts, len(self.goals))
         if stage == "test":
             # Searches that follow a gradient cannot use tensors made in inference mode.
             trainer.test_loop.inference_mode = False
-
-    def _goals(self, data: Any) -> list[Goal]:
-        """The concepts as goals, each checked against the detector.
-
-        Raises:
-            ConfigurationError: for a concept that is not erased, or that the detector does not know.
-        """
-        assert self.detector is not None
-        named = {concept.prompt: concept.prompt for concept in getattr(data, "concepts", [])}
-        for row in [*getattr(data, "test", []), *getattr(data, "validation", [])]:
-            if row.kind == "erased" and row.prompt in named:
-                named[row.prompt] = row.concept
-        wanted = self.concepts if self.concepts is not None else list(named)
-        others = [prompt for prompt in getattr(data, "preserved", []) if prompt.strip()]
-        goals = []
-        for prompt in wanted:
-            concept = named.get(prompt, prompt)
-            try:
-                self.detector.check(concept)
-            except ConfigurationError as error:
-                raise ConfigurationError(f"RedTeam.concepts: {prompt!r}: {error}") from error
-            synonyms = self._synonyms(concept)
-            forbidden = {"nothing": [], "own": [prompt], "synonyms": [prompt, *synonyms]}[self.forbid]
-            goals.append(make_goal(concept, prompt, synonyms=synonyms, others=others, forbid=forbidden))
-        if not goals:
-            raise ConfigurationError("RedTeam.concepts: none; name what to bring back.")
-        return goals
-
-    def _controls(self) -> list[Goal]:
-        """Concepts that the model never knew, where an attack needs them.
-
-        Raises:
-            ConfigurationError: where one does and none is known.
-        """
-        needy = [attack.name for attack in self.attacks if attack.needs_control]
-        if not needy or self.detector is None:
-            return []
-        names = self.control_concepts
-        if names is None:
-            held_out = load_catalog().held_out if isinstance(self.detector, EmojiDetector) else ()
-            names = [item.name for item in held_out[: len(self.goals)]]
-        if not names:
-            raise ConfigurationError(
-                f"RedTeam.control_concepts: none; {needy[0]} means nothing without one: name concepts that the "
-                "detector knows and the model does not."
-            )
-        for name in names:
-            self.detector.check(name)
-        return [make_goal(name, control=True) for name in names]
-
-    def _synonyms(self, concept: str) -> list[str]:
-        if self.synonyms is not None:
-            return list(self.synonyms.get(concept, []))
-        if isinstance(self.detector, EmojiDetector):
-            return [word for item in load_catalog().objects if item.name == concept for word in item.synonyms]
-        return []
 
     def missing(self, folder: Path, state: Mapping[str, Any]) -> Path | None:
         """The table, where a run with all its epochs has not written it."""
@@ -257,7 +203,7 @@ class RedTeam(RunCallback):
             with extra("what RedTeam finds", together=trainer.world_size > 1):
                 self.attack(trainer, module)
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attack the model that was measured."""
         self.attack(trainer, rece_module(pl_module, "RedTeam"))
 
@@ -278,7 +224,7 @@ class RedTeam(RunCallback):
         self.rungs = [one.rung for one in measured]
         if trainer.is_global_zero:
             self._write(folder, measured)
-        self._log(trainer, len(module.history))
+        self._log(trainer, module)
         if trainer.is_global_zero:
             PlainConsole().print(ladder_table(self.rungs, f"{self._protocol}; {self.sampling}"))
 
@@ -338,13 +284,13 @@ class RedTeam(RunCallback):
         else:
             discard(sheet)
 
-    def _log(self, trainer: Trainer, step: int) -> None:
-        figures = {}
-        for rung in together(self.rungs):
-            name = rung.title.replace("(", "").replace(")", "").replace("=", "_").replace(" ", "_")
-            figures[f"attack_success/{name}"] = rung.edited.rate
-            if rung.original.total:
-                figures[f"attack_success_original/{name}"] = rung.original.rate
-        for logger in trainer.loggers:
-            logger.log_metrics(figures, step=step)
-        trainer.callback_metrics.update({key: torch.tensor(value) for key, value in figures.items()})
+    def _log(self, trainer: Trainer, module: RECE) -> None:
+        figures = figures_of(self.rungs)
+        if trainer.testing:
+            module.log_dict(figures, batch_size=1)  # trainer.test() returns what is logged
+        else:
+            show(trainer, figures)
+            log_at(trainer, figures, max(0, len(module.history) - 1))
+        if trainer.is_global_zero:
+            sheet = sheet_path(run_folder(trainer) / "images", SHEET)
+            log_picture(trainer.loggers, SHEET, sheet, max(0, len(module.history) - 1))

@@ -29,7 +29,7 @@ from rece_lightning.module import RECE
 from rece_lightning.reporting.devices import Devices
 from rece_lightning.reporting.ladder import read_ladder
 from rece_lightning.reporting.ladder_section import ladder_section
-from rece_lightning.reporting.page import render_page
+from rece_lightning.reporting.page import next_steps, render_page
 from rece_lightning.reporting.terminal import PlainConsole
 from rece_lightning.reporting.words import words_section
 from rece_lightning.runs.folder import run_folder
@@ -77,7 +77,7 @@ class Report(RunCallback):
         with extra(str(folder / PAGE)):
             self._write(folder, self._page(trainer, pl_module, "fit", costs))
         with extra("the table in the terminal"):
-            self._print(_comparison(trainer), folder / PAGE, grid_path(folder), folder)
+            self._print(_comparison(trainer), _ladder(trainer), folder)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The page of ``validate``; ``fit`` validates too, and has its own."""
@@ -137,16 +137,19 @@ class Report(RunCallback):
                 logger.log_hyperparams(_settings(module, trainer), {f"final/{k}": v for k, v in final.items()})
             logger.save()
 
-    def _print(self, comparison: Comparison | None, page: Path, grid: Path, folder: Path) -> None:
+    def _print(self, comparison: Comparison | None, section: dict[str, Any] | None, folder: Path) -> None:
         console = PlainConsole()
         counted = comparison is not None and any(column.hits is not None for column in comparison.columns.values())
         if comparison is not None and (counted or comparison.quality):
-            print_tables(comparison, console)
+            print_tables(comparison, console, section["ladder"] if section else None)
             for sentence in comparison.verdict():
                 console.print(f"• {sentence}")
-        for name, path in (("report", page), ("grid", grid), ("weights", folder / "edited.safetensors")):
+        page, grid, weights = folder / PAGE, grid_path(folder), folder / "edited.safetensors"
+        for name, path in (("report", page), ("grid", grid), ("weights", weights)):
             if path.exists():
                 console.print(f"{name}: {path}", soft_wrap=True)
+        for step in next_steps(folder):
+            console.print(f"next: {step}", soft_wrap=True)
 
 
 def _settings(module: RECE, trainer: Trainer) -> dict[str, float | str | bool]:

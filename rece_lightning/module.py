@@ -25,13 +25,15 @@ from rece_lightning.erasure.same import check_same
 from rece_lightning.erasure.session import ErasureSession
 from rece_lightning.erasure.state import former_layout
 from rece_lightning.evaluation.generation import PictureMaker
-from rece_lightning.models.adapter import check_adapter, open_adapter
+from rece_lightning.models.adapter import check_adapter
 from rece_lightning.models.base import BaseModel
 from rece_lightning.models.pipelines import load_pipeline, put_into
 from rece_lightning.models.sampling import Sampling
+from rece_lightning.models.sampling_defaults import default_sampling
 from rece_lightning.trainer.callbacks import check_callbacks
 from rece_lightning.trainer.ending import check_ended, goes_on, has_ended
 from rece_lightning.trainer.handed import data_of
+from rece_lightning.trainer.loggers import log_at, log_concepts, log_epoch
 from rece_lightning.trainer.optimizer import ClosedFormOptimizer
 from rece_lightning.trainer.quiet import PutAside
 from rece_lightning.vocabulary.choice import choose
@@ -101,7 +103,7 @@ class RECE(LightningModule):
         """Whether the text encoder stays loaded once the prompts are encoded."""
         self.keeps_choice = False
         """Whether the next ``fit`` keeps what ``data.preserve: auto`` chose in a run that was stopped in epoch 0."""
-        self.sampling = Sampling()
+        self._sampling: Sampling | None = None
         self.seeds: tuple[int, ...] = (0,)
         self.drawn: Callable[[Sequence[EvaluationPrompt]], dict[str, Any]] | None = None
         """Gives pictures that exist already; where it is set, no model is opened."""
@@ -148,16 +150,8 @@ class RECE(LightningModule):
         """What makes pictures of the original and the edited model, loaded at first use."""
         if self._pictures is None:
             with torch.inference_mode(False), torch.no_grad():
-                self._pictures = self._new_pictures()
+                self._pictures = PictureMaker.of(self.session.loaded, self.hparams["adapter"], self.device)
         return self._pictures
-
-    def _new_pictures(self) -> PictureMaker:
-        loaded = self.session.loaded
-        if self.hparams["adapter"] is None:
-            return PictureMaker.load(loaded.base, loaded.encoder, loaded.placement, self.device)
-        # An adapter changes the encoder that it is fused into.
-        adapter = open_adapter(self.hparams["adapter"])
-        return PictureMaker.load(loaded.base, loaded.new_encoder(), loaded.placement, self.device, adapter)
 
     def release(self, *, encoder: bool = False, pictures: bool = False) -> None:
         """Let go of loaded parts. They load again when needed."""
@@ -165,6 +159,15 @@ class RECE(LightningModule):
             self._session.loaded.release_encoder()
         if pictures:
             self._pictures = None
+
+    @property
+    def sampling(self) -> Sampling:
+        """How pictures are made: as the model wants it, unless this is set."""
+        return self._sampling or default_sampling(self.base)
+
+    @sampling.setter
+    def sampling(self, sampling: Sampling) -> None:
+        self._sampling = sampling
 
     # What comes out
 
@@ -234,6 +237,7 @@ class RECE(LightningModule):
         if data is not None and hasattr(data, "summary") and not session.has_begun:
             session.concepts = data.summary()
         if trainer is not None:
+            log_concepts(trainer.loggers, self.hparams_initial, session.concepts)
             self._aside = PutAside(trainer, stage, len(data.train_dataloader()) if isinstance(data, ConceptData) else 0)
 
     def configure_optimizers(self) -> ClosedFormOptimizer:
@@ -280,7 +284,8 @@ class RECE(LightningModule):
             )
         figures["edit_seconds"] = time.perf_counter() - started
         session.history[-1] = figures
-        self.log_dict(figures, on_step=False, on_epoch=True, batch_size=1)
+        self.log_dict(figures, on_step=False, on_epoch=True, batch_size=1, logger=False)
+        log_epoch(self.trainer, figures, self.current_epoch)
 
     def on_fit_end(self) -> None:
         """Say what ended the run before its last epoch.
@@ -298,12 +303,8 @@ class RECE(LightningModule):
 
     def on_train_end(self) -> None:
         """Log how much of the model changed."""
-        if not self.history:
-            return
-        figures = self.session.change()
-        for logger in self.trainer.loggers:
-            # An epoch is a step.
-            logger.log_metrics(figures, step=len(self.history))
+        if self.history:
+            log_at(self.trainer, self.session.change(), len(self.history) - 1)
 
     def validation_step(
         self, batch: tuple[EvaluationPrompt, ...], batch_idx: int, dataloader_idx: int = 0
@@ -331,8 +332,7 @@ class RECE(LightningModule):
         Raises:
             ConfigurationError: saying what differs.
         """
-        former = former_layout(state)
-        if former:
+        if former := former_layout(state):
             raise ConfigurationError(f"ckpt_path: {former}.")
         self.session.check_same(state, asked_of(data, state["concepts"]))
 

@@ -14,6 +14,7 @@ from rece_lightning.attacks.base import AdversarialPrompt, Attack, Goal
 from rece_lightning.attacks.store import write_table
 from rece_lightning.attacks.victim import Victim
 from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.metrics.difference import Difference
 from rece_lightning.metrics.intervals import Share
 from rece_lightning.models.sampling import Request
 
@@ -156,6 +157,29 @@ def together(rungs: Sequence[Rung]) -> list[Rung]:
         sums |= {name: sum(getattr(rung, name) for rung in same) for name in ("queries", "seconds")}
         whole.append(replace(same[0], concept=ALL, **sums))
     return whole
+
+
+def over_control(rungs: Sequence[Rung], rung: Rung) -> Difference | None:
+    """How far an attack's success on the edited model is above its control's; ``None`` for one that has none."""
+    of_control = (one for one in rungs if one.control and (one.attack, one.variant) == (rung.attack, rung.variant))
+    control = None if rung.control else next(of_control, None)
+    if control is None or not (rung.edited.total and control.edited.total):
+        return None
+    return Difference.of(rung.edited, control.edited)
+
+
+def figures_of(rungs: Sequence[Rung]) -> dict[str, float]:
+    """What loggers are told of the attacks over all their concepts, by name."""
+    whole, figures = together(rungs), dict[str, float]()
+    for rung in whole:
+        name = rung.title.replace("(", "").replace(")", "").replace("=", "_").replace(" ", "_")
+        figures[f"attack_success/{name}"] = rung.edited.rate
+        if rung.original.total:
+            figures[f"attack_success_original/{name}"] = rung.original.rate
+        above = over_control(whole, rung)
+        if above is not None:
+            figures[f"attack_above_control/{name}"] = above.value
+    return figures
 
 
 def cells_of(rung: Rung) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from rece_lightning.module import RECE
 from rece_lightning.runs.checkpoints import Found, find_checkpoint
 from rece_lightning.runs.csv_logger import RunCSVLogger
 from rece_lightning.runs.folder import CHECKPOINTS, CONFIG, RunFolder, new_version, next_version, versions
-from rece_lightning.runs.resuming import describe, former_step, log_former_epochs
+from rece_lightning.runs.resuming import describe, log_former_epochs
 
 RUNS = "runs"
 # What a run's folder holds before anything was done.
@@ -221,8 +221,7 @@ class RunStart:
         # TensorBoard hides what an earlier part of the run logged after this step.
         options: dict[str, Any] = {}
         if self.verb == "fit" and self.folder is not None and self.found is not None:
-            content = self.found.content
-            options["purge_step"] = 0 if content is None else former_step(content, self._kept_epochs)
+            options["purge_step"] = self._kept_epochs
         number = folder.name.removeprefix("version_")
         # Lightning shows the end of the version beside the progress bar.
         version = int(number) if number.isdecimal() else folder.name

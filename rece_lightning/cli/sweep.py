@@ -116,6 +116,7 @@ class Configured(ReceCLI):
         if not found:
             return None
         evaluation = found[0]
+        evaluation.take_sampling(self.model)
         evaluation.check_prompts(self.datamodule, "fit")
         comparison, detector = evaluation.comparison, evaluation.detector
         if comparison is None or not comparison.prompts or detector is None:
@@ -128,6 +129,7 @@ class Configured(ReceCLI):
             sampling=evaluation.sampling,
             seeds=tuple(range(evaluation.pictures_per_prompt)),
             pictures=lambda: self.model.pictures,
+            floors=evaluation.floors,
         )
 
     def configuration(self, setting: Setting) -> str:

@@ -14,7 +14,8 @@ from torch import Tensor
 from rece_lightning.data.prompts import EvaluationPrompt, one_each
 from rece_lightning.devices.offload import Waiting, WaitingEncoder, across_devices
 from rece_lightning.devices.placement import Placement
-from rece_lightning.models.adapter import Adapter
+from rece_lightning.erasure.loaded import LoadedModel
+from rece_lightning.models.adapter import Adapter, open_adapter
 from rece_lightning.models.base import BaseModel
 from rece_lightning.models.denoisers import denoisers_of, together
 from rece_lightning.models.pipelines import check_draws, load_pipeline, put_into
@@ -80,6 +81,18 @@ class PictureMaker:
         if len(set(devices)) > 1:
             across_devices(pipeline)
         return cls(pipeline, encoder, original, waiting)
+
+    @classmethod
+    def of(cls, loaded: LoadedModel, adapter: str | None, default: torch.device) -> PictureMaker:
+        """The same of a loaded model, with the adapter that a user names.
+
+        Raises:
+            BaseModelError: if there is no such adapter.
+        """
+        if adapter is None:
+            return cls.load(loaded.base, loaded.encoder, loaded.placement, default)
+        # An adapter changes the encoder that it is fused into.
+        return cls.load(loaded.base, loaded.new_encoder(), loaded.placement, default, open_adapter(adapter))
 
     @contextmanager
     def at_work(self, *, encoding: bool = True) -> Iterator[None]:

@@ -9,6 +9,7 @@ from typing import Any
 from rece_lightning.core.errors import ConfigurationError, check_choice, check_count
 from rece_lightning.data.prompts import EvaluationPrompt, kinds_of_concepts
 from rece_lightning.evaluation.drawing import Shot, in_batches, shots_of
+from rece_lightning.evaluation.floor_prompts import floors_of
 from rece_lightning.evaluation.folders import ExistingPictures
 from rece_lightning.evaluation.results.comparison import Comparison
 from rece_lightning.metrics import ConceptDetector
@@ -94,6 +95,7 @@ class AskedPrompts:
             own=frozenset(own),
             protocol=f"{self.protocol}: {rule or 'no detector'}" if self.protocol else rule,
             sampling=f"{self.sampling}, {seeds}" if self.images is None else f"pictures of {self.images}",
+            floor_prompts=floors_of(self.prompts, data),
         )
 
     def shots(self) -> list[Shot]:

@@ -11,6 +11,7 @@ from rece_lightning.metrics.detection import (
     NamingDetector,
     names_seen,
 )
+from rece_lightning.metrics.difference import Difference
 from rece_lightning.metrics.features import EmojiFeatures, FeatureNetwork, InceptionFeatures
 from rece_lightning.metrics.figure import Figure, Mean, PictureBatch, PictureMetric, Spread
 from rece_lightning.metrics.harmonic import HarmonicMean, harmonic_mean
@@ -27,6 +28,7 @@ __all__ = [
     "ConceptDetector",
     "DetectionChange",
     "DetectionRate",
+    "Difference",
     "EmojiDetector",
     "EmojiFeatures",
     "FeatureDistance",

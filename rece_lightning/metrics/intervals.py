@@ -69,7 +69,7 @@ class Share:
         pictures. With fewer prompts it is Wilson's interval of the pictures and speaks of these very prompts.
         """
         low, high = wilson_interval(self.hits, self.total)
-        if not self._is_over_prompts:
+        if not self.is_over_prompts:
             return low, high
         prompts = len(self.clusters)
         if self.hits in (0, self.total):
@@ -80,13 +80,14 @@ class Share:
     @property
     def method(self) -> str:
         """How the interval is made, in words for a report."""
-        if self._is_over_prompts:
+        if self.is_over_prompts:
             return "95 % bootstrap over prompts"
         several = any(total > 1 for _, total in self.clusters)
         return "95 % Wilson over pictures, for these prompts" if several else "95 % Wilson"
 
     @property
-    def _is_over_prompts(self) -> bool:
+    def is_over_prompts(self) -> bool:
+        """Whether the interval is about prompts of this kind, not about these alone."""
         return len(self.clusters) >= FEWEST_PROMPTS and any(total > 1 for _, total in self.clusters)
 
     def __str__(self) -> str:

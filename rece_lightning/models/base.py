@@ -45,6 +45,8 @@ class BaseModel:
     """Folder of the configurations that a single file does not hold."""
     encoding: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of its pipeline's ``encode_prompt`` that it wants in place of the defaults of a call."""
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    """Steps and guidance that it wants in place of its family's."""
 
     @property
     def published(self) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rece_lightning.evaluation.results.tables import reading_rows
+from rece_lightning.metrics import Difference
 
 ALL = "all"
 """The concept of rows over all of them."""
@@ -95,6 +96,13 @@ class Ladder:
         twins = (one for one in self.whole if one.control and (one.attack, one.variant) == (row.attack, row.variant))
         return next(twins, None)
 
+    def over_control(self, row: LadderRow) -> Difference | None:
+        """How far an attack's success on the edited model is above its control's; ``None`` for one that has none."""
+        control = None if row.control else self.control_of(row)
+        if control is None or not (row.edited.total and control.edited.total):
+            return None
+        return Difference.of(row.edited, control.edited)
+
     def strongest(self) -> list[LadderRow]:
         """A row an attack, each with its control behind it: of a curve the point that brings back most."""
         rows = [row for row in self.whole if row.attack == NO_ATTACK]
@@ -153,15 +161,15 @@ def ladder_findings(ladder: Ladder) -> list[str]:
 
 
 def _beside_control(ladder: Ladder, row: LadderRow) -> str:
-    control = ladder.control_of(row) if not row.control else None
-    if control is None or not (row.edited.total and control.edited.total):
+    control, above = ladder.control_of(row), ladder.over_control(row)
+    if control is None or above is None:
         return ""
     verdict = "not clearly more than it would teach the model anew"
-    if row.edited.interval[0] > control.edited.interval[1]:
+    if above.interval[0] > 0:
         verdict = "more than it teaches the model anew, so that something was left to find"
     return (
-        f"{row.title} reaches {row.edited}, and {control.edited} for concepts that the model never knew (its control): "
-        f"{verdict}."
+        f"{row.title} reaches {row.edited}, and {control.edited} for concepts that the model never knew (its control), "
+        f"a difference of {above}: {verdict}."
     )
 
 

@@ -163,9 +163,12 @@ def ladder_section(ladder: Ladder, sheet: Path) -> dict[str, Any]:
         ConfigurationError: if the sheet is no picture.
     """
     curves = curves_of(ladder)
+    above = [ladder.over_control(row) for row in ladder.whole]
     return {
+        "ladder": ladder,
         "findings": ladder_findings(ladder),
         "rows": ladder.whole,
+        "above": above if any(above) else (),
         "concepts": ladder.concepts if len(ladder_concepts(ladder)) > 1 else (),
         "bars": ladder_svg(ladder),
         "curves": curves_svg(curves),

@@ -11,12 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from rece_lightning.core.extras import extra
-from rece_lightning.evaluation.results.comparison import FIRST, ORIGINAL, Comparison, comparison_rows
+from rece_lightning.evaluation.results.comparison import (
+    FIRST,
+    ORIGINAL,
+    Comparison,
+    above_floor,
+    comparison_headings,
+    comparison_rows,
+)
 from rece_lightning.evaluation.results.figures import quality_rows
 from rece_lightning.evaluation.results.states import UNWANTED
 from rece_lightning.exports.cost import Cost
 from rece_lightning.metrics import Share
 from rece_lightning.reporting.devices import Devices
+from rece_lightning.reporting.headline import headline
 from rece_lightning.reporting.plots import budget_svg, epochs_svg
 from rece_lightning.reporting.templates import render
 from rece_lightning.reporting.words import WordsSection
@@ -56,6 +64,9 @@ class ConceptRow:
     after: Share
     drawn_before: str | None
     drawn_after: str | None
+    floor: Share = Share(0, 0)  # noqa: RUF009  frozen
+    """Of an erased concept."""
+    complete: bool = False
 
 
 def concept_rows(comparison: Comparison) -> list[ConceptRow]:
@@ -65,8 +76,10 @@ def concept_rows(comparison: Comparison) -> list[ConceptRow]:
     for kind, (role, roles) in zip(("erased", "preserved"), ROLES.items(), strict=True):
         for concept in dict.fromkeys(prompt.concept for prompt in comparison.prompts if prompt.kind == kind):
             before, after = (comparison.share(key, roles, concept) for key in keys)
-            drawn = (_drawn(comparison, key, roles, concept) for key in keys)
-            rows.append(ConceptRow(concept, role, before, after, *drawn))
+            drawn, drawn_after = (_drawn(comparison, key, roles, concept) for key in keys)
+            excess = comparison.excess(comparison.last, roles, concept)
+            floor, complete = comparison.floor(roles, concept), excess is not None and excess.complete
+            rows.append(ConceptRow(concept, role, before, after, drawn, drawn_after, floor, complete))
     return [row for row in rows if row.before.total or row.after.total]
 
 
@@ -82,13 +95,14 @@ def _drawn(comparison: Comparison, key: str, roles: Sequence[str], concept: str)
     return ", ".join([*(f"{name} {count}" for name, count in first), *([f"others {others}"] if others else [])])
 
 
-def column_rows(comparison: Comparison) -> list[tuple[str, str, str, str, str]]:
-    """(state, erased, synonyms, kept, norm ratio) of every column."""
+def column_rows(comparison: Comparison) -> list[tuple[str, ...]]:
+    """(state, erased, synonyms, kept, what is above the floor where one was measured, norm ratio) of every column."""
     rows = []
     for key, column in comparison.columns.items():
         erased, synonyms, kept = (str(comparison.share(key, (role,))) for role in ("erased", "synonym", "kept"))
         norm = "1 (own)" if column.norm_ratio is None else f"{column.norm_ratio:.2f}"
-        rows.append((column.title, erased, synonyms, kept, norm))
+        above = [above_floor(comparison.excess(key))] if comparison.floors else []
+        rows.append((column.title, erased, synonyms, kept, *above, norm))
     return rows
 
 
@@ -100,12 +114,29 @@ def reproducing_commands(run: Path | None, verb: str = "fit") -> list[str]:
     """
     if run is None or not (run / "config.yaml").is_file():
         return []
-    whole, here = run.absolute(), Path.cwd()
-    place = whole.relative_to(here) if whole.is_relative_to(here) else Path(whole.name)
-    config, folder = shlex.quote(str(place / "config.yaml")), shlex.quote(str(place))
+    config, folder = _quoted(run)
     if verb != "fit":
         return [f"rece {verb} --config {config}"]
     return [f"rece fit --config {config}", f"rece validate --config {config} --ckpt_path {folder}"]
+
+
+def next_steps(run: Path) -> list[str]:
+    """What a reader of the terminal may do next with a run of ``fit``; nothing where it has no ``config.yaml``."""
+    if not (run / "config.yaml").is_file():
+        return []
+    config, folder = _quoted(run)
+    return [
+        f"attack it: rece test --config {config} --ckpt_path {folder} --attacks paraphrase,derived",
+        f"take it elsewhere: rece export --ckpt_path {folder} --format lora --output FOLDER",
+        f"compare runs: rece compare {folder} OTHER --output compare.html",
+    ]
+
+
+def _quoted(run: Path) -> tuple[str, str]:
+    """Configuration and folder of a run for a shell."""
+    whole, here = run.absolute(), Path.cwd()
+    place = whole.relative_to(here) if whole.is_relative_to(here) else Path(whole.name)
+    return shlex.quote(str(place / "config.yaml")), shlex.quote(str(place))
 
 
 def _title(names: Sequence[str], verb: str) -> str:
@@ -172,9 +203,33 @@ def render_page(
     history = [{key: value for key, value in row.items() if value == value} for row in history]
     erased = description["concepts"].get("erased", [])
     names = [row["prompt"] for row in erased]
+    drawn = [row for row in concepts if row.drawn_after is not None]
+    budget_curve = _plotted("the curve over the attacker's budget", budget_svg, history)
+    quality = quality_rows(comparison.quality, list(comparison.columns)) if comparison else []
+    commands = reproducing_commands(run, verb)
+    columns = column_rows(comparison) if comparison else []
+    sections = {
+        "concepts": ("Concept by concept", columns and concepts and comparison and comparison.protocol),
+        "pictures": ("Before and after" if before else "Pictures", grid),
+        "says": ("What the pictures say", verdict),
+        "detections": ("Detections", columns),
+        "quality": ("Quality", quality),
+        "instead": ("What is drawn instead", drawn),
+        "attacks": ("What attacks bring back", ladder),
+        "epochs": ("The epochs", history),
+        "regained": ("What an attacker can regain", budget_curve and history),
+        "words": ("Words that still reach, and words that were hurt", words),
+        "exports": ("To take it elsewhere", exports),
+        "asked": ("What was asked", erased),
+        "devices": ("Devices", devices),
+        "again": ("To run it again", commands),
+        "settings": ("Settings", True),
+    }
     return render(
         "report.html.j2",
         title=title or _title(names, verb),
+        headline=headline(comparison, ladder["ladder"] if ladder else None),
+        sections=[(name, heading) for name, (heading, there) in sections.items() if there],
         description=description,
         erased=erased,
         preserved=description["concepts"].get("preserved", []),
@@ -190,19 +245,20 @@ def render_page(
         devices=devices,
         comparison=comparison,
         table=comparison_rows(comparison) if comparison else [],
-        columns=column_rows(comparison) if comparison else [],
+        table_headings=comparison_headings(comparison) if comparison else (),
+        columns=columns,
         verdict=verdict,
         concepts=concepts,
         method=comparison.share(comparison.last, ("erased", "synonym", "kept")).method if comparison else "",
-        quality=quality_rows(comparison.quality, list(comparison.columns)) if comparison else [],
-        drawn=[row for row in concepts if row.drawn_after is not None],
+        quality=quality,
+        drawn=drawn,
         curves=_plotted("the curves of the epochs", epochs_svg, history),
-        budget_curve=_plotted("the curve over the attacker's budget", budget_svg, history),
+        budget_curve=budget_curve,
         grid=grid,
         before=before,
         grid_says=_grid_says(comparison, verdict, before=before),
         exports=exports,
-        commands=reproducing_commands(run, verb),
+        commands=commands,
         ladder=ladder,
         verb=verb,
         words=words,

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from rece_lightning.evaluation.results.comparison import above_floor
 from rece_lightning.evaluation.results.states import (
     ROLES,
     UNWANTED,
@@ -37,6 +38,8 @@ def states_table(states: Sequence[State]) -> dict[str, Any]:
         shares = [state.share((role,)) for state in states]
         if any(share.total for share in shares):
             columns.append((heading, [*map(str, shares)], best_share(states, (role,), high=role == "kept")))
+        if role == "synonym" and any(state.floors for state in states):
+            columns += _floor_columns(states)
     shares = [state.share(UNWANTED, attacked=True) for state in states]
     if any(share.total for share in shares):
         best = best_share(states, UNWANTED, high=False, attacked=True)
@@ -58,6 +61,15 @@ def states_table(states: Sequence[State]) -> dict[str, Any]:
         cells = [{"text": texts[place], "best": mark} for (_, texts, _), mark in zip(columns, marks, strict=True)]
         rows.append({"name": state.name, "note": state.note, "cells": cells})
     return {"headings": [heading for heading, _, _ in columns], "rows": rows}
+
+
+def _floor_columns(states: Sequence[State]) -> list[tuple[str, list[str], Best | None]]:
+    """The floor of erased concepts and synonyms together, and what is above it."""
+    above = [state.excess() for state in states]
+    return [
+        ("floor", [str(state.floor()) for state in states], None),
+        ("erased and synonyms above it, in points", [above_floor(excess) for excess in above], None),
+    ]
 
 
 def shots_to_show(shots: Sequence[Shot]) -> list[Shot]:
@@ -118,6 +130,9 @@ def findings(states: Sequence[State]) -> list[str]:
             else:
                 chance = "more than chance apart from the next" if best.clear else "the next is within chance"
                 says.append(f"{alike[0]} {verb}s most: {of} detected in {share}; {chance}.")
+    complete = [state.name for state in states if state.edited and (above := state.excess()) and above.complete]
+    if complete:
+        says.append(f"At the floor, what the original model shows where nobody asks for it: {', '.join(complete)}.")
     best = best_balance(states)
     if best is not None:
         chance = "" if best.clear else ", not more than chance above the next"

@@ -17,6 +17,7 @@ def _of_states(states: Sequence[State], shots: Sequence[Shot]) -> dict[str, Any]
     return {
         **methods(states),
         "table": states_table(states) if states else None,
+        "floors": any(state.floors for state in states),
         "plot": tradeoff_svg(states, best_balance(states)),
         "gallery": gallery(states, shots_to_show(shots)),
     }

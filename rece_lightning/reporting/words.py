@@ -31,6 +31,8 @@ class WordsSection:
     """Concept, word, and its distance before the edit and after it: 0 is the concept, 1 its target."""
     more: int = 0
     """Words that reach beside those."""
+    meant: int = 0
+    """Other words than the concepts' own that were as near on the unedited model: what could be found to reach."""
     hurt: tuple[tuple[str, float, str, float], ...] = ()
     """Word, how far it moved (1 is from a concept to its target), the nearest concept, and its distance before."""
     left_out: str = ""
@@ -67,5 +69,6 @@ def section_of(found: Scan) -> WordsSection:
         within=WITHIN,
         reaching=tuple(reaching[:LISTED]),
         more=len(reaching[LISTED:]),
+        meant=len(found.meant()),
         hurt=tuple(found.hurt(HURT)),
     )

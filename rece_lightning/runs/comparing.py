@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rece_lightning.core.errors import ConfigurationError
@@ -123,7 +124,13 @@ def compared_states(runs: Sequence[Results], shots: Sequence[Shot], shown: Seque
         if LAST in run.columns:
             name = f"RECE ({label})" if both else f"measured ({label})"
             finals.append(run.with_tiles(run.state(LAST, LAST_DERIVED, shots, name, in_words(own)), LAST, shown))
-    return [*originals.values(), *firsts.values(), *finals]
+    return _with_floors([*originals.values(), *firsts.values(), *finals], several_bases=several_bases)
+
+
+def _with_floors(states: Sequence[State], *, several_bases: bool) -> list[State]:
+    """Of a run that measured no floors those of another one of the same model, so that harmonic means are alike."""
+    known = next((state.floors for state in states if state.floors), {})
+    return [state if state.floors or several_bases else replace(state, floors=known) for state in states]
 
 
 def protocol_text(run: Results) -> str:

@@ -71,6 +71,11 @@ class Results:
         own = [name for name in (LAST, FIRST, ORIGINAL) if name in self.columns]
         return {count.shot for count in self.columns[own[0]]} if own else {count.shot for count in self.counts}
 
+    @cached_property
+    def floors(self) -> dict[Shot, bool]:
+        """Shot → whether the original model shows its concept where nobody asks for it, where that was measured."""
+        return {count.shot: count.floor for count in self.counts if count.floor is not None}
+
     @property
     def protocol(self) -> dict[str, Any]:
         """Detector and sampling, as the run's configuration gives them; empty where it is not known."""
@@ -139,6 +144,7 @@ class Results:
             attacked=under,
             shown={shot: count.shown for shot, count in own.items() if count.shown},
             figures=figures,
+            floors=self.floors,
             # They are of all the column's pictures.
             quality=[line for line in self.quality if line.column == column] if len(own) == self.drawn(column) else [],
         )

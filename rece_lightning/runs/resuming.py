@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
+from rece_lightning.trainer.loggers import log_epoch
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -19,17 +19,7 @@ def log_former_epochs(trainer: Trainer, content: Mapping[str, Any], first: int) 
     """
     history = content["rece"]["history"]
     for epoch in range(first, len(history)):
-        # Lightning logs in float32.
-        figures = {key: float(torch.tensor(value, dtype=torch.float32)) for key, value in history[epoch].items()}
-        for logger in trainer.loggers:
-            logger.log_metrics({**figures, "epoch": epoch}, step=former_step(content, epoch))
-            logger.save()
-
-
-def former_step(content: Mapping[str, Any], epoch: int) -> int:
-    """The step at which Lightning logged an epoch: it counts batches."""
-    done = content["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"]
-    return done // len(content["rece"]["history"]) * (epoch + 1) - 1
+        log_epoch(trainer, history[epoch], epoch)
 
 
 def describe(folder: Path, done: int, wanted: int) -> str:

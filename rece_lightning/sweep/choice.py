@@ -19,8 +19,8 @@ MEASURED_RULE = (
     "(1 − drift), and of these as many as asked, evenly along the front; and the configuration as it is."
 )
 RECOMMENDED_RULE = (
-    "Recommended: the highest harmonic mean of (1 − erased concepts and synonyms detected) and preserved concepts "
-    "detected among the measured settings; of equal ones that which changes the weights least."
+    "Recommended: the highest harmonic mean of (1 − erased concepts and synonyms detected above their floor) and "
+    "preserved concepts detected among the measured settings; of equal ones that which changes the weights least."
 )
 UNMEASURED_RULE = (
     "Nothing was measured with pictures. Recommended: the highest harmonic mean of (1 − erased-side figure) and "

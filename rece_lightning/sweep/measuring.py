@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from rece_lightning.data.prompts import EvaluationPrompt
-from rece_lightning.evaluation.results.comparison import Column
+from rece_lightning.evaluation.generation import PictureMaker
+from rece_lightning.evaluation.results.comparison import Column, Comparison
 from rece_lightning.evaluation.results.counts import Count, by_column, counts_of, read_counts, write_counts
 from rece_lightning.evaluation.results.sheets import save_sheet, sheet_path
 from rece_lightning.metrics import names_seen
@@ -52,12 +53,14 @@ class Measuring:
             BaseModelError: if the pipeline cannot be loaded.
         """
         maker = self._measure.pictures()
+        comparison = replace(self._measure.comparison, columns={})
+        if self._measure.floors is not None:
+            self._measure_floors(comparison, maker)
         maker.use(None if setting is None else self._ranking.erasure(setting).weights())
         prompts = [prompt for _, prompt, _ in self._shots]
         seeds = tuple(seed for _, _, seed in self._shots)
         pictures = maker.make(prompts, list(seeds), self._measure.sampling, on_batch=on_batch)
         concepts = [prompt.concept for prompt in prompts]
-        comparison = replace(self._measure.comparison, columns={})
         comparison.columns[column] = Column(
             key=column,
             title=column,
@@ -71,6 +74,26 @@ class Measuring:
         save_sheet(pictures, sheet_path(self.folder / "images", column))
         self.counts += counts_of(comparison)
         write_counts(self.counts, self.folder / "evaluation.csv")
+
+    def _measure_floors(self, comparison: Comparison, maker: PictureMaker) -> None:
+        """Of what an earlier part of the sweep measured the counts know; the rest is drawn once."""
+        known = {count.shot: count.floor for count in self.counts if count.floor is not None}
+        shots = [(row, seed) for row, _, seed in self._shots]
+        of_shot = {(row, seed): comparison.shot(row, seed) for row, seed in shots}
+        if known and all(shot in known for at, shot in of_shot.items() if comparison.floor_prompts[at[0]] is not None):
+            comparison.floors = {at: known[shot] for at, shot in of_shot.items() if shot in known}
+            return
+        assert self._measure.floors is not None
+        maker.use(None)
+        sampling = self._measure.sampling
+        self._measure.floors.measure(
+            comparison,
+            self._measure.detector,
+            shots,
+            lambda rows, seeds: maker.make(rows, seeds, sampling),
+            sampling,
+            "",
+        )
 
 
 def column_of(number: int) -> str:

@@ -80,6 +80,7 @@ class Outcome:
             edited=False,
             shown={count.shot: count.shown for count in counts if count.shown},
             tiles={wanted[index]: tile for index, tile in tiles.items()},
+            floors={count.shot: count.floor for count in counts if count.floor is not None},
         )
         if setting is not None and figures is not None and place is not None:
             note = "" if setting.identity == self.base.identity else setting.describe(self.base)
@@ -115,9 +116,11 @@ class Outcome:
             if count > 1
             else "the only setting measured"
         )
+        above = state.excess()
+        floor = "" if above is None else f" ({above} above their floor, {state.floor()})"
         return chosen, (
             f"Harmonic mean {state.balance_text}, {rank}: "
-            f"erased concepts and synonyms detected in {state.share(UNWANTED)}, preserved ones in "
+            f"erased concepts and synonyms detected in {state.share(UNWANTED)}{floor}, preserved ones in "
             f"{state.share(('kept',))}."
         )
 

@@ -13,6 +13,7 @@ from rece_lightning.core.method import FIELD, Method
 from rece_lightning.data.concepts import PromptPair
 from rece_lightning.data.datamodule import ConceptData
 from rece_lightning.erasure.loaded import LoadedModel
+from rece_lightning.evaluation.floors import Floors
 from rece_lightning.evaluation.generation import PictureMaker
 from rece_lightning.evaluation.results.comparison import Comparison
 from rece_lightning.metrics import ConceptDetector
@@ -33,6 +34,8 @@ class Measure:
     seeds: tuple[int, ...]
     pictures: Callable[[], PictureMaker]
     """Gives what draws, which is loaded when it is first asked for."""
+    floors: Floors | None = None
+    """Measures and remembers the floors; ``None``: without them."""
 
     def description(self) -> dict[str, Any]:
         """What detections are comparable under."""

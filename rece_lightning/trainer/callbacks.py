@@ -21,6 +21,12 @@ FIGURES = (
 )  # fmt: skip
 """What RECE logs every epoch; those of a further text space carry its name: ``pooled/map_change``."""
 
+EVALUATED = (
+    "detected_erased", "detected_own_words", "detected_synonym", "detected_preserved", "floor_erased", "excess_erased",
+    "excess_own_words", "excess_synonym", "harmonic_mean",
+)  # fmt: skip
+"""What ``Evaluation`` logs of its pictures; every epoch where ``every_n_epochs`` asks for it."""
+
 
 def check_callbacks(trainer: Any, *, own: bool) -> None:
     """Refuse callbacks that could do nothing, or something else than they say.
@@ -47,6 +53,13 @@ def check_callbacks(trainer: Any, *, own: bool) -> None:
     for one in trainer.callbacks:
         monitor = one.monitor if isinstance(one, (EarlyStopping, ModelCheckpoint)) else None
         if monitor is None or monitor.rpartition("/")[2] in FIGURES or monitor.startswith("lr-"):
+            continue
+        if monitor in EVALUATED:
+            if not any(getattr(other, "measures_epochs", False) for other in trainer.callbacks):
+                raise ConfigurationError(
+                    f"{type(one).__name__}.monitor: {monitor!r} is counted in pictures, and no epoch has any; give "
+                    "Evaluation a detector, prompts and every_n_epochs: 1."
+                )
             continue
         if not (isinstance(one, ModelCheckpoint) and monitor in ("epoch", "step")):
             raise ConfigurationError(

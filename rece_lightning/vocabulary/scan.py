@@ -55,6 +55,11 @@ class Scan:
         rows = self.nearest(concept, len(self.words))
         return [row for row in rows if max(row[1:]) < within and row[0] not in self.concepts]
 
+    def meant(self, within: float = WITHIN) -> list[str]:
+        """The words, other than the concepts' own, that were so near to one of them on the original model."""
+        near = (self.before < within).any(dim=1).tolist()
+        return [word for word, is_near in zip(self.words, near, strict=True) if is_near and word not in self.concepts]
+
     def hurt(self, count: int) -> list[tuple[str, float, str, float]]:
         """The words that the edit moved furthest and nobody named: (word, change, nearest concept, distance before)."""
         named = {word for concept in self.concepts for word in concept.lower().split()}

@@ -26,7 +26,7 @@ TAGS = {
     "html", "head", "meta", "title", "style", "body", "main", "h1", "h2", "h3", "p", "ul", "li", "table", "thead",
     "tbody", "tr", "th", "td", "div", "span", "small", "strong", "code", "pre", "footer", "figure", "figcaption", "svg",
     "g", "path", "defs", "use", "clippath", "rect", "metadata", "img", "details", "summary", "rdf:rdf", "cc:work",
-    "dc:type", "i", "b", "em",
+    "dc:type", "i", "b", "em", "nav", "a", "u",
 }  # fmt: skip
 
 
@@ -70,6 +70,7 @@ def check_page(content: str, text: str, times: int) -> None:
     page = Page(content)
     assert {tag for tag, _ in page.tags} <= TAGS
     assert all(not name.startswith("on") for _, attributes in page.tags for name in attributes)
+    assert all((attributes["href"] or "").startswith("#") for tag, attributes in page.tags if tag == "a")
     # HTML has no NUL and one kind of line end.
     assert page.text.count(text) >= times or "\x00" in text
 

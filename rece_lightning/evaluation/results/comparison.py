@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rich.table import Table
 from torch import Tensor
 
 from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.evaluation.results.figures import QualityLine
-from rece_lightning.evaluation.results.states import UNWANTED
-from rece_lightning.metrics import PairedTest, Share, paired_test
+from rece_lightning.evaluation.results.states import UNWANTED, Shot
+from rece_lightning.metrics import Difference, PairedTest, Share, paired_test
 
 ORIGINAL, FIRST, FIRST_DERIVED, LAST, LAST_DERIVED = "original", "uce", "uce_derived", "rece", "rece_derived"
 TITLES = {
@@ -21,6 +21,13 @@ TITLES = {
     LAST: "RECE (last epoch)",
     LAST_DERIVED: "RECE, given the derived embedding",
 }
+
+
+def epoch_of(key: str, epochs: int) -> int:
+    """The epoch that a column of a ``fit`` of so many epochs is of; the original's is the first one's too."""
+    if key.startswith("epoch_"):
+        return int(key.removeprefix("epoch_"))
+    return epochs - 1 if key in (LAST, LAST_DERIVED) else 0
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,10 @@ class Comparison:
     """Class of epoch 0's editor, which its column is called by; of a baseline that was trained its name."""
     is_trained: bool = False
     """Whether it is a baseline that was trained, with no epoch 0 and no derived embeddings."""
+    floor_prompts: tuple[str | None, ...] = ()
+    """Of every row what is asked in its place to measure the floor; ``None`` where there is no such prompt."""
+    floors: dict[tuple[int, int], bool] = field(default_factory=dict)
+    """Row and seed → whether the original model shows the row's concept under its floor prompt."""
 
     def title_of(self, key: str) -> str:
         """Title of a column of a ``fit``."""
@@ -81,6 +92,19 @@ class Comparison:
             return self.editor if key == LAST else f"{self.editor}, epoch {key.removeprefix('epoch_')}"
         title = TITLES.get(key) or f"RECE, epoch {key.removeprefix('epoch_')}"
         return title.replace("UCE", self.editor)
+
+    def rename(self, key: str, new: str) -> None:
+        """Call a column, where it is there, by another key and its title."""
+        if key in self.columns:
+            self.columns[new] = replace(self.columns.pop(key), key=new, title=self.title_of(new))
+            self.quality = [replace(line, column=new) if line.column == key else line for line in self.quality]
+
+    def sort(self) -> None:
+        """Columns in the order of a ``fit``: the original, then epoch by epoch, each before its derived embedding's."""
+        order = [ORIGINAL, FIRST, FIRST_DERIVED]
+        between = sorted((key for key in self.columns if key.startswith("epoch_")), key=lambda key: epoch_of(key, 0))
+        kept = [key for key in [*order, *between, LAST, LAST_DERIVED] if key in self.columns]
+        self.columns = {key: self.columns[key] for key in kept}
 
     def prompt_of(self, row: int) -> tuple[str, str]:
         """What tells prompts apart: text and concept. A file may hold one several times, with other seeds."""
@@ -94,6 +118,10 @@ class Comparison:
         # Only a concept that was itself erased as a prompt can have synonyms; a style's prompts just use it.
         return "synonym" if prompt.concept in self.own and prompt.prompt not in self.own else "erased"
 
+    def shot(self, row: int, seed: int) -> Shot:
+        """What tells a row's picture with a seed from others."""
+        return Shot(*self.prompt_of(row), self.role(row), seed)
+
     def share(self, key: str, roles: Sequence[str], concept: str | None = None) -> Share:
         """Detections of a column over the prompts in some roles."""
         column = self.columns.get(key)
@@ -105,6 +133,42 @@ class Comparison:
             if self.role(row) in roles and concept in (None, self.prompts[row].concept)
         ]
         return Share.of([hit for hit, _ in asked], [prompt for _, prompt in asked])
+
+    def floor(self, roles: Sequence[str] = UNWANTED, concept: str | None = None) -> Share:
+        """How often the original model shows the concepts where nobody asks for them, over the same seeds."""
+        shots = [
+            shot
+            for shot in self.floors
+            if self.role(shot[0]) in roles and concept in (None, self.prompts[shot[0]].concept)
+        ]
+        return Share.of([self.floors[shot] for shot in shots], [self.prompt_of(row) for row, _ in shots])
+
+    def excess(self, key: str, roles: Sequence[str] = UNWANTED, concept: str | None = None) -> Difference | None:
+        """A column's detections above the floor of the same prompts and seeds; ``None`` where none was measured."""
+        column = self.columns.get(key)
+        if column is None or column.hits is None:
+            return None
+        found = [
+            (hit, self.floors[row, seed], self.prompt_of(row))
+            for row, seed, hit in zip(column.rows, column.seeds, column.hits.tolist(), strict=True)
+            if (row, seed) in self.floors and self.role(row) in roles and concept in (None, self.prompts[row].concept)
+        ]
+        if not found:
+            return None
+        hits, floors, prompts = zip(*found, strict=True)
+        return Difference.paired(hits, floors, prompts)
+
+    def above_floor(self, key: str) -> float:
+        """Erased concepts and synonyms that a column shows more often than nobody asks for, as a share of all its
+        pictures of them, 0 or more; a picture without a floor counts as it is."""
+        column = self.columns[key]
+        assert column.hits is not None
+        above = [
+            hit - self.floors.get((row, seed), False)
+            for row, seed, hit in zip(column.rows, column.seeds, column.hits.tolist(), strict=True)
+            if self.role(row) in UNWANTED
+        ]
+        return max(0.0, sum(above) / len(above))
 
     def compare(self, first: str, second: str, roles: Sequence[str]) -> PairedTest:
         """The paired test of two columns on the same prompts and seeds."""
@@ -146,6 +210,9 @@ class Comparison:
             says.append(self._change("RECE's epochs after it", FIRST, LAST))
             if self.share(FIRST_DERIVED, UNWANTED).total:
                 says.append(self._attack(self.editor, FIRST_DERIVED, FIRST))
+        excess = self.excess(self.last)
+        if excess is not None:
+            says.append(self._floor(excess))
         final = self.columns.get(LAST_DERIVED) or self.columns.get(FIRST_DERIVED)
         if final is not None:
             says.append(self._attack("RECE" if last.total else self.editor, final.key, self.last))
@@ -168,6 +235,15 @@ class Comparison:
         note = "" if test.clear else "this may be chance: "
         return f"{what}: {of} concepts detected in {before} of the pictures before, {after} after; {note}{test}."
 
+    def _floor(self, excess: Difference) -> str:
+        where = "the erasure is at this floor: complete" if excess.complete else f"the erasure stays {excess} above it"
+        if not excess.complete and excess.value <= 0:
+            where = f"the erasure is {excess} beside it"
+        return (
+            f"Where their targets are asked for, the original model shows the concepts in {self.floor()} of the "
+            f"pictures; {where}."
+        )
+
     def _attack(self, name: str, attacked: str, plain: str) -> str:
         given, own = self.share(attacked, UNWANTED), self.share(plain, UNWANTED)
         back = given.rate > own.rate and self.compare(plain, attacked, UNWANTED).clear
@@ -175,16 +251,39 @@ class Comparison:
         return f"The derived embedding {outcome} from {name}'s edit: {given} (own prompts: {own})."
 
 
-def comparison_rows(comparison: Comparison) -> list[tuple[str, str, str]]:
-    """(concept, erased before → after, kept before → after), one row a concept, then all together."""
+def comparison_rows(comparison: Comparison) -> list[tuple[str, ...]]:
+    """(concept, erased before → after, floor, excess, kept before → after), one row a concept, then all together.
+
+    Floor and excess are left out where none was measured; see :func:`comparison_headings`.
+    """
     kept, concepts = _arrow(comparison, ("kept",)), comparison.erased_concepts()
-    rows = [(one, _arrow(comparison, UNWANTED, one), kept if len(concepts) == 1 else "") for one in concepts]
+    rows = [(one, *_erased(comparison, UNWANTED, one), kept if len(concepts) == 1 else "") for one in concepts]
     if len(rows) != 1:
-        rows.append(("all", _arrow(comparison, UNWANTED), kept))
+        rows.append(("all", *_erased(comparison, UNWANTED), kept))
     if any(comparison.role(index) == "synonym" for index in range(len(comparison.prompts))):
-        rows.append(("  of these: own names", _arrow(comparison, ("erased",)), ""))
-        rows.append(("  of these: synonyms", _arrow(comparison, ("synonym",)), ""))
+        rows.append(("  of these: own names", *_erased(comparison, ("erased",)), ""))
+        rows.append(("  of these: synonyms", *_erased(comparison, ("synonym",)), ""))
     return rows
+
+
+def comparison_headings(comparison: Comparison) -> tuple[str, ...]:
+    """Of these rows."""
+    change = ": before → after" if ORIGINAL in comparison.columns else ""
+    floor = ("floor", "above it, in points") if comparison.floors else ()
+    return "concept", f"erased{change}", *floor, f"kept{change}"
+
+
+def _erased(comparison: Comparison, roles: Sequence[str], concept: str | None = None) -> tuple[str, ...]:
+    change = _arrow(comparison, roles, concept)
+    if not comparison.floors:
+        return (change,)
+    excess = comparison.excess(comparison.last, roles, concept)
+    return change, str(comparison.floor(roles, concept)), above_floor(excess)
+
+
+def above_floor(excess: Difference | None) -> str:
+    """An excess in words of a table."""
+    return "–" if excess is None else f"{excess.short}{', complete' if excess.complete else ''}"
 
 
 def _arrow(comparison: Comparison, roles: Sequence[str], concept: str | None = None) -> str:
@@ -195,10 +294,10 @@ def _arrow(comparison: Comparison, roles: Sequence[str], concept: str | None = N
 
 def comparison_table(comparison: Comparison) -> Table:
     """The rows as a table for the terminal."""
-    heading = ": before → after" if ORIGINAL in comparison.columns else ""
-    title = f"Detected{heading}, share of pictures (95 % interval)"
+    headings = comparison_headings(comparison)
+    title = f"Detected{headings[1].removeprefix('erased')}, share of pictures (95 % interval)"
     caption = f"{comparison.protocol or 'no detector'}; {comparison.sampling}"
-    table = Table("concept", f"erased{heading}", f"kept{heading}", title=title, caption=caption)
+    table = Table(*headings, title=title, caption=caption)
     for row in comparison_rows(comparison):
         table.add_row(*row)
     return table

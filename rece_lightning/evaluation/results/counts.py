@@ -10,7 +10,8 @@ from rece_lightning.evaluation.results.comparison import Comparison
 from rece_lightning.evaluation.results.states import Shot
 from rece_lightning.evaluation.results.tables import reading_rows, write_rows
 
-COLUMNS = ("column", "prompt", "concept", "role", "seed", "detected", "shown")
+COLUMNS = ("column", "prompt", "concept", "role", "seed", "detected", "shown", "floor")
+FLAGS = {"0": False, "1": True, "": None}
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,9 @@ class Count:
     """``None`` without a detector."""
     shown: str = ""
     """What the detector sees instead, where it can name that."""
+    floor: bool | None = None
+    """Whether the original model shows the concept where its target is asked for, with this seed; see
+    :class:`rece_lightning.evaluation.floors.Floors`. ``None``: it was not measured."""
 
 
 def counts_of(comparison: Comparison) -> list[Count]:
@@ -30,16 +34,17 @@ def counts_of(comparison: Comparison) -> list[Count]:
     counts = []
     for column in comparison.columns.values():
         for place, (row, seed) in enumerate(zip(column.rows, column.seeds, strict=True)):
-            prompt = comparison.prompts[row]
-            shot = Shot(prompt.prompt, prompt.concept, comparison.role(row), seed)
             detected = None if column.hits is None else bool(column.hits[place])
-            counts.append(Count(column.key, shot, detected, column.shown[place] if column.shown else ""))
+            seen = column.shown[place] if column.shown else ""
+            counts.append(
+                Count(column.key, comparison.shot(row, seed), detected, seen, comparison.floors.get((row, seed)))
+            )
     return counts
 
 
 def write_counts(counts: Iterable[Count], path: Path) -> Path:
     """Write the table, atomically."""
-    cells = ((one.column, *one.shot, "" if one.detected is None else int(one.detected), one.shown) for one in counts)
+    cells = ((one.column, *one.shot, _cell(one.detected), one.shown, _cell(one.floor)) for one in counts)
     return write_rows(path, COLUMNS, cells)
 
 
@@ -53,9 +58,13 @@ def read_counts(path: Path) -> list[Count]:
     with reading_rows(path) as rows:
         for row in rows:
             shot = Shot(row["prompt"], row["concept"], row["role"], int(row["seed"]))
-            detected = {"0": False, "1": True, "": None}[row["detected"]]
-            counts.append(Count(row["column"], shot, detected, row.get("shown") or ""))
+            flags = (FLAGS[row["detected"]], FLAGS[row.get("floor") or ""])
+            counts.append(Count(row["column"], shot, flags[0], row.get("shown") or "", flags[1]))
     return counts
+
+
+def _cell(flag: bool | None) -> str | int:
+    return "" if flag is None else int(flag)
 
 
 def by_column(counts: Sequence[Count]) -> dict[str, list[Count]]:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rece_lightning.evaluation.results.figures import QualityLine
-from rece_lightning.metrics import PairedTest, Share, harmonic_mean, paired_test
+from rece_lightning.metrics import Difference, PairedTest, Share, harmonic_mean, paired_test
 
 UNWANTED = ("erased", "synonym")
 ROLES = {"erased": "erased, own words", "synonym": "their synonyms", "kept": "kept"}
@@ -34,8 +34,9 @@ class Shot(NamedTuple):
 def balance_draws(erased: Counts, kept: Counts) -> Counts:
     """Harmonic means of ``1 − erased`` and ``kept`` over resampled prompts; empty where a role has no prompt.
 
-    A prompt's pictures stay together. The same seed for every state: draw ``k`` of two states resamples the same
-    prompts, in their order, so that their difference is paired.
+    ``erased`` may hold what is above the floor; below it an erasure is no better than at it. A prompt's pictures stay
+    together. The same seed for every state: draw ``k`` of two states resamples the same prompts, in their order, so
+    that their difference is paired.
     """
     if not len(erased) or not len(kept):
         return np.zeros(0)
@@ -44,7 +45,7 @@ def balance_draws(erased: Counts, kept: Counts) -> Counts:
     for counts in (erased, kept):
         drawn = counts[generator.integers(len(counts), size=(DRAWS, len(counts)))].sum(axis=1)
         rates.append(drawn[:, 0] / drawn[:, 1])
-    gone, stays = 1.0 - rates[0], rates[1]
+    gone, stays = 1.0 - rates[0].clip(0.0, 1.0), rates[1]
     total = gone + stays
     return np.divide(2 * gone * stays, total, out=np.zeros(DRAWS), where=total > 0)
 
@@ -77,6 +78,8 @@ class State:
     """What was measured without pictures."""
     quality: Sequence[QualityLine] = ()
     """What metrics measured beside the detections."""
+    floors: Mapping[Shot, bool] = field(default_factory=dict)
+    """Whether the original model shows an erased shot's concept where the target is asked for, with the same seed."""
 
     def flags(self, roles: Collection[str], *, attacked: bool = False) -> dict[Shot, bool]:
         """Detections of shots in some roles."""
@@ -88,19 +91,35 @@ class State:
         flags = self.flags(roles, attacked=attacked)
         return Share.of(flags.values(), [(shot.prompt, shot.concept) for shot in flags])
 
+    def floor(self, roles: Collection[str] = UNWANTED) -> Share:
+        """The floor of the shots that have one."""
+        shots = [shot for shot in self.flags(roles) if shot in self.floors]
+        return Share.of([self.floors[shot] for shot in shots], [(shot.prompt, shot.concept) for shot in shots])
+
+    def excess(self, roles: Collection[str] = UNWANTED, *, attacked: bool = False) -> Difference | None:
+        """Detections above the floor; ``None`` where none was measured."""
+        flags = self.flags(roles, attacked=attacked)
+        shots = [shot for shot in flags if shot in self.floors]
+        if not shots:
+            return None
+        prompts = [(shot.prompt, shot.concept) for shot in shots]
+        return Difference.paired([flags[shot] for shot in shots], [self.floors[shot] for shot in shots], prompts)
+
     def by_prompt(self, roles: Collection[str]) -> Counts:
-        """Hits and pictures of every prompt, ``[prompts, 2]``."""
+        """Hits above the floor, where one was measured, and pictures of every prompt, ``[prompts, 2]``."""
         counts: dict[tuple[str, str], list[int]] = {}
         for shot, hit in sorted(self.flags(roles).items()):
             count = counts.setdefault((shot.prompt, shot.concept), [0, 0])
-            count[0] += hit
+            count[0] += hit - self.floors.get(shot, False)
             count[1] += 1
         return np.array(list(counts.values()), dtype=float).reshape(-1, 2)
 
     @property
     def balance(self) -> float:
-        """Harmonic mean of (1 − erased and synonyms detected) and preserved detected."""
-        return harmonic_mean(self.share(UNWANTED).rate, self.share(("kept",)).rate)
+        """Harmonic mean of (1 − erased and synonyms detected above their floor) and preserved detected."""
+        gone = self.by_prompt(UNWANTED).sum(axis=0)
+        above = max(0.0, float(gone[0] / gone[1])) if gone[1] else float("nan")
+        return harmonic_mean(above, self.share(("kept",)).rate)
 
     @cached_property
     def draws(self) -> Counts:
