@@ -61,6 +61,11 @@ class RunCallback(Callback):
         return False
 
 
+def measures_existing(trainer: Trainer) -> bool:
+    """Whether pictures that exist already (``--images``) are measured: then ``validate`` and ``test`` open no model."""
+    return any(getattr(callback, "images", None) is not None for callback in run_callbacks(trainer))
+
+
 def run_callbacks(trainer: Trainer) -> list[RunCallback]:
     """Those of a trainer's callbacks that a run asks."""
     return [one for one in trainer.callbacks if isinstance(one, RunCallback)]  # type: ignore[attr-defined]

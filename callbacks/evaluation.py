@@ -349,9 +349,3 @@ class Evaluation(RunCallback):
     on_test_start = on_validation_start
     on_test_batch_end = on_validation_batch_end
     on_test_epoch_end = on_validation_epoch_end
-
-
-def measures_existing(trainer: Trainer) -> bool:
-    """Whether pictures that exist already (``--images``) are measured: then ``validate`` and ``test`` open no model."""
-    callbacks = trainer.callbacks  # type: ignore[attr-defined]
-    return any(isinstance(callback, Evaluation) and callback.images is not None for callback in callbacks)

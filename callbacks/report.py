@@ -12,8 +12,8 @@ import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from rece_lightning.callbacks.base import RunCallback
-from rece_lightning.callbacks.evaluation import Evaluation, measures_existing
+from rece_lightning.callbacks.base import RunCallback, measures_existing
+from rece_lightning.callbacks.evaluation import Evaluation
 from rece_lightning.callbacks.placement import DevicePlacement
 from rece_lightning.callbacks.red_team import SHEET, TABLE, RedTeam
 from rece_lightning.callbacks.terminal import print_tables

@@ -12,8 +12,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-from rece_lightning.callbacks.base import check_work_left, run_callbacks
-from rece_lightning.callbacks.evaluation import measures_existing
+from rece_lightning.callbacks.base import check_work_left, measures_existing, run_callbacks
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.extras import guard, reason_of
 from rece_lightning.distributed import started_first
