@@ -237,13 +237,13 @@ class Evaluation(RunCallback):
     @property
     def measures_epochs(self) -> bool:
         """Whether :data:`rece_lightning.trainer.callbacks.EVALUATED` is known after an epoch."""
-        asked = self.comparison is None or self.comparison.prompts  # before setup nobody knows
-        return bool(self.every_n_epochs and self.detector and asked)
+        # Before setup nobody knows the prompts.
+        return bool(self.every_n_epochs and self.detector and (self.comparison is None or self.comparison.prompts))
 
     def _is_due(self, trainer: Trainer, epoch: int) -> bool:
         """The first epoch and the last one have columns of their own in any case."""
-        n, ends = self.every_n_epochs, epoch in (0, (trainer.max_epochs or 0) - 1)
-        return n is not None and (ends or (epoch + 1) % n == 0)
+        ends = epoch in (0, (trainer.max_epochs or 0) - 1)
+        return bool(self.every_n_epochs) and (ends or (epoch + 1) % (self.every_n_epochs or 1) == 0)
 
     def missing(self, folder: Path, state: Mapping[str, Any]) -> Path | None:
         """The counts, where a run with all its epochs has not written them."""
@@ -335,8 +335,7 @@ class Evaluation(RunCallback):
         """Print, write and log what was measured: ``trainer.validate()`` and ``trainer.test()`` return it."""
         if self.comparison is None or self._measured is None:
             return
-        name = Path(self.images).name if self.images is not None else None
-        self._measured.finish("the model measured" if name is None else f"the pictures in {name}")
+        self._measured.finish(f"the pictures in {Path(self.images).name}" if self.images else "the model measured")
         self._measured = None
         if not self.comparison.columns:
             return

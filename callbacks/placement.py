@@ -9,8 +9,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from rece_lightning.callbacks.base import data_for
-from rece_lightning.callbacks.evaluation import Evaluation, measures_existing
+from rece_lightning.callbacks.base import data_for, measures_existing
+from rece_lightning.callbacks.evaluation import Evaluation
 from rece_lightning.callbacks.red_team import RedTeam
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.devices.memory import begin_peaks, peaks_in_megabytes
