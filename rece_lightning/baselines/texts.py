@@ -120,11 +120,15 @@ def partly_drawn(
     return latents, times[min(until, len(times) - 1)].to(denoiser.device).expand(len(latents))
 
 
+def noise_shape(pipeline: Any) -> tuple[int, int, int]:
+    """``(c, h, w)`` of a picture's latents."""
+    denoiser: Any = next(iter(denoisers_of(pipeline).values()))
+    return denoiser.config.in_channels, denoiser.config.sample_size, denoiser.config.sample_size
+
+
 def noise_of(pipeline: Any, seeds: Sequence[int]) -> Tensor:
     """A picture's noise for every seed, ``[n, c, h, w]``: the same whatever the batch and the device."""
-    denoiser: Any = next(iter(denoisers_of(pipeline).values()))
-    config = denoiser.config
-    shape = (config.in_channels, config.sample_size, config.sample_size)
+    shape = noise_shape(pipeline)
     return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
 
