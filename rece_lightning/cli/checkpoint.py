@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rece_lightning.erasure.erasure import Erasure
     from rece_lightning.erasure.loaded import Naming
     from rece_lightning.erasure.session import ErasureSession
+    from rece_lightning.erasure.trained_weights import AnyErasure
     from rece_lightning.runs.checkpoints import Found
 
 RUNS = Path("runs")
@@ -51,6 +52,17 @@ def load_session(ckpt_path: str, pretrained: str | None = None) -> tuple[Erasure
         found.content, naming_of(found.content, pretrained), str(found.file), moved=pretrained is not None
     )
     return session, replace(session.erasure(), run=found.folder)
+
+
+def load_result(ckpt_path: str, pretrained: str | None = None) -> AnyErasure:
+    """What a checkpoint holds as exports take it: an erasure, or what a baseline trained.
+
+    Args and errors: those of :func:`load_session`.
+    """
+    from rece_lightning.runs.trained import former_of, trained_weights
+
+    former = former_of(ckpt_path, newest_root(RUNS))
+    return load_session(ckpt_path, pretrained)[1] if former is None else trained_weights(former, pretrained)
 
 
 def naming_of(content: Mapping[str, Any], pretrained: str | None) -> Naming:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rece_lightning.cli.checkpoint import command_parser, load_session
+from rece_lightning.cli.checkpoint import command_parser, load_result
 
 if TYPE_CHECKING:
     from rece_lightning.exports import ExportRecord
@@ -25,7 +25,7 @@ def export_command(argv: Sequence[str]) -> None:
     asked = parser.parse_args(argv)
     # Before the checkpoint is opened and the base model read.
     check_export(asked.format, asked.output, rank=asked.rank, overwrite=asked.overwrite)
-    _, erasure = load_session(asked.ckpt_path, asked.pretrained)
+    erasure = load_result(asked.ckpt_path, asked.pretrained)
     record = export(erasure, asked.format, asked.output, rank=asked.rank, overwrite=asked.overwrite)
     print_record(asked.format, record)
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-from rece_lightning.baselines.trained import STATE, TrainedErasure
+from rece_lightning.baselines.trained import TrainedErasure
 from rece_lightning.callbacks import ErasureCheckpoint, Export
 from rece_lightning.callbacks.base import run_callbacks
 from rece_lightning.callbacks.terminal import EpochBar
@@ -25,10 +23,9 @@ from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.extras import guard
 from rece_lightning.distributed import started_first
 from rece_lightning.files import check_writable, write_atomically
-from rece_lightning.models.pickled import check_archive
-from rece_lightning.runs.checkpoints import LAST
 from rece_lightning.runs.csv_logger import RunCSVLogger
-from rece_lightning.runs.folder import CHECKPOINTS, CONFIG, RunFolder, new_version, next_version, versions
+from rece_lightning.runs.folder import CONFIG, RunFolder, new_version, next_version
+from rece_lightning.runs.trained import Former, find_former
 
 NAMED = ("--model", "--model.class_path")
 
@@ -41,17 +38,6 @@ def trains_baseline(argv: Sequence[str]) -> bool:
     """
     on_line = any(word.partition("=")[0] in NAMED for word in argv)
     return on_line or last_said(configurations(argv), "model", "class_path") is not None
-
-
-@dataclass(frozen=True)
-class Former:
-    """A checkpoint to go on from."""
-
-    file: Path
-    folder: Path | None
-    """The run's own, where the checkpoint lies in one."""
-    epochs: int
-    steps: int
 
 
 class TrainedCLI(ReceCLI):
@@ -152,49 +138,3 @@ class TrainedCLI(ReceCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         LightningCLI._run_subcommand(self, subcommand)
-
-
-def find_former(value: Any, root: Path) -> Former | None:
-    """What ``--ckpt_path`` stands for: ``last``, a run's folder, or a checkpoint.
-
-    Args:
-        value: as it was given; ``None`` for a new run.
-        root: folder of this configuration's runs.
-
-    Raises:
-        ConfigurationError: if there is no such checkpoint, or it is no baseline's; nothing in it is executed to find
-            out.
-    """
-    if value is None:
-        return None
-    path = Path(str(value)).expanduser()
-    if str(value) == "last":
-        places = [one for one in versions(root) if (one / CHECKPOINTS / LAST).is_file()]
-        if not places:
-            raise ConfigurationError(f"--ckpt_path: last: there is no checkpoint in {root}; leave it out to begin.")
-        path = places[0]
-    file = path / CHECKPOINTS / LAST if path.is_dir() else path
-    if not file.is_file():
-        raise ConfigurationError(f"--ckpt_path: {value}: there is no {file}; give a run's folder, or last.")
-    content = read_trained(file)
-    folder = file.parent.parent if file.parent.name == CHECKPOINTS else None
-    return Former(file, folder, int(content[STATE]["epochs"]), int(content["global_step"]))
-
-
-def read_trained(file: Path) -> dict[str, Any]:
-    """A baseline's checkpoint, on the CPU.
-
-    Raises:
-        ConfigurationError: for every other file; nothing in it is executed to find out.
-    """
-    try:
-        check_archive(file)
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged or foreign file fails in a dozen ways
-        raise ConfigurationError(
-            f"--ckpt_path: {file} is damaged, cut short, or holds more than tensors and plain values, which could "
-            "execute code; give a checkpoint of a baseline."
-        ) from error
-    if not isinstance(content, dict) or not isinstance(content.get(STATE), dict):
-        raise ConfigurationError(f"--ckpt_path: {file} holds nothing that a baseline trained; give one that does.")
-    return content

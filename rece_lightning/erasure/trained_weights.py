@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.erasure.erasure import ErasedSpace, check_finite
+from rece_lightning.erasure.erasure import ErasedSpace, Erasure, check_finite
 from rece_lightning.erasure.rounding import Rounding
 from rece_lightning.models.base import BaseModel
 from rece_lightning.models.single_file import whole_unet
@@ -41,6 +41,20 @@ class TrainedWeights:
         """The prompts that were erased."""
         return [row["prompt"] for row in self.description.get("concepts", {}).get("erased", [])]
 
+    def check_fits(self) -> None:
+        """Refuse tensors that the base has no place for.
+
+        Raises:
+            ConfigurationError: naming the first.
+        """
+        shapes = self._stored.shapes()
+        for name, tensor in self.tensors.items():
+            if shapes.get(name) != tuple(tensor.shape):
+                raise ConfigurationError(
+                    f"ckpt_path: {name} {list(tensor.shape)} has no place in {self.base.name}; give the base that it "
+                    "was trained on."
+                )
+
     def original(self) -> Iterator[tuple[str, Tensor]]:
         """The weights before the training: ``(name, tensor)`` in the stored dtype, one at a time."""
         yield from self._stored.read(self.names)
@@ -56,8 +70,6 @@ class TrainedWeights:
         """
         for name, stored in self.original():
             exact = self.tensors[name].detach().to("cpu").double()
-            if exact.shape != stored.shape:
-                raise ConfigurationError(f"{name}: {list(exact.shape)} was trained, the base has {list(stored.shape)}.")
             rounded = exact.to(stored.dtype)
             check_finite({name: rounded})
             if rounding is not None:
@@ -68,3 +80,18 @@ class TrainedWeights:
     def _stored(self) -> Weights:
         # Of a checkpoint file the base knows what reads text alone.
         return whole_unet(self.base.path) if self.base.layout == "single_file" else next(iter(self.base.parts.values()))
+
+
+AnyErasure = Erasure | TrainedWeights
+"""What exports write: an edit, or what a baseline trained."""
+
+
+def baseline_of(description: Mapping[str, Any]) -> str | None:
+    """Name of the baseline that trained what a description is of; ``None`` for an edit.
+
+    Args:
+        description: of a file or a checkpoint.
+    """
+    method = description.get("method")
+    name = method.get("baseline") if isinstance(method, Mapping) else None
+    return None if name is None else str(name)

@@ -11,7 +11,7 @@ from rece_lightning.core.errors import ConfigurationError, nearest
 from rece_lightning.core.extras import extra
 from rece_lightning.erasure.erasure import Erasure
 from rece_lightning.erasure.rounding import Rounding
-from rece_lightning.erasure.trained_weights import TrainedWeights
+from rece_lightning.erasure.trained_weights import AnyErasure, TrainedWeights
 from rece_lightning.exports.card import render_card
 from rece_lightning.exports.folders import CARD, MARK, check_folder, write_folder
 from rece_lightning.exports.lora import write_kohya, write_lora
@@ -19,6 +19,7 @@ from rece_lightning.exports.map import check_map, write_map
 from rece_lightning.exports.pipeline import write_pipeline
 from rece_lightning.exports.record import ExportRecord, Loss, file_metadata, rounded_weights
 from rece_lightning.exports.single_file import write_single_file
+from rece_lightning.exports.trained_lora import check_matrices
 from rece_lightning.files import save_tensors, write_atomically
 from rece_lightning.models.base import BaseModel
 from rece_lightning.models.families import family_named
@@ -28,7 +29,7 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 """The name that diffusers looks for in a folder."""
 
 
-def write_delta(erasure: Erasure | TrainedWeights, path: Path, metadata: dict[str, str]) -> Loss:
+def write_delta(erasure: AnyErasure, path: Path, metadata: dict[str, str]) -> Loss:
     """Write the edited projections alone, under their diffusers names and in the base model's dtype.
 
     ``unet.load_state_dict(safetensors.torch.load_file(path), strict=False)`` puts them into the base model's U-Net.
@@ -155,8 +156,23 @@ def check_family(format: str, base: BaseModel) -> None:
     )
 
 
+def check_trained(trained: TrainedWeights, format: str) -> None:
+    """Refuse a format that cannot hold what a baseline trained.
+
+    Raises:
+        ConfigurationError: with those that can.
+    """
+    if format == "map":
+        raise ConfigurationError(
+            "--format map: no map on prompt embeddings does what was trained; export delta, pipeline, single-file or a "
+            "LoRA."
+        )
+    if FORMATS[format].ranked:
+        check_matrices(trained)
+
+
 def export(
-    erasure: Erasure, format: str, output: str | Path, *, rank: int | None = None, overwrite: bool = False
+    erasure: AnyErasure, format: str, output: str | Path, *, rank: int | None = None, overwrite: bool = False
 ) -> ExportRecord:
     """Write an erasure in one of :data:`FORMATS`, whole or not at all.
 
@@ -172,7 +188,9 @@ def export(
     """
     path = check_export(format, output, rank=rank, overwrite=overwrite)
     check_family(format, erasure.base)
-    if format == "map":
+    if isinstance(erasure, TrainedWeights):
+        check_trained(erasure, format)
+    elif format == "map":
         check_map(erasure)
     if path.exists() and path.resolve() == erasure.base.path.resolve():
         raise ConfigurationError(f"--output: {path} is the base model itself; choose another place.")

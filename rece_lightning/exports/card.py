@@ -13,7 +13,7 @@ import yaml
 
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.extras import extra
-from rece_lightning.erasure.erasure import Erasure
+from rece_lightning.erasure.trained_weights import AnyErasure, baseline_of
 from rece_lightning.evaluation.results.counts import read_counts
 from rece_lightning.exports.folders import MARK
 from rece_lightning.exports.markdown import code, plain
@@ -35,7 +35,7 @@ FAMILIES = {
 
 
 def render_card(
-    erasure: Erasure, kind: str, metadata: dict[str, str], loss: Loss, readers: str, file: str | None = None
+    erasure: AnyErasure, kind: str, metadata: dict[str, str], loss: Loss, readers: str, file: str | None = None
 ) -> str:
     """The card as Markdown with YAML front matter.
 
@@ -58,6 +58,7 @@ def render_card(
         front=yaml.safe_dump(front_matter(erasure, kind), sort_keys=False, allow_unicode=True).strip(),
         kind=kind,
         readers=[READERS.get(one.space.name, f"what reads the space {one.space.name}") for one in erasure.spaces],
+        baseline=baseline_of(description),
         names=[_cell(name) for name in erasure.concepts],
         rows=[{key: _cell(str(value)) for key, value in row.items()} for row in description["concepts"]["erased"]],
         preserved=[_cell(prompt) for prompt in description["concepts"].get("preserved", [])],
@@ -84,7 +85,7 @@ def render_card(
     )
 
 
-def front_matter(erasure: Erasure, kind: str) -> dict[str, Any]:
+def front_matter(erasure: AnyErasure, kind: str) -> dict[str, Any]:
     """What the hub indexes. ``base_model`` must be a hub id there, so a base without one is named in the text alone."""
     base = hub_id(erasure)
     relation = "finetune" if kind == "pipeline" else "adapter"
@@ -100,7 +101,7 @@ def front_matter(erasure: Erasure, kind: str) -> dict[str, Any]:
     return {**named, **base_licence(erasure), **common, "tags": tags if kind == "pipeline" else [*tags, "lora"]}
 
 
-def hub_id(erasure: Erasure) -> str | None:
+def hub_id(erasure: AnyErasure) -> str | None:
     """The base model's id on the hub: as the user gave it, or as the model's own files name it."""
     base = erasure.base
     if HUB_ID.fullmatch(base.name) and not Path(base.name).exists():
@@ -115,7 +116,7 @@ def hub_id(erasure: Erasure) -> str | None:
     return None
 
 
-def base_licence(erasure: Erasure) -> dict[str, Any]:
+def base_licence(erasure: AnyErasure) -> dict[str, Any]:
     """The keys about the licence in the base model's own card; nothing is made up where it has none."""
     try:
         card = erasure.base.path / "README.md"

@@ -10,16 +10,14 @@ from torch import Tensor
 
 from rece_lightning.core.low_rank import LowRank, low_rank_of, sufficient_rank
 from rece_lightning.erasure.erasure import ErasedSpace, Erasure
+from rece_lightning.erasure.trained_weights import AnyErasure, TrainedWeights, baseline_of
 from rece_lightning.exports.modelspec import kohya_metadata, modelspec
 from rece_lightning.exports.record import Error, Loss
+from rece_lightning.exports.trained_lora import Adapter, trained_adapters
 from rece_lightning.files import save_tensors
 from rece_lightning.models.base import BaseModel
 from rece_lightning.models.families import family_named
 from rece_lightning.models.original.model import sgm_names
-
-Adapter = tuple[str, Tensor, Tensor]
-"""Diffusers name of a layer, without ``.weight``; ``down [r, i]``, zero where its input is no text; ``up [o, r]``: both
-float32, and ``W + up @ down`` is the edited weight."""
 
 
 def factored(erasure: Erasure) -> list[list[LowRank]]:
@@ -33,13 +31,15 @@ def adapter_rank(by_space: Iterable[list[LowRank]], rank: int | None) -> int:
     return full if rank is None else min(rank, full)
 
 
-def make_adapters(erasure: Erasure, rank: int | None) -> tuple[list[Adapter], Loss]:
+def make_adapters(erasure: AnyErasure, rank: int | None) -> tuple[list[Adapter], Loss]:
     """The adapters of all edited layers, all of one rank, and what was lost, measured on the rounded factors.
 
     One rank for all: readers that find different ranks have scaled some layers by the wrong alpha.
 
     Without ``rank`` it is the smallest one at which the truncation is below float32's rounding.
     """
+    if isinstance(erasure, TrainedWeights):
+        return trained_adapters(erasure, rank)
     by_space = factored(erasure)
     chosen = adapter_rank(by_space, rank)
     adapters, sums = list[Adapter](), torch.zeros(4, dtype=torch.float64)
@@ -69,7 +69,7 @@ def _adapter(
     return adapter, torch.stack([one.square().sum() for one in sums])
 
 
-def write_lora(erasure: Erasure, path: Path, metadata: dict[str, str], rank: int | None = None) -> Loss:
+def write_lora(erasure: AnyErasure, path: Path, metadata: dict[str, str], rank: int | None = None) -> Loss:
     """Write ``<denoiser>.<layer>.lora_A.weight [r, i]`` and ``<denoiser>.<layer>.lora_B.weight [o, r]``.
 
     Such a file holds no alpha: diffusers then takes the rank, and the scale 1 is the edit itself. Without
@@ -84,7 +84,7 @@ def write_lora(erasure: Erasure, path: Path, metadata: dict[str, str], rank: int
     return loss
 
 
-def write_kohya(erasure: Erasure, path: Path, metadata: dict[str, str], rank: int | None = None) -> Loss:
+def write_kohya(erasure: AnyErasure, path: Path, metadata: dict[str, str], rank: int | None = None) -> Loss:
     """Write ``lora_unet_<layer>.lora_down.weight``, ``.lora_up.weight`` and ``.alpha``, which is the rank.
 
     Layers of SD 1 and 2 carry their diffusers names with underscores; those of SDXL the names of the original
@@ -100,7 +100,7 @@ def write_kohya(erasure: Erasure, path: Path, metadata: dict[str, str], rank: in
     said = {
         **metadata,
         **modelspec(erasure.base, path.stem, erasure.concepts, metadata, adapter=True),
-        **kohya_metadata(erasure.base, path.stem, loss.rank or 0),
+        **kohya_metadata(erasure.base, path.stem, loss.rank or 0, baseline_of(erasure.description)),
         "rece.error": f"{loss.exact.change:.3g}",
     }
     save_tensors(tensors, path, said)

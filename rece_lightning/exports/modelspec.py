@@ -6,11 +6,13 @@ that kohya's sd-scripts write into what they train. Only what is true of a file 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rece_lightning.core.errors import BaseModelError
+from rece_lightning.erasure.trained_weights import baseline_of
 from rece_lightning.models.base import BaseModel
 from rece_lightning.models.part_configs import read_json
 
@@ -62,6 +64,8 @@ def modelspec(
     kind = VELOCITY.get(kind, kind) if prediction == "v" else kind
     side = _pixels(unet, _configuration(base, "vae/config.json"))
     erased = ", ".join(concepts[:MOST]) + (" …" if len(concepts) > MOST else "")
+    baseline = baseline_of({"method": json.loads(metadata.get("rece.method", "{}"))})
+    how = "in closed form (RECE); nothing was trained" if baseline is None else f"by training ({baseline})"
     said = {
         "sai_model_spec": VERSION,
         "architecture": f"{kind}/lora" if adapter else kind,
@@ -71,19 +75,21 @@ def modelspec(
         "resolution": f"{side}x{side}" if side else None,
         "prediction_type": prediction,
         "date": metadata.get("rece.date"),
-        "description": f"Erases {erased} in closed form (RECE); nothing was trained." if erased else None,
+        "description": f"Erases {erased} {how}." if erased else None,
     }
     return {f"modelspec.{key}": text for key, text in said.items() if text is not None}
 
 
-def kohya_metadata(base: BaseModel, name: str, rank: int) -> dict[str, str]:
+def kohya_metadata(base: BaseModel, name: str, rank: int, baseline: str | None = None) -> dict[str, str]:
     """``ss_…`` of a LoRA.
 
     Args:
         base: the model.
         name: of the file, without its ending.
         rank: of all its layers.
+        baseline: that trained it; none for an edit.
     """
+    how = "in closed form by rece-lightning; not trained" if baseline is None else f"by training ({baseline})"
     version = VERSIONS.get(base.family, base.family)
     # sd-scripts know one version of SDXL, whatever it predicts.
     if base.family in ("sd1", "sd2") and _prediction(base) == "v_prediction":
@@ -97,7 +103,7 @@ def kohya_metadata(base: BaseModel, name: str, rank: int) -> dict[str, str]:
         "ss_v_parameterization": str(_prediction(base) == "v_prediction"),
         "ss_sd_model_name": Path(base.published).name,
         "ss_output_name": name,
-        "ss_training_comment": "concept erasure in closed form by rece-lightning; not trained",
+        "ss_training_comment": f"concept erasure {how}",
     }
 
 

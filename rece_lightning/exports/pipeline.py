@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rece_lightning.core.errors import BaseModelError
-from rece_lightning.erasure.erasure import Erasure
 from rece_lightning.erasure.rounding import Rounding
+from rece_lightning.erasure.trained_weights import AnyErasure
 from rece_lightning.exports.generations import write_for_both
 from rece_lightning.exports.record import Loss, rounded_weights
 from rece_lightning.exports.safetensors import copy_with_metadata, replace_tensors
@@ -30,7 +30,7 @@ WEIGHTS = re.compile(
 STEM = "diffusion_pytorch_model"
 
 
-def write_pipeline(erasure: Erasure, folder: Path, metadata: dict[str, str]) -> Loss:
+def write_pipeline(erasure: AnyErasure, folder: Path, metadata: dict[str, str]) -> Loss:
     """Fill an existing folder with the model.
 
     Every tensor but the edited ones keeps the base model's bytes; those of CLIP get the names that transformers 4 and 5
@@ -55,7 +55,7 @@ def write_pipeline(erasure: Erasure, folder: Path, metadata: dict[str, str]) -> 
     return rounded_weights(rounding)
 
 
-def weights_of(erasure: Erasure, part: str, rounding: Rounding) -> Iterator[tuple[str, Tensor]]:
+def weights_of(erasure: AnyErasure, part: str, rounding: Rounding) -> Iterator[tuple[str, Tensor]]:
     """The edited weights of one denoiser, under the names that they have there."""
     for name, weight in erasure.weights(rounding):
         home, own = erasure.base.home(name)
@@ -147,7 +147,7 @@ def copy_weights(weights: Weights, source: Path, target: Path, metadata: dict[st
     return [file]
 
 
-def save_parts(erasure: Erasure, target: Path, metadata: dict[str, str]) -> list[Path]:
+def save_parts(erasure: AnyErasure, target: Path, metadata: dict[str, str]) -> list[Path]:
     """A model that is no folder, as diffusers saves it; the U-Net's files, still unedited."""
     from rece_lightning.models.pipelines import load_pipeline
 

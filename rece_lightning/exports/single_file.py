@@ -8,8 +8,8 @@ from pathlib import Path
 from torch import Tensor
 
 from rece_lightning.core.errors import BaseModelError
-from rece_lightning.erasure.erasure import Erasure
 from rece_lightning.erasure.rounding import Rounding
+from rece_lightning.erasure.trained_weights import AnyErasure
 from rece_lightning.exports.modelspec import modelspec
 from rece_lightning.exports.record import Loss, rounded_weights
 from rece_lightning.exports.safetensors import stream_tensors
@@ -25,7 +25,7 @@ AVERAGED = ("model_ema.",)
 erased concept back; so they are left out."""
 
 
-def write_single_file(erasure: Erasure, path: Path, metadata: dict[str, str]) -> Loss:
+def write_single_file(erasure: AnyErasure, path: Path, metadata: dict[str, str]) -> Loss:
     """Write the whole model into one safetensors file under original names, whole or not at all.
 
     Of a base that is a single file every other tensor is copied bit for bit, whatever it belongs to, but moving
@@ -68,8 +68,7 @@ def _of_file(base: BaseModel) -> tuple[dict[str, str], Tensors]:
 
 
 def _of_folder(base: BaseModel) -> tuple[dict[str, str], Tensors]:
-    """Names of the projections in the original layout, and the model's tensors under their names there."""
+    """Names of the U-Net's tensors in the original layout, and the model's tensors under their names there."""
     vae = part_weights(base.path, "vae", base.variant)
     parts = dict(zip(PARTS[base.family], (base.weights, vae, *base.text), strict=True))
-    names = {name: stored for name, stored in unet_names(base.weights.shapes()).items() if name in base.projections}
-    return names, lambda: to_original(parts, base.family)
+    return unet_names(base.weights.shapes()), lambda: to_original(parts, base.family)
