@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from rece_lightning.core.errors import BaseModelError
 from rece_lightning.models.base import BaseModel
 from rece_lightning.models.families import family_of
-from rece_lightning.models.part_configs import without_parts
+from rece_lightning.models.family_parts import left_out
 from rece_lightning.models.pipeline_encoder import PipelineEncoder
 from rece_lightning.models.text_space import TextSpace
 
@@ -33,10 +33,10 @@ def load_family_encoder(base: BaseModel, device: torch.device | str = "cpu") -> 
     family = family_of(index["_class_name"])
     assert family is not None
     parts = [key for key, value in index.items() if isinstance(value, list) and not key.startswith("_")]
-    left_out = {part: None for part in parts if not part.startswith(TEXT_SIDE)} | without_parts(base.path)
+    without = {part: None for part in parts if not part.startswith(TEXT_SIDE)} | left_out(base.path, family)
     try:
         pipeline = getattr(diffusers, index["_class_name"]).from_pretrained(
-            base.path, variant=base.variant, local_files_only=True, **left_out
+            base.path, variant=base.variant, local_files_only=True, **without
         )
     except Exception as error:  # the libraries raise many kinds; each means that a file is not what it should be
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

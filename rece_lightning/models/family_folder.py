@@ -15,6 +15,7 @@ from rece_lightning.models.base import BaseModel
 from rece_lightning.models.denoisers import refuse_unreachable, supported
 from rece_lightning.models.families import family_of
 from rece_lightning.models.families.base import Family
+from rece_lightning.models.family_parts import family_parts
 from rece_lightning.models.part_configs import check_part, read_json, read_parts
 from rece_lightning.models.text_space import TextSpace
 from rece_lightning.models.weights import Weights, check_floats
@@ -72,21 +73,8 @@ def open_family(name: str, folder: Path, variant: str | None, family: Family) ->
     Raises:
         BaseModelError: saying what is missing or does not fit.
     """
-    named = read_parts(folder)
-    denoisers = [part for part in family.denoisers if part in named]
-    encoders = [part for part in named if part.startswith("text_encoder")]
-    for part in (*denoisers, *encoders, *(part for part in named if part.startswith("tokenizer"))):
-        if not (folder / part).is_dir():
-            raise BaseModelError(
-                f"model.pretrained: {folder} lacks {part}/, which its model_index.json names; copy the model whole."
-            )
-    if not denoisers or not encoders:
-        lacking = " or ".join(family.denoisers) if not denoisers else "text_encoder"
-        raise BaseModelError(
-            f"model.pretrained: {folder}: its model_index.json names no {lacking}, which {family.title} needs; copy "
-            "the model whole."
-        )
-    for part in named:
+    denoisers, encoders = family_parts(folder, family)
+    for part in read_parts(folder):
         if (folder / part).is_dir():
             check_part(folder / part)
     weights = {part: stable_diffusion.part_weights(folder, part, variant) for part in (*denoisers, *encoders)}

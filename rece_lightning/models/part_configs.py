@@ -75,15 +75,6 @@ def read_parts(folder: Path) -> list[str]:
     return [key for key, value in index.items() if isinstance(value, list) and value and value[0] is not None]
 
 
-def without_parts(folder: Path) -> dict[str, None]:
-    """The parts that ``model_index.json`` names and gives no class, as ``from_pretrained`` is told to go without.
-
-    Diffusers saves a pipeline without one of its text encoders so, and does not open it again unless told.
-    """
-    index = read_json(folder / "model_index.json")
-    return {key: None for key, value in index.items() if isinstance(value, list) and value[:1] == [None]}
-
-
 def check_part(folder: Path) -> None:
     """Look through the configuration files of one part.
 

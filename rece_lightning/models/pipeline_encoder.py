@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -267,10 +268,10 @@ class PipelineEncoder:
                     continue
                 tokenizer = self._tokenizer(encoder)
                 own = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-                given = set(self._tokens(encoder, prompt))
-                cut = [place for place, one in enumerate(own) if one not in given]
-                if cut:
-                    lost[prompt] = str(tokenizer.decode(own[cut[0] :])).strip()
+                # By how often each is there: a word that is repeated may be kept once and lost once.
+                missing = sum((Counter(own) - Counter(self._tokens(encoder, prompt))).values())
+                if missing:
+                    lost[prompt] = str(tokenizer.decode(own[len(own) - missing :])).strip()
         return lost
 
     def cut(self, prompt: str) -> str | None:

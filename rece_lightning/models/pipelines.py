@@ -22,9 +22,10 @@ from rece_lightning.models.denoisers import denoisers_of, together
 from rece_lightning.models.encoders import SUFFIXES, load_tower
 from rece_lightning.models.families import family_named
 from rece_lightning.models.families.base import Family
+from rece_lightning.models.family_parts import left_out
 from rece_lightning.models.find import find_base
 from rece_lightning.models.folder import variant_of
-from rece_lightning.models.part_configs import read_json, read_parts, without_parts
+from rece_lightning.models.part_configs import read_json, read_parts
 from rece_lightning.models.pickled import PickledWeights
 from rece_lightning.models.single_file import whole_unet
 
@@ -62,8 +63,8 @@ def load_pipeline(
     common: dict[str, Any] = {"local_files_only": True, "dtype": dtype}
     if base.family in ("sd1", "sd2"):
         common |= {"safety_checker": None, "requires_safety_checker": False}
-    if base.denoisers:
-        common |= without_parts(base.path)
+    if family := family_named(base.family):
+        common |= left_out(base.path, family)
     try:
         with _quietly():
             pipeline = _opened(base, dtype, common)

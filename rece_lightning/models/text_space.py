@@ -98,7 +98,10 @@ def edited_spaces(spaces: Sequence[TextSpace], method: Method) -> tuple[TextSpac
     names = [space.name for space in spaces]
     for name in method.spaces or ():
         if name not in names:
-            raise ConfigurationError(f"{FIELD}.spaces: this model has no text space {name!r}; {nearest(name, names)}.")
+            none = " (the first map of a projector; this model has none before its readers)" if name == ENTRY else ""
+            raise ConfigurationError(
+                f"{FIELD}.spaces: this model has no text space {name!r}{none}; {nearest(name, names)}."
+            )
     pattern = check_layers(method.layers)
     chosen = []
     for space in spaces:

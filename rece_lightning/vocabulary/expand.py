@@ -107,6 +107,7 @@ def _mined(robust: Robust, data: ConceptData, session: ErasureSession) -> Mined:
         neighbours=robust.neighbours,
         within=robust.within,
         preserved=[*data.preserved, *data.held_out],
+        space=session.spaces[0].name,
     )
 
 

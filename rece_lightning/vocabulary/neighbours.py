@@ -15,6 +15,7 @@ from rece_lightning.core.robust import WITHIN
 from rece_lightning.data.synonyms import TEMPLATE
 from rece_lightning.data.texts import filled
 from rece_lightning.models.text import EncodesPrompts
+from rece_lightning.models.text_space import TEXT
 from rece_lightning.models.vocabulary import vocabulary_words
 from rece_lightning.vocabulary.distance import Reaching
 from rece_lightning.vocabulary.rows import subject_rows, vocabulary_rows
@@ -43,6 +44,7 @@ def mine(
     neighbours: int = 0,
     within: float = WITHIN,
     preserved: Collection[str] = (),
+    space: str = TEXT,
 ) -> Mined:
     """Look through the words of the tokenizer's vocabulary.
 
@@ -63,6 +65,7 @@ def mine(
         neighbours: how many, for each concept.
         within: where meaning ends.
         preserved: prompts that stay anyway.
+        space: that ``gram`` is of.
 
     Raises:
         ConfigurationError: if a concept reads as its target does.
@@ -70,10 +73,10 @@ def mine(
     taken = {text.strip().lower() for text in (*preserved, *(concept for concept, _ in concepts))}
     listed = vocabulary_words(encoder.tokenizer)
     # All of them, so that another list of concepts finds the same file.
-    encoded = vocabulary_rows(encoder, fingerprint, [filled(TEMPLATE, word) for word in listed])
+    encoded = vocabulary_rows(encoder, fingerprint, [filled(TEMPLATE, word) for word in listed], space=space)
     left = [place for place, word in enumerate(listed) if word.lower() not in taken]
     words, rows = [listed[place] for place in left], encoded[left]
-    distances = _Distances(encoder, gram, rows)
+    distances = _Distances(encoder, gram, rows, space)
     near: list[tuple[str, ...]] = []
     meaning = torch.zeros(len(words), dtype=torch.bool)
     for distance in distances.each(concepts):
@@ -92,8 +95,8 @@ def mine(
 class _Distances:
     """Of all words from some concepts."""
 
-    def __init__(self, encoder: EncodesPrompts, gram: Gram, rows: Tensor) -> None:
-        self.encoder, self.gram, self.rows = encoder, gram, rows
+    def __init__(self, encoder: EncodesPrompts, gram: Gram, rows: Tensor, space: str) -> None:
+        self.encoder, self.gram, self.rows, self.space = encoder, gram, rows, space
         self.unedited = unedited(gram)
 
     def each(self, concepts: Sequence[tuple[str, str]]) -> Iterator[Tensor]:
@@ -102,7 +105,8 @@ class _Distances:
             yield from self._of(concepts[first : first + TOGETHER])
 
     def _of(self, concepts: Sequence[tuple[str, str]]) -> Tensor:
-        own = subject_rows(self.encoder, [filled(TEMPLATE, text) for pair in concepts for text in pair])
+        texts = [filled(TEMPLATE, text) for pair in concepts for text in pair]
+        own = subject_rows(self.encoder, texts, space=self.space)
         for (concept, target), rows in zip(concepts, own.view(-1, 2, *own.shape[1:]), strict=True):
             if torch.equal(rows[0], rows[1]):
                 raise ConfigurationError(

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from rece_lightning.core.embedding_map import EmbeddingMap
 from rece_lightning.core.gram import Gram
@@ -51,10 +52,11 @@ class Vocabulary:
         encoder: of the prompts.
         words: to choose from.
         size: prompts that are encoded together.
+        space: whose rows their embeddings are.
     """
 
-    def __init__(self, encoder: EncodesPrompts, words: Sequence[str], size: int = 64) -> None:
-        self.encoder, self.words, self.size = encoder, list(words), size
+    def __init__(self, encoder: EncodesPrompts, words: Sequence[str], size: int = 64, space: str = TEXT) -> None:
+        self.encoder, self.words, self.size, self.space = encoder, list(words), size, space
         self._held: dict[int, Tensor] = {}
         self._bytes = 0
 
@@ -64,7 +66,9 @@ class Vocabulary:
             part = self.words[first : first + self.size]
             embeddings = self._held.get(first)
             if embeddings is None:
-                embeddings = self.encoder.encode(part).embeddings
+                # Where a text encoder pads nothing, rows of zeros behind a shorter prompt count for nothing.
+                rows = [one.rows for one in self.encoder.encode(part).rows(self.space)]
+                embeddings = pad_sequence(rows, batch_first=True)
                 self._bytes += embeddings.numel() * embeddings.element_size()
                 if self._bytes <= ROOM:
                     self._held[first] = embeddings
@@ -103,19 +107,19 @@ def choose_preserved(session: ErasureSession, data: ConceptData) -> list[str]:
         data: with concepts and vocabulary.
     """
     first = first_edit(session, data)
-    vocabulary = Vocabulary(session.encoder, data.vocabulary_left(), data.batch_size)
+    vocabulary = Vocabulary(session.encoder, data.vocabulary_left(), data.batch_size, first.space)
     wanted, chosen = min(data.preserve_count, len(vocabulary.words)), list[str]()
     while len(chosen) < wanted:
         maps = first.maps()
         part = min(-(-wanted // ROUNDS), wanted - len(chosen))
         found = vocabulary.harmed_most(first.gram, maps, part, set(chosen))
         chosen += [word for word, _, _ in found]
-        first.statistics.update(preserved={TEXT: [rows for _, _, rows in found]})
+        first.statistics.update(preserved={first.space: [rows for _, _, rows in found]})
     return chosen
 
 
 class FirstEdit:
-    """UCE's edit of what was counted so far, in the rows that cross-attention reads.
+    """UCE's edit of what was counted so far, in one text space.
 
     Args:
         session: of the model.
@@ -123,12 +127,13 @@ class FirstEdit:
     """
 
     def __init__(self, session: ErasureSession, encoder: ConceptEncoder) -> None:
-        space = next(one for one in session.base.spaces if one.name == TEXT)
-        edited = next((one for one in session.spaces if one.name == TEXT), space)
+        self.space = encoder.spaces[0]
+        space = next(one for one in session.base.spaces if one.name == self.space)
+        edited = next((one for one in session.spaces if one.name == self.space), space)
         self.method, self.encoder = session.method.first_edit(), encoder
         self.gram = session.loaded.gram(edited, self.method)
         self.statistics = ConceptStatistics(
-            {TEXT: space.width},
+            {self.space: space.width},
             self.method.tokens,
             session.loaded.algebra,
             factors=names_in_factors([edited], self.method),
@@ -136,7 +141,7 @@ class FirstEdit:
 
     def maps(self) -> EmbeddingMap:
         """``M`` of the edit."""
-        maps = SpaceErasers(self.method, self.statistics.evidence(), {TEXT: self.gram}).run(1).maps[TEXT]
+        maps = SpaceErasers(self.method, self.statistics.evidence(), {self.space: self.gram}).run(1).maps[self.space]
         assert isinstance(maps, EmbeddingMap)
         return maps
 
@@ -148,7 +153,8 @@ def first_edit(session: ErasureSession, data: ConceptData) -> FirstEdit:
         session: of the model.
         data: with concepts and preserved prompts.
     """
-    first = FirstEdit(session, ConceptEncoder(session.encoder, [TEXT]))
+    # Words are compared in the first space that is edited.
+    first = FirstEdit(session, ConceptEncoder(session.encoder, [session.spaces[0].name]))
     for batch in data.batches():
         if batch.kind == "erased":
             pairs = [PromptPair(*one) for one in zip(batch.prompts, batch.targets, batch.weights, strict=True)]

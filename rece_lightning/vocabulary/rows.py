@@ -17,6 +17,7 @@ from torch import Tensor
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.files import save_tensors
 from rece_lightning.models.text import EncodesPrompts, PromptEncoder
+from rece_lightning.models.text_space import TEXT
 
 ROWS = 2
 """Embeddings of a prompt that count: the last token of its subject and the end of the text behind it, which is what all
@@ -30,7 +31,7 @@ TENSOR = "rows"
 KEY = "vocabulary"
 
 
-def subject_rows(encoder: EncodesPrompts, prompts: Sequence[str], batch: int = BATCH) -> Tensor:
+def subject_rows(encoder: EncodesPrompts, prompts: Sequence[str], batch: int = BATCH, *, space: str = TEXT) -> Tensor:
     """Embeddings of every prompt's last subject token and of the end of its text, ``[n, 2, d]``, float16 on the CPU.
 
     A causal text encoder gives a position the same embedding whatever follows: prompts are padded to the longest of
@@ -40,11 +41,12 @@ def subject_rows(encoder: EncodesPrompts, prompts: Sequence[str], batch: int = B
         encoder: of the model.
         prompts: any number; those that are longer than the model takes are cut.
         batch: prompts that are encoded together.
+        space: that the rows are of; one of one row a prompt gives it twice.
     """
     if not prompts:
         return torch.zeros(0, ROWS, 0, dtype=torch.float16)
-    if not isinstance(encoder, PromptEncoder):
-        return torch.stack([_two(encoder, prompt) for prompt in prompts])
+    if not isinstance(encoder, PromptEncoder) or space != TEXT:
+        return torch.stack([_two(encoder, prompt, space) for prompt in prompts])
     lengths = [min(len(ids), encoder.positions) for ids in encoder.token_ids(prompts)]
     order = sorted(range(len(prompts)), key=lengths.__getitem__)
     found: list[Tensor] = [torch.empty(0)] * len(prompts)
@@ -61,12 +63,10 @@ def subject_rows(encoder: EncodesPrompts, prompts: Sequence[str], batch: int = B
     return torch.stack(found)
 
 
-def _two(encoder: EncodesPrompts, prompt: str) -> Tensor:
+def _two(encoder: EncodesPrompts, prompt: str, space: str) -> Tensor:
     """The same of one prompt under any text encoder; a prompt's end is its last row where nothing follows it."""
-    encoded = encoder.encode([prompt])
-    own = encoded.embedding(0)
-    last = int(encoded.last_subject[0])
-    return own[[last, min(last + 1, len(own) - 1)]].to(torch.float16).cpu()
+    own = encoder.encode([prompt]).rows(space)[0]
+    return own.rows[[own.last, min(own.last + 1, len(own.rows) - 1)]].to(torch.float16).cpu()
 
 
 def default_cache() -> Path:
@@ -74,19 +74,30 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rece_lightning"
 
 
-def vocabulary_rows(encoder: EncodesPrompts, fingerprint: Callable[[], str], prompts: Sequence[str]) -> Tensor:
+def vocabulary_rows(
+    encoder: EncodesPrompts, fingerprint: Callable[[], str], prompts: Sequence[str], *, space: str = TEXT
+) -> Tensor:
     """As :func:`subject_rows`; of a large vocabulary kept in the user's cache.
 
     Args:
         encoder: of the model.
         fingerprint: gives the hash of the text encoder's stored bytes, where it is needed.
         prompts: to encode.
+        space: that the rows are of.
     """
-    return subject_rows(encoder, prompts) if len(prompts) <= SMALL else cached_rows(encoder, fingerprint(), prompts)[0]
+    if len(prompts) <= SMALL:
+        return subject_rows(encoder, prompts, space=space)
+    return cached_rows(encoder, fingerprint(), prompts, space=space)[0]
 
 
 def cached_rows(
-    encoder: EncodesPrompts, fingerprint: str, prompts: Sequence[str], folder: Path | None = None, batch: int = BATCH
+    encoder: EncodesPrompts,
+    fingerprint: str,
+    prompts: Sequence[str],
+    folder: Path | None = None,
+    batch: int = BATCH,
+    *,
+    space: str = TEXT,
 ) -> tuple[Tensor, bool]:
     """As :func:`subject_rows`, from the folder's file where another scan with the same text encoder made it.
 
@@ -96,6 +107,7 @@ def cached_rows(
         prompts: to encode.
         folder: of the cache; the user's where none is given.
         batch: prompts that are encoded together.
+        space: that the rows are of.
 
     Returns:
         The rows, and whether they were there. A file that is damaged, or of something else, is made anew.
@@ -106,7 +118,11 @@ def cached_rows(
     Warns:
         UserWarning: if the user's own cannot be written.
     """
-    asked = json.dumps([fingerprint, list(prompts), encoder.token_ids(prompts)])
+    told = [fingerprint, list(prompts), encoder.token_ids(prompts)]
+    if not isinstance(encoder, PromptEncoder) or space != TEXT:
+        # A projector of the denoiser, which no fingerprint of text encoders knows, may lie before a reader.
+        told.append([space, subject_rows(encoder, prompts[:1], space=space).tolist()])
+    asked = json.dumps(told)
     key = hashlib.sha256(asked.encode()).hexdigest()
     path = (folder or default_cache()) / f"vocabulary-{key[:20]}.safetensors"
     try:
@@ -117,7 +133,7 @@ def cached_rows(
                     return rows, True
     except (OSError, SafetensorError):
         pass
-    rows = subject_rows(encoder, prompts, batch)
+    rows = subject_rows(encoder, prompts, batch, space=space)
     try:
         save_tensors({TENSOR: rows}, path, {KEY: key})
     except ConfigurationError as error:

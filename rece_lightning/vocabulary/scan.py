@@ -15,6 +15,7 @@ from rece_lightning.data.synonyms import TEMPLATE
 from rece_lightning.data.texts import filled
 from rece_lightning.erasure.session import ErasureSession
 from rece_lightning.models.text import EncodesPrompts
+from rece_lightning.models.text_space import TEXT
 from rece_lightning.models.vocabulary import vocabulary_words
 from rece_lightning.vocabulary.distance import Reaching
 from rece_lightning.vocabulary.rows import cached_rows, subject_rows
@@ -94,15 +95,16 @@ def scan(
     if template.count("{}") != 1 or template.replace("{}", "").strip("{}") != template.replace("{}", ""):
         raise ConfigurationError(f"--template: {template!r}; give a text with one '{{}}' in it, such as {TEMPLATE!r}.")
     text, encoder = session.erasure().text, session.encoder
+    space = text.space.name
     summary = session.concepts
     added = {prompt for row in summary.get("synonyms", []) for prompt in row["prompts"]}
     named = tuple(dict.fromkeys((r["prompt"], r["target"]) for r in summary["erased"] if r["prompt"] not in added))
     listed = tuple(words) if words is not None else tuple(vocabulary_words(encoder.tokenizer))
     started = time.perf_counter()
     prompts = [filled(template, word) for word in listed]
-    rows, found = cached_rows(encoder, session.loaded.fingerprint["text_encoder"], prompts, cache)
+    rows, found = cached_rows(encoder, session.loaded.fingerprint["text_encoder"], prompts, cache, space=space)
     seconds = {"encoding": 0.0 if found else time.perf_counter() - started}
-    own = subject_rows(encoder, [filled(template, text) for pair in named for text in pair])
+    own = subject_rows(encoder, [filled(template, text) for pair in named for text in pair], space=space)
     concept, target = own[0::2], own[1::2]
     started = time.perf_counter()
     reaching = Reaching.of(text.gram, text.maps, concept, target)
@@ -113,13 +115,22 @@ def scan(
         return result
     started = time.perf_counter()
     pairs = tuple(
-        pair for place in range(len(named)) for pair in search_pairs(encoder, reaching, result, place, template, beam)
+        pair
+        for place in range(len(named))
+        for pair in search_pairs(encoder, reaching, result, place, template, beam, space=space)
     )
     return replace(result, pairs=pairs, seconds={**seconds, "pairs": time.perf_counter() - started})
 
 
 def search_pairs(
-    encoder: EncodesPrompts, reaching: Reaching, found: Scan, concept: int, template: str, beam: int
+    encoder: EncodesPrompts,
+    reaching: Reaching,
+    found: Scan,
+    concept: int,
+    template: str,
+    beam: int,
+    *,
+    space: str = TEXT,
 ) -> list[tuple[str, str, float]]:
     """The nearest pairs of words that a beam finds: the ``beam`` nearest words, each beside every second word.
 
@@ -129,6 +140,6 @@ def search_pairs(
     order = [found.words[i] for i in found.after[:, concept].argsort(stable=True).tolist()]
     seconds = order if len(order) <= ALL_SECOND_WORDS else order[:SECOND_WORDS]
     pairs = list(dict.fromkeys(f"{one} {two}" for a in order[:beam] for b in seconds for one, two in ((a, b), (b, a))))
-    _, after, _ = reaching.measure(subject_rows(encoder, [filled(template, pair) for pair in pairs]))
+    _, after, _ = reaching.measure(subject_rows(encoder, [filled(template, pair) for pair in pairs], space=space))
     best = after[:, concept].argsort(stable=True)[:beam].tolist()
     return [(found.concepts[concept], pairs[i], float(after[i, concept])) for i in best]

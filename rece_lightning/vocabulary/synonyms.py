@@ -140,11 +140,12 @@ def _candidates(session: ErasureSession, data: ConceptData, plan: AutoSynonyms) 
     asked, barred = data.asked or [], data.not_synonyms()
     listed = vocabulary_words(encoder.tokenizer) if plan.vocabulary is None else plan.vocabulary
     words = [word for word in dict.fromkeys(listed) if not barred.intersection((word.lower(), *word.lower().split()))]
-    own = _own_rows(encoder, asked)
+    space = session.spaces[0].name
+    own = _own_rows(encoder, asked, space)
     found: dict[int, tuple[float, int, Tensor]] = {}
     identity = unedited(gram)
     for template in dict.fromkeys(scanned_template(concept) for concept in asked):
-        rows = vocabulary_rows(encoder, fingerprint, [filled(template, word) for word in words])
+        rows = vocabulary_rows(encoder, fingerprint, [filled(template, word) for word in words], space=space)
         places = [place for place, concept in enumerate(asked) if scanned_template(concept) == template]
         for first in range(0, len(places), TOGETHER):
             part = places[first : first + TOGETHER]
@@ -165,14 +166,14 @@ def _candidates(session: ErasureSession, data: ConceptData, plan: AutoSynonyms) 
     )
 
 
-def _own_rows(encoder: EncodesPrompts, concepts: Sequence[Concept]) -> Tensor:
+def _own_rows(encoder: EncodesPrompts, concepts: Sequence[Concept], space: str) -> Tensor:
     """Of every concept and its target in the template that it is compared in, ``[concepts, 2, 2, d]``.
 
     Raises:
         ConfigurationError: where both read alike.
     """
     texts = [filled(scanned_template(one), text) for one in concepts for text in (one.prompt, one.target)]
-    rows = subject_rows(encoder, texts)
+    rows = subject_rows(encoder, texts, space=space)
     own = rows.view(len(concepts), 2, *rows.shape[1:])
     for concept, (prompt, target) in zip(concepts, own, strict=True):
         if torch.equal(prompt, target):

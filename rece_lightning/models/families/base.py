@@ -23,7 +23,7 @@ class Source:
     answer: int
     """Place among what ``encode_prompt`` returns."""
     encoders: tuple[str, ...] = ("text_encoder",)
-    """Parts of the pipeline whose rows follow one another; of one row a prompt whoever makes it."""
+    """Parts of the pipeline whose rows follow one another; of one row a prompt all that make it."""
     mask: int | None = None
     """Place of the mask of rows that are read; without one all of them are."""
     mask_argument: str | None = None
@@ -75,6 +75,8 @@ class Family:
     """Whether that guidance reads the empty prompt; a distilled model's is a number that it is given."""
     call: Mapping[str, Any] = field(default_factory=dict)
     """What else a pipeline is called with for one picture: one frame of a video."""
+    optional: tuple[str, ...] = ()
+    """Text encoders that a folder may lack, with their tokenizers, as its makers say."""
     draws: bool = True
     """Whether its pipelines make pictures from a prompt alone."""
     original: Mapping[str, str] = field(default_factory=dict)

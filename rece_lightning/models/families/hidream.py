@@ -30,7 +30,7 @@ def _sources(config: Config) -> dict[str, Source]:
     return {
         TEXT: Source("prompt_embeds_t5", 0, ("text_encoder_3",)),
         **rows,
-        POOLED: Source("pooled_prompt_embeds", 4, one_row=True),
+        POOLED: Source("pooled_prompt_embeds", 4, ("text_encoder", "text_encoder_2"), one_row=True),
     }
 
 

@@ -14,7 +14,7 @@ HUNYUAN_VIDEO = Family(
     ),
     sources=rows_and_pooled(
         Source("prompt_embeds", 0, mask=2, mask_argument="prompt_attention_mask"),
-        Source("pooled_prompt_embeds", 1, one_row=True),
+        Source("pooled_prompt_embeds", 1, ("text_encoder_2",), one_row=True),
     ),
     negative=False,
     call={"num_frames": 1},

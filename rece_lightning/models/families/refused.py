@@ -19,7 +19,9 @@ REFUSED: dict[str, str] = {
         (
             "KandinskyPipeline", "KandinskyImg2ImgPipeline", "KandinskyInpaintPipeline", "KandinskyCombinedPipeline",
             "KandinskyV22Pipeline", "KandinskyV22Img2ImgPipeline", "KandinskyV22InpaintPipeline",
-            "KandinskyV22CombinedPipeline",
+            "KandinskyV22CombinedPipeline", "KandinskyImg2ImgCombinedPipeline", "KandinskyInpaintCombinedPipeline",
+            "KandinskyV22Img2ImgCombinedPipeline", "KandinskyV22InpaintCombinedPipeline",
+            "KandinskyV22ControlnetPipeline", "KandinskyV22ControlnetImg2ImgPipeline",
         ),
         IMAGE_PRIOR,
     ),

@@ -17,8 +17,9 @@ SD3 = Family(
     places=(CONTEXT, POOLED_BESIDE_TIME),
     sources=rows_and_pooled(
         Source("prompt_embeds", 0, ("text_encoder", "text_encoder_3")),
-        Source("pooled_prompt_embeds", 2, one_row=True),
+        Source("pooled_prompt_embeds", 2, ("text_encoder", "text_encoder_2"), one_row=True),
     ),
+    optional=("text_encoder_3",),
     original={"context_embedder": "context_embedder", "time_text_embed.text_embedder.linear_1": "y_embedder.mlp.0"},
     note="Without T5, which may be left out, its rows are zeros.",
 )
