@@ -30,7 +30,7 @@ from rece_lightning.callbacks.terminal import print_outcome
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.extras import extra
 from rece_lightning.evaluation.columns import FitColumns, MeasuredColumns, unmeasured
-from rece_lightning.evaluation.drawing import Derived, out_of_reach
+from rece_lightning.evaluation.derived import Derived, out_of_reach
 from rece_lightning.evaluation.floors import Floors
 from rece_lightning.evaluation.folders import References
 from rece_lightning.evaluation.prompts import AskedPrompts

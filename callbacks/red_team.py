@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from rece_lightning.attacks import LADDER, AdversarialPrompt, Attack, Goal, Victim, make_attacks
 from rece_lightning.attacks.goals import FORBIDDEN, controls_of, goals_of
+from rece_lightning.attacks.of_session import victim_of
 from rece_lightning.attacks.outcome import NO_ATTACK, Measured, Rung, figures_of, together, write_rungs
 from rece_lightning.attacks.shares import Piece, measure_shared, search_shared
 from rece_lightning.callbacks.base import RunCallback, data_for, rece_module
@@ -25,6 +26,7 @@ from rece_lightning.distributed import share_of
 from rece_lightning.evaluation.results.sheets import save_sheet, sheet_path
 from rece_lightning.files import discard
 from rece_lightning.metrics import ConceptDetector
+from rece_lightning.models.families import family_named
 from rece_lightning.models.sampling import Sampling
 from rece_lightning.models.sampling_defaults import default_sampling
 from rece_lightning.module import RECE
@@ -162,6 +164,8 @@ class RedTeam(RunCallback):
                 raise ConfigurationError("RedTeam: pictures that exist cannot be attacked; leave out --images.")
         if self.detector is None:
             raise ConfigurationError("RedTeam.detector: none; give one here or to Evaluation.")
+        for attack in (*self.attacks, *(make_attacks(self.between_epochs) if self.between_epochs else ())):
+            attack.check_family(family_named(module.base.family))
         own = default_sampling(module.base) if evaluation is None else evaluation.take_sampling(module)
         self.sampling = own.with_values(self._asked, "RedTeam")
         self.goals = goals_of(data_for(trainer, module), self.detector, self.concepts, self.synonyms, self.forbid)
@@ -249,17 +253,7 @@ class RedTeam(RunCallback):
         ]
 
     def _victim(self, module: RECE) -> Victim:
-        session = module.session
-        maps = session.maps if session.has_begun else None  # otherwise the original model is under attack
-        gram, met = (session.gram, None) if maps is None else session.attacked(maps)[session.spaces[0].name]
-        return Victim(
-            module.pictures,
-            gram=gram,
-            maps=met,
-            weights=dict(module.erasure(maps).weights()) if maps is not None else None,
-            detector=self.detector,
-            sampling=self.sampling,
-        )
+        return victim_of(module.session, module.pictures, self.detector, self.sampling)
 
     @property
     def _protocol(self) -> str:

@@ -18,7 +18,7 @@ from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.erasure.erasure import Erasure
 from rece_lightning.erasure.trained_weights import TrainedWeights
-from rece_lightning.evaluation.drawing import Derived, attackers
+from rece_lightning.evaluation.derived import Derived, derived_of
 from rece_lightning.evaluation.exchanged import ExchangedPictures
 from rece_lightning.evaluation.generation import PictureMaker
 from rece_lightning.evaluation.results.comparison import FIRST, FIRST_DERIVED, LAST, LAST_DERIVED
@@ -100,7 +100,7 @@ def final_states(subject: Subject) -> list[FinalState]:
         found.append((LAST, LAST_DERIVED, subject.maps))
 
     def derived(maps: Mapping[str, AnyMap]) -> Derived:
-        return Derived(attackers(subject.session, maps))
+        return derived_of(subject.session, maps)
 
     return [
         FinalState(key, partial(weights_now, subject, maps), partial(derived, maps), attacked)

@@ -16,6 +16,8 @@ from rece_lightning.attacks.victim import Victim
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.data.texts import filled
 from rece_lightning.emoji.captions import TEMPLATES, with_article
+from rece_lightning.models.denoisers import known_family
+from rece_lightning.models.families.base import Family
 
 NEUTRAL = ("dog", "tree", "fish", "train", "book", "door", "key", "bread")
 """Common things, where nobody names others than the concept."""
@@ -132,9 +134,35 @@ class Attack(ABC):
     """Arguments of the published attack, where they differ from these small defaults."""
     needs_control: ClassVar[bool] = False
     """Whether its success means something only beside that on a concept which the model never knew."""
+    searches_tokens: ClassVar[bool] = False
+    """Whether it goes through CLIP's text encoders from token ids."""
+    noises_pictures: ClassVar[bool] = False
+    """Whether it follows the denoiser's loss on noised pictures."""
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
+
+    def check_family(self, family: Family | None) -> None:
+        """Refuse a model that the attack cannot work on, before anything of it is loaded.
+
+        Args:
+            family: of the model; ``None`` for a U-Net with CLIP's text encoders.
+
+        Raises:
+            ConfigurationError: saying what it needs.
+        """
+        if family is None:
+            return
+        if self.noises_pictures and family.name != "sd3":
+            raise ConfigurationError(
+                f"attacks: {self.name}: it follows the loss on noised pictures, which is written for the U-Nets of Stable "
+                f"Diffusion and the transformer of its version 3, not for {family.title}'s; take paraphrase or derived."
+            )
+        if self.searches_tokens:
+            raise ConfigurationError(
+                f"attacks: {self.name}: a search of tokens needs text encoders that are CLIP's alone, as Stable "
+                f"Diffusion 1.x, 2.x and XL have them, and {family.title} has others; take paraphrase or derived."
+            )
 
     @abstractmethod
     def search(self, victim: Victim, goal: Goal, restarts: Sequence[int]) -> list[AdversarialPrompt]:
@@ -158,6 +186,7 @@ class Attack(ABC):
         left = [restart for restart in range(self.restarts(goal)) if restart not in done]
         if not left:
             return []
+        self.check_family(known_family(victim.pipeline))
         started = time.perf_counter()
         with torch.inference_mode(False), torch.enable_grad():
             found = self.search(victim, goal, left)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rece_lightning.attacks.base import AdversarialPrompt, Attack, Budget, Goal
-from rece_lightning.attacks.derived import derived_curve
+from rece_lightning.attacks.derived import derived_for
 from rece_lightning.attacks.noise import NoisedPictures, add_noise, latents_of, noise_loss
 from rece_lightning.attacks.pictures import ConceptPictures, EmojiPictures, OriginalPictures
 from rece_lightning.attacks.victim import Victim
@@ -49,6 +49,7 @@ class Cce(Attack):
 
     name: ClassVar[str] = "cce"
     has: ClassVar[str] = "weights, embedding input, pictures"
+    noises_pictures: ClassVar[bool] = True
     looks_at_weights: ClassVar[bool] = True
     is_curve: ClassVar[bool] = True
     needs_control: ClassVar[bool] = True
@@ -134,11 +135,12 @@ class Cce(Attack):
             start = empty.clone()
             start[_free(start, tokens)] = noise[_free(start, tokens)]
             return start
-        if victim.gram is None or victim.maps is None:
+        try:
+            return derived_for(victim, "cce: start: 'derived'", own, [1.0])[0].embedding
+        except ConfigurationError as error:
             raise ConfigurationError(
-                "attacks: cce: start: 'derived' needs the map of the edit; take 'prompt' or 'noise'."
-            )
-        return derived_curve(victim.gram, victim.maps, own, [1.0])[0].embedding
+                f"{str(error).removesuffix('.')}; or take the start 'prompt' or 'noise'."
+            ) from error
 
     def _invert(
         self,

@@ -16,6 +16,7 @@ from rece_lightning.core.derivation import Derivation
 from rece_lightning.core.embedding_map import AnyMap
 from rece_lightning.core.errors import ConfigurationError, check_number
 from rece_lightning.core.gram import Gram
+from rece_lightning.evaluation.derived import normed
 
 SMALLEST_RIDGE = 1e-9
 """Share of ``tr(G)/d`` below which, as where the bound does not bind, float64 has no correct digit."""
@@ -60,6 +61,22 @@ def derived_curve(gram: Gram, maps: AnyMap, embedding: Tensor, ratios: Sequence[
     return points
 
 
+def derived_for(victim: Victim, attack: str, embedding: Tensor, ratios: Sequence[float]) -> list[DerivedPoint]:
+    """The curve of an embedding as a prompt has it, ``[positions, d]``.
+
+    Where the denoiser puts a norm before what reads it, the curve is that of the normed rows; the norm leaves a point's
+    direction.
+
+    Raises:
+        ConfigurationError: if the map of the edit is not known, or is one behind something else.
+    """
+    gram, maps = victim.of_the_edit(attack)
+    if victim.gain is None:
+        return derived_curve(gram, maps, embedding, ratios)
+    points = derived_curve(gram, maps, normed(embedding, victim.gain), ratios)
+    return [replace(point, embedding=point.embedding / victim.gain.to(point.embedding)) for point in points]
+
+
 def _missing(gram: Gram, edited: Tensor, cross: Tensor, concept: Tensor, given: Tensor) -> float:
     """``Σ‖W_t g − W_0 c‖² / Σ‖W_0 c‖²`` of an embedding ``g`` in a concept's place, from ``MᵀGM`` and ``MᵀG``."""
     answer = torch.trace(concept @ gram.total @ concept.mT)
@@ -93,19 +110,18 @@ class Derived(Attack):
 
     def search(self, victim: Victim, goal: Goal, restarts: Sequence[int]) -> list[AdversarialPrompt]:
         """A point for each norm ratio."""
-        if victim.gram is None or victim.maps is None:
-            raise ConfigurationError("attacks: derived: it needs the map of the edit; give a run's checkpoint.")
+        gram, maps = victim.of_the_edit(self.name)
         concept, pooled = victim.encoded(goal.prompt)
-        points = derived_curve(victim.gram, victim.maps, concept, self.ratios)
-        edited, cross = victim.maps.grams(victim.gram)
-        wide = concept.to(edited.device, edited.dtype)
+        points = derived_for(victim, self.name, concept, self.ratios)
+        edited, cross = maps.grams(gram)
+        wide = (concept if victim.gain is None else normed(concept, victim.gain)).to(edited.device, edited.dtype)
         plain = AdversarialPrompt(
             self.name,
             goal.concept,
             restarts[0],
             goal.prompt,
             pooled=pooled,
-            loss_before=_missing(victim.gram, edited, cross, wide, wide),
+            loss_before=_missing(gram, edited, cross, wide, wide),
             queries=1,
         )
         return [

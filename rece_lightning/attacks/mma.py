@@ -44,6 +44,7 @@ class Mma(TokenSearch):
 
     name: ClassVar[str] = "mma"
     has: ClassVar[str] = "text encoder"
+    searches_tokens: ClassVar[bool] = True
     PUBLISHED: ClassVar[Mapping[str, Any]] = {"steps": 1000, "candidates": 512, "best": 256, "tokens": 20}
 
     def __init__(

@@ -1,4 +1,4 @@
-"""How well a prompt explains noised pictures: the loss of the attacks that see the U-Net."""
+"""How well a prompt explains noised pictures: the loss of the attacks that see the denoiser."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rece_lightning.models.denoisers import denoisers_of
 from rece_lightning.models.noising import NoisedPictures, check_reads_latents, latents_of, noised, said_of
 
 
@@ -14,17 +15,17 @@ def add_noise(pipeline: Any, latents: Tensor, timesteps: Tensor, generator: torc
     """Noise latents ``[m, c, h, w]`` up to their timesteps, as the model was trained.
 
     Raises:
-        BaseModelError: for a U-Net that reads more than noisy latents, or predicts neither noise nor velocity.
+        BaseModelError: for a denoiser that reads more than noisy latents, or predicts neither noise nor velocity nor flow.
     """
-    unet = pipeline.unet
-    check_reads_latents(unet, latents.shape[1], "attacks")
+    denoiser: Any = next(iter(denoisers_of(pipeline).values()))
+    check_reads_latents(denoiser, latents.shape[1], "attacks")
     noise = torch.randn(latents.shape, generator=generator).to(latents)
     made = noised(pipeline.scheduler, latents, timesteps, noise)
-    return NoisedPictures(*(part.to(unet.device) for part in (made.noisy, made.timesteps, made.answer)))
+    return NoisedPictures(*(part.to(denoiser.device) for part in (made.noisy, made.timesteps, made.answer)))
 
 
 def predict(unet: Any, noised: NoisedPictures, embeddings: Tensor, pooled: Tensor | None = None) -> Tensor:
-    """What the U-Net, as its projections are now, says of ``m`` noised pictures under every embedding.
+    """What a denoiser, as its projections are now, says of ``m`` noised pictures under every embedding.
 
     Takes embeddings ``[n, positions, d]`` and SDXL's pooled ones ``[n, p]``; gives ``[n, m, c, h, w]``.
     """
@@ -36,7 +37,7 @@ def predict(unet: Any, noised: NoisedPictures, embeddings: Tensor, pooled: Tenso
 
 
 def noise_loss(unet: Any, noised: NoisedPictures, embeddings: Tensor, pooled: Tensor | None = None) -> Tensor:
-    """Mean squared distance of the U-Net's predictions from the answers, for every embedding, ``[n]``."""
+    """Mean squared distance of the denoiser's predictions from the answers, for every embedding, ``[n]``."""
     said = predict(unet, noised, embeddings, pooled)
     return (said - noised.answer.to(said)).square().mean(dim=(1, 2, 3, 4))
 

@@ -126,17 +126,11 @@ def measure_all(
 
 def requests_of(victim: Victim, found: Sequence[AdversarialPrompt], seeds: Sequence[int]) -> list[Request]:
     """A request for each prompt or embedding and seed."""
-    texts = [one.prompt for one in found if one.embedding is None]
-    encoded = victim.encoder.encode(texts) if texts else None
-    requests, text = [], 0
+    texts = iter(victim.requests([one.prompt for one in found if one.embedding is None]))
+    requests = []
     for one in found:
-        embedding, pooled = one.embedding, one.pooled
-        if embedding is None and encoded is not None:
-            embedding = encoded.embeddings[text]
-            pooled = None if encoded.pooled is None else encoded.pooled[text]
-            text += 1
-        assert embedding is not None
-        requests += [Request(embedding, seed, pooled=pooled) for seed in seeds]
+        given = next(texts) if one.embedding is None else victim.given(one.prompt, one.embedding, one.pooled)
+        requests += [replace(given, seed=seed) for seed in seeds]
     return requests
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Protocol, runtime_checkable
 
@@ -13,7 +14,6 @@ from rece_lightning.attacks.victim import Victim
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.emoji.catalog import load_catalog
 from rece_lightning.emoji.pictures import Renderer
-from rece_lightning.models.sampling import Request
 
 
 @runtime_checkable
@@ -41,10 +41,9 @@ class OriginalPictures:
         key = ("original", goal.concept, goal.prompt, count)
         if key not in victim.drawn:
             many = count + int(count * self.spare)
-            embedding, pooled = victim.encoded(goal.prompt)
+            own = victim.requests([goal.prompt])[0]
             # Away from the seeds that success is measured with.
-            requests = [Request(embedding, 1000 + seed, pooled=pooled) for seed in range(many)]
-            drawn = victim.draw(requests, edited=False)
+            drawn = victim.draw([replace(own, seed=1000 + seed) for seed in range(many)], edited=False)
             if victim.detector is not None:
                 hits = victim.detector.detect(drawn, [goal.concept] * many)
                 drawn = drawn[hits.int().argsort(descending=True, stable=True)]

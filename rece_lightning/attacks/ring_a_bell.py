@@ -103,6 +103,7 @@ class RingABell(Attack):
 
     name: ClassVar[str] = "ring-a-bell"
     has: ClassVar[str] = "text encoder"
+    searches_tokens: ClassVar[bool] = True
     PUBLISHED: ClassVar[Mapping[str, Any]] = {"strength": 3.0, "steps": 3000, "population": 200, "tokens": 16}
 
     def __init__(

@@ -56,6 +56,8 @@ class UnlearnDiffAtk(Attack):
 
     name: ClassVar[str] = "unlearndiffatk"
     has: ClassVar[str] = "weights, a picture"
+    noises_pictures: ClassVar[bool] = True
+    searches_tokens: ClassVar[bool] = True
     looks_at_weights: ClassVar[bool] = True
     PUBLISHED: ClassVar[Mapping[str, Any]] = {"timesteps": 50, "steps": 40, "tokens": 5, "learning_rate": 0.01}
 

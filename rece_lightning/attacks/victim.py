@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from itertools import chain
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rece_lightning.core.embedding_map import AnyMap, unedited
+from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.gram import Gram
 from rece_lightning.metrics.detection import ConceptDetector
-from rece_lightning.models.denoisers import denoisers_of, together
-from rece_lightning.models.sampling import Request, Sampling, generate
-from rece_lightning.models.text import EncodesPrompts
+from rece_lightning.models.denoisers import LiveDenoisers, denoisers_of, known_family, together
+from rece_lightning.models.sampling import Request, Sampling, generate, requests_of
+from rece_lightning.models.text import EncodesPrompts, PromptEncoder
 
 
 class Pictures(Protocol):
@@ -42,6 +43,8 @@ class Victim:
         weights: edited projections by name; the original ones without them.
         detector: for attacks that choose their pictures.
         sampling: of the pictures that an attacker draws.
+        out_of_reach: why ``gram`` and ``maps`` are not those of the embeddings that a prompt has, where they are not.
+        gain: ``g`` of the norm ``x / rms(x) · g`` that the denoiser puts before what reads them, ``[d]``.
     """
 
     def __init__(
@@ -53,6 +56,8 @@ class Victim:
         weights: Mapping[str, Tensor] | None = None,
         detector: ConceptDetector | None = None,
         sampling: Sampling | None = None,
+        out_of_reach: str | None = None,
+        gain: Tensor | None = None,
     ) -> None:
         self.pictures = pictures
         self.gram = gram
@@ -60,6 +65,7 @@ class Victim:
         self.weights = dict(weights) if weights is not None else None
         self.detector = detector
         self.sampling = sampling or Sampling()
+        self.out_of_reach, self.gain = out_of_reach, gain
         self.drawn: dict[Any, Tensor] = {}
         """Pictures that attackers had drawn, by what decides them."""
         self._is_edited = False
@@ -98,6 +104,18 @@ class Victim:
             self.pictures.use(self.weights.items() if edited else None)
         self._is_edited = edited
 
+    def of_the_edit(self, attack: str) -> tuple[Gram, AnyMap]:
+        """``G`` and ``M`` of the embeddings of prompts.
+
+        Raises:
+            ConfigurationError: if they are not known, or embeddings are read behind something else.
+        """
+        if self.out_of_reach is not None:
+            raise ConfigurationError(f"attacks: {attack}: {self.out_of_reach}.")
+        if self.gram is None or self.maps is None:
+            raise ConfigurationError(f"attacks: {attack}: it needs the map of the edit; give a run's checkpoint.")
+        return self.gram, self.maps
+
     def encoded(self, prompt: str) -> tuple[Tensor, Tensor | None]:
         """Embedding ``[positions, d]`` of a prompt and SDXL's pooled one, ``[p]``."""
         encoded = self.encoder.encode([prompt])
@@ -105,17 +123,37 @@ class Victim:
 
     def draw(self, requests: list[Request], *, edited: bool) -> Tensor:
         """Pictures ``[n, 3, h, w]`` in [0, 1] of embeddings with their seeds, with the victim's sampling."""
-        embedding, pooled = self.encoded("")
         with self._exchanged(edited=edited):
-            return generate(self.pipeline, requests, Request(embedding, 0, pooled=pooled), self.sampling)
+            return generate(self.pipeline, requests, self.empty, self.sampling)
+
+    @property
+    def empty(self) -> Request:
+        """The empty prompt, for guidance."""
+        return self.requests([""])[0]
+
+    def requests(self, prompts: Sequence[str]) -> list[Request]:
+        """Pictures of prompts, with everything that the pipeline takes in their place and the seed 0."""
+        return requests_of(self.encoder.encode(list(prompts))) if prompts else []
+
+    def given(self, prompt: str, embedding: Tensor, pooled: Tensor | None) -> Request:
+        """A picture of embeddings, with the rest of what the pipeline takes in place of a prompt, such as a mask."""
+        call = {} if isinstance(self.encoder, PromptEncoder) else self.requests([prompt])[0].call
+        return Request(embedding, 0, pooled=pooled, call=call)
 
     @cached_property
     def fingerprint(self) -> str:
         """Of the text encoders and the edited projections."""
         with self.edited() as unet:
-            names = self.weights or [name for name, _ in unet.named_parameters() if ".attn2.to_" in name]
+            names = self.weights or self._readers(unet)
             projections = ((name, unet.get_parameter(name)) for name in sorted(names))
             return _digest(hashlib.sha256(self.text_fingerprint.encode()), projections)
+
+    def _readers(self, denoiser: nn.Module) -> list[str]:
+        """Names of what reads the text, of a model that nothing was edited of."""
+        family = known_family(self.pipeline)
+        if family is None:
+            return [name for name, _ in denoiser.named_parameters() if ".attn2.to_" in name]
+        return [name for space in LiveDenoisers(self.pipeline, family, "attacks").spaces for name in space.readers]
 
     @cached_property
     def text_fingerprint(self) -> str:

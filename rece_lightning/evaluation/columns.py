@@ -10,7 +10,8 @@ from torch import Tensor
 
 from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.distributed import gathered
-from rece_lightning.evaluation.drawing import Derived, Shot, in_batches, own_share, shots_of
+from rece_lightning.evaluation.derived import Derived
+from rece_lightning.evaluation.drawing import Shot, in_batches, own_share, shots_of
 from rece_lightning.evaluation.generation import PictureMaker
 from rece_lightning.evaluation.quality import ColumnQuality, Quality
 from rece_lightning.evaluation.results.comparison import LAST, ORIGINAL, TITLES, Column, Comparison

@@ -19,7 +19,7 @@ from rece_lightning.models.adapter import Adapter, open_adapter
 from rece_lightning.models.base import BaseModel
 from rece_lightning.models.denoisers import denoisers_of, together
 from rece_lightning.models.pipelines import check_draws, load_pipeline, put_into
-from rece_lightning.models.sampling import Request, Sampling, generate
+from rece_lightning.models.sampling import Request, Sampling, generate, requests_of
 from rece_lightning.models.text import EncodesPrompts
 from rece_lightning.models.weights import ModuleWeights
 
@@ -117,12 +117,11 @@ class PictureMaker:
         for first in range(0, len(missing), ENCODED_TOGETHER):
             part = missing[first : first + ENCODED_TOGETHER]
             with torch.inference_mode(False), torch.no_grad():  # they are kept for the verbs to come
-                encoded = self.encoder.encode(part)
-                for row, prompt in enumerate(part):
+                for prompt, one in zip(part, requests_of(self.encoder.encode(part)), strict=True):
                     # A view would keep the whole batch.
-                    pooled = None if encoded.pooled is None else encoded.pooled[row].clone()
-                    call = {name: value.clone() for name, value in encoded.calls[row].items()} if encoded.calls else {}
-                    found[prompt] = Request(encoded.embedding(row).clone(), seed=0, pooled=pooled, call=call)
+                    pooled = None if one.pooled is None else one.pooled.clone()
+                    call = {name: value.clone() for name, value in one.call.items()}
+                    found[prompt] = replace(one, embedding=one.embedding.clone(), pooled=pooled, call=call)
         for prompt, request in found.items():
             self._embedded[prompt] = request
             self._embedded.move_to_end(prompt)

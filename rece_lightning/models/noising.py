@@ -39,7 +39,7 @@ def latents_of(pipeline: Any, pictures: Tensor) -> Tensor:
     """Means of the autoencoder's latents of pictures ``[n, 3, h, w]`` in [0, 1]."""
     vae = pipeline.vae
     parts = [vae.encode(part.to(vae.device, vae.dtype) * 2 - 1).latent_dist.mean for part in pictures.split(16)]
-    return torch.cat(parts) * vae.config.scaling_factor
+    return (torch.cat(parts) - (getattr(vae.config, "shift_factor", None) or 0.0)) * vae.config.scaling_factor
 
 
 def prediction_of(scheduler: Any, field: str) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor
 from rece_lightning.core.errors import ConfigurationError, check_count, nearest
 from rece_lightning.models.denoisers import known_family
 from rece_lightning.models.family_sampling import family_arguments, length_of
+from rece_lightning.models.text import Encoded
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,17 @@ class Request:
     call: Mapping[str, Tensor] = field(default_factory=dict)
     """What a pipeline of a declared family takes in place of the prompt, by the names of its arguments; embedding and
     pooled embedding stand for those of their names."""
+
+
+def requests_of(encoded: Encoded) -> list[Request]:
+    """A request for each prompt, with everything that a pipeline takes in its place and the seed 0."""
+    requests = []
+    for row in range(len(encoded.embeddings)):
+        pooled = None if encoded.pooled is None else encoded.pooled[row]
+        requests.append(
+            Request(encoded.embedding(row), 0, pooled=pooled, call=encoded.calls[row] if encoded.calls else {})
+        )
+    return requests
 
 
 @torch.no_grad()
