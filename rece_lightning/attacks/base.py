@@ -155,8 +155,9 @@ class Attack(ABC):
             return
         if self.noises_pictures and family.name != "sd3":
             raise ConfigurationError(
-                f"attacks: {self.name}: it follows the loss on noised pictures, which is written for the U-Nets of "
-                f"Stable Diffusion and the transformer of its version 3, not for {family.title}'s; take paraphrase or derived."
+                f"attacks: {self.name}: it follows the loss on noised pictures, which is written for U-Nets of Stable "
+                f"Diffusion's kind and for Stable Diffusion 3, "
+                f"not for {family.title}'s denoiser; take paraphrase or derived."
             )
         if self.searches_tokens:
             raise ConfigurationError(

@@ -15,7 +15,7 @@ def add_noise(pipeline: Any, latents: Tensor, timesteps: Tensor, generator: torc
     """Noise latents ``[m, c, h, w]`` up to their timesteps, as the model was trained.
 
     Raises:
-        BaseModelError: for a denoiser that reads more than noisy latents, or predicts neither noise nor velocity nor flow.
+        BaseModelError: for a denoiser that reads more than noisy latents, or predicts something unknown.
     """
     denoiser: Any = next(iter(denoisers_of(pipeline).values()))
     check_reads_latents(denoiser, latents.shape[1], "attacks")

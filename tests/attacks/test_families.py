@@ -1,4 +1,4 @@
-"""Attacks on families of transformers: requests are the pipeline's own, derived rows are right, what cannot be says so."""
+"""Attacks on families of transformers: requests are the pipeline's own, derived rows are right."""
 
 from __future__ import annotations
 
@@ -150,7 +150,9 @@ def test_a_loss_on_noised_pictures_that_is_not_written_for_a_family(tmp_path: Pa
     module = erased(tmp_path, "flux")
     one = victim(module)
     one.pictures.pipeline.vae = None  # nothing is drawn before it says so
-    with pytest.raises(ConfigurationError, match=rf"{attack.name}.*not for FLUX.1's; take paraphrase or derived"):
+    with pytest.raises(
+        ConfigurationError, match=rf"{attack.name}.*not for FLUX.1's denoiser; take paraphrase or derived"
+    ):
         attack.run(one, make_goal("bomb"))
 
 
