@@ -7,7 +7,7 @@ from lightning.pytorch import Trainer
 from rece_lightning.callbacks.subject import Subject, Weights, pictures_of
 from rece_lightning.callbacks.terminal import progress_bar
 from rece_lightning.evaluation.columns import FitColumns
-from rece_lightning.evaluation.drawing import Derived
+from rece_lightning.evaluation.derived import Derived
 from rece_lightning.evaluation.results.comparison import FIRST, Comparison, epoch_of
 from rece_lightning.evaluation.results.outcome import column_figures, grid_path
 from rece_lightning.runs.folder import run_folder
