@@ -14,7 +14,7 @@ from peft import LoraConfig
 
 from rece_lightning import RECE, ConceptData, ConfigurationError, Method, erase
 from rece_lightning.callbacks import Erase
-from rece_lightning.core import UCE, NullSpace, Projection, TensorUCE
+from rece_lightning.core import UCE, NullSpace, ProjectedUCE, Projection, TensorUCE
 from tests.helpers.erasures import make_xl_checkpoint
 from tests.helpers.models import make_checkpoint
 from tests.helpers.trainings import Snapshots, SomebodysModule, projections, same, train, way_left
@@ -50,6 +50,7 @@ def test_saved_and_live_model_equal_a_rece_run_on_the_trained_weights(checkpoint
     "method",
     [
         Method(editor=Projection(rank=1, shrinkage=1.0)),
+        Method(editor=UCE(), first_editor=ProjectedUCE(rank=1, shrinkage=1.0)),
         Method(editor=NullSpace(threshold=2.0, augmented_rank=0), first_editor=UCE(lamb=0.5)),
         Method(editor=TensorUCE()),
     ],

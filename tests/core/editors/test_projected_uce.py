@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rece_lightning.core import UCE, EditProblem, EmbeddingMap, Eraser, Gram, Method, Moments, ProjectedUCE
 from rece_lightning.core.certificate import certify
-from rece_lightning.core.editors.projected_uce import nearest_reachable
+from rece_lightning.core.editors.projected_uce import nearest_reachable, telling_apart, worth_taking
 from rece_lightning.core.editors.projection import GramRoot, Projection, project
 from rece_lightning.core.errors import ConfigurationError
 from tests.core.editors.test_projection import differences, well_posed
@@ -24,8 +24,12 @@ KAPPA = 2.0
 
 def nearest(problem: Problem, rank: int = 1, shrinkage: float = KAPPA) -> EmbeddingMap:
     """``Q`` of the first edit."""
-    identity = EmbeddingMap.identity(problem.width)
-    return nearest_reachable(problem.first_moments, problem.gram, identity, rank, shrinkage)
+    return nearest_of(problem.first_moments, problem.gram, rank, shrinkage)
+
+
+def nearest_of(moments: Moments, gram: Gram, rank: int, shrinkage: float) -> EmbeddingMap:
+    base = GramRoot.of(gram.total)
+    return nearest_reachable(base, telling_apart(moments, gram, base.root, rank, shrinkage / base.inverse_trace))
 
 
 def plain_normals(problem: Problem, rank: int, shrinkage: float) -> Tensor:
@@ -118,7 +122,7 @@ def test_the_nearest_point_moves_every_preserved_row_less_than_the_oblique_map(p
                                       first_target_rows=problem.pairs[0].first_target_rows[:1])])  # fmt: skip
     identity, moments = EmbeddingMap.identity(one.width), one.first_moments
     oblique = project(moments, one.gram, identity, 1, KAPPA)
-    orthogonal = nearest_reachable(moments, one.gram, identity, 1, KAPPA)
+    orthogonal = nearest_of(moments, one.gram, 1, KAPPA)
     normals, gram = plain_normals(one, 1, KAPPA)[:, 0], one.gram.total
     delta = differences(one)[0]
     share = float(normals @ delta) ** 2 / float((normals @ torch.linalg.inv(gram) @ normals) * (delta @ gram @ delta))
@@ -171,6 +175,54 @@ def test_scale_of_the_model_of_the_weights_and_of_the_preserved_does_not_matter(
         assert relative(nearest(other).matrix, expected) < 1e-6
 
 
+@given(problem=well_posed(), price=st.sampled_from([0.3, 1.0, 5.0]), rank=st.integers(1, 3), seed=st.integers(0, 99))
+def test_no_other_directions_certify_more_for_what_they_move(
+    problem: Problem, price: float, rank: int, seed: int
+) -> None:
+    """Certificates less the price of the drift, both as sums over rows and layers; against random directions."""
+    assume(len(problem.preserved) > 0)
+    base, moments = GramRoot.of(problem.gram.total), problem.first_moments
+    rows = torch.cat([pair.weight**0.5 * pair.first_rows for pair in problem.pairs])
+
+    def seen(some: Tensor) -> float:
+        return sum(float((some @ weight.mT).square().sum()) for weight in problem.weights)
+
+    def worth(basis: Tensor) -> float:
+        change = nearest_reachable(base, basis).change.mT
+        certified = len(problem.pairs) * seen(rows @ change) / seen(differences(problem))
+        return certified - price * seen(problem.preserved @ change) / seen(problem.preserved)
+
+    best = worth(worth_taking(moments, base.root, price, len(problem.pairs)))
+    generator = torch.Generator().manual_seed(seed)
+    other = torch.randn(base.root.shape[1], min(rank, problem.width), generator=generator, dtype=torch.float64)
+    for tried in (torch.linalg.qr(other)[0], telling_apart(moments, problem.gram, base.root, 1, 1.0)):
+        assert worth(tried) <= best + 1e-9 * abs(best)
+    assert best >= -1e-12
+
+
+def test_concepts_that_share_a_direction_cost_one_at_a_price() -> None:
+    """Three concepts beside one another differ from the rest alike; what is preserved lies across."""
+    eye = torch.eye(8, dtype=torch.float64)
+    concept = eye[0] + 0.05 * eye[1:4]
+    moments = Moments.of(concept, torch.zeros_like(concept)) + Moments.preserving(eye[1:])
+    problem = EditProblem(moments, moments.preserved, Gram.of([("value", eye)]), EmbeddingMap.identity(8), concepts=3)
+    found = ProjectedUCE(price=1.0)(problem).matrix
+    assert int(torch.linalg.matrix_rank(found, atol=1e-9)) == 7
+    assert int(torch.linalg.matrix_rank(ProjectedUCE(rank=None)(problem).matrix, atol=1e-9)) == 5
+
+
+def test_a_price_needs_something_that_is_preserved_and_something_to_take() -> None:
+    problem = random_problem(2)
+    rows = problem.pairs[0].rows
+    identity, alike = EmbeddingMap.identity(problem.width), Moments.of(rows, rows) + problem.preserving
+    editor = ProjectedUCE(price=1.0)
+    same = editor(EditProblem(alike, alike.preserved, problem.gram, identity))
+    torch.testing.assert_close(same.matrix, identity.matrix)
+    nothing = torch.zeros_like(alike.preserved)
+    with pytest.raises(ConfigurationError, match=r"ProjectedUCE\.price: 1\.0: .*give data\.preserve"):
+        editor(EditProblem(problem.first_moments, nothing, problem.gram, identity))
+
+
 def test_where_nothing_differs_nothing_is_taken_out() -> None:
     problem = random_problem(2)
     rows = problem.pairs[0].rows
@@ -193,7 +245,7 @@ def test_a_model_with_one_output_is_projected_where_it_looks() -> None:
     """G has rank 1: what no key or value sees is left alone."""
     gram = Gram.of([("only", torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64))])
     moments = Moments.of(torch.tensor([[2.0, 1.0, 0.0]]), torch.zeros(1, 3)) + Moments.preserving(torch.eye(3))
-    found = nearest_reachable(moments, gram, EmbeddingMap.identity(3), 1, 1.0).matrix
+    found = nearest_of(moments, gram, 1, 1.0).matrix
     torch.testing.assert_close(found, torch.diag(torch.tensor([0.0, 1.0, 1.0], dtype=torch.float64)))
 
 
@@ -202,6 +254,7 @@ def test_a_model_with_one_output_is_projected_where_it_looks() -> None:
     [
         ("rank", [0, -1, 1.5, float("nan")]),
         ("shrinkage", [0.0, -1.0, float("inf")]),
+        ("price", [0.0, -1.0, float("nan")]),
         ("lamb", [-1.0]),
         ("erase_scale", [0.0]),
     ],
