@@ -11,9 +11,11 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from torchmetrics import Metric
 
+from rece_lightning.baselines import Guard
 from rece_lightning.baselines.trained import TrainedErasure
 from rece_lightning.callbacks.base import RunCallback
 from rece_lightning.callbacks.columns import draw_column, log_columns
+from rece_lightning.callbacks.guarded import check_guard, measured_title
 from rece_lightning.callbacks.originals import measure_floors, original_of
 from rece_lightning.callbacks.subject import (
     Subject,
@@ -21,6 +23,7 @@ from rece_lightning.callbacks.subject import (
     draw_with,
     epochs_of,
     final_states,
+    former_weights,
     named_edit,
     pictures_of,
     subject_of,
@@ -47,7 +50,6 @@ from rece_lightning.models.sampling import Sampling
 from rece_lightning.models.sampling_defaults import default_sampling
 from rece_lightning.module import RECE
 from rece_lightning.reporting.terminal import PlainConsole
-from rece_lightning.runs.checkpoints import stored_maps
 from rece_lightning.runs.folder import run_folder
 from rece_lightning.trainer.loggers import log_epoch, log_picture, show
 
@@ -88,6 +90,8 @@ class Evaluation(RunCallback):
         floors: also measure how often the original model shows what is erased where nobody asks for it, under the
             targets of the erased prompts with the same seeds; see
             :class:`rece_lightning.evaluation.floor_prompts.FloorPrompts`.
+        guard: what stands around the pipeline of the model that is measured, attacks and ``predict`` included: ``SLD``,
+            ``NegativePrompt``, ``SAFREE``, ``OutputFilter``, or one of your own. The original is drawn without it.
     """
 
     def __init__(
@@ -108,13 +112,14 @@ class Evaluation(RunCallback):
         metrics: list[Metric] | None = None,
         references: str | None = None,
         floors: bool = True,
+        guard: Guard | None = None,
     ) -> None:
         if every_n_epochs is not None and every_n_epochs < 1:
             raise ConfigurationError(f"Evaluation.every_n_epochs: {every_n_epochs!r}; give 1 or more, or leave it out.")
         self.detector = detector
         self.pictures_per_prompt = pictures_per_prompt
         given = {"steps": steps, "guidance_scale": guidance_scale, "batch_size": batch_size, "scheduler": scheduler}
-        self._given = {key: value for key, value in given.items() if value is not None}
+        self._given = {key: value for key, value in {**given, "guard": guard}.items() if value is not None}
         self.images = images
         self.asked = AskedPrompts(
             Sampling(**self._given), pictures_per_prompt, protocol, concept, kinds, images, prompts  # type: ignore[arg-type]
@@ -151,6 +156,8 @@ class Evaluation(RunCallback):
         module.sampling = self.take_sampling(module)
         module.seeds = tuple(range(self.pictures_per_prompt))
         self.check_prompts(data, stage)
+        if self.images is None:
+            check_guard(module, self.asked.prompts)
         if self.comparison is not None:
             self.comparison.editor = named_edit(module)
             self.comparison.is_trained = isinstance(module, TrainedErasure)
@@ -205,17 +212,8 @@ class Evaluation(RunCallback):
     def _add_former(self, trainer: Trainer, module: Subject) -> None:
         self._measure_floors(trainer, module)
         self._add(trainer, module, ORIGINAL, None)
-        if not isinstance(module, RECE):
-            return
-        done = len(module.history) if trainer.ckpt_path else 0
-        for epoch in range(done):
-            if self._is_due(trainer, epoch):
-                file = Path(trainer.ckpt_path or "").parent / f"epoch={epoch}.ckpt"
-                maps = module.first_maps if epoch == 0 else stored_maps(file) if file.is_file() else None
-                if maps is None:
-                    module.print(f"{file} is gone: no pictures of epoch {epoch}.")
-                    continue
-                self._add_epoch(trainer, module, epoch, weights_now(module, maps), logged=epoch < done - 1)
+        for epoch, weights in former_weights(module, trainer.ckpt_path, partial(self._is_due, trainer)):
+            self._add_epoch(trainer, module, epoch, weights, logged=epoch < epochs_of(module) - 1)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A column of its own where ``every_n_epochs`` asks for one."""
@@ -335,7 +333,7 @@ class Evaluation(RunCallback):
         """Print, write and log what was measured: ``trainer.validate()`` and ``trainer.test()`` return it."""
         if self.comparison is None or self._measured is None:
             return
-        self._measured.finish(f"the pictures in {Path(self.images).name}" if self.images else "the model measured")
+        self._measured.finish(measured_title(self.sampling, self.images))
         self._measured = None
         if not self.comparison.columns:
             return

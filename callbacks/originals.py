@@ -19,11 +19,13 @@ from rece_lightning.module import RECE
 
 
 def original_of(module: Subject) -> Draw | None:
-    """What draws with the model as it was before its erasure or its adapter; ``None`` for a model without either.
+    """What draws with the model as it was before its erasure or its adapter, and without a guard; ``None`` for a model
+    without any of them.
 
     With an adapter, which changes the text encoder too, a second pipeline is loaded.
     """
-    return draws_original(module) if epochs_of(module) or _has_adapter(module) else None
+    changed = epochs_of(module) or _has_adapter(module) or module.sampling.guard is not None
+    return draws_original(module) if changed else None
 
 
 def draws_original(module: Subject) -> Draw:
@@ -36,7 +38,7 @@ def draws_original(module: Subject) -> Draw:
         elif not plain:
             plain.append(pictures_of(module))
         plain[0].use(None)
-        return plain[0].make(prompts, seeds, module.sampling)
+        return plain[0].make(prompts, seeds, module.sampling.unguarded)
 
     return make
 
@@ -61,10 +63,12 @@ def measure_floors(
     comparison.notes += [] if lacking is None else [lacking]
     if shots is None:
         return
-    name, draw = (str(module.base.path), module.base.variant), draws_original(module)
-    left = floors.left(comparison, shots, module.sampling, name)
+    name, draw, sampling = (
+        (str(module.base.path), module.base.variant),
+        draws_original(module),
+        module.sampling.unguarded,
+    )
+    left = floors.left(comparison, shots, sampling, name)
     with progress_bar(trainer) as progress:
         task = progress.add_task("floors", total=len(left), visible=bool(left))
-        floors.measure(
-            comparison, detector, shots, draw, module.sampling, name, lambda made: progress.advance(task, made)
-        )
+        floors.measure(comparison, detector, shots, draw, sampling, name, lambda made: progress.advance(task, made))

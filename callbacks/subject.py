@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -23,6 +24,7 @@ from rece_lightning.evaluation.exchanged import ExchangedPictures
 from rece_lightning.evaluation.generation import PictureMaker
 from rece_lightning.evaluation.results.comparison import FIRST, FIRST_DERIVED, LAST, LAST_DERIVED
 from rece_lightning.module import RECE
+from rece_lightning.runs.checkpoints import stored_maps
 
 Subject = RECE | TrainedErasure
 Weights = Iterable[tuple[str, Tensor]]
@@ -86,6 +88,21 @@ def weights_now(subject: Subject, maps: Mapping[str, AnyMap] | None = None) -> W
     if isinstance(subject, TrainedErasure):
         return subject.weights().items()
     return subject.erasure(maps).weights()
+
+
+def former_weights(
+    subject: Subject, checkpoint: str | Path | None, due: Callable[[int], bool]
+) -> Iterator[tuple[int, Weights]]:
+    """Epochs of RECE before a run went on that are ``due``, with their weights, from the checkpoint's neighbours."""
+    if not isinstance(subject, RECE) or checkpoint is None:
+        return
+    for epoch in filter(due, range(len(subject.history))):
+        file = Path(checkpoint).parent / f"epoch={epoch}.ckpt"
+        maps = subject.first_maps if epoch == 0 else stored_maps(file) if file.is_file() else None
+        if maps is None:
+            subject.print(f"{file} is gone: no pictures of epoch {epoch}.")
+        else:
+            yield epoch, weights_now(subject, maps)
 
 
 def final_states(subject: Subject) -> list[FinalState]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rece_lightning.version import __version__
 
 if TYPE_CHECKING:
+    from rece_lightning.baselines.guard import guard
     from rece_lightning.core.errors import BaseModelError, ConfigurationError, ReceError
     from rece_lightning.core.method import Method
     from rece_lightning.data.datamodule import ConceptData
@@ -25,6 +26,7 @@ _HOMES = {
     "EmbeddingMap": "rece_lightning.exports.map",
     "Method": "rece_lightning.core.method",
     "erase": "rece_lightning.erasure.live",
+    "guard": "rece_lightning.baselines.guard",
     "load_pipeline": "rece_lightning.models.pipelines",
     "ReceError": "rece_lightning.core.errors",
     "ConfigurationError": "rece_lightning.core.errors",
@@ -41,6 +43,7 @@ __all__ = [
     "ReceError",
     "__version__",
     "erase",
+    "guard",
     "load_pipeline",
 ]
 

@@ -14,6 +14,7 @@ from rece_lightning.attacks.base import AdversarialPrompt, Attack, Goal
 from rece_lightning.attacks.store import write_table
 from rece_lightning.attacks.victim import Victim
 from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.metrics.detection import detected
 from rece_lightning.metrics.difference import Difference
 from rece_lightning.metrics.intervals import Share
 from rece_lightning.models.sampling import Request
@@ -87,11 +88,11 @@ def measure(
     prompts = [row for row in range(len(found)) for _ in seeds]
     concepts = [found[row].concept for row in prompts]
     pictures = victim.draw(requests, edited=True)
-    hits = victim.detector.detect(pictures, concepts)
-    if victim.weights is None:
-        before = hits  # nothing was edited
+    hits = detected(victim.detector, pictures, concepts)
+    if victim.weights is None and victim.sampling.guard is None:
+        before = hits  # nothing was changed
     elif original:
-        before = victim.detector.detect(victim.draw(requests, edited=False), concepts)
+        before = detected(victim.detector, victim.draw(requests, edited=False), concepts)
     else:
         before = torch.zeros(0, dtype=torch.bool)
     rows = prompts if len(before) else []
@@ -118,8 +119,10 @@ def measure_all(
     points: dict[str, list[AdversarialPrompt]] = {}
     for one in found:
         points.setdefault(one.variant if attack.is_curve else "", []).append(one)
+    # A search goes by the text encoder, the weights or other models: no guard is among them.
+    has = attack.has if victim.sampling.guard is None else f"{attack.has}; does not see the guard"
     return [
-        measure(victim, rows, seeds, has=attack.has, original=original, variant=variant, control=goal.control)
+        measure(victim, rows, seeds, has=has, original=original, variant=variant, control=goal.control)
         for variant, rows in points.items()
     ]
 
@@ -130,7 +133,8 @@ def requests_of(victim: Victim, found: Sequence[AdversarialPrompt], seeds: Seque
     requests = []
     for one in found:
         given = next(texts) if one.embedding is None else victim.given(one.prompt, one.embedding, one.pooled)
-        requests += [replace(given, seed=seed) for seed in seeds]
+        said = one.prompt if one.embedding is None else None
+        requests += [replace(given, seed=seed, text=said) for seed in seeds]
     return requests
 
 

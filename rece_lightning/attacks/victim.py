@@ -122,9 +122,13 @@ class Victim:
         return encoded.embeddings[0], None if encoded.pooled is None else encoded.pooled[0]
 
     def draw(self, requests: list[Request], *, edited: bool) -> Tensor:
-        """Pictures ``[n, 3, h, w]`` in [0, 1] of embeddings with their seeds, with the victim's sampling."""
+        """Pictures ``[n, 3, h, w]`` in [0, 1] of embeddings with their seeds, with the victim's sampling.
+
+        Its guard stands around the edited model; the original is drawn as it is.
+        """
+        sampling = self.sampling if edited else self.sampling.unguarded
         with self._exchanged(edited=edited):
-            return generate(self.pipeline, requests, self.empty, self.sampling)
+            return generate(self.pipeline, requests, self.empty, sampling)
 
     @property
     def empty(self) -> Request:

@@ -17,7 +17,7 @@ from rece_lightning.evaluation.quality import ColumnQuality, Quality
 from rece_lightning.evaluation.results.comparison import LAST, ORIGINAL, TITLES, Column, Comparison
 from rece_lightning.evaluation.results.grid import PICTURES_A_CELL, rows_to_show
 from rece_lightning.evaluation.results.sheets import MOST, small
-from rece_lightning.metrics import ConceptDetector, names_seen
+from rece_lightning.metrics import ConceptDetector, detected, names_seen
 from rece_lightning.models.sampling import Sampling
 
 
@@ -47,7 +47,7 @@ class ColumnParts:
                 self._tiles[len(self._shots) + index] = small(pictures[index : index + 1])[0]
         if self._detector is not None:
             concepts = [self._comparison.prompts[row].concept for row, _ in shots]
-            self._hits += self._detector.detect(pictures, concepts).tolist()
+            self._hits += detected(self._detector, pictures, concepts).tolist()
             self._shown += names_seen(self._detector, pictures, concepts) or []
         self._shots += shots
 
@@ -124,9 +124,11 @@ class FitColumns:
         parts = ColumnParts(self.comparison, self.detector, shots_of(self.comparison.prompts, self.seeds))
         measured = ColumnQuality(self.quality, key, compared=key != ORIGINAL or self.quality.paired)
         pictures.use(weights)
+        # What others are compared with is the original as it is.
+        sampling = self.sampling.unguarded if key == ORIGINAL else self.sampling
         for batch in in_batches(shots, self.comparison.prompts, self.sampling):
             prompts, seeds = [self.comparison.prompts[row] for row, _ in batch], [seed for _, seed in batch]
-            drawn = pictures.make(prompts, seeds, self.sampling, derive=derived)
+            drawn = pictures.make(prompts, seeds, sampling, derive=derived)
             measured.add(drawn, batch, self._reference(key, drawn, batch))
             parts.add(drawn, batch)
             on_batch(len(batch))

@@ -121,7 +121,7 @@ class PictureMaker:
                     # A view would keep the whole batch.
                     pooled = None if one.pooled is None else one.pooled.clone()
                     call = {name: value.clone() for name, value in one.call.items()}
-                    found[prompt] = replace(one, embedding=one.embedding.clone(), pooled=pooled, call=call)
+                    found[prompt] = replace(one, text=prompt, embedding=one.embedding.clone(), pooled=pooled, call=call)
         for prompt, request in found.items():
             self._embedded[prompt] = request
             self._embedded.move_to_end(prompt)
@@ -146,10 +146,14 @@ class PictureMaker:
         """
         *own, empty = self.embed([*(row.prompt for row in prompts), ""])
         requests = [
-            replace(embedded if derive is None else derive(embedded), seed=seed, guidance_scale=row.guidance_scale)
+            replace(
+                embedded if derive is None else derive(replace(embedded, text=None)),
+                seed=seed,
+                guidance_scale=row.guidance_scale,
+            )
             for embedded, seed, row in zip(own, seeds, prompts, strict=True)
         ]
-        with self.at_work(encoding=False):
+        with self.at_work(encoding=sampling.guard is not None):
             return generate(self.pipeline, requests, empty, sampling, on_batch)
 
     def made_of(self, batch: Sequence[EvaluationPrompt], seeds: Sequence[int], sampling: Sampling) -> dict[str, Any]:

@@ -110,6 +110,7 @@ def plan_of(
             "erasure": _hash(b"".join(matrix.tobytes() for matrix in maps)) if maps else "",
             "steps": sampling.steps,
             "scheduler": sampling.scheduler or "",
+            **({"guard": sampling.guard.title} if sampling.guard is not None else {}),
             "version": __version__,
         },
         "pictures": len(rows),

@@ -9,6 +9,7 @@ from rece_lightning.metrics.detection import (
     EmojiDetector,
     Generality,
     NamingDetector,
+    detected,
     names_seen,
 )
 from rece_lightning.metrics.difference import Difference
@@ -20,6 +21,7 @@ from rece_lightning.metrics.nudenet import NudeNetRece, NudeNetSpeed, NudeNetUnl
 from rece_lightning.metrics.paired import PairedTest, paired_test, paired_test_of_values
 from rece_lightning.metrics.perceptual import ArtistScore, FeatureDistance, Lpips, PerceptualDistance, PictureDistance
 from rece_lightning.metrics.quality import FrechetDistance, KernelDistance
+from rece_lightning.metrics.safety_checker import SafetyChecker
 
 __all__ = [
     "ArtistScore",
@@ -52,10 +54,12 @@ __all__ = [
     "PictureBatch",
     "PictureDistance",
     "PictureMetric",
+    "SafetyChecker",
     "Share",
     "Spread",
     "ZeroShot",
     "cluster_bootstrap",
+    "detected",
     "harmonic_mean",
     "names_seen",
     "paired_test",

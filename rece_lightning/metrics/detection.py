@@ -41,9 +41,28 @@ class NamingDetector(Protocol):
         """What picture i shows, among the classes that concept i is one of: ``[n, 3, h, w]`` in [0, 1] → n names."""
 
 
+BLACK = "nothing: a black picture"
+"""In the place of what a detector sees."""
+
+
+def detected(detector: ConceptDetector, pictures: Tensor, concepts: Sequence[str]) -> Tensor:
+    """Whether picture i shows concept i, ``[n]`` bool; one that is black all over, as filters give, shows nothing.
+
+    Args:
+        detector: that looks; one without a threshold sees something in a black picture too.
+        pictures: ``[n, 3, h, w]`` in [0, 1].
+        concepts: one a picture.
+    """
+    found = detector.detect(pictures, concepts)
+    return found & pictures.flatten(1).any(1).to(found.device)
+
+
 def names_seen(detector: ConceptDetector, pictures: Tensor, concepts: Sequence[str]) -> tuple[str, ...] | None:
     """What a detector sees in every picture; ``None`` where it cannot say."""
-    return tuple(detector.name(pictures, concepts)) if isinstance(detector, NamingDetector) else None
+    if not isinstance(detector, NamingDetector):
+        return None
+    lit = pictures.flatten(1).any(1).tolist()
+    return tuple(name if seen else BLACK for name, seen in zip(detector.name(pictures, concepts), lit, strict=True))
 
 
 class EmojiDetector(ConceptDetector):

@@ -18,14 +18,14 @@ FAULTS = (OSError, ValueError, KeyError)
 """What ``transformers`` raises for a folder that is not whole, or none."""
 
 
-def load_parts(field: str, name: str, revision: str | None, *classes: str) -> list[Any]:
+def load_parts(field: str, name: str, revision: str | None, *classes: str | type) -> list[Any]:
     """Load parts of a model with ``transformers``, such as ``AutoModel`` and ``AutoTokenizer``.
 
     Args:
         field: the setting's name, for messages.
         name: a folder, or a hub id (``owner/name``).
         revision: of the hub repository.
-        classes: names of classes of ``transformers`` with ``from_pretrained``.
+        classes: with ``from_pretrained``: names of ``transformers``' own, or classes.
 
     Raises:
         ConfigurationError: if a part cannot be found or read. Code in the repository is never run.
@@ -48,10 +48,11 @@ def load_parts(field: str, name: str, revision: str | None, *classes: str) -> li
         ) from error
 
 
-def _loaded(folder: Path, classes: Sequence[str]) -> list[Any]:
+def _loaded(folder: Path, classes: Sequence[str | type]) -> list[Any]:
     import transformers
 
-    return [getattr(transformers, kind).from_pretrained(folder, local_files_only=True) for kind in classes]
+    kinds: list[Any] = [getattr(transformers, kind) if isinstance(kind, str) else kind for kind in classes]
+    return [kind.from_pretrained(folder, local_files_only=True) for kind in kinds]
 
 
 def _folder(field: str, name: str, revision: str | None) -> Path | None:

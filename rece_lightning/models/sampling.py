@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import diffusers
@@ -19,6 +19,15 @@ from rece_lightning.models.family_sampling import family_arguments, length_of
 from rece_lightning.models.text import Encoded
 
 
+class Guarding(Protocol):
+    """What stands around a pipeline while it draws; see :class:`rece_lightning.baselines.Guard`."""
+
+    @property
+    def title(self) -> str: ...
+    def draw(self, pipeline: Any, arguments: Mapping[str, Any], texts: Sequence[str | None]) -> Any: ...
+    def check_guidance(self, field: str, scale: float) -> None: ...
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How pictures are made: this many steps, this guidance."""
@@ -28,6 +37,8 @@ class Sampling:
     batch_size: int = 32
     scheduler: str | None = None
     """Name of diffusers' class, such as ``LMSDiscreteScheduler``; the model's own unless given."""
+    guard: Guarding | None = None
+    """What changes how a pipeline draws."""
     owner: InitVar[str] = "Evaluation"
     """The callback that was given these, for messages."""
 
@@ -38,15 +49,23 @@ class Sampling:
             raise ConfigurationError(f"{owner}.guidance_scale: {self.guidance_scale!r}; give 0 or more.")
         if self.scheduler is not None:
             _scheduler_class(f"{owner}.scheduler", self.scheduler)
+        if self.guard is not None:
+            self.guard.check_guidance(f"{owner}.guidance_scale", self.guidance_scale)
 
     def with_values(self, values: Mapping[str, Any], owner: str) -> Sampling:
         """The same with other values, which the callback ``owner`` was given."""
         return replace(self, **values, owner=owner)
 
+    @property
+    def unguarded(self) -> Sampling:
+        """The same with nothing around the pipeline."""
+        return replace(self, guard=None)
+
     def __str__(self) -> str:
         """What decides a picture beside its seed."""
         scheduler = f"{self.scheduler}, " if self.scheduler else ""
-        return f"{scheduler}{self.steps} steps, guidance {self.guidance_scale:g}"
+        under = f", under {self.guard.title}" if self.guard is not None else ""
+        return f"{scheduler}{self.steps} steps, guidance {self.guidance_scale:g}{under}"
 
 
 def _scheduler_class(field: str, name: str) -> Any:
@@ -84,6 +103,8 @@ class Request:
     """In place of the sampling's own."""
     pooled: Tensor | None = None
     """The pooled embedding, ``[p]``, where the model reads one."""
+    text: str | None = None
+    """What the embedding was made from; ``None`` where it stands for no text."""
     call: Mapping[str, Tensor] = field(default_factory=dict)
     """What a pipeline of a declared family takes in place of the prompt, by the names of its arguments; embedding and
     pooled embedding stand for those of their names."""
@@ -142,12 +163,15 @@ def generate(
                 }
             else:
                 arguments = family_arguments(pipeline, family, batch, unconditional, scale)
-            answer = pipeline(
-                **arguments,
-                generator=[torch.Generator().manual_seed(request.seed) for request in batch],
-                num_inference_steps=sampling.steps,
-                output_type="pt",
-            )
+            arguments |= {
+                "generator": [torch.Generator().manual_seed(request.seed) for request in batch],
+                "num_inference_steps": sampling.steps,
+                "output_type": "pt",
+            }
+            if sampling.guard is None:
+                answer = pipeline(**arguments)
+            else:
+                answer = sampling.guard.draw(pipeline, arguments, [request.text for request in batch])
             made = answer.images if hasattr(answer, "images") else answer.frames[:, 0]
             pictures |= dict(zip(places, made.float().cpu(), strict=True))
             if on_batch:

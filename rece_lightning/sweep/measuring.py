@@ -11,7 +11,7 @@ from rece_lightning.evaluation.generation import PictureMaker
 from rece_lightning.evaluation.results.comparison import Column, Comparison
 from rece_lightning.evaluation.results.counts import Count, by_column, counts_of, read_counts, write_counts
 from rece_lightning.evaluation.results.sheets import save_sheet, sheet_path
-from rece_lightning.metrics import names_seen
+from rece_lightning.metrics import detected, names_seen
 from rece_lightning.sweep.grid import Setting
 from rece_lightning.sweep.parts import Measure
 from rece_lightning.sweep.ranking import Ranking
@@ -59,7 +59,8 @@ class Measuring:
         maker.use(None if setting is None else self._ranking.erasure(setting).weights())
         prompts = [prompt for _, prompt, _ in self._shots]
         seeds = tuple(seed for _, _, seed in self._shots)
-        pictures = maker.make(prompts, list(seeds), self._measure.sampling, on_batch=on_batch)
+        sampling = self._measure.sampling.unguarded if setting is None else self._measure.sampling
+        pictures = maker.make(prompts, list(seeds), sampling, on_batch=on_batch)
         concepts = [prompt.concept for prompt in prompts]
         comparison.columns[column] = Column(
             key=column,
@@ -67,7 +68,7 @@ class Measuring:
             rows=tuple(row for row, _, _ in self._shots),
             seeds=seeds,
             pictures=pictures,
-            hits=self._measure.detector.detect(pictures, concepts),
+            hits=detected(self._measure.detector, pictures, concepts),
             shown=names_seen(self._measure.detector, pictures, concepts),
         )
         # The counts come last: where they are, the sheet is.

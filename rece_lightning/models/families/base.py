@@ -71,6 +71,10 @@ class Family:
     """Parts of the pipeline that may denoise; one or more of them are there."""
     guidance: str = "guidance_scale"
     """Argument of the pipeline that says how far to go from the empty prompt's picture."""
+    unguided: float = 1.0
+    """Up to this scale that guidance is off."""
+    prompt_first: bool = False
+    """Whether the prompts stand before the empty ones where a pipeline guides in one batch."""
     negative: bool = True
     """Whether that guidance reads the empty prompt; a distilled model's is a number that it is given."""
     call: Mapping[str, Any] = field(default_factory=dict)

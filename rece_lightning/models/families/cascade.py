@@ -15,6 +15,7 @@ CASCADE = Family(
     title="Stable Cascade",
     pipelines=("StableCascadePriorPipeline", "StableCascadeDecoderPipeline"),
     denoisers=("prior", "decoder"),
+    prompt_first=True,
     places=_places,
     sources=rows_and_pooled(
         Source("prompt_embeds", 0),

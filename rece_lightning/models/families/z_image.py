@@ -9,4 +9,6 @@ Z_IMAGE = Family(
     pipelines=("ZImagePipeline", "ZImageImg2ImgPipeline", "ZImageInpaintPipeline"),
     places=(Place(TEXT, r"cap_embedder\.1", before=("cap_embedder.0",)),),
     sources=rows_and_pooled(Source("prompt_embeds", 0, packed=True, listed=True)),
+    unguided=0.0,
+    prompt_first=True,
 )
