@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.families.plan import PRETRAINED, PROJECTION, SAMPLING, State, methods, singular
+from benchmarks.families.plan import PRETRAINED, SAMPLING, State, methods, singular
 from benchmarks.harness import Piece, Table, World, digest, former, unet_digest
-from benchmarks.results.plan import RECOMMENDED, UCE_RECOMMENDED, Erasure, erasures
+from benchmarks.results.plan import UCE_RECOMMENDED, Erasure, erasures
 from rece_lightning.attacks.derived import derived_curve
 from rece_lightning.emoji.catalog import load_catalog
 from rece_lightning.emoji.pictures import Renderer
@@ -26,7 +26,7 @@ from rece_lightning.metrics import Share
 from rece_lightning.models.sampling import Request, generate
 from rece_lightning.models.text_space import POOLED, TEXT
 
-STEPS = (0, 10, 40, 120)
+STEPS = (0, 10, 40, 80)
 """Of Adam; what was learnt by each of them is drawn."""
 RATE, TOGETHER, PICTURES, LEAST = 0.03, 6, 12, 0.2
 """Adam's rate, noised pictures of a step, pictures of a concept, the least noise: those of the product's `cce`."""
@@ -63,10 +63,11 @@ def table(folder: Path) -> Table[Found]:
 
 
 def attacked() -> list[tuple[Erasure, State]]:
-    """Three objects after UCE, RECE and the singular editors."""
+    """Three objects after UCE, and after the singular editors at the larger κ of each."""
     chosen = [one for one in erasures() if one.name in ATTACKED]
-    states = [one for one in methods("objects") if one.method in (UCE_RECOMMENDED, RECOMMENDED, PROJECTION)]
-    return [(erasure, state) for erasure in chosen for state in [*states, *singular("objects")]]
+    strong = {one.method: one for one in singular("objects")}
+    states = [one for one in methods("objects") if one.method == UCE_RECOMMENDED]
+    return [(erasure, state) for erasure in chosen for state in [*states, *strong.values()]]
 
 
 class Inversion:
