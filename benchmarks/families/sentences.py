@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from benchmarks.families.figures import (
     certificates,
@@ -23,7 +23,7 @@ from benchmarks.families.plan import (
 from benchmarks.families.table import Row
 from benchmarks.results.claims import p, points
 from benchmarks.results.figures import UNWANTED, detection_change, detection_test, of, pairs, share
-from benchmarks.results.plan import HELD, KINDS, ORIGINAL, PUBLISHED, RECOMMENDED, UCE, UCE_RECOMMENDED
+from benchmarks.results.plan import ERASED, HELD, KINDS, ORIGINAL, PUBLISHED, RECOMMENDED, UCE, UCE_RECOMMENDED
 from benchmarks.results.plan import PROJECTION as OF_VALUES
 from benchmarks.results.table import Row as OtherRow
 from rece_lightning.metrics import Mean, PairedTest
@@ -112,18 +112,27 @@ def compared(rows: Sequence[Row], kind: str, before: str, after: str, groups: Se
     return f"{points(change)}, {p(detection_test(found))}"
 
 
+def on_all(rows: Sequence[Row], kind: str, states: Iterable[str]) -> list[Row]:
+    """The rows of erasures that were measured in all of some states: a run may have been stopped between them."""
+    found = [{row.erasure for row in of(rows, kind, state, (ERASED,))} for state in states]
+    shared = set.intersection(*found) if found else set()
+    return [row for row in rows if row.erasure in shared]
+
+
 def left_open(rows: Sequence[Row], kinds: Sequence[str]) -> Iterator[str]:
     """One space alone against both."""
     for kind in kinds:
         for method in COMPARED:
-            told = [
-                f"{rate(rows, kind, state)} with the {variant} ({compared(rows, kind, method, state, UNWANTED)})"
-                for variant in ALONE
-                if pairs(rows, kind, method, state := f"{method}, {variant}", UNWANTED)
-            ]
-            if told:
+            states = [f"{method}, {variant}" for variant in ALONE]
+            own = on_all(rows, kind, [method, *states])
+            if own:
+                told = [
+                    f"{rate(own, kind, state)} after one of `{state.split()[-2]}` alone "
+                    f"({compared(own, kind, method, state, UNWANTED)})"
+                    for state in states
+                ]
                 yield (
-                    f"{kind}, {method}: erased and synonyms are seen in {rate(rows, kind, method)} of the pictures "
+                    f"{kind}, {method}: erased and synonyms are seen in {rate(own, kind, method)} of the pictures "
                     f"after an edit of both spaces, in {', in '.join(told)}."
                 )
 
@@ -133,19 +142,19 @@ def which_tokens(rows: Sequence[Row], kinds: Sequence[str]) -> Iterator[str]:
     for kind in kinds:
         for method in COMPARED:
             states = {RULES[0]: method, **{rule: f"{method}, tokens {rule}" for rule in RULES[1:]}}
-            states = {rule: state for rule, state in states.items() if pairs(rows, kind, method, state, UNWANTED)}
-            if len(states) < len(RULES):
+            own = on_all(rows, kind, states.values())
+            if not own:
                 continue
-            means = {rule: harmonic(rows, kind, state, HELD) for rule, state in states.items()}
+            means = {rule: harmonic(own, kind, state, HELD) for rule, state in states.items()}
             best = max(means, key=lambda rule: means[rule])
             told = ", ".join(
-                f"`{rule}` {rate(rows, kind, state)} / {100 * share(of(rows, kind, state, (HELD,))).rate:.0f} %"
+                f"`{rule}` {rate(own, kind, state)} / {100 * share(of(own, kind, state, (HELD,))).rate:.0f} %"
                 for rule, state in states.items()
             )
             clear = [
                 f"`{rule}` {verdict(test, 'removes more', 'removes less', '')} than `aligned` ({p(test)})"
                 for rule, state in states.items()
-                if rule != RULES[0] and (test := detection_test(pairs(rows, kind, method, state, UNWANTED))).clear
+                if rule != RULES[0] and (test := detection_test(pairs(own, kind, method, state, UNWANTED))).clear
             ]
             yield (
                 f"{kind}, {method}: erased and synonyms / kept {told}; `{best}` has the best harmonic mean of removed "
@@ -163,15 +172,15 @@ def regained(rows: Sequence[Row], kinds: Sequence[str]) -> Iterator[str]:
     )
     for kind in kinds:
         states = [UCE, PUBLISHED, UCE_RECOMMENDED, RECOMMENDED, NULL_SPACE, PROJECTION]
-        states += [one.name for one in singular(kind)]
-        told = []
+        states = [one for one in [*states, *(one.name for one in singular(kind))] if of(rows, kind, one, (ERASED,))]
+        own, told = on_all(rows, kind, states), []
         for state in states:
-            found = strongest_each(rows, kind, state)
+            found = strongest_each(own, kind, state)
             if found.total:
-                bounds = certificates(rows, kind, state)
+                bounds = certificates(own, kind, state)
                 median = " / ".join(f"{middle:.2f}" for _, middle in bounds)
                 bound = f", certificate {median}" if any(middle for _, middle in bounds) else ""
-                one = strongest(rows, kind, state)
+                one = strongest(own, kind, state)
                 told.append(f"{state} {100 * one.rate:.0f} % ({100 * found.rate:.0f} % own ridge{bound})")
         if told:
             yield f"{kind}: the derived embedding brings back, after {'; after '.join(told)}{floored(rows, kind)}."

@@ -36,7 +36,7 @@ from benchmarks.families.plan import (
     without,
     work,
 )
-from benchmarks.families.sentences import answers, stronger
+from benchmarks.families.sentences import answers, on_all, stronger, which_tokens
 from benchmarks.families.shapes import CLIP_L, MODELS, T5_XXL, write_folder
 from benchmarks.families.table import Row
 from benchmarks.families.table import table as families_table
@@ -77,6 +77,7 @@ def small_table() -> list[Row]:
         (UCE_RECOMMENDED, METHODS, "10000", (0.0, 0.0)),
         (PROJECTION, METHODS, "00000", (0.5, 0.25)),
         (f"{UCE_RECOMMENDED}, text alone", SPACES, "11110", (0.0,)),
+        (f"{UCE_RECOMMENDED}, pooled alone", SPACES, "11111", (0.0,)),
         (f"{UCE_RECOMMENDED}, tokens last", TOKENS, "11100", (0.0, 0.0)),
         (f"{UCE_RECOMMENDED}, tokens end", TOKENS, "10000", (0.0, 0.0)),
         (f"{UCE_RECOMMENDED}, tokens all", TOKENS, "00000", (0.0, 0.0)),
@@ -198,11 +199,18 @@ def test_the_harmonic_mean_counts_from_the_floor() -> None:
 
 def test_the_answers_are_those_of_the_rows() -> None:
     text = "\n".join(answers(small_table(), []))
-    assert "in 20 % of the pictures after an edit of both spaces, in 80 % with the text alone (+60 points" in text
+    assert "in 20 % of the pictures after an edit of both spaces, in 80 % after one of `text` alone (+60 points" in text
     assert "`last` removes less than `aligned` (p = 0.008)" in text
     assert "`all` has the best harmonic mean" in text
     assert "after projection 0 % (0 % own ridge, certificate 0.50 / 0.25)" in text
     assert RECOMMENDED not in text
+
+
+def test_comparisons_are_over_the_erasures_that_all_states_have() -> None:
+    rows = [*small_table(), row(UCE_RECOMMENDED, ERASED, ["11111"] * 8, erasure="axe")]
+    assert list(which_tokens(rows, ["objects"])) == list(which_tokens(small_table(), ["objects"]))
+    assert len(list(which_tokens(rows, ["objects"]))) == 1
+    assert on_all(rows, "objects", [UCE_RECOMMENDED, RECOMMENDED]) == []
 
 
 def test_the_page_shows_the_rows_and_what_is_missing(tmp_path: Path) -> None:
