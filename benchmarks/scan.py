@@ -39,6 +39,7 @@ from benchmarks.harness import (
 from benchmarks.results.plan import UCE, Erasure, State, objects, states
 from rece_lightning.core.embedding_map import EmbeddingMap
 from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.core.reaching import Reaching
 from rece_lightning.core.robust import WITHIN
 from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.data.synonyms import TEMPLATE
@@ -47,7 +48,6 @@ from rece_lightning.metrics import EmojiDetector, Share
 from rece_lightning.models.sampling import Sampling
 from rece_lightning.models.text_space import TEXT
 from rece_lightning.vocabulary import Scan, scan
-from rece_lightning.vocabulary.distance import Reaching
 from rece_lightning.vocabulary.rows import subject_rows
 from rece_lightning.vocabulary.scan import search_pairs
 

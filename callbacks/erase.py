@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from rece_lightning.core.errors import ConfigurationError, check_count
+from rece_lightning.core.gram import Gram
 from rece_lightning.core.method import Method
 from rece_lightning.data.concepts import ConceptMapping
 from rece_lightning.devices.sharded import refuse_sharded
@@ -60,10 +61,11 @@ class Erase(Callback):
 
     Args:
         concepts: prompts or mappings, as in :class:`rece_lightning.ConceptData`.
-        preserve: prompts whose keys and values are held.
+        preserve: prompts whose keys and values are held. Unless given, everyday words of the tokenizer that do not
+            mean what is erased; with ``tune: off`` the empty prompt alone.
         target: what the concepts become.
         templates: filled with concept and target alike.
-        epochs: 1 is UCE; each further one derives and edits.
+        epochs: 1 is UCE; each further one derives and edits. Chosen unless given; 4 with ``tune: off``.
         unet: attribute of your module that holds the U-Net (a path with dots works).
         text_encoder: attribute that holds the CLIP text encoder.
         tokenizer: attribute that holds its tokenizer.
@@ -75,6 +77,10 @@ class Erase(Callback):
         lora_rank: by how much the rank of a LoRA may grow that is to carry the erasure; unless given, by what an exact
             result needs. At less its error is printed.
         method: how to erase.
+        tune: ``balanced`` chooses the settings of ``method`` that are at their defaults, and the epochs, without a
+            picture; ``robust`` takes a singular editor; ``off``. Unless given ``balanced``, or ``off`` where a method
+            is given. It chooses once, on the weights of the first edit; a resumed training goes on with that.
+        drift_budget: of tuning: the most that the keys and values of other prompts may move.
 
     Raises:
         ConfigurationError: for a setting that makes no sense, an attribute that your module lacks, a strategy that
@@ -84,10 +90,10 @@ class Erase(Callback):
     def __init__(
         self,
         concepts: str | list[str | ConceptMapping],
-        preserve: str | list[str] = [" "],  # noqa: B006  never changed
+        preserve: str | list[str] | None = None,
         target: str = " ",
         templates: list[str] = ["{}"],  # noqa: B006
-        epochs: int = 4,
+        epochs: int | None = None,
         unet: str = "unet",
         text_encoder: str = "text_encoder",
         tokenizer: str = "tokenizer",
@@ -96,7 +102,9 @@ class Erase(Callback):
         every_n_steps: int | None = None,
         every_n_epochs: int | None = None,
         lora_rank: int | None = None,
-        method: Method = Method(),  # noqa: B008  frozen
+        method: Method | None = None,
+        tune: str | bool | None = None,
+        drift_budget: float | None = None,
     ) -> None:
         counts = {"every_n_steps": every_n_steps, "every_n_epochs": every_n_epochs, "lora_rank": lora_rank}
         for field, value in counts.items():
@@ -106,8 +114,9 @@ class Erase(Callback):
         self.every_n_epochs = every_n_epochs
         self.lora_rank = lora_rank
         self.plan = ErasurePlan.of(
-            "Erase", concepts, preserve=preserve, target=target, templates=templates, method=method, epochs=epochs
-        )
+            "Erase", concepts, preserve=preserve, target=target, templates=templates, method=method, epochs=epochs,
+            tune=tune, drift_budget=drift_budget,
+        )  # fmt: skip
         self.attributes = {"unet": unet, "text_encoder": text_encoder, "tokenizer": tokenizer}
         if text_encoder_2 is not None or tokenizer_2 is not None:
             self.attributes |= {"text_encoder_2": text_encoder_2 or "", "tokenizer_2": tokenizer_2 or ""}
@@ -131,6 +140,19 @@ class Erase(Callback):
         if stage == "fit":
             # The last moment before a checkpoint's weights, which are erased, take the place of the base's own.
             self._restoring = pl_module.register_load_state_dict_pre_hook(lambda *_: self._find(trainer, pl_module))
+
+    @property
+    def state_key(self) -> str:
+        """A trainer may hold several."""
+        return self._generate_state_key(concepts=[pair.prompt for pair in self.plan.pairs])
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was chosen and drawn."""
+        return self.plan.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with it."""
+        self.plan = self.plan.chosen_before(state_dict)
 
     def _is_built_later(self, pl_module: LightningModule) -> bool:
         """Whether a part is missing that the module's own ``setup`` or ``configure_model`` can still make."""
@@ -172,13 +194,7 @@ class Erase(Callback):
         """The same where nothing is fitted: what this trainer saves then is erased too."""
         self._find(trainer, pl_module)
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The same."""
-        self._find(trainer, pl_module)
-
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The same."""
-        self._find(trainer, pl_module)
+    on_test_start = on_predict_start = on_validation_start
 
     def _name_others(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warn of what else in the module reads text, since it is saved as it is; a ControlNet is refused."""
@@ -273,16 +289,18 @@ class Erase(Callback):
 
         Args:
             pl_module: with the parts.
-            weights: in place of the live U-Net's, such as those of a checkpoint, on whatever device.
-            beside: what was saved beside them, under its names in ``pl_module``: text encoders that are trained
-                encode with what is theirs in it.
+            weights: in place of the live U-Net's, such as a checkpoint's.
+            beside: what was saved beside them, under its names in ``pl_module``: trained text encoders take theirs.
             together: every rank does this now, and all get the same bits. Otherwise none waits for another: what is
                 saved may be saved by one rank alone.
         """
         device = next(self._part(pl_module, "unet").parameters()).device
         live = self._live(pl_module, {name: weight.to(device) for name, weight in (weights or {}).items()})
         spaces = self.plan.spaces(live)
-        erasers = self.plan.erasers(live, spaces, self._statistics_now(pl_module, live, beside), together=together)
+        grams = self.plan.grams(live, spaces)
+        statistics = self._statistics_now(pl_module, live, beside, grams)
+        self.plan = self.plan.tuned(statistics, grams)
+        erasers = self.plan.erasers(statistics, grams, together=together)
         edited = dict(Erasure(live, erased_spaces(spaces, erasers.maps, erasers.grams)).weights())
         check_finite(edited)
         return edited
@@ -296,7 +314,7 @@ class Erase(Callback):
         return f"Erase.unet: {self.attributes['unet']!r}"
 
     def _statistics_now(
-        self, pl_module: LightningModule, live: LiveUnet, beside: Mapping[str, Any]
+        self, pl_module: LightningModule, live: LiveUnet, beside: Mapping[str, Any], grams: Mapping[str, Gram]
     ) -> ConceptStatistics:
         """What the prompts say: encoded once while the text encoder is frozen, anew while it trains."""
         parts, device = self._parts(pl_module), live.algebra_device
@@ -307,7 +325,8 @@ class Erase(Callback):
                 for encoder in trained:
                     saved.enter_context(lent(pl_module, encoder, beside))
                 encoder = PromptEncoder.of_pipeline(parts)
-                self._statistics = device, self.plan.statistics(encoder, self.plan.spaces(live), device)
+                self.plan, counted = self.plan.counted(encoder, self.plan.spaces(live), device, grams)
+                self._statistics = device, counted
         return self._statistics[1]
 
     def _parts(self, pl_module: LightningModule) -> SimpleNamespace:

@@ -124,6 +124,7 @@ class Report(RunCallback):
             ladder=_ladder(trainer),
             verb=verb,
             words=words_section(module.session, scan) if module.history else None,
+            tuning=_tuning(module) if module.history else None,
         )
 
     def _log(self, trainer: Trainer, module: RECE) -> None:
@@ -150,6 +151,15 @@ class Report(RunCallback):
                 console.print(f"{name}: {path}", soft_wrap=True)
         for step in next_steps(folder):
             console.print(f"next: {step}", soft_wrap=True)
+
+
+def _tuning(module: RECE) -> dict[str, Any] | None:
+    """What was chosen; of settings that were given, what would have been."""
+    with extra("what tuning chooses, in the report,"):
+        tuned, spaces = module.session.tuned, module.session.erasers.spaces
+        found = tuned.suggested({name: one.evidence for name, one in spaces.items()}, module.session.grams)
+        return None if found is None else {**found, "took_effect": tuned.choice is not None}
+    return None
 
 
 def _settings(module: RECE, trainer: Trainer) -> dict[str, float | str | bool]:

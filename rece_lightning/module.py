@@ -13,6 +13,7 @@ from rece_lightning.core.embedding_map import AnyMap
 from rece_lightning.core.errors import ConfigurationError, check_number
 from rece_lightning.core.extras import guard
 from rece_lightning.core.method import Method
+from rece_lightning.core.tuning import OFF, Tuning
 from rece_lightning.data.batches import PromptBatch
 from rece_lightning.data.datamodule import ConceptData, asked_of
 from rece_lightning.data.prompts import EvaluationPrompt
@@ -32,6 +33,7 @@ from rece_lightning.models.sampling import Sampling
 from rece_lightning.models.sampling_defaults import default_sampling
 from rece_lightning.trainer.callbacks import check_callbacks
 from rece_lightning.trainer.ending import check_ended, goes_on, has_ended
+from rece_lightning.trainer.epochs import close_epochs, open_epochs
 from rece_lightning.trainer.handed import data_of
 from rece_lightning.trainer.loggers import log_at, log_concepts, log_epoch
 from rece_lightning.trainer.optimizer import ClosedFormOptimizer
@@ -39,6 +41,8 @@ from rece_lightning.trainer.quiet import PutAside
 from rece_lightning.vocabulary.choice import choose
 from rece_lightning.vocabulary.expand import join
 
+DEFAULT = Method()
+"""Stands for a method that nobody gave."""
 CERTIFICATE = "certificate"
 """Of every epoch's figures, where ``model.certificate`` asks for it."""
 
@@ -59,6 +63,10 @@ class RECE(LightningModule):
         adapter: a LoRA, or edited weights, on the base model; for ``validate``, ``test`` and ``predict`` alone.
         method: how to erase: editor, derivation, and what they work on; see :class:`Method`.
         attacker_scale: ridge of the attacker in the regeneration residual; default ``1e-3 · tr(G)/d``.
+        tune: ``balanced`` chooses the settings of ``method`` that are at their defaults, and the epochs where
+            ``trainer.max_epochs`` is left out, before the first epoch and without a picture; ``robust`` takes a
+            singular editor; ``off``. Unless given ``balanced``, or ``off`` where a method is given.
+        drift_budget: of tuning: the most that the keys and values of held-out prompts may move.
         certificate: also log every epoch's ``certificate``: the least share of a concept's way to its target that no
             embedding makes up for; ``any`` over embeddings of any norm (of use with a singular editor), or a number β
             over those up to β times the concept's norm. ``EarlyStopping`` with this monitor ends a run that has enough.
@@ -74,26 +82,29 @@ class RECE(LightningModule):
         variant: str | None = None,
         config: str | None = None,
         adapter: str | None = None,
-        method: Method = Method(),  # noqa: B008  frozen
+        method: Method = DEFAULT,
         attacker_scale: float | None = None,
         certificate: float | str | None = None,
+        tune: str | bool | None = None,
+        drift_budget: float | None = None,
     ) -> None:
         super().__init__()
         if attacker_scale is not None:
             check_number("model.attacker_scale", attacker_scale, positive=True)
+        tuning = Tuning.of(tune, drift_budget, given=method is not DEFAULT)
         method = Method.of(method)
-        self._certificate_budget = read_certificate(certificate, method)
+        # Encoders and pipelines stay out of the module tree: checkpoints are slim, and no strategy
+        # broadcasts a model that nobody trains.
+        loaded = LoadedModel((pretrained, revision, variant, config))
+        self._session = ErasureSession(loaded, method, attacker_scale, tuning)
+        self._certificate_budget = read_certificate(certificate, self._session.method)
         self.save_hyperparameters(ignore=["method"])
         # LightningCLI adds names that load_from_checkpoint would import; the method is kept in plain types.
         for key in ("_instantiator", "_class_path"):
             self.hparams.pop(key, None)
-        self.hparams["method"] = method.plain()
+        self.hparams.update({"method": method.plain(), "tune": OFF if tuning is None else tuning.aim})
         self.automatic_optimization = False
         self.strict_loading = False
-        # Encoders and pipelines stay out of the module tree: checkpoints are slim, and no strategy
-        # broadcasts a model that nobody trains.
-        loaded = LoadedModel((pretrained, revision, variant, config))
-        self._session = ErasureSession(loaded, method, attacker_scale)
         self._pictures: PictureMaker | None = None
         self._aside: PutAside | None = None
         self._epochs_before = 0
@@ -217,6 +228,7 @@ class RECE(LightningModule):
         trainer, session = self._trainer, self.session
         data = self.data
         if trainer is not None:
+            session.tuned.tuning = open_epochs(trainer, stage, session.tuned.tuning)
             check_trainer(trainer, stage)
             guard(trainer.loggers)
         if self.drawn is None or stage == "fit":
@@ -245,7 +257,7 @@ class RECE(LightningModule):
         return ClosedFormOptimizer(self._edit)
 
     def on_fit_start(self) -> None:
-        """Choose what joins the concepts of a robust loop; a run that goes on has it, or lacks the end alone."""
+        """Choose what joins the concepts of a robust loop; a run that goes on has it."""
         if not self.session.has_begun:
             join(self.session, self.data)
         self._epochs_before = len(self.history)
@@ -284,6 +296,10 @@ class RECE(LightningModule):
             )
         figures["edit_seconds"] = time.perf_counter() - started
         session.history[-1] = figures
+        if len(session.history) == 1 and (choice := session.tuned.choice) is not None:
+            close_epochs(self.trainer, session.tuned.tuning, choice)
+            if self.trainer.is_global_zero:
+                print(f"tuned ({choice['aim']}): {choice['reason']}")
         self.log_dict(figures, on_step=False, on_epoch=True, batch_size=1, logger=False)
         log_epoch(self.trainer, figures, self.current_epoch)
 
@@ -327,24 +343,17 @@ class RECE(LightningModule):
             checkpoint["rece"] = self.session.state_dict()
 
     def check_same_run(self, state: Mapping[str, Any], data: Any = None) -> None:
-        """Refuse the state of another run.
-
-        Raises:
-            ConfigurationError: saying what differs.
-        """
+        """Refuse the state of another run with a ConfigurationError that says what differs."""
         if former := former_layout(state):
             raise ConfigurationError(f"ckpt_path: {former}.")
         self.session.check_same(state, asked_of(data, state["concepts"]))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the state back, after checking that it belongs to this base, method and list of concepts.
-
-        Raises:
-            ConfigurationError: saying what differs.
-        """
+        """Take the state back; a ConfigurationError says what differs from this base, method and list of concepts."""
         state = checkpoint.get("rece")
         if not isinstance(state, dict):
             raise ConfigurationError("ckpt_path: the file holds no erasure; give a checkpoint that RECE wrote.")
         check_adapter(self.hparams["adapter"], "validate", erased=True)
         self.check_same_run(state, self.data)
         self.session.load_state_dict(state)
+        close_epochs(self._trainer, self.session.tuned.tuning, self.session.tuned.choice)

@@ -380,7 +380,7 @@ def test_every_logged_figure_is_documented(tmp_path: Path) -> None:
 
     from rece_lightning import RECE, ConceptData
 
-    module, data = RECE(certificate=1.0), ConceptData(concepts=["bomb"], preserve=[" ", "dog"])
+    module, data = RECE(certificate=1.0, tune="off"), ConceptData(concepts=["bomb"], preserve=[" ", "dog"])
     trainer = Trainer(
         max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False, default_root_dir=tmp_path
     )

@@ -28,9 +28,11 @@ from rece_lightning.cli.start import RunStart
 from rece_lightning.cli.trainer import making, prepare, running, strategy_for
 from rece_lightning.cli.verbs import PACKAGE, VERBS, shipped_configs
 from rece_lightning.core.errors import ConfigurationError, ReceError, nearest
-from rece_lightning.core.method import FIELD
+from rece_lightning.core.grid import EPOCHS
+from rece_lightning.core.method import FIELD, Method
+from rece_lightning.core.tuning import BALANCED, OFF
 from rece_lightning.data.datamodule import ConceptData
-from rece_lightning.devices.strategy import check_trainer
+from rece_lightning.devices.strategy import DEFAULT_EPOCHS, check_trainer
 from rece_lightning.module import RECE
 from rece_lightning.runs.folder import CONFIG, version_of
 
@@ -119,7 +121,7 @@ class ReceCLI(LightningCLI):
 
     model_kind: ClassVar[type[LightningModule]] = RECE
     settings: ClassVar[Mapping[str, Any]] = {
-        "trainer_defaults": {"max_epochs": 4, "num_sanity_val_steps": 0, "log_every_n_steps": 1}
+        "trainer_defaults": {"max_epochs": None, "num_sanity_val_steps": 0, "log_every_n_steps": 1}
     }
     """Of LightningCLI, where another model wants others."""
 
@@ -165,6 +167,18 @@ class ReceCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """See :meth:`parse_arguments`."""
 
+    def before_instantiate_classes(self) -> None:
+        """Say in so many words whether settings are chosen: a method that was given stands as it is."""
+        section = self.config[self.config["subcommand"]]
+        if self.model_kind is not RECE:
+            return
+        if section.model.tune is None:
+            section.model.tune = OFF if given_method(section.model.method) else BALANCED
+        if section.model.tune is False:  # a bare off, as YAML reads it
+            section.model.tune = OFF
+        if section.model.tune == OFF and section.trainer.max_epochs is None:
+            section.trainer.max_epochs = EPOCHS
+
     def instantiate_classes(self) -> None:
         """Make module, data, callbacks and trainer; what one of them refuses is one message."""
         try:
@@ -206,7 +220,7 @@ class ReceCLI(LightningCLI):
             settings["strategy"] = strategy_for(settings)
             trainer = super().instantiate_trainer(**kwargs)
         # Before Lightning starts a process for every device.
-        check_trainer(trainer, str(self.subcommand))
+        check_trainer(trainer, str(self.subcommand), chooses=settings["max_epochs"] == DEFAULT_EPOCHS)
         return trainer
 
     @property
@@ -235,6 +249,12 @@ class ReceCLI(LightningCLI):
             if self.trainer.is_global_zero:
                 self.start.withdraw()
             raise
+
+
+def given_method(method: Any) -> bool:
+    """Whether a parsed ``model.method`` says anything but the defaults."""
+    plain = method.as_dict() if isinstance(method, Namespace) else method
+    return Method.from_plain(plain, trusted=True) != Method() if isinstance(plain, dict) else True
 
 
 def check_mapping(key: str, value: Any, example: str) -> None:

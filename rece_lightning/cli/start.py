@@ -30,6 +30,7 @@ from rece_lightning.runs.checkpoints import Found, find_checkpoint
 from rece_lightning.runs.csv_logger import RunCSVLogger
 from rece_lightning.runs.folder import CHECKPOINTS, CONFIG, RunFolder, new_version, next_version, versions
 from rece_lightning.runs.resuming import describe, log_former_epochs
+from rece_lightning.trainer.epochs import settle
 
 RUNS = "runs"
 # What a run's folder holds before anything was done.
@@ -132,6 +133,7 @@ class RunStart:
         if self.found is not None and self.found.content is not None:
             module.check_same_run(self.found.content["rece"], data)
             if self.verb == "fit":
+                settle(trainer, self.found.content["rece"])
                 check_work_left(trainer, self.found.content["rece"])
         if self.verb == "fit":
             # It is needed later in any case, and reads every projection: values that are no numbers are found now.

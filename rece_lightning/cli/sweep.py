@@ -20,6 +20,8 @@ from rece_lightning.cli.parser import Parser
 from rece_lightning.cli.protocols import expand_flags
 from rece_lightning.cli.verbs import TOOLS
 from rece_lightning.core.errors import ConfigurationError, nearest
+from rece_lightning.core.grid import EPOCHS
+from rece_lightning.core.tuning import OFF
 from rece_lightning.models.adapter import check_adapter
 from rece_lightning.reporting.terminal import PlainConsole
 from rece_lightning.sweep.choice import ERASED_BY
@@ -27,6 +29,7 @@ from rece_lightning.sweep.grid import Setting
 from rece_lightning.sweep.parts import Measure, Parts
 from rece_lightning.sweep.run import run_sweep
 from rece_lightning.sweep.table import PAGE, RECOMMENDED, TABLE
+from rece_lightning.vocabulary.choice import draw
 
 OPTIONS = ("--grid", "--measure", "--erased-by", "--output", "--config", "--protocol")
 OF_FIT = ("-c", "--seed_everything", "--protocol", "--model", "--data", "--trainer")
@@ -99,13 +102,14 @@ class Configured(ReceCLI):
         session = self.model.session
         _ = session.names
         section = self.config["fit"]
+        draw(session, self.datamodule)
         return Parts(
             loaded=session.loaded,
-            method=session.method,
+            method=session.tuned.asked,
             attacker_scale=session.attacker_scale,
             data=self.datamodule,
             arguments=section["data"].as_dict(),
-            epochs=section["trainer"]["max_epochs"],
+            epochs=section["trainer"]["max_epochs"] or EPOCHS,
             measure=self._measure(section["trainer"]["callbacks"] or []),
             root=self.start.root,
             configuration=self.configuration,
@@ -138,7 +142,9 @@ class Configured(ReceCLI):
         config.pop("overwrite", None)
         config["ckpt_path"] = None
         plain = yaml.safe_load(self._parser("fit").dump(config, skip_none=False))
-        plain["model"]["method"] = setting.method.plain()
+        plain["model"] |= {"method": setting.method.plain(), "tune": OFF, "drift_budget": None}
+        if self.datamodule.draws:
+            plain["data"]["preserve"] = list(self.datamodule.preserved)
         plain["trainer"]["max_epochs"], plain["data"]["target"] = setting.epochs, setting.target
         return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 

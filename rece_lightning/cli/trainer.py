@@ -13,7 +13,7 @@ from lightning.pytorch.plugins.precision import Precision
 from rece_lightning.cli.help import TRAINER
 from rece_lightning.core.errors import ConfigurationError, ReceError
 from rece_lightning.devices.launcher import launched
-from rece_lightning.devices.strategy import NAME, check_epochs, check_precision
+from rece_lightning.devices.strategy import DEFAULT_EPOCHS, NAME, check_epochs, check_precision
 
 SILENT: dict[str, Any] = {
     "logger": False,
@@ -40,8 +40,10 @@ def prepare(settings: dict[str, Any], verb: str) -> None:
         ConfigurationError: naming option, value and remedy.
     """
     check_precision(settings.get("precision") or "32-true")
-    if verb == "fit":
-        check_epochs(settings.get("max_epochs"))
+    if settings.get("max_epochs") is None:  # it is chosen; Lightning takes this in silence where it is told
+        settings["max_epochs"] = DEFAULT_EPOCHS
+    elif verb == "fit":
+        check_epochs(settings["max_epochs"])
     if settings.get("barebones"):
         raise ConfigurationError(
             "trainer.barebones: True measures Lightning's own time, with no checkpoint and no figure; leave it out."

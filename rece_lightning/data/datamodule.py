@@ -27,7 +27,9 @@ class ConceptData(PromptData):
         concepts: prompts, mappings ``{prompt, target, weight, templates}``, or the path of a prompt file: a
             CSV with those columns, or a ``.txt`` with one prompt a line.
         target: what every concept becomes unless it says otherwise; ``" "`` is the empty prompt.
-        preserve: prompts whose keys and values are held, each counted once, or the path of a prompt file; ``auto``
+        preserve: prompts whose keys and values are held, each counted once, or the path of a prompt file. Unless given,
+            the empty prompt and everyday words of the model's own tokenizer that do not mean what is erased; with
+            ``model.tune: off`` the empty prompt alone. ``auto``
             preserves the empty prompt and those of ``preserve_vocabulary`` that UCE's edit of these concepts would harm
             most (largest drift of their keys and values), found without a picture.
         preserve_vocabulary: of ``auto``: prompts that should stay, or the path of a prompt file; what holds the
@@ -63,7 +65,7 @@ class ConceptData(PromptData):
         self,
         concepts: str | list[str | ConceptMapping],
         target: str = " ",
-        preserve: str | list[str] = [" "],  # noqa: B006  never changed; jsonargparse shows it in --help
+        preserve: str | list[str] | None = None,
         templates: list[str] = ["{}"],  # noqa: B006
         validation: str | list[str | PromptMapping] | None = None,
         test: str | list[str | PromptMapping] | None = None,
@@ -87,7 +89,11 @@ class ConceptData(PromptData):
         self.preserve_count = preserve_count
         self.chosen: list[str] | None = None
         """Of the vocabulary, once it was looked through."""
-        places = preserved_places([" "] if preserve == "auto" else preserve)
+        self.draws = preserve is None
+        """Whether everyday words are preserved, once they were drawn."""
+        self.everyday: tuple[list[str], list[str]] | None = None
+        """Words that were drawn: what is preserved beside ``preserve``, and what drift is measured on."""
+        places = preserved_places([" "] if preserve is None or preserve == "auto" else preserve)
         self.preserved = list(places)
         check_kept(table, self.preserved, preserve, list(places.values()))
         self.asked = list(self.concepts) if short else None
@@ -101,9 +107,10 @@ class ConceptData(PromptData):
 
     @property
     def held_out(self) -> list[str]:
-        """Validation prompts that should stay and are in nobody's list: the measure of drift."""
+        """Validation prompts that should stay and are in nobody's list, and drawn words: the measure of drift."""
         listed = {prompt.strip().lower() for prompt in self.preserved}
         stay = [row.prompt for row in self.validation if row.kind == "preserved"]
+        stay += [] if self.everyday is None else self.everyday[1]
         return [prompt for prompt in dict.fromkeys(stay) if prompt.strip().lower() not in listed]
 
     def summary(self) -> dict[str, Any]:
@@ -113,6 +120,8 @@ class ConceptData(PromptData):
             summary["synonyms"] = [synonym.plain() for synonym in self.added]
         if self.synonyms is not None:
             summary["synonyms_auto"] = self.synonyms.asked()
+        if self.everyday is not None:
+            summary["held_out_words"] = list(self.everyday[1])
         return summary if self.vocabulary is None else {**summary, "preserve_auto": self._asked()}
 
     def sample(self, count: int) -> Self:
@@ -173,8 +182,16 @@ class ConceptData(PromptData):
         self.chosen = list(words)
         self.preserved = [" ", *self.chosen]
 
+    def draw(self, preserved: Sequence[str], held_out: Sequence[str]) -> None:
+        """Keep everyday words where nobody said what to preserve, and measure drift on others."""
+        self.everyday = list(preserved) if self.draws else [], list(held_out)
+        if self.draws:
+            self.preserved = [" ", *preserved]
+
     def take_chosen(self, concepts: Mapping[str, Any]) -> None:
         """Keep, and erase, what a checkpoint of the same concepts and vocabularies says was chosen."""
+        if "held_out_words" in concepts:
+            self.draw([prompt for prompt in concepts["preserved"] if prompt.strip()], concepts["held_out_words"])
         if self.synonyms is not None and concepts.get("synonyms_auto") == self.synonyms.asked():
             self.add_synonyms(words_of(concepts))
         if self.vocabulary is not None and concepts.get("preserve_auto") == self._asked():

@@ -86,8 +86,13 @@ DEFAULT_EPOCHS = 1000
 """Lightning's ``max_epochs`` where nobody gave one."""
 
 
-def check_trainer(trainer: Any, stage: str) -> None:
+def check_trainer(trainer: Any, stage: str, *, chooses: bool = False) -> None:
     """Refuse trainers under which the closed form would be wrong.
+
+    Args:
+        trainer: about to run.
+        stage: of it.
+        chooses: the number of epochs is still to be chosen.
 
     Raises:
         ConfigurationError: for a precision, a strategy, a number of epochs or another option that cannot be.
@@ -97,7 +102,8 @@ def check_trainer(trainer: Any, stage: str) -> None:
     check_launch(trainer)
     check_options(trainer)
     if stage == "fit":
-        check_epochs(trainer.max_epochs)
+        if not chooses:
+            check_epochs(trainer.max_epochs)
         check_limits(trainer)
 
 

@@ -31,12 +31,14 @@ from rece_lightning.models.text import EncodesPrompts, PromptEncoder
 def erase(
     pipeline: Any,
     concepts: ConceptsSetting,
-    preserve: str | Sequence[str] = (" ",),
+    preserve: str | Sequence[str] | None = None,
     target: str = " ",
     templates: Sequence[str] = ("{}",),
     *,
-    method: Method | Mapping[str, Any] = Method(),  # noqa: B008  frozen
-    epochs: int = 4,
+    method: Method | Mapping[str, Any] | None = None,
+    epochs: int | None = None,
+    tune: str | None = None,
+    drift_budget: float | None = None,
 ) -> LiveErasure:
     """Erase concepts from a diffusers pipeline in memory: what reads its text is edited where it lies.
 
@@ -57,11 +59,16 @@ def erase(
             with the U-Net.
         concepts: prompts or mappings, as in :class:`rece_lightning.ConceptData`; one prompt, or the path of
             a prompt file.
-        preserve: prompts whose keys and values are held.
+        preserve: prompts whose keys and values are held. Unless given, everyday words of the pipeline's own tokenizer
+            that do not mean what is erased; with ``tune: off`` the empty prompt alone.
         target: what the concepts become.
         templates: filled with concept and target alike.
         method: how to erase.
-        epochs: 1 is UCE; each further one derives and edits.
+        epochs: 1 is UCE; each further one derives and edits. Chosen unless given; 4 with ``tune: off``.
+        tune: ``balanced`` chooses the settings of ``method`` that are at their defaults, and the epochs, before the
+            erasure and without a picture; ``robust`` takes a singular editor; ``off``. Unless given ``balanced``, or
+            ``off`` where a method is given; see ``core/tuning.py``.
+        drift_budget: of tuning: the most that the keys and values of other prompts may move.
 
     Returns:
         The erasure, which can be undone.
@@ -73,15 +80,18 @@ def erase(
         BaseModelError: if the weights hold NaN or infinity, or the text encoder is of another kind.
     """
     plan = ErasurePlan.of(
-        "erase", concepts, preserve=preserve, target=target, templates=templates, method=method, epochs=epochs
-    )
+        "erase", concepts, preserve=preserve, target=target, templates=templates, method=method, epochs=epochs,
+        tune=tune, drift_budget=drift_budget,
+    )  # fmt: skip
     live, encoder, parts = _opened(pipeline)
     spaces = plan.spaces(live)
     with torch.no_grad():
-        statistics = plan.statistics(encoder, spaces, live.algebra_device)
-        erasers = plan.erasers(live, spaces, statistics)
+        grams = plan.grams(live, spaces)
+        plan, statistics = plan.counted(encoder, spaces, live.algebra_device, grams)
+        plan = plan.tuned(statistics, grams)
+        erasers = plan.erasers(statistics, grams)
         erasure = Erasure(live, erased_spaces(spaces, erasers.maps, erasers.grams))
-        return LiveErasure(erasers, erasure, erasure.apply_(live.module), pipeline, parts)
+        return LiveErasure(erasers, erasure, erasure.apply_(live.module), pipeline, parts, plan.choice)
 
 
 def _opened(pipeline: Any) -> tuple[LiveReaders, EncodesPrompts, dict[str, nn.Module]]:
@@ -123,8 +133,16 @@ class LiveErasure:
     """
 
     def __init__(
-        self, erasers: SpaceErasers, erasure: Erasure, undo: Undo, pipeline: Any, parts: Mapping[str, nn.Module]
+        self,
+        erasers: SpaceErasers,
+        erasure: Erasure,
+        undo: Undo,
+        pipeline: Any,
+        parts: Mapping[str, nn.Module],
+        tuning: Mapping[str, Any] | None = None,
     ) -> None:
+        self.tuning = tuning
+        """What was chosen before it, and why, in plain types; ``None`` where settings stand as they were given."""
         self._erasers, self._change, self._undo = erasers, erasure.change, undo
         self._pipeline, self._parts = pipeline, parts
 
@@ -147,8 +165,9 @@ class LiveErasure:
     def figures(self) -> dict[str, float]:
         """What can be said of the erasure without a picture; computed when first asked for.
 
-        ``regeneration_residual`` (beside its value for the model as it was) and ``preservation_drift`` of the preserved
-        prompts, both of the first text space, and ``weight_change`` ``‖ΔW‖/‖W‖`` over everything that was edited; see
+        ``regeneration_residual`` (beside its value for the model as it was) and ``preservation_drift`` of held-out
+        words (of the preserved prompts where nothing was chosen), both of the first text space, and ``weight_change``
+        ``‖ΔW‖/‖W‖`` over everything that was edited; see
         ``core/diagnostics.py``.
         """
         eraser = self._erasers.first
@@ -158,8 +177,10 @@ class LiveErasure:
             "regeneration_residual_unedited": diagnostics.regeneration_residual(gram, unedited(gram), whole.erased),
             "weight_change": self._change(),
         }
-        if bool(whole.preserved.any()):
-            figures["preservation_drift"] = diagnostics.preservation_drift(gram, eraser.maps, whole.preserved)
+        held_out = eraser.evidence.held_out
+        looked_at = whole.preserved if held_out is None else held_out
+        if bool(looked_at.any()):
+            figures["preservation_drift"] = diagnostics.preservation_drift(gram, eraser.maps, looked_at)
         return figures
 
     def undo(self, *, force: bool = False) -> None:

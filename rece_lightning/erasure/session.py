@@ -10,6 +10,7 @@ from rece_lightning.core.eraser import check_state
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.gram import Gram
 from rece_lightning.core.method import Method
+from rece_lightning.core.tuning import Tuning
 from rece_lightning.data.batches import PromptBatch
 from rece_lightning.data.concepts import PromptPair
 from rece_lightning.distributed import rank_and_world, summed
@@ -17,9 +18,10 @@ from rece_lightning.erasure.encoding import ConceptEncoder, EncodedPair
 from rece_lightning.erasure.erasers import SpaceErasers, stored_maps
 from rece_lightning.erasure.erasure import Erasure, erased_spaces
 from rece_lightning.erasure.loaded import LoadedModel
-from rece_lightning.erasure.same import check_same, check_same_base
+from rece_lightning.erasure.same import check_same_base
 from rece_lightning.erasure.state import FORMAT
 from rece_lightning.erasure.statistics import ConceptStatistics
+from rece_lightning.erasure.tuned import TunedMethod
 from rece_lightning.erasure.wide import names_in_factors
 from rece_lightning.models.base import BaseModel
 from rece_lightning.models.text import EncodesPrompts
@@ -36,10 +38,15 @@ class ErasureSession:
         loaded: the base model.
         method: how to erase.
         attacker_scale: ridge of the attacker in the regeneration residual; ``1e-3 · tr(G)/d`` unless given.
+        tuning: how settings of the method are chosen before its first epoch; it stands as it is unless given.
     """
 
-    def __init__(self, loaded: LoadedModel, method: Method, attacker_scale: float | None = None) -> None:
-        self.loaded, self.method, self.attacker_scale = loaded, method, attacker_scale
+    def __init__(
+        self, loaded: LoadedModel, method: Method, attacker_scale: float | None = None, tuning: Tuning | None = None
+    ) -> None:
+        self.loaded, self.attacker_scale = loaded, attacker_scale
+        self.tuned = TunedMethod(method, tuning)
+        """The method as it was asked for, and what was chosen."""
         self.history: list[dict[str, float]] = []
         """Figures of every epoch so far."""
         self.concepts: dict[str, Any] = {}
@@ -50,6 +57,11 @@ class ErasureSession:
         self._spaces: tuple[TextSpace, ...] | None = None
 
     # What it works on
+
+    @property
+    def method(self) -> Method:
+        """How it erases: as it was given, or as it was chosen."""
+        return self.tuned.method
 
     @property
     def base(self) -> BaseModel:
@@ -102,7 +114,7 @@ class ErasureSession:
         return self._statistics
 
     def no_prompts(self, *, shared: bool = False) -> ConceptStatistics:
-        """Empty statistics for this model and method."""
+        """Empty statistics."""
         return ConceptStatistics(
             {space.name: space.width for space in self.spaces},
             self.method.tokens,
@@ -113,9 +125,9 @@ class ErasureSession:
         )
 
     def begin(self) -> None:
-        """Forget every prompt and every epoch."""
-        self._statistics = self._erasers = self._restored = None
-        self.history = []
+        """Forget every prompt, every epoch, and what was chosen."""
+        self._statistics, self._erasers, self._restored, self.history = None, None, None, []
+        self.tuned.begin()
 
     @property
     def has_begun(self) -> bool:
@@ -178,6 +190,8 @@ class ErasureSession:
         if self._erasers is None:
             self.hold_invariants()
             evidence = self.statistics.reduce(summed).evidence()
+            if self._restored is None:
+                self.tuned.choose(evidence, self.grams)
             state = None if self._restored is None else self._restored["erasers"]
             self._erasers = SpaceErasers(self.method, evidence, self.grams, state)
         return self._erasers
@@ -194,11 +208,10 @@ class ErasureSession:
         return figures
 
     def run_again(self, statistics: ConceptStatistics | None = None) -> None:
-        """Run the epochs so far anew, on what was counted since or on other statistics.
+        """Run the epochs so far anew on what was counted since, or on other statistics with their figures.
 
         Args:
-            statistics: in place of its own; taken once all epochs were run. Its figures then take the place of the
-                history, which otherwise stays as it was logged.
+            statistics: in place of its own; taken once all epochs were run.
         """
         logged = self.history
         self._run(self.statistics if statistics is None else statistics, len(logged))
@@ -206,13 +219,7 @@ class ErasureSession:
             self.history = logged
 
     def _run(self, statistics: ConceptStatistics, epochs: int, maps: Mapping[str, AnyMap] | None = None) -> None:
-        """Run epochs from the first one on, and take them when all of them were run.
-
-        Args:
-            statistics: of the prompts.
-            epochs: how many.
-            maps: that take the place of the last epoch's.
-        """
+        """Run epochs from the first one on and take them when all were run; ``maps`` replace the last one's."""
         erasers, history = SpaceErasers(self.method, statistics.evidence(), self.grams), []
         for epoch in range(epochs):
             records = erasers.step()
@@ -245,10 +252,7 @@ class ErasureSession:
         return self.erasers.first_maps
 
     def erasure(self, maps: Mapping[str, AnyMap] | None = None) -> Erasure:
-        """The result: what exports, certificates and the scan read.
-
-        Args:
-            maps: in place of those of the last epoch, such as :attr:`first_maps`.
+        """The result: what exports, certificates and the scan read; of ``maps``, as :attr:`first_maps`, where given.
 
         Raises:
             ConfigurationError: if nothing was edited yet.
@@ -296,30 +300,26 @@ class ErasureSession:
             "statistics": self.statistics.state_dict(),
             "history": self.history,
             **self.description(),
+            **self.tuned.state_dict(),
         }
 
     def check_same(self, state: Mapping[str, Any], asked: Mapping[str, Any] | None, what: str = "ckpt_path") -> None:
         """Refuse the state of another method, base or list of concepts; what costs least is compared first.
 
         Args:
-            state: ``rece`` of a checkpoint.
+            state: ``rece`` of a checkpoint, which ``what`` names in messages.
             asked: what the data asks for; ``None`` where nobody knows.
-            what: names the checkpoint in messages.
 
         Raises:
             ConfigurationError: saying what differs.
             BaseModelError: for another base model.
         """
-        check_same(state, self.method.plain(), asked, what)
+        self.tuned.check_same(state, asked, what)
         check_same_base(state, self.loaded.fingerprint, self.base.name)
         self._check_fits(state)
 
     def _check_fits(self, state: Mapping[str, Any], *, reuse_map: bool = True) -> None:
-        """Refuse maps that cannot be put on this model, whatever its fingerprint says.
-
-        Args:
-            state: ``rece`` of a checkpoint.
-            reuse_map: the maps themselves are to be put on it; otherwise it may have more layers, or fewer.
+        """Refuse maps that do not fit this model; where they are made anew it may have more layers, or fewer.
 
         Raises:
             ConfigurationError: naming the widths.
@@ -333,6 +333,7 @@ class ErasureSession:
         """Take back what :meth:`state_dict` gave; the epochs run anew when they are needed."""
         self._check_fits(state)
         self.begin()
+        self.tuned.take(state)
         self._statistics = self.no_prompts().take(state["statistics"])
         self._restored = state
         self.concepts, self.history = state["concepts"], list(state["history"])

@@ -34,3 +34,24 @@ def vocabulary_words(tokenizer: Any) -> list[str]:
             "through; give words of your own where a setting takes a list."
         )
     return words
+
+
+LETTERS = 4
+"""Shorter words are mostly ends of others."""
+COMMON = 2000
+"""Tokenizers number their tokens as they found them, the common ones first."""
+
+
+def everyday_words(tokenizer: Any, count: int) -> list[str]:
+    """Words that anybody may ask for: evenly over the first of the tokenizer's whole words, the same each time.
+
+    Args:
+        tokenizer: of the model.
+        count: at most so many.
+
+    Raises:
+        ConfigurationError: if there is none.
+    """
+    words = [word for word in vocabulary_words(tokenizer) if len(word) >= LETTERS][:COMMON]
+    step = max(1.0, len(words) / count)
+    return [words[int(place * step)] for place in range(min(count, len(words)))]

@@ -177,6 +177,7 @@ def render_page(
     verb: str = "fit",
     devices: Devices | None = None,
     words: WordsSection | None = None,
+    tuning: Mapping[str, Any] | None = None,
 ) -> str:
     """Render the page.
 
@@ -194,6 +195,7 @@ def render_page(
         verb: that wrote the run; ``validate`` and ``test`` have no states to compare.
         devices: the plan of the parts, and how full each device was.
         words: of the vocabulary: which still reach a concept, which were hurt.
+        tuning: what was chosen, or would have been, and why; see :class:`rece_lightning.core.tuning.Choice`.
     """
     before = comparison is not None and ORIGINAL in comparison.columns
     verdict = comparison.verdict() if comparison and FIRST in comparison.columns else []
@@ -262,4 +264,5 @@ def render_page(
         ladder=ladder,
         verb=verb,
         words=words,
+        tuning=tuning,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rece_lightning.core.tuning import SPARE, balance, left_under_other_words, pareto_front
 from rece_lightning.metrics import harmonic_mean
 from rece_lightning.sweep.grid import Setting
 from rece_lightning.sweep.ranking import Figures
@@ -24,7 +25,8 @@ RECOMMENDED_RULE = (
 )
 UNMEASURED_RULE = (
     "Nothing was measured with pictures. Recommended: the highest harmonic mean of (1 − erased-side figure) and "
-    "(1 − drift) on the front; of equal ones that which changes the weights least. Measure it before you rely on it."
+    f"(1 − drift) on the front, of which other words for a concept keep {SPARE:.0%} more than its own prompt; of equal "
+    "ones that which changes the weights least. Measure it before you rely on it."
 )
 
 
@@ -44,8 +46,11 @@ class Choice:
         return cls(tuple(ranked), tuple(pareto_front(points)), erased_by)
 
     def expected(self, place: int) -> float:
-        """Harmonic mean of what the figures promise, without a picture."""
-        erased, drift = point(self.ranked[place][1], self.erased_by)
+        """Harmonic mean of what the figures promise, without a picture: tuning's own rule where it goes by these."""
+        figures = self.ranked[place][1]
+        if self.erased_by == "remaining":
+            return balance(figures.remaining, figures.drift)
+        erased, drift = point(figures, self.erased_by)
         return harmonic_mean(min(1.0, erased), 1.0 - min(1.0, drift))
 
     def worth_measuring(self, wanted: int) -> list[int]:
@@ -63,26 +68,9 @@ class Choice:
 
 
 def point(figures: Figures, erased_by: str) -> tuple[float, float]:
-    """(erased-side figure, drift); an answer beyond the target is not better than one at it."""
-    return max(0.0, getattr(figures, erased_by)), figures.drift
-
-
-def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the points that no other is at least as low as in both, and lower in one; by the first figure.
-
-    Of equal points the first counts. Points with a NaN are on no front.
-
-    Example:
-        >>> pareto_front([(0.1, 3.0), (0.5, 1.0), (0.5, 2.0), (0.9, 1.0), (0.1, 3.0)])
-        [0, 1]
-    """
-    usable = [index for index, (first, second) in enumerate(points) if first == first and second == second]
-    front, lowest = [], float("inf")
-    for index in sorted(usable, key=lambda index: (points[index], index)):
-        if points[index][1] < lowest:
-            front.append(index)
-            lowest = points[index][1]
-    return front
+    """(erased-side figure, drift); an answer so far beyond the target that no other word keeps anything is at 0."""
+    figure = getattr(figures, erased_by)
+    return left_under_other_words(figure) if erased_by == "remaining" else max(0.0, figure), figures.drift
 
 
 def spread(count: int, wanted: int) -> list[int]:

@@ -18,10 +18,12 @@ from rece_lightning.core.diagnostics import (
     remaining_answer,
     trace_product,
 )
-from rece_lightning.core.embedding_map import AnyMap, beside, unedited
+from rece_lightning.core.embedding_map import AnyMap, EmbeddingMap, LayerMaps, beside, unedited
 from rece_lightning.core.eraser import Evidence
 from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.core.factored import Factored
 from rece_lightning.core.gram import Gram
+from rece_lightning.core.tuning import regained
 from rece_lightning.data.concepts import PromptPair
 from rece_lightning.erasure.encoding import ConceptEncoder, Pairs, in_parts
 from rece_lightning.erasure.erasers import SpaceErasers
@@ -38,7 +40,8 @@ class Figures:
     """Of one setting, about the model's first text space: readers that the setting leaves alone count as they are."""
 
     remaining: float
-    """Of the concept under its own words; see :func:`rece_lightning.core.diagnostics.remaining_answer`."""
+    """Of the concept under its own words, in what is drawn: all readers but keys, which decide where a word acts. See
+    :func:`rece_lightning.core.diagnostics.remaining_answer`."""
     regained: float
     """By the attacker's embedding: 1 as from the unedited model, 0 as from a concept mapped onto its target."""
     drift: float
@@ -98,7 +101,7 @@ class Ranking:
             started = time.perf_counter()
             try:
                 erasers.run(setting.epochs - erasers.epoch)
-                figures = self._figures(setting, erasers)
+                figures = self.figures(setting, erasers)
             except ConfigurationError as error:  # a system that is singular stays so in later epochs
                 yield from ((later, str(error)) for later in group[place:])
                 return
@@ -165,8 +168,26 @@ class Ranking:
         rest = untouched([first], self.spaces(setting)).get(first.name)
         return (eraser.gram, eraser.maps) if rest is None else beside(eraser.gram, eraser.maps, self.loaded.gram(rest))
 
+    def answering(self, setting: Setting, erasers: SpaceErasers) -> tuple[Gram, AnyMap]:
+        """The same of all readers but keys: of whatever edit of values, keys or both, this tells what is drawn."""
+        first = self.loaded.base.spaces[0]
+        eraser = erasers.spaces.get(first.name)
+        if eraser is None or isinstance(eraser.maps, LayerMaps) or isinstance(eraser.gram.total, Factored):
+            return self.attacked(setting, erasers)
+        edited = next(space for space in self.spaces(setting) if space.name == first.name).readers
+        parts = []
+        for wanted in (True, False):
+            drawn = {n: r for n, r in first.readers.items() if r.kind != "k" and (n in edited) == wanted}
+            parts.append(self.loaded.gram(replace(first, readers=drawn)) if drawn else None)
+        own, rest = parts
+        if own is None:
+            assert rest is not None
+            return rest, EmbeddingMap.identity(rest.width, rest.total.device)
+        return (own, eraser.maps) if rest is None else beside(own, eraser.maps, rest)
+
     @torch.no_grad()
-    def _figures(self, setting: Setting, erasers: SpaceErasers) -> Figures:
+    def figures(self, setting: Setting, erasers: SpaceErasers) -> Figures:
+        """Of a setting whose epochs were run."""
         evidence = self.evidence(setting)[self.loaded.base.spaces[0].name]
         moments, held_out = evidence.whole, evidence.held_out
         assert held_out is not None
@@ -180,8 +201,8 @@ class Ranking:
         floor, mapped = self._unedited[setting.target], mapped_residual(gram, moments)
         change = maps.change_gram(gram).trace().clamp(min=0) / gram.total.trace()
         return Figures(
-            remaining=remaining_answer(gram, maps, moments),
-            regained=1.0 - (residual - floor) / (mapped - floor) if mapped > floor else float("nan"),
+            remaining=remaining_answer(*self.answering(setting, erasers), moments),
+            regained=regained(residual, floor, mapped),
             drift=preservation_drift(gram, maps, held_out),
             residual=residual,
             norm_ratio=norm_ratio(attack @ moments.erased @ attack.mT, moments.erased),

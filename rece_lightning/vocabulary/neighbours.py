@@ -11,13 +11,13 @@ from torch import Tensor
 from rece_lightning.core.embedding_map import unedited
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.gram import Gram
+from rece_lightning.core.reaching import Reaching
 from rece_lightning.core.robust import WITHIN
 from rece_lightning.data.synonyms import TEMPLATE
 from rece_lightning.data.texts import filled
 from rece_lightning.models.text import EncodesPrompts
 from rece_lightning.models.text_space import TEXT
 from rece_lightning.models.vocabulary import vocabulary_words
-from rece_lightning.vocabulary.distance import Reaching
 from rece_lightning.vocabulary.rows import subject_rows, vocabulary_rows
 
 TOGETHER = 64

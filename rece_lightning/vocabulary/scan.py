@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.core.reaching import Reaching
 from rece_lightning.core.robust import WITHIN
 from rece_lightning.data.synonyms import TEMPLATE
 from rece_lightning.data.texts import filled
@@ -17,7 +18,6 @@ from rece_lightning.erasure.session import ErasureSession
 from rece_lightning.models.text import EncodesPrompts
 from rece_lightning.models.text_space import TEXT
 from rece_lightning.models.vocabulary import vocabulary_words
-from rece_lightning.vocabulary.distance import Reaching
 from rece_lightning.vocabulary.rows import cached_rows, subject_rows
 
 ALL_SECOND_WORDS = 4000

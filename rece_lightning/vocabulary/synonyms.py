@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rece_lightning.core.embedding_map import unedited
 from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.core.reaching import Reaching
 from rece_lightning.data.concepts import Concept, pairs_of
 from rece_lightning.data.datamodule import ConceptData
 from rece_lightning.data.synonyms import FIELD, AutoSynonyms, joined, scanned_template
@@ -18,7 +19,6 @@ from rece_lightning.distributed import gathered, rank_and_world
 from rece_lightning.erasure.session import ErasureSession
 from rece_lightning.models.text import EncodesPrompts
 from rece_lightning.models.vocabulary import vocabulary_words
-from rece_lightning.vocabulary.distance import Reaching
 from rece_lightning.vocabulary.preserve import first_edit
 from rece_lightning.vocabulary.rows import subject_rows, vocabulary_rows
 

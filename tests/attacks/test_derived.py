@@ -105,6 +105,6 @@ def test_an_embedding_that_no_projection_was_edited_for_meets_them_all() -> None
     torch.testing.assert_close(gram.total, session.gram.total + own, rtol=1e-12, atol=1e-12)
     assert torch.equal(maps.of_layer(0), module.maps["text"].of_layer(0))
     assert torch.equal(maps.of_layer(1), torch.eye(gram.width, dtype=torch.float64))
-    whole = RECE("emoji")
+    whole = RECE("emoji", tune="off")
     fit_quietly(whole, ConceptData(["bomb"], preserve=[" ", "dog", "rose"]))
     assert whole.session.attacked(whole.maps) == {"text": (whole.session.gram, whole.maps["text"])}

@@ -90,7 +90,7 @@ def test_every_setting_of_its_own_stands_before_those_of_evaluation() -> None:
     red_team = RedTeam(attacks=["derived"], steps=4, guidance_scale=2.0)
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[evaluation, red_team])
     trainer.datamodule = ConceptData(concepts=["bomb"])
-    red_team.setup(trainer, RECE(pretrained="emoji"), "fit")
+    red_team.setup(trainer, RECE(pretrained="emoji", tune="off"), "fit")
     assert red_team.sampling == Sampling(steps=4, guidance_scale=2.0, batch_size=5)
 
 

@@ -108,7 +108,7 @@ def test_searches_that_cannot_join_are_refused_before_any_work(tmp_path: Path) -
     red_team = RedTeam(ATTACKS, detector=EmojiDetector(), between_epochs=["cce"])
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=tmp_path)
     with pytest.raises(ConfigurationError, match=r"RedTeam\.between_epochs: no concepts to attack"):
-        red_team.setup(trainer, RECE("emoji"), "fit")
+        red_team.setup(trainer, RECE("emoji", tune="off"), "fit")
     trainer.datamodule = ConceptData(["bomb"])
     with pytest.raises(ConfigurationError, match=r"RedTeam\.between_epochs: TensorUCE takes every prompt apart"):
         red_team.setup(trainer, RECE("emoji", method=Method(editor=TensorUCE())), "fit")
@@ -121,7 +121,10 @@ def test_fit_goes_on_with_what_validate_loaded(tmp_path: Path) -> None:
         max_epochs=1, accelerator="cpu", callbacks=[red_team], logger=CSVLogger(tmp_path),
         enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
     )  # fmt: skip
-    module, data = RECE("emoji"), ConceptData(["bomb"], preserve=[" ", "dog"], validation=[{"prompt": "bomb"}])
+    module, data = (
+        RECE("emoji", tune="off"),
+        ConceptData(["bomb"], preserve=[" ", "dog"], validation=[{"prompt": "bomb"}]),
+    )
     trainer.validate(module, data, verbose=False)
     trainer.fit(module, data)
     assert {rung.attack for rung in red_team.rungs} == {"no attack", "derived"}

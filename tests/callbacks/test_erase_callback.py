@@ -34,8 +34,8 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_saved_and_live_model_equal_a_rece_run_on_the_trained_weights(checkpoint: Path, tmp_path: Path) -> None:
     # With a learning rate of 0 the trained weights are the base's: a run of RECE on the base must give the same.
     module = SomebodysModule(checkpoint, 0.0)
-    train(module, tmp_path, Erase(concepts=["bomb", "axe"], preserve=[" ", "dog"], epochs=3))
-    reference = RECE(str(checkpoint))
+    train(module, tmp_path, Erase(concepts=["bomb", "axe"], preserve=[" ", "dog"], epochs=3, tune="off"))
+    reference = RECE(str(checkpoint), tune="off")
     trainer = Trainer(
         max_epochs=3, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu"
     )
@@ -94,7 +94,7 @@ def test_training_itself_is_untouched(checkpoint: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     train(plain, tmp_path / "plain")
     torch.manual_seed(0)
-    train(erased, tmp_path / "erased", Erase(concepts=["bomb"]))
+    train(erased, tmp_path / "erased", Erase(concepts=["bomb"], tune="off"))
     edited = 0
     for (name, mine), (_, theirs) in zip(plain.named_parameters(), erased.named_parameters(), strict=True):
         if "attn2.to_k" in name or "attn2.to_v" in name:
@@ -107,7 +107,9 @@ def test_training_itself_is_untouched(checkpoint: Path, tmp_path: Path) -> None:
 def test_every_n_steps_edits_the_live_weights(checkpoint: Path, tmp_path: Path) -> None:
     # With a learning rate of 0 nothing but the edits changes the weights.
     module, taken = SomebodysModule(checkpoint, 0.0), Snapshots()
-    train(module, tmp_path, Erase(concepts=["bomb"], preserve=[" ", "dog"], every_n_steps=2), taken, steps=5)
+    train(
+        module, tmp_path, Erase(concepts=["bomb"], preserve=[" ", "dog"], every_n_steps=2, tune="off"), taken, steps=5
+    )
     assert taken.changes() == [2, 4]
     pipeline = StableDiffusionPipeline.from_pretrained(checkpoint, safety_checker=None)
     expected = [projections(pipeline.unet)]
@@ -126,7 +128,7 @@ def test_every_n_steps_edits_the_live_weights(checkpoint: Path, tmp_path: Path) 
 
 def test_an_edit_at_the_last_step_is_not_repeated(checkpoint: Path, tmp_path: Path) -> None:
     module, taken = SomebodysModule(checkpoint, 0.0), Snapshots()
-    train(module, tmp_path, Erase(concepts=["bomb"], every_n_steps=2), taken, steps=4)
+    train(module, tmp_path, Erase(concepts=["bomb"], every_n_steps=2, tune="off"), taken, steps=4)
     state = torch.load(tmp_path / "saved.ckpt", weights_only=True)["state_dict"]
     assert same(projections(module.unet), taken.taken[-1])
     assert all(torch.equal(state[f"unet.{name}"], weight) for name, weight in taken.taken[-1].items())
@@ -134,15 +136,15 @@ def test_an_edit_at_the_last_step_is_not_repeated(checkpoint: Path, tmp_path: Pa
 
 def test_accumulated_batches_are_one_step(checkpoint: Path, tmp_path: Path) -> None:
     taken = Snapshots()
-    eraser = Erase(concepts=["bomb"], every_n_steps=2)
+    eraser = Erase(concepts=["bomb"], every_n_steps=2, tune="off")
     train(SomebodysModule(checkpoint, 0.0), tmp_path, eraser, taken, steps=9, accumulate_grad_batches=2)
     assert taken.changes() == [4, 8]
 
 
 def test_a_resumed_training_counts_on(checkpoint: Path, tmp_path: Path) -> None:
-    train(SomebodysModule(checkpoint, 0.0), tmp_path, Erase(concepts=["bomb"], every_n_steps=2), steps=3)
+    train(SomebodysModule(checkpoint, 0.0), tmp_path, Erase(concepts=["bomb"], every_n_steps=2, tune="off"), steps=3)
     taken = Snapshots()
-    eraser = Erase(concepts=["bomb"], every_n_steps=2)
+    eraser = Erase(concepts=["bomb"], every_n_steps=2, tune="off")
     module = SomebodysModule(checkpoint, 0.0)
     trainer = train(module, tmp_path / "on", eraser, taken, steps=3, max_epochs=2, resume=tmp_path / "saved.ckpt")
     # Steps 4, 5, 6 of the whole training; the snapshot before the first is the checkpoint's.
@@ -154,7 +156,7 @@ def test_a_resumed_training_counts_on(checkpoint: Path, tmp_path: Path) -> None:
 
 def test_every_n_epochs_edits_at_the_end_of_an_epoch(checkpoint: Path, tmp_path: Path) -> None:
     taken = Snapshots()
-    eraser = Erase(concepts=["bomb"], every_n_epochs=2)
+    eraser = Erase(concepts=["bomb"], every_n_epochs=2, tune="off")
     train(SomebodysModule(checkpoint, 0.0), tmp_path, eraser, taken, steps=2, max_epochs=5)
     # Ten batches: the edits after epochs 2 and 4 show from batches 5 and 9 on.
     assert taken.changes() == [5, 9]
@@ -166,13 +168,13 @@ def test_the_pooled_embedding_of_sdxl_is_erased_too(tmp_path: Path) -> None:
     for role in roles:
         setattr(module, role, getattr(pipeline, role))
     second = {"text_encoder_2": "text_encoder_2", "tokenizer_2": "tokenizer_2"}
-    edited = Erase(concepts=["bomb"], epochs=2, **second).edited_weights(module)  # type: ignore[arg-type]
+    edited = Erase(concepts=["bomb"], epochs=2, tune="off", **second).edited_weights(module)  # type: ignore[arg-type]
     erase(pipeline, ["bomb"], epochs=2)
     assert "add_embedding.linear_1.weight" in edited
     assert all(torch.equal(pipeline.unet.get_parameter(name), weight) for name, weight in edited.items())
     # A module that does not name its second encoder is told so, not half erased.
     with pytest.raises(ConfigurationError, match=r"add_embedding.*text_encoder_2"):
-        Erase(concepts=["bomb"]).edited_weights(module)
+        Erase(concepts=["bomb"], tune="off").edited_weights(module)
 
 
 @pytest.mark.parametrize(
@@ -191,7 +193,7 @@ def test_two_callbacks_compose(
         for other in reversed(concepts)
     ]
     erasers = [
-        Erase(concepts=[concept], every_n_steps=every, **own)
+        Erase(concepts=[concept], every_n_steps=every, tune="off", **own)
         for concept, every, own in zip(concepts, schedules, settings, strict=True)
     ]
     train(module, tmp_path, *erasers, steps=2)
@@ -214,7 +216,7 @@ def test_a_frozen_text_encoder_encodes_once(checkpoint: Path, tmp_path: Path, tr
     module.text_encoder.train().requires_grad_(trained)
     calls = []
     module.text_encoder.register_forward_hook(lambda encoder, *_: calls.append(encoder.training))
-    train(module, tmp_path, Erase(concepts=["bomb"], every_n_steps=1), steps=3)
+    train(module, tmp_path, Erase(concepts=["bomb"], every_n_steps=1, tune="off"), steps=3)
     # Pairs and preserved prompts are two calls without dropout; the training's own go on with it.
     assert calls.count(True) == 3
     assert calls.count(False) == (6 if trained else 2)
@@ -233,19 +235,19 @@ def test_a_strategy_that_shards_the_weights_is_refused_before_training(checkpoin
         accelerator="cpu", devices=1, strategy=ModelParallelStrategy(), logger=False, default_root_dir=tmp_path
     )
     with pytest.raises(ConfigurationError, match=r"trainer.strategy: ModelParallelStrategy shards"):
-        Erase(concepts=["bomb"]).setup(trainer, SomebodysModule(checkpoint, 0.0), "fit")
+        Erase(concepts=["bomb"], tune="off").setup(trainer, SomebodysModule(checkpoint, 0.0), "fit")
 
 
 def test_a_dora_around_the_projections_is_refused_before_training(checkpoint: Path, tmp_path: Path) -> None:
     module = SomebodysModule(checkpoint, 0.0)
     module.unet.add_adapter(LoraConfig(r=2, target_modules=["to_k"], use_dora=True))
     with pytest.raises(ConfigurationError, match=r"Erase.unet: 'unet': a DoRA lies around"):
-        train(module, tmp_path, Erase(concepts=["bomb"]))
+        train(module, tmp_path, Erase(concepts=["bomb"], tune="off"))
 
 
 def test_a_missing_attribute_is_named_before_training(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"Erase.unet.*no 'denoiser'"):
-        train(SomebodysModule(checkpoint, 0.0), tmp_path, Erase(concepts=["bomb"], unet="denoiser"))
+        train(SomebodysModule(checkpoint, 0.0), tmp_path, Erase(concepts=["bomb"], unet="denoiser", tune="off"))
 
 
 def test_example_runs_on_the_embedded_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

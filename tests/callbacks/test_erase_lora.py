@@ -22,7 +22,7 @@ from tests.helpers.loras import computed, fill
 from tests.helpers.models import make_checkpoint
 from tests.helpers.trainings import SomebodysModule, train
 
-SETTINGS: dict[str, Any] = {"concepts": ["bomb"], "preserve": [" ", "dog"], "epochs": 2}
+SETTINGS: dict[str, Any] = {"concepts": ["bomb"], "preserve": [" ", "dog"], "epochs": 2, "tune": "off"}
 BOTH = LoraConfig(r=2, lora_alpha=3, lora_dropout=0.1, target_modules=["to_k", "to_v"])
 VALUES = LoraConfig(r=2, lora_alpha=2, target_modules=["to_v", "to_q"])
 
@@ -244,7 +244,7 @@ def test_two_callbacks_compose_in_the_lora(checkpoint: Path, tmp_path: Path) -> 
     module, pipeline = LoraModule(checkpoint, learning_rate=0.0), load(checkpoint)
     pipeline.unet.add_adapter(BOTH)
     pipeline.unet.load_state_dict(module.unet.state_dict())
-    fit(module, tmp_path, Erase(["bomb"], epochs=1), Erase(["axe"], epochs=1))
+    fit(module, tmp_path, Erase(["bomb"], epochs=1, tune="off"), Erase(["axe"], epochs=1, tune="off"))
     erase(pipeline, ["bomb"], epochs=1)
     erase(pipeline, ["axe"], epochs=1)
     for one in (module, pipeline):

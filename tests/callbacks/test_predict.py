@@ -203,7 +203,7 @@ def test_a_picture_that_cannot_be_written_ends_the_run(predict: Predict, tmp_pat
 
 
 def test_pictures_in_python_are_written_and_not_kept(tiny_model: Path, tmp_path: Path) -> None:
-    module = RECE(pretrained=str(tiny_model))
+    module = RECE(pretrained=str(tiny_model), tune="off")
     data = ConceptData(concepts=["bomb"], predict=["bomb", "axe"])
     settings: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     for steps, number in ((1, 4), (2, 4)):

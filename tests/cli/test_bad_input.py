@@ -605,7 +605,7 @@ def test_a_trainer_made_in_python(
         accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, **arguments
     )
     with pytest.raises(ConfigurationError) as caught:
-        trainer.fit(RECE(pretrained=str(tiny_model)), ConceptData(concepts=["bomb"]))
+        trainer.fit(RECE(pretrained=str(tiny_model), tune="off"), ConceptData(concepts=["bomb"]))
     assert_names(str(caught.value), *parts)
 
 

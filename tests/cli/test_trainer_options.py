@@ -189,7 +189,7 @@ def test_a_trainer_made_in_python(tiny_model: Path, options: dict[str, Any], say
         max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, **options
     )
     with pytest.raises(ConfigurationError, match=says):
-        trainer.fit(RECE(str(tiny_model)), ConceptData(["bomb"]))
+        trainer.fit(RECE(str(tiny_model), tune="off"), ConceptData(["bomb"]))
 
 
 # What a user asked to be told

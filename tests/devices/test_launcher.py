@@ -73,7 +73,9 @@ def test_one_process_of_several_that_works_alone_is_refused(
     trainer = {"devices": 1, "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     outcome = run_command(capsys, "fit", "--config", write_config(tmp_path, tiny_model, trainer={"devices": 1}))
     with pytest.raises(ConfigurationError) as caught:
-        Trainer(max_epochs=1, accelerator="cpu", **trainer).fit(RECE(str(tiny_model)), ConceptData(["bomb"]))
+        Trainer(max_epochs=1, accelerator="cpu", **trainer).fit(
+            RECE(str(tiny_model), tune="off"), ConceptData(["bomb"])
+        )
     for message in (outcome.err, str(caught.value)):
         assert all(part in message for part in ("trainer.devices", "in a folder of its own", *says)), message
     assert outcome.code == 2

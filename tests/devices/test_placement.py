@@ -125,7 +125,7 @@ def test_epoch_0_moves_the_encoder_once_and_leaves_the_algebra_its_memory(
         return real(module, torch.device("cpu"))  # what it encodes is needed
 
     monkeypatch.setattr("rece_lightning.devices.offload._away", counted)
-    module = RECE()
+    module = RECE(tune="off")
     module.placement = Placement(waiting=frozenset({"text_encoder"}))
     inside = []
     edit = RECE._edit
@@ -140,7 +140,7 @@ def test_epoch_0_moves_the_encoder_once_and_leaves_the_algebra_its_memory(
     assert moves == [META]
     assert inside == [0, 0]
     monkeypatch.undo()
-    plain = RECE()
+    plain = RECE(tune="off")
     trainer(tmp_path).fit(plain, ConceptData(concepts=["bomb", "axe"], preserve=["dog", "cat"], batch_size=1))
     assert torch.equal(module.maps["text"].of_layer(0), plain.maps["text"].of_layer(0))
 
@@ -358,7 +358,7 @@ def test_a_card_that_is_not_there_is_refused_by_its_number(two_cards: dict[str, 
 def test_the_plan_and_the_peaks_are_logged_and_in_the_report(tmp_path: Path) -> None:
     model = make_checkpoint(tmp_path / "model")
     placement, logger = DevicePlacement(offload=True), CSVLogger(tmp_path, name="", version="run")
-    module = RECE(pretrained=str(model))
+    module = RECE(pretrained=str(model), tune="off")
     data = ConceptData(concepts=["bomb"], preserve=["dog"])
     trainer(tmp_path, placement, Report(), logger=logger).fit(module, data)
     with (tmp_path / "run" / "metrics.csv").open() as stream:
@@ -375,13 +375,13 @@ def test_the_plan_and_the_peaks_are_logged_and_in_the_report(tmp_path: Path) -> 
     # On the CPU nothing waits, and where parts lie changes no bit.
     assert placement.decided is not None
     assert placement.decided.placement.waiting == frozenset()
-    plain = RECE(pretrained=str(model))
+    plain = RECE(pretrained=str(model), tune="off")
     trainer(tmp_path).fit(plain, ConceptData(concepts=["bomb"], preserve=["dog"]))
     assert torch.equal(module.maps["text"].of_layer(0), plain.maps["text"].of_layer(0))
 
 
 def test_one_plan_serves_the_verbs_that_it_covers(tmp_path: Path) -> None:
-    module, placement = RECE(pretrained=str(make_checkpoint(tmp_path / "model"))), DevicePlacement()
+    module, placement = RECE(pretrained=str(make_checkpoint(tmp_path / "model")), tune="off"), DevicePlacement()
     data = ConceptData(concepts=["bomb"], preserve=["dog"])
     own = trainer(tmp_path, placement)
     own.fit(module, data)
@@ -398,7 +398,7 @@ def test_where_nothing_has_room_a_warning_says_so_and_the_run_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("rece_lightning.devices.placement.free_memory", lambda devices, processes: {"cpu": 10**5})
-    module, placement = RECE(pretrained=str(make_checkpoint(tmp_path / "model"))), DevicePlacement()
+    module, placement = RECE(pretrained=str(make_checkpoint(tmp_path / "model")), tune="off"), DevicePlacement()
     trainer(tmp_path, placement).fit(module, ConceptData(concepts=["bomb"], preserve=["dog"]))
     assert "Warning: text encoder: nothing has room for it: it needs" in capsys.readouterr().err
     assert len(module.history) == 2
@@ -410,7 +410,7 @@ def test_where_nothing_has_room_a_warning_says_so_and_the_run_goes_on(
 @NO_CUDA
 def test_a_run_on_cuda_with_offload_gives_the_cpus_map_to_rounding(tmp_path: Path) -> None:
     def fitted(accelerator: str, *callbacks: Any) -> RECE:
-        module = RECE()
+        module = RECE(tune="off")
         Trainer(
             max_epochs=2, accelerator=accelerator, devices=1, logger=False, enable_checkpointing=False,
             enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path, callbacks=list(callbacks),

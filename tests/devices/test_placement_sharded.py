@@ -136,7 +136,7 @@ def test_erase_refuses_a_sharded_training_before_its_first_step(
 ) -> None:
     training = Training(wrap, late=late)
     trainer = Trainer(
-        max_epochs=1, accelerator="cpu", devices=1, callbacks=[Erase(["bomb"])], logger=False,
+        max_epochs=1, accelerator="cpu", devices=1, callbacks=[Erase(["bomb"], tune="off")], logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     with pytest.raises(ConfigurationError, match=r"Erase\.unet: 'unet': FSDP2? .* shards .*train with ddp"):
@@ -150,6 +150,6 @@ def test_the_live_erasure_refuses_a_sharded_unet(one_process: None) -> None:
     before = pipeline.unet.state_dict()
     parts = SimpleNamespace(unet=fsdp2(pipeline.unet), text_encoder=pipeline.text_encoder, tokenizer=pipeline.tokenizer)
     with pytest.raises(ConfigurationError, match=r"erase: pipeline\.unet: FSDP2"):
-        rece_lightning.erase(parts, ["bomb"])
+        rece_lightning.erase(parts, ["bomb"], tune="off")
     after = parts.unet.state_dict()
     assert all(torch.equal(after[name].full_tensor(), weight) for name, weight in before.items())

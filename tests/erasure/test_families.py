@@ -174,6 +174,6 @@ def test_a_fit_of_two_encoders_rows_resumes_with_the_same_bits(tmp_path: Path) -
 
 
 def fitted(folder: Path, epochs: int, checkpoint: Path | None = None) -> RECE:
-    module = RECE(str(folder / "sd3"))
+    module = RECE(str(folder / "sd3"), tune="off")
     fit_quietly(module, ConceptData(["bomb", {"prompt": "axe", "target": "a spoon"}]), checkpoint, epochs)
     return module

@@ -77,7 +77,7 @@ def test_what_gets_around_the_linear_maps_is_named() -> None:
     pipeline.transformer.patch_embed.text_proj = Around()
 
     with pytest.raises(ConfigurationError, match=r"CogView3PlusPipeline.*gets around.*text_proj"):
-        rece_lightning.erase(pipeline, "bomb")
+        rece_lightning.erase(pipeline, "bomb", tune="off")
 
 
 def test_what_has_no_denoiser_is_refused_with_what_there_is() -> None:
@@ -85,7 +85,7 @@ def test_what_has_no_denoiser_is_refused_with_what_there_is() -> None:
         pass
 
     with pytest.raises(ConfigurationError, match=r"Other is of no known family.*Stable Diffusion 1.x.*FLUX.1"):
-        rece_lightning.erase(Other(), "bomb")
+        rece_lightning.erase(Other(), "bomb", tune="off")
 
 
 @pytest.mark.parametrize("kind", ["OmniGenPipeline", "GlmImagePipeline", "KandinskyV22Pipeline"])
@@ -93,4 +93,4 @@ def test_what_no_map_reaches_is_refused_with_the_reason(kind: str) -> None:
     pipeline = type(kind, (), {})()
 
     with pytest.raises(ConfigurationError, match=rf"{kind} cannot be erased from in closed form: .+"):
-        rece_lightning.erase(pipeline, "bomb")
+        rece_lightning.erase(pipeline, "bomb", tune="off")

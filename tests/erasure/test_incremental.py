@@ -133,7 +133,7 @@ def test_what_makes_no_sense_is_refused_and_changes_nothing(
 
 def test_an_unedited_module_is_refused(tiny_model: Path) -> None:
     with pytest.raises(ConfigurationError, match="Nothing was edited"):
-        IncrementalErasure(RECE(str(tiny_model)).session)
+        IncrementalErasure(RECE(str(tiny_model), tune="off").session)
 
 
 # The bound

@@ -105,8 +105,8 @@ def test_a_lora_is_edited_with_its_base_and_comes_back(checkpoint: Path, setup: 
     state = {name: value.clone() for name, value in pipeline.unet.state_dict().items()}
     for name, layer in readers(fused.unet).items():
         layer.weight.data = before[name].clone()  # type: ignore[union-attr]
-    erasure = rece_lightning.erase(pipeline, ["bomb"], preserve=[" ", "dog"], epochs=2)
-    reference = rece_lightning.erase(fused, ["bomb"], preserve=[" ", "dog"], epochs=2)
+    erasure = rece_lightning.erase(pipeline, ["bomb"], preserve=[" ", "dog"], epochs=2, tune="off")
+    reference = rece_lightning.erase(fused, ["bomb"], preserve=[" ", "dog"], epochs=2, tune="off")
     matrix = erasure.maps["text"].of_layer(0)
     torch.testing.assert_close(matrix, reference.maps["text"].of_layer(0), rtol=1e-6, atol=1e-8)
     assert erasure.figures == pytest.approx(reference.figures, rel=1e-6)
@@ -132,7 +132,7 @@ def test_whatever_is_switched_on_later_is_erased(pipeline: Any) -> None:
         pipeline.unet.enable_adapters()
 
     before = list(states())
-    erasure = rece_lightning.erase(pipeline, ["bomb"], preserve=[" ", "dog"])
+    erasure = rece_lightning.erase(pipeline, ["bomb"], preserve=[" ", "dog"], tune="off")
     matrix = erasure.maps["text"].of_layer(0)
     for was, now in zip(before, list(states()), strict=True):
         assert_mapped(now, was, matrix)
@@ -169,7 +169,7 @@ def test_the_pooled_reader_of_sdxl_is_found_inside_a_lora(tmp_path: Path) -> Non
     layer = pipeline.unet.add_embedding.linear_1
     eye = torch.eye(reader.in_features, dtype=torch.float64)
     before = (layer(eye) - reader.bias).mT.detach()
-    erasure = rece_lightning.erase(pipeline, ["bomb"], epochs=2)
+    erasure = rece_lightning.erase(pipeline, ["bomb"], epochs=2, tune="off")
     after, matrix = (layer(eye) - reader.bias).mT.detach(), erasure.maps["pooled"].of_layer(0)
     # The other columns are sizes and crops.
     torch.testing.assert_close(after[:, :16], before[:, :16] @ matrix, rtol=1e-9, atol=1e-11)
@@ -179,7 +179,7 @@ def test_the_pooled_reader_of_sdxl_is_found_inside_a_lora(tmp_path: Path) -> Non
     pipeline = StableDiffusionXLPipeline.from_pretrained(tmp_path / "xl")
     inject_adapter_in_model(LoraConfig(target_modules=["to_k"], modules_to_save=["add_embedding"]), pipeline.unet)
     with pytest.raises(ConfigurationError, match=r"trained copy \(modules_to_save\) of add_embedding"):
-        rece_lightning.erase(pipeline, ["bomb"])
+        rece_lightning.erase(pipeline, ["bomb"], tune="off")
 
 
 @pytest.mark.parametrize("switched_on", [True, False])
@@ -194,7 +194,7 @@ def test_rows_are_those_of_the_adapted_text_encoder(checkpoint: Path, switched_o
     if not switched_on:
         pipeline.text_encoder.base_model.disable_adapter_layers()
     found, wanted, other = (
-        rece_lightning.erase(one, ["bomb"], epochs=1).maps["text"].of_layer(0)
+        rece_lightning.erase(one, ["bomb"], epochs=1, tune="off").maps["text"].of_layer(0)
         for one in ((pipeline, fused, plain) if switched_on else (pipeline, plain, fused))
     )
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
@@ -216,10 +216,10 @@ def test_other_adapters_are_refused_by_name_until_merged(pipeline: Any, kind: st
     model = get_peft_model(pipeline.unet, config)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(ConfigurationError, match=rf"erase: pipeline.unet: .*{named}.*merge_and_unload"):
-        rece_lightning.erase(pipeline, ["bomb"])
+        rece_lightning.erase(pipeline, ["bomb"], tune="off")
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     pipeline.unet = model.merge_and_unload()
-    assert len(rece_lightning.erase(pipeline, ["bomb"], epochs=1).names) == len(readers(pipeline.unet))
+    assert len(rece_lightning.erase(pipeline, ["bomb"], epochs=1, tune="off").names) == len(readers(pipeline.unet))
 
 
 def test_an_adapter_inside_another_is_refused(pipeline: Any) -> None:
@@ -228,7 +228,7 @@ def test_an_adapter_inside_another_is_refused(pipeline: Any) -> None:
     inner = get_peft_model(nn.Sequential(layer), LoHaConfig(r=2, target_modules=["0"])).base_model.model
     attention.to_k = get_peft_model(inner, LoraConfig(r=2, target_modules=["0"])).base_model.model[0]
     with pytest.raises(ConfigurationError, match=r"erase: pipeline.unet: .*(loha|inside another)"):
-        rece_lightning.erase(pipeline, ["bomb"])
+        rece_lightning.erase(pipeline, ["bomb"], tune="off")
 
 
 # What takes a layer's weight from where it was edited: each changes the layer that it is given.
@@ -290,12 +290,16 @@ ELSEWHERE: dict[str, tuple[Callable[[nn.Module, nn.Module, nn.Linear], None], st
 def test_layers_that_compute_otherwise_are_refused_and_stand_in_the_way_of_undoing(pipeline: Any, kind: str) -> None:
     """None is left out in silence, and no undo reports success that changes nothing."""
     change, named = ELSEWHERE[kind]
-    erasure = rece_lightning.erase(pipeline, ["bomb"], epochs=1)
+    erasure = rece_lightning.erase(pipeline, ["bomb"], epochs=1, tune="off")
     path = next(name for name in readers(pipeline.unet) if name.endswith("to_v")).rpartition(".")[0]
     parent = pipeline.unet.get_submodule(path)
     change(pipeline.unet, parent, parent.to_v)
     before = computed_plainly(pipeline.unet)
-    for refused in (erasure.undo, lambda: erasure.undo(force=True), lambda: rece_lightning.erase(pipeline, ["axe"])):
+    for refused in (
+        erasure.undo,
+        lambda: erasure.undo(force=True),
+        lambda: rece_lightning.erase(pipeline, ["axe"], tune="off"),
+    ):
         with pytest.raises(ConfigurationError, match=rf"{path}.to_v: .*{named}"):
             refused()
     assert not erasure.undone
@@ -319,22 +323,22 @@ def refused_until_taken_back(erasure: Any, pipeline: Any, message: str) -> Itera
 
 def test_fused_projections_are_refused_until_unfused(pipeline: Any) -> None:
     before = computed(pipeline.unet)
-    erasure = rece_lightning.erase(pipeline, ["bomb"], epochs=1)
+    erasure = rece_lightning.erase(pipeline, ["bomb"], epochs=1, tune="off")
     pipeline.fuse_qkv_projections(vae=False)
     with refused_until_taken_back(erasure, pipeline, r"undo: .*fused.*unfuse_qkv_projections\(\) first"):
         with pytest.raises(ConfigurationError, match=r"erase: .*fused.*unfuse_qkv_projections\(\) first"):
-            rece_lightning.erase(pipeline, ["axe"])
+            rece_lightning.erase(pipeline, ["axe"], tune="off")
         pipeline.unfuse_qkv_projections(vae=False)
     # diffusers leaves the fused copies where they were: they compute nothing.
     assert all(torch.equal(weight, before[name]) for name, weight in computed(pipeline.unet).items())
-    with rece_lightning.erase(pipeline, ["axe"], epochs=1):
+    with rece_lightning.erase(pipeline, ["axe"], epochs=1, tune="off"):
         assert not any(torch.equal(weight, before[name]) for name, weight in computed(pipeline.unet).items())
 
 
 def test_a_lora_fused_since_is_in_the_way_of_undoing(pipeline: Any) -> None:
     with_lora(pipeline)
     fill(pipeline.unet)
-    erasure = rece_lightning.erase(pipeline, ["bomb"], epochs=1)
+    erasure = rece_lightning.erase(pipeline, ["bomb"], epochs=1, tune="off")
     pipeline.fuse_lora(components=["unet"])
     with pytest.raises(ConfigurationError, match=r"undo: .*changed since .*a LoRA fused or unfused"):
         erasure.undo()
@@ -345,7 +349,7 @@ def test_a_lora_fused_since_is_in_the_way_of_undoing(pipeline: Any) -> None:
 
 def test_a_lora_loaded_since_is_in_the_way_of_undoing_until_it_is_unloaded(pipeline: Any) -> None:
     before = computed(pipeline.unet)
-    erasure = rece_lightning.erase(pipeline, ["bomb"], epochs=1)
+    erasure = rece_lightning.erase(pipeline, ["bomb"], epochs=1, tune="off")
     with_lora(pipeline)
     with refused_until_taken_back(erasure, pipeline, r"unload what was put around it since"):
         pipeline.unload_lora_weights()
@@ -354,7 +358,7 @@ def test_a_lora_loaded_since_is_in_the_way_of_undoing_until_it_is_unloaded(pipel
 
 def test_another_unet_since_is_in_the_way_of_undoing_until_the_former_is_back(pipeline: Any, checkpoint: Path) -> None:
     edited, other = pipeline.unet, load(checkpoint).unet
-    erasure = rece_lightning.erase(pipeline, ["bomb"], epochs=1)
+    erasure = rece_lightning.erase(pipeline, ["bomb"], epochs=1, tune="off")
     pipeline.unet = other
     with refused_until_taken_back(erasure, pipeline, r"undo: the pipeline has another U-Net"):
         pipeline.unet = edited
@@ -365,9 +369,9 @@ def test_weights_offloaded_since_are_in_the_way_of_undoing(pipeline: Any) -> Non
     from accelerate import cpu_offload
     from accelerate.hooks import remove_hook_from_module
 
-    erasure = rece_lightning.erase(pipeline, ["bomb"], epochs=1)
+    erasure = rece_lightning.erase(pipeline, ["bomb"], epochs=1, tune="off")
     cpu_offload(pipeline.unet, "cpu")
     with refused_until_taken_back(erasure, pipeline, r"undo: the U-Net was offloaded"):
         with pytest.raises(ConfigurationError, match="offloaded"):
-            rece_lightning.erase(pipeline, ["axe"])
+            rece_lightning.erase(pipeline, ["axe"], tune="off")
         remove_hook_from_module(pipeline.unet, recurse=True)

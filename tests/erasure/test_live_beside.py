@@ -79,7 +79,7 @@ def test_control_nets_are_edited_with_the_unet(pipeline: Any, count: int) -> Non
     }
     assert all(before.values())
     everything = bits(pipeline.unet, *nets)
-    erasure = rece_lightning.erase(controlled, ["bomb"], preserve=PRESERVE)
+    erasure = rece_lightning.erase(controlled, ["bomb"], preserve=PRESERVE, tune="off")
     after = dict(zip(before, map(reading, [pipeline.unet, *nets]), strict=True))
     assert erasure.names == [f"{path}{name}" for path, weights in before.items() for name in sorted(weights)]
     for path, weights in before.items():
@@ -101,7 +101,7 @@ def test_a_control_net_of_sdxl_reads_the_pooled_embedding_too(tmp_path: Path) ->
     net = control_net(plain.unet, 0)
     before = net.get_parameter(POOLED_READER).detach().clone()
     controlled = StableDiffusionXLControlNetPipeline(**plain.components, controlnet=net)
-    erasure = rece_lightning.erase(controlled, ["bomb"], preserve=PRESERVE, epochs=1)
+    erasure = rece_lightning.erase(controlled, ["bomb"], preserve=PRESERVE, epochs=1, tune="off")
     assert {POOLED_READER, f"controlnet.{POOLED_READER}"} < set(erasure.names)
     width = plain.text_encoder_2.config.projection_dim
     after = net.get_parameter(POOLED_READER)
@@ -117,7 +117,7 @@ def test_undo_finds_a_control_net_that_was_exchanged(pipeline: Any) -> None:
         **pipeline.components, controlnet=nets[0], requires_safety_checker=False
     )  # fmt: skip
     before = bits(*nets)
-    erasure = rece_lightning.erase(controlled, ["bomb"])
+    erasure = rece_lightning.erase(controlled, ["bomb"], tune="off")
     controlled.controlnet = nets[1]
     with pytest.raises(ConfigurationError, match="another controlnet than the one that was edited"):
         erasure.undo()
@@ -137,7 +137,7 @@ def test_a_lora_around_a_control_nets_projections_is_edited_with_it(pipeline: An
     rows = torch.randn(3, 24)
     with torch.no_grad():
         original = layer(rows)
-        erasure = rece_lightning.erase(controlled, ["bomb"], epochs=1)
+        erasure = rece_lightning.erase(controlled, ["bomb"], epochs=1, tune="off")
         after = layer(rows)
         erasure.undo()
         moved = rows.double() @ erasure.maps["text"].of_layer(0).mT
@@ -153,7 +153,7 @@ def test_a_compiled_control_net_is_edited_inside(pipeline: Any) -> None:
         **pipeline.components, controlnet=net, requires_safety_checker=False
     )  # fmt: skip
     controlled.controlnet = torch.compile(net)
-    rece_lightning.erase(controlled, ["bomb"])
+    rece_lightning.erase(controlled, ["bomb"], tune="off")
     assert not any(torch.equal(weight, before[name]) for name, weight in reading(net).items())
 
 
@@ -167,7 +167,7 @@ def test_custom_diffusion_is_erased(pipeline: Any) -> None:
         )
     pipeline.unet.set_attn_processor(processors)
     original = {name: weight.detach().clone() for name, weight in pipeline.unet.named_parameters()}
-    with rece_lightning.erase(pipeline, ["bomb"], preserve=PRESERVE) as erasure:
+    with rece_lightning.erase(pipeline, ["bomb"], preserve=PRESERVE, tune="off") as erasure:
         own = [name for name in original if "_custom_diffusion" in name and "to_q" not in name and "to_out" not in name]
         assert own
         for name in own:
@@ -185,7 +185,7 @@ def test_an_adapter_of_pictures_is_no_hindrance(pipeline: Any) -> None:
     parts = {name: part for name, part in pipeline.components.items() if name != "image_encoder"}
     adapted = StableDiffusionAdapterPipeline(**parts, adapter=adapter, requires_safety_checker=False)
     before = bits(adapter)
-    erasure = rece_lightning.erase(adapted, ["bomb"])
+    erasure = rece_lightning.erase(adapted, ["bomb"], tune="off")
     assert erasure.names == sorted(reading(pipeline.unet))
     assert bits(adapter) == before
 
@@ -202,10 +202,10 @@ def test_a_part_that_may_read_the_text_is_named(pipeline: Any) -> None:
     two = TwoReaders(nn.Linear(24, 24), **pipeline.components)
     before = bits(two.unet)
     with pytest.raises(ConfigurationError, match=r"pipeline\.prior: a Linear may read the text"):
-        rece_lightning.erase(two, ["bomb"])
+        rece_lightning.erase(two, ["bomb"], tune="off")
     assert bits(two.unet) == before
     two.prior = None
-    assert rece_lightning.erase(two, ["bomb"]).names
+    assert rece_lightning.erase(two, ["bomb"], tune="off").names
 
 
 def test_a_control_net_of_another_width_is_refused(pipeline: Any) -> None:
@@ -215,4 +215,4 @@ def test_a_control_net_of_another_width_is_refused(pipeline: Any) -> None:
         **pipeline.components, controlnet=net, requires_safety_checker=False
     )  # fmt: skip
     with pytest.raises(ConfigurationError, match=r"controlnet\..*reads embeddings 40 wide, the others 24"):
-        rece_lightning.erase(controlled, ["bomb"])
+        rece_lightning.erase(controlled, ["bomb"], tune="off")

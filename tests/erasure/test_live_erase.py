@@ -117,7 +117,7 @@ def test_the_null_space_editor_equals_a_run(tmp_path: Path) -> None:
 def test_only_the_projections_change_and_come_back_bit_for_bit(pipeline: StableDiffusionPipeline) -> None:
     before = everything(pipeline)
     modes = [module.training for module in pipeline.text_encoder.modules()]
-    erasure = rece_lightning.erase(pipeline, ["bomb"], preserve=PRESERVE)
+    erasure = rece_lightning.erase(pipeline, ["bomb"], preserve=PRESERVE, tune="off")
     after = everything(pipeline)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {f"unet.{name}" for name in erasure.names}
@@ -128,7 +128,7 @@ def test_only_the_projections_change_and_come_back_bit_for_bit(pipeline: StableD
     erasure.undo()
     assert equal(everything(pipeline), before)
     # A second call does nothing, whatever happened in between.
-    rece_lightning.erase(pipeline, "axe")
+    rece_lightning.erase(pipeline, "axe", tune="off")
     present = everything(pipeline)
     erasure.undo()
     assert equal(everything(pipeline), present)
@@ -140,7 +140,7 @@ def test_a_text_encoder_in_training_stays_as_it_is(pipeline: StableDiffusionPipe
     frozen = next(part for part in encoder.modules() if isinstance(part, nn.LayerNorm)).eval().requires_grad_(False)
     modes = [part.training for part in encoder.modules()]
     gradients = [weight.requires_grad for weight in encoder.parameters()]
-    rece_lightning.erase(pipeline, "bomb")
+    rece_lightning.erase(pipeline, "bomb", tune="off")
     assert not frozen.training
     assert modes == [part.training for part in encoder.modules()]
     assert gradients == [weight.requires_grad for weight in encoder.parameters()]
@@ -150,8 +150,8 @@ def test_a_text_encoder_in_training_stays_as_it_is(pipeline: StableDiffusionPipe
 def test_half_precision_is_edited_in_its_dtype(checkpoint: Path, dtype: torch.dtype) -> None:
     full, half = load(checkpoint), load(checkpoint, dtype)
     before = everything(half)
-    reference = rece_lightning.erase(full, ["bomb"], preserve=PRESERVE, epochs=2)
-    erasure = rece_lightning.erase(half, ["bomb"], preserve=PRESERVE, epochs=2)
+    reference = rece_lightning.erase(full, ["bomb"], preserve=PRESERVE, epochs=2, tune="off")
+    erasure = rece_lightning.erase(half, ["bomb"], preserve=PRESERVE, epochs=2, tune="off")
     wide = dict(text_reading(full))
     for name, weight in text_reading(half):
         assert weight.dtype == dtype
@@ -167,9 +167,9 @@ def test_half_precision_is_edited_in_its_dtype(checkpoint: Path, dtype: torch.dt
 
 def test_erasures_stack_and_come_off_in_reverse_order(pipeline: StableDiffusionPipeline) -> None:
     original = everything(pipeline)
-    first = rece_lightning.erase(pipeline, "bomb", preserve=PRESERVE)
+    first = rece_lightning.erase(pipeline, "bomb", preserve=PRESERVE, tune="off")
     once = everything(pipeline)
-    second = rece_lightning.erase(pipeline, "axe", preserve=PRESERVE)
+    second = rece_lightning.erase(pipeline, "axe", preserve=PRESERVE, tune="off")
     twice = everything(pipeline)
     # The second one edits what the first one left.
     for name in second.names:
@@ -185,11 +185,11 @@ def test_erasures_stack_and_come_off_in_reverse_order(pipeline: StableDiffusionP
 
 def test_as_a_context_manager(pipeline: StableDiffusionPipeline) -> None:
     original = everything(pipeline)
-    with rece_lightning.erase(pipeline, ["bomb"]) as erasure:
+    with rece_lightning.erase(pipeline, ["bomb"], tune="off") as erasure:
         assert not equal(everything(pipeline), original)
         assert "in force" in repr(erasure)
     assert equal(everything(pipeline), original)
-    with pytest.raises(RuntimeError, match="of the user"), rece_lightning.erase(pipeline, ["bomb"]):
+    with pytest.raises(RuntimeError, match="of the user"), rece_lightning.erase(pipeline, ["bomb"], tune="off"):
         raise RuntimeError("of the user")
     assert equal(everything(pipeline), original)
 
@@ -197,7 +197,7 @@ def test_as_a_context_manager(pipeline: StableDiffusionPipeline) -> None:
 def test_what_somebody_else_changed_is_not_overwritten_unasked(checkpoint: Path) -> None:
     pipeline = load(checkpoint)
     original = everything(pipeline)
-    erasure = rece_lightning.erase(pipeline, ["bomb"])
+    erasure = rece_lightning.erase(pipeline, ["bomb"], tune="off")
     with torch.no_grad():
         pipeline.unet.get_parameter(erasure.names[-1])[0, 0] += 1
     changed = everything(pipeline)
@@ -207,7 +207,7 @@ def test_what_somebody_else_changed_is_not_overwritten_unasked(checkpoint: Path)
     erasure.undo(force=True)
     assert equal(everything(pipeline), original)
     # A cast is a change too; forced, the originals take the new dtype.
-    erasure = rece_lightning.erase(pipeline, ["bomb"])
+    erasure = rece_lightning.erase(pipeline, ["bomb"], tune="off")
     pipeline.unet.to(torch.bfloat16)
     with pytest.raises(ConfigurationError, match="dtype"):
         erasure.undo()
@@ -220,7 +220,7 @@ def test_a_compiled_unet_is_edited_inside(pipeline: StableDiffusionPipeline) -> 
     original = everything(pipeline)
     inner = pipeline.unet
     pipeline.unet = torch.compile(inner)
-    erasure = rece_lightning.erase(pipeline, ["bomb"])
+    erasure = rece_lightning.erase(pipeline, ["bomb"], tune="off")
     assert not any(torch.equal(inner.get_parameter(name), original[f"unet.{name}"]) for name in erasure.names)
     erasure.undo()
     pipeline.unet = inner
@@ -262,27 +262,27 @@ def test_settings_are_refused_before_anything_changes(pipeline: StableDiffusionP
 
 def test_a_prompt_that_does_not_fit_is_cut_with_a_warning(pipeline: StableDiffusionPipeline) -> None:
     with pytest.warns(UserWarning, match="longer than the tokenizer takes"):
-        rece_lightning.erase(pipeline, " ".join(["bomb"] * 40))
+        rece_lightning.erase(pipeline, " ".join(["bomb"] * 40), tune="off")
 
 
 def test_pipelines_that_cannot_be_edited(checkpoint: Path) -> None:
     pipeline = load(checkpoint)
     text_encoder, pipeline.text_encoder = pipeline.text_encoder, None
     with pytest.raises(BaseModelError, match="text encoder"):
-        rece_lightning.erase(pipeline, ["bomb"])
+        rece_lightning.erase(pipeline, ["bomb"], tune="off")
     pipeline.text_encoder = text_encoder
     unet, pipeline.unet = pipeline.unet, None
     with pytest.raises(ConfigurationError, match="StableDiffusionPipeline is of no known family"):
-        rece_lightning.erase(pipeline, ["bomb"])
+        rece_lightning.erase(pipeline, ["bomb"], tune="off")
     pipeline.unet = nn.Linear(3, 3)
     with pytest.raises(ConfigurationError, match="no cross-attention that reads the text"):
-        rece_lightning.erase(pipeline, ["bomb"])
+        rece_lightning.erase(pipeline, ["bomb"], tune="off")
     pipeline.unet = unet.to(torch.float8_e4m3fn)
     with pytest.raises(ConfigurationError, match=r"float8_e4m3fn.*quantized"):
-        rece_lightning.erase(pipeline, ["bomb"])
+        rece_lightning.erase(pipeline, ["bomb"], tune="off")
     pipeline.unet = unet.to("meta")
     with pytest.raises(ConfigurationError, match="offloaded"):
-        rece_lightning.erase(pipeline, ["bomb"])
+        rece_lightning.erase(pipeline, ["bomb"], tune="off")
 
 
 def test_a_text_encoder_of_another_width_is_refused(checkpoint: Path, tmp_path: Path) -> None:
@@ -290,14 +290,14 @@ def test_a_text_encoder_of_another_width_is_refused(checkpoint: Path, tmp_path: 
     original = everything(pipeline)
     theirs, pipeline.text_encoder = pipeline.text_encoder, other.text_encoder
     with pytest.raises(ConfigurationError, match=r"24 wide in the space .text., the text encoder gives 32"):
-        rece_lightning.erase(pipeline, ["bomb"])
+        rece_lightning.erase(pipeline, ["bomb"], tune="off")
     pipeline.text_encoder = theirs
     assert equal(everything(pipeline), original)
 
 
 def test_nan_weights_and_overflow_change_nothing(checkpoint: Path) -> None:
     pipeline = load(checkpoint, torch.float16)
-    with rece_lightning.erase(pipeline, ["bomb"], epochs=1) as erasure:
+    with rece_lightning.erase(pipeline, ["bomb"], epochs=1, tune="off") as erasure:
         # UCE's map does not depend on the weights: the signs of its largest column make a sum that is too large.
         sums = erasure.maps["text"].of_layer(0).abs().sum(0)
         column = erasure.maps["text"].of_layer(0)[:, sums.argmax()]
@@ -306,11 +306,11 @@ def test_nan_weights_and_overflow_change_nothing(checkpoint: Path) -> None:
     weight[0] = 60000 * column.sign()
     original = everything(pipeline)
     with pytest.raises(ConfigurationError, match=rf"{name}.*do not fit torch.float16"):
-        rece_lightning.erase(pipeline, ["bomb"], epochs=1)
+        rece_lightning.erase(pipeline, ["bomb"], epochs=1, tune="off")
     assert equal(everything(pipeline), original)
     weight[0, 0] = float("nan")
     with pytest.raises(BaseModelError, match=name):
-        rece_lightning.erase(pipeline, ["bomb"])
+        rece_lightning.erase(pipeline, ["bomb"], tune="off")
 
 
 def test_offloading_a_model_at_a_time_works(checkpoint: Path) -> None:
@@ -318,15 +318,15 @@ def test_offloading_a_model_at_a_time_works(checkpoint: Path) -> None:
     from accelerate import cpu_offload_with_hook
 
     plain, offloaded = load(checkpoint), load(checkpoint)
-    rece_lightning.erase(plain, ["bomb"])
+    rece_lightning.erase(plain, ["bomb"], tune="off")
     for part in (offloaded.text_encoder, offloaded.unet):
         cpu_offload_with_hook(part, "cpu")
-    rece_lightning.erase(offloaded, ["bomb"])
+    rece_lightning.erase(offloaded, ["bomb"], tune="off")
     assert equal(everything(plain), everything(offloaded))
 
 
 def test_a_lora_elsewhere_is_no_hindrance(checkpoint: Path) -> None:
     pipeline = load(checkpoint)
     pipeline.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"]))
-    erasure = rece_lightning.erase(pipeline, ["bomb"])
+    erasure = rece_lightning.erase(pipeline, ["bomb"], tune="off")
     assert erasure.names == sorted(name for name, _ in text_reading(pipeline))

@@ -145,7 +145,7 @@ def test_exports_are_the_edited_weights(run: tuple[RECE, Path], tmp_path: Path) 
     for name, weight in load_file(export(erasure, "delta", tmp_path / "delta.safetensors").path).items():
         assert torch.equal(weight, expected[name])
     pipeline = module.pipeline()
-    plain = RECE(module.hparams["pretrained"]).base
+    plain = RECE(module.hparams["pretrained"], tune="off").base
     adapters = load_file(export(erasure, "kohya", tmp_path / "kohya.safetensors").path)
     assert adapters
     lora = load_file(next(path for path in files(export(erasure, "lora", tmp_path / "lora").path)))
@@ -194,7 +194,7 @@ def test_a_sweep_varies_what_the_editor_reads_and_only_there(wide_model: Path) -
     # UCE is tried once for every number of epochs, whatever the threshold.
     assert len(settings) == 2 * (1 + 3)
     data = ConceptData(**DATA, validation=[{"prompt": "rocket", "kind": "preserved"}])
-    loaded = RECE(str(wide_model)).session.loaded
+    loaded = RECE(str(wide_model), tune="off").session.loaded
     ranking = Ranking(loaded, {" ": data.pairs}, data.preserved, data.held_out)
     found = dict(ranking.rank(settings))
     figures, logged = found[base], fit_of(wide_model, data).history[-1]

@@ -8,6 +8,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from rece_lightning.vocabulary.distance import Reaching
 from safetensors.torch import load_file
 
 import rece_lightning
@@ -26,7 +27,6 @@ from rece_lightning.exports.lora import write_lora
 from rece_lightning.exports.map import EmbeddingMap, write_map
 from rece_lightning.models import pipeline_encoder
 from rece_lightning.models.text_space import Reader, TextSpace
-from rece_lightning.vocabulary.distance import Reaching
 from tests.helpers.fits import fit_quietly
 from tests.helpers.tiny.pipelines import drawn, flux2_klein
 

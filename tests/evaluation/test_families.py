@@ -19,7 +19,7 @@ PROMPTS = [EvaluationPrompt("a bomb", "bomb"), EvaluationPrompt("a dog of a rock
 
 
 def erased(path: Path) -> RECE:
-    module = RECE(str(path))
+    module = RECE(str(path), tune="off")
     fit_quietly(module, ConceptData(["bomb"]))
     return module
 

@@ -44,7 +44,7 @@ def model(folder: Path, pipeline: str, channels: int) -> Path:
 
 
 def fit(folder: Path, **options: Any) -> RECE:
-    module = RECE(str(folder))
+    module = RECE(str(folder), tune="off")
     data = ConceptData(["bomb"], preserve=[" "], validation=options.pop("validation", None))
     trainer = Trainer(
         max_epochs=1,

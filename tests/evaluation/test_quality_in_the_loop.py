@@ -368,9 +368,9 @@ def test_validate_goes_through_pictures_in_batches_and_leaves_the_data_as_it_was
     )
     if fails:
         with pytest.raises(ValueError, match="on purpose"):
-            trainer.validate(RECE(pretrained=str(tiny_model)), datamodule=data)
+            trainer.validate(RECE(pretrained=str(tiny_model), tune="off"), datamodule=data)
     else:
-        trainer.validate(RECE(pretrained=str(tiny_model)), datamodule=data)
+        trainer.validate(RECE(pretrained=str(tiny_model), tune="off"), datamodule=data)
         assert sizes.found == [3, 3, 3, 2]
         assert own.comparison is not None
         column = own.comparison.columns["rece"]

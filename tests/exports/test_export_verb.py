@@ -36,7 +36,7 @@ def run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(RECE(str(base)), ConceptData(["bomb"], preserve=[" ", "rocket"]))
+    trainer.fit(RECE(str(base), tune="off"), ConceptData(["bomb"], preserve=[" ", "rocket"]))
     return folder
 
 

@@ -53,7 +53,7 @@ def test_what_libraries_wrote_into_the_base_stays_behind(tiny: Erasure, tmp_path
 
 
 def test_an_applied_erasure_names_neither_model_by_its_folder(tiny_model: Path, tmp_path: Path) -> None:
-    module = RECE(str(tiny_model))
+    module = RECE(str(tiny_model), tune="off")
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = Trainer(max_epochs=1, accelerator="cpu", enable_checkpointing=False, **quiet)  # type: ignore[arg-type]
     trainer.fit(module, ConceptData(["bomb"]))

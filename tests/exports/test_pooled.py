@@ -200,7 +200,7 @@ def test_erase_edits_a_live_pipeline_and_undo_gives_it_back(xl: Erasure) -> None
     pipeline = pipeline_of(xl)
     before = {name: weight.clone() for name, weight in pipeline.unet.state_dict().items()}
     concepts: list[Any] = ["bomb", {"prompt": "axe", "target": "spoon"}]
-    erasure = rece_lightning.erase(pipeline, concepts, preserve=[" ", "rocket"], epochs=2)
+    erasure = rece_lightning.erase(pipeline, concepts, preserve=[" ", "rocket"], epochs=2, tune="off")
     assert set(erasure.maps) == {"text", "pooled"}
     assert READER in erasure.names
     after, wanted = pipeline.unet.state_dict(), dict(xl.weights())
@@ -214,7 +214,7 @@ def test_erase_edits_a_live_pipeline_and_undo_gives_it_back(xl: Erasure) -> None
 
 def test_undo_refuses_where_the_pooled_reader_was_trained_since(xl: Erasure) -> None:
     pipeline = pipeline_of(xl)
-    erasure = rece_lightning.erase(pipeline, "bomb", epochs=1)
+    erasure = rece_lightning.erase(pipeline, "bomb", epochs=1, tune="off")
     with torch.no_grad():
         pipeline.unet.get_parameter(READER)[0, -1] += 1
     with pytest.raises(ConfigurationError, match="changed since"):
@@ -223,7 +223,7 @@ def test_undo_refuses_where_the_pooled_reader_was_trained_since(xl: Erasure) -> 
 
 def fitted(pretrained: Path, folder: Path | None = None) -> RECE:
     """The erasure of the fixtures, with a checkpoint where a folder is given."""
-    module = RECE(str(pretrained))
+    module = RECE(str(pretrained), tune="off")
     trainer = Trainer(
         max_epochs=2,
         accelerator="cpu",

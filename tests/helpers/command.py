@@ -47,7 +47,7 @@ def write_config(
 ) -> Path:
     """A small configuration that runs, but for what is asked to differ."""
     settings = {
-        "model": {"pretrained": str(pretrained), **(model or {})},
+        "model": {"pretrained": str(pretrained), "tune": "off", **(model or {})},
         "data": {"concepts": ["bomb"]} if data is None else dict(data),
         "trainer": {**TRAINER, **(trainer or {})},
         **others,

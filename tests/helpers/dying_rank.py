@@ -48,7 +48,7 @@ def main(model: str, folder: Path, rank: int, how: str) -> None:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(RECE(model), ConceptData(["bomb", "axe"], preserve=["dog"], batch_size=1))
+    trainer.fit(RECE(model, tune="off"), ConceptData(["bomb", "axe"], preserve=["dog"], batch_size=1))
 
 
 if __name__ == "__main__":

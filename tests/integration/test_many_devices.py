@@ -145,7 +145,7 @@ def test_a_rank_that_dies_ends_the_others(tiny_model: Path, tmp_path: Path, rank
         assert f"rank {rank} ended: ValueError: out of paper" in done.stderr
         assert done.stderr.count("ValueError: out of paper") >= 2
     # What was done is there, and goes on with one process.
-    module = RECE(str(tiny_model))
+    module = RECE(str(tiny_model), tune="off")
     trainer = Trainer(max_epochs=4, accelerator="cpu", logger=False, enable_checkpointing=False)
     data = ConceptData(["bomb", "axe"], preserve=["dog"], batch_size=1)
     trainer.fit(module, data, ckpt_path=tmp_path / "epoch=1.ckpt", weights_only=True)

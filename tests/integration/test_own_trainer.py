@@ -17,7 +17,7 @@ from rece_lightning import RECE, ConceptData, load_pipeline
 from rece_lightning.callbacks import Export
 
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # which device, and Lightning's tips
-module = RECE(pretrained="emoji")
+module = RECE(pretrained="emoji", tune="off")
 data = ConceptData(concepts=["bomb", "axe"], validation=["bomb"], predict=["bomb"])
 trainer = Trainer(
     max_epochs=2, accelerator="cpu", callbacks=[Export()], logger=CSVLogger("logs"), enable_progress_bar=False

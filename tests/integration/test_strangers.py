@@ -259,7 +259,7 @@ def test_a_live_pipeline_with_values_that_are_no_numbers(tiny_model: Path, chang
         parameter.copy_(change(parameter))
     before = {key: value.clone() for key, value in pipeline.unet.state_dict().items()}
     with pytest.raises(ReceError, match="NaN or infinity"):
-        rece_lightning.erase(pipeline, "bomb")
+        rece_lightning.erase(pipeline, "bomb", tune="off")
     after = pipeline.unet.state_dict()
     assert all(torch.equal(value.view(torch.uint8), after[key].view(torch.uint8)) for key, value in before.items())
 
@@ -635,7 +635,7 @@ def test_a_table_that_is_none(scene: Scene, tmp_path: Path, how: str) -> None:
         config = scene.config(scene.tiny, data={"concepts": ["bomb"], key: str(table)})
         assert_names(scene.command("fit", "--config", config), f"data.{key}", str(table))
     with pytest.raises(ConfigurationError, match=r"data\.concepts: .*prompts\.csv"):
-        rece_lightning.erase(None, str(table))
+        rece_lightning.erase(None, str(table), tune="off")
 
 
 # Checkpoints

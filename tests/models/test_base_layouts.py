@@ -30,7 +30,7 @@ UNET = "diffusion_pytorch_model"
 
 def erased(pretrained: Path | str, **model: object) -> RECE:
     """The module after two epochs."""
-    module = RECE(pretrained=str(pretrained), **model)  # type: ignore[arg-type]
+    module = RECE(pretrained=str(pretrained), tune="off", **model)  # type: ignore[arg-type]
     trainer = Trainer(
         max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False,

@@ -173,7 +173,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The page of every verb: ``test`` goes on with what ``fit`` edited, ``validate`` measures the original model."""
     edited, found = RECE(pretrained="emoji", method=Method(derivation=Derivation(1e-3))), {}
     for verb in ("fit", "test", "validate"):
-        module = edited if verb != "validate" else RECE(pretrained="emoji")
+        module = edited if verb != "validate" else RECE(pretrained="emoji", tune="off")
         folder = tmp_path_factory.mktemp(verb)
         callbacks = [Evaluation(EmojiDetector(), pictures_per_prompt=1, steps=2, attack=False), Report()]
         if verb != "validate":

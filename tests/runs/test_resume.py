@@ -450,7 +450,7 @@ def test_a_trainer_of_the_users_own_resumes_and_finishes(tiny_model: Path, tmp_p
             enable_progress_bar=False,
             callbacks=[ErasureCheckpoint(), Export()],
         )
-        trainer.fit(RECE(str(tiny_model)), ConceptData(["bomb"]), ckpt_path=resume, weights_only=True)
+        trainer.fit(RECE(str(tiny_model), tune="off"), ConceptData(["bomb"]), ckpt_path=resume, weights_only=True)
 
     logs = tmp_path / "logs"
     fit(3, None)

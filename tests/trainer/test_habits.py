@@ -60,7 +60,7 @@ def matrix(module: RECE) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def plain(tiny_model: Path) -> torch.Tensor:
-    module = RECE(str(tiny_model))
+    module = RECE(str(tiny_model), tune="off")
     fit_quietly(module, data(), epochs=2)
     return matrix(module)
 
@@ -70,7 +70,7 @@ def plain(tiny_model: Path) -> torch.Tensor:
 
 def test_those_that_have_something_to_do_work_together(tiny_model: Path, tmp_path: Path, plain: torch.Tensor) -> None:
     rates = LearningRateMonitor(log_momentum=True, log_weight_decay=True)
-    module = RECE(str(tiny_model))
+    module = RECE(str(tiny_model), tune="off")
     one = trainer(
         tmp_path, rates, DeviceStatsMonitor(cpu_stats=True), ThroughputMonitor(batch_size_fn=lambda _: 1),
         OnExceptionCheckpoint(tmp_path), Timer("00:01:00:00"), EarlyStopping("preservation_drift", patience=5),
@@ -85,14 +85,14 @@ def test_those_that_have_something_to_do_work_together(tiny_model: Path, tmp_pat
 
 def test_a_checkpoint_from_before_there_was_a_rate_goes_on(tiny_model: Path, tmp_path: Path) -> None:
     first = trainer(tmp_path, ErasureCheckpoint(), max_epochs=1, enable_checkpointing=True)
-    first.fit(RECE(str(tiny_model)), data())
+    first.fit(RECE(str(tiny_model), tune="off"), data())
     file = tmp_path / "checkpoints" / "last.ckpt"
     content = torch.load(file, weights_only=True)
     for group in content["optimizer_states"][0]["param_groups"]:
         for name in ("lr", "momentum", "weight_decay"):
             del group[name]
     torch.save(content, file)
-    rates, module = LearningRateMonitor(), RECE(str(tiny_model))
+    rates, module = LearningRateMonitor(), RECE(str(tiny_model), tune="off")
     trainer(tmp_path, rates, logger=CSVLogger(tmp_path / "second")).fit(module, data(), ckpt_path=file)
     assert len(module.history) == 2
     assert set(rates.lrs["lr-ClosedFormOptimizer"]) == {1.0}
@@ -118,14 +118,14 @@ def test_a_checkpoint_from_before_there_was_a_rate_goes_on(tiny_model: Path, tmp
 def test_one_that_has_nothing_to_work_on_is_refused_before_the_model_is_looked_for(
     tmp_path: Path, callback: Callback, words: str
 ) -> None:
-    module = RECE(str(tmp_path / "nowhere"))
+    module = RECE(str(tmp_path / "nowhere"), tune="off")
     with pytest.raises(ConfigurationError, match=words):
         trainer(tmp_path, callback, enable_checkpointing=True).fit(module, data())
 
 
 def test_the_tuner_tries_no_batch_sizes(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="BatchSizeFinder tries how many prompts"):
-        Tuner(trainer(tmp_path)).scale_batch_size(RECE(str(tiny_model)), data())
+        Tuner(trainer(tmp_path)).scale_batch_size(RECE(str(tiny_model), tune="off"), data())
 
 
 class Logs(Callback):
@@ -136,13 +136,13 @@ class Logs(Callback):
 
 
 def test_a_figure_of_the_users_own_can_be_monitored(tiny_model: Path, tmp_path: Path) -> None:
-    module = RECE(str(tiny_model))
+    module = RECE(str(tiny_model), tune="off")
     trainer(tmp_path, Logs(), EarlyStopping("mine", patience=1)).fit(module, data())
     assert len(module.history) == 2
 
 
 def test_every_figure_that_is_logged_can_be_monitored(tiny_model: Path) -> None:
-    module = RECE(str(tiny_model), certificate=1.0)
+    module = RECE(str(tiny_model), certificate=1.0, tune="off")
     fit_quietly(module, data(), epochs=2)
     assert {name for figures in module.history for name in figures} == set(FIGURES)
 
@@ -150,7 +150,7 @@ def test_every_figure_that_is_logged_can_be_monitored(tiny_model: Path) -> None:
 def test_what_is_put_aside_comes_back(tiny_model: Path, tmp_path: Path) -> None:
     summary = ModelSummary()
     one = trainer(tmp_path, summary, logger=CSVLogger(tmp_path), log_every_n_steps=50, enable_model_summary=True)
-    one.fit(RECE(str(tiny_model)), data())
+    one.fit(RECE(str(tiny_model), tune="off"), data())
     assert summary in one.callbacks  # type: ignore[attr-defined]
     assert one.log_every_n_steps == 50  # type: ignore[attr-defined]
 
@@ -159,7 +159,7 @@ def test_what_is_put_aside_comes_back(tiny_model: Path, tmp_path: Path) -> None:
 
 
 def test_a_fit_goes_on_where_the_trainer_stopped(tiny_model: Path, tmp_path: Path, plain: torch.Tensor) -> None:
-    module, one = RECE(str(tiny_model)), trainer(tmp_path, max_epochs=1)
+    module, one = RECE(str(tiny_model), tune="off"), trainer(tmp_path, max_epochs=1)
     one.fit(module, data())
     one.fit(module, data())  # all its epochs are there: nothing is done, and nothing is lost
     assert len(module.history) == 1
@@ -167,7 +167,7 @@ def test_a_fit_goes_on_where_the_trainer_stopped(tiny_model: Path, tmp_path: Pat
     one.fit(module, data())
     assert torch.equal(matrix(module), plain)
     with pytest.raises(ConfigurationError, match="with another module"):
-        one.fit(RECE(str(tiny_model)), data())
+        one.fit(RECE(str(tiny_model), tune="off"), data())
     with pytest.raises(ConfigurationError, match=r"data\.concepts"):
         one.fit(module, ConceptData(concepts=["dagger"]))
 
@@ -175,7 +175,10 @@ def test_a_fit_goes_on_where_the_trainer_stopped(tiny_model: Path, tmp_path: Pat
 def test_verbs_may_follow_each_other_in_any_order(tmp_path: Path) -> None:
     evaluation = Evaluation(EmojiDetector(), pictures_per_prompt=1, steps=1)
     asked = data(validation=["bomb", {"prompt": "dog", "kind": "preserved"}])
-    one, module = trainer(tmp_path, evaluation, ErasureCheckpoint(), enable_checkpointing=True), RECE("emoji")
+    one, module = (
+        trainer(tmp_path, evaluation, ErasureCheckpoint(), enable_checkpointing=True),
+        RECE("emoji", tune="off"),
+    )
     one.validate(module, asked, verbose=False)
     one.fit(module, asked)
     one.test(module, asked, verbose=False)
@@ -212,27 +215,27 @@ def test_time_that_runs_out_in_epoch_0_leaves_what_was_counted(
     callbacks = [*timed(1), ErasureCheckpoint(), Evaluation(steps=1), Export(), Report()]
     asked = data(validation=["a bomb"])
     with pytest.raises(ConfigurationError) as raised:
-        trainer(tmp_path, *callbacks, enable_checkpointing=True).fit(RECE(str(tiny_model)), asked)
+        trainer(tmp_path, *callbacks, enable_checkpointing=True).fit(RECE(str(tiny_model), tune="off"), asked)
     said = str(raised.value)
     assert "a Timer of 1:00:00" in said
     assert "after 1 of 3 batches" in said
     assert "nothing was edited" in said
     assert str(tmp_path / "checkpoints") in said
     assert not (tmp_path / "edited.safetensors").exists()
-    module = RECE(str(tiny_model))
+    module = RECE(str(tiny_model), tune="off")
     trainer(tmp_path, ErasureCheckpoint(), enable_checkpointing=True).fit(module, asked)
     assert torch.equal(matrix(module), plain)
 
 
 def test_time_that_is_over_before_epoch_0_is_said(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"max_time.* in epoch 0: nothing was edited; give it more time\.$"):
-        trainer(tmp_path, max_time=timedelta(0)).fit(RECE(str(tiny_model)), data())
+        trainer(tmp_path, max_time=timedelta(0)).fit(RECE(str(tiny_model), tune="off"), data())
 
 
 def test_time_that_runs_out_between_epochs_is_said_and_the_run_goes_on(
     tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], plain: torch.Tensor
 ) -> None:
-    checkpoint, module = ErasureCheckpoint(), RECE(str(tiny_model))
+    checkpoint, module = ErasureCheckpoint(), RECE(str(tiny_model), tune="off")
     trainer(tmp_path, *timed(3), checkpoint, Export(), enable_checkpointing=True).fit(module, data())
     last, said = tmp_path / "checkpoints" / "last.ckpt", capsys.readouterr().err
     assert "ended the run after 1 of 2 epochs" in said
@@ -243,8 +246,8 @@ def test_time_that_runs_out_between_epochs_is_said_and_the_run_goes_on(
         tmp_path, ErasureCheckpoint(), Export(overwrite=True), Timer("00:02:00:00"), enable_checkpointing=True
     )
     with pytest.raises(ConfigurationError, match=r"after 1 of 2 epochs .*earlier parts counts"):
-        again.fit(RECE(str(tiny_model)), data(), ckpt_path=last)
-    module = RECE(str(tiny_model))
+        again.fit(RECE(str(tiny_model), tune="off"), data(), ckpt_path=last)
+    module = RECE(str(tiny_model), tune="off")
     callbacks = (ErasureCheckpoint(), Export(overwrite=True), Timer(None))
     trainer(tmp_path, *callbacks, enable_checkpointing=True).fit(module, data(), ckpt_path=last)
     assert torch.equal(matrix(module), plain)
@@ -252,7 +255,7 @@ def test_time_that_runs_out_between_epochs_is_said_and_the_run_goes_on(
 
 
 def test_a_number_of_steps_is_no_surprise(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    module = RECE(str(tiny_model))
+    module = RECE(str(tiny_model), tune="off")
     trainer(tmp_path, max_steps=1).fit(module, data())
     assert len(module.history) == 1
     assert "ended the run" not in capsys.readouterr().err

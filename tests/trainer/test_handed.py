@@ -42,7 +42,7 @@ def same_data() -> ConceptData:
 
 
 def fitted(model: Path, *data: Any, **settings: Any) -> RECE:
-    module = RECE(str(model))
+    module = RECE(str(model), tune="off")
     trainer(**settings).fit(module, *data)
     return module
 
@@ -183,7 +183,7 @@ def test_what_is_measured_is_what_the_loader_gives_and_not_an_earlier_datamodule
 ) -> None:
     evaluation = Evaluation(steps=1, pictures_per_prompt=1)
     one = trainer(callbacks=[evaluation], default_root_dir=tmp_path)
-    module = RECE(str(tiny_model))
+    module = RECE(str(tiny_model), tune="off")
     one.fit(module, ConceptData(concepts=["bomb"], validation=["a cat"]))
     getattr(one, verb)(module, DataLoader(PROMPTS, batch_size=2), verbose=False)  # type: ignore[arg-type]
     assert evaluation.comparison is not None

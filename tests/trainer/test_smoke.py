@@ -35,7 +35,7 @@ def trainer(folder: Path, *callbacks: Any, **settings: Any) -> Trainer:
 def test_a_fit_is_tried_on_a_prompt_or_two_of_each_kind(
     tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    evaluation, asked, module = Evaluation(steps=1, pictures_per_prompt=3), data(), RECE(str(tiny_model))
+    evaluation, asked, module = Evaluation(steps=1, pictures_per_prompt=3), data(), RECE(str(tiny_model), tune="off")
     callbacks = (evaluation, ErasureCheckpoint(), DevicePlacement(), Export(), Report())
     trainer(tmp_path, *callbacks).fit(module, asked)
     assert len(module.history) == 1
@@ -53,19 +53,23 @@ def test_a_fit_is_tried_on_a_prompt_or_two_of_each_kind(
 
 def test_results_that_are_there_stay(tiny_model: Path, tmp_path: Path) -> None:
     callbacks = lambda: (ErasureCheckpoint(dirpath=str(tmp_path / "kept")), Export(overwrite=True))  # noqa: E731
-    module = RECE(str(tiny_model))
+    module = RECE(str(tiny_model), tune="off")
     trainer(tmp_path, *callbacks(), fast_dev_run=False, logger=False, max_epochs=2).fit(module, data())
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
-    trainer(tmp_path, *callbacks(), logger=False).fit(RECE(str(tiny_model)), data())
+    trainer(tmp_path, *callbacks(), logger=False).fit(RECE(str(tiny_model), tune="off"), data())
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
     assert read_checkpoint(tmp_path / "kept" / "last.ckpt")["rece"]["epochs"] == 2
     # A finished run is measured, and drawn with, on a sample too.
     evaluation = Evaluation(steps=1)
     one = trainer(tmp_path / "second", evaluation, PictureWriter(folder=str(tmp_path / "mine"), steps=1))
     one.validate(
-        RECE(str(tiny_model)), data(), ckpt_path=tmp_path / "kept" / "last.ckpt", verbose=False, weights_only=True
+        RECE(str(tiny_model), tune="off"),
+        data(),
+        ckpt_path=tmp_path / "kept" / "last.ckpt",
+        verbose=False,
+        weights_only=True,
     )
-    one.predict(RECE(str(tiny_model)), data(), ckpt_path=tmp_path / "kept" / "last.ckpt", weights_only=True)
+    one.predict(RECE(str(tiny_model), tune="off"), data(), ckpt_path=tmp_path / "kept" / "last.ckpt", weights_only=True)
     assert evaluation.comparison is not None
     assert len(evaluation.comparison.prompts) == 2
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
@@ -80,14 +84,14 @@ def test_results_that_are_there_stay(tiny_model: Path, tmp_path: Path) -> None:
     ],
 )
 def test_what_is_chosen_is_chosen_from_a_few_words(tiny_model: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
-    module = RECE(str(tiny_model))
+    module = RECE(str(tiny_model), tune="off")
     trainer(tmp_path).fit(module, ConceptData(concepts=["bomb", "axe", "dagger"], **settings))
     assert len(module.history) == 1
     assert len(module.session.concepts["preserved"]) <= 3
 
 
 def test_a_loader_that_was_handed_over_is_tried_too(tiny_model: Path, tmp_path: Path) -> None:
-    module = RECE(str(tiny_model))
+    module = RECE(str(tiny_model), tune="off")
     one = trainer(tmp_path, fast_dev_run=3)
     one.fit(module, DataLoader(["bomb", "axe", "dagger", "gun"], batch_size=4))  # type: ignore[arg-type]
     assert module.session.erased_prompts == ["bomb", "axe", "dagger"]
@@ -120,4 +124,6 @@ def test_the_command_tries_a_run_and_leaves_no_trace(
 )
 def test_a_limit_is_named_as_it_was_given(tmp_path: Path, settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
-        trainer(tmp_path, **{"fast_dev_run": False, **settings}).fit(RECE(str(tmp_path / "nowhere")), data())
+        trainer(tmp_path, **{"fast_dev_run": False, **settings}).fit(
+            RECE(str(tmp_path / "nowhere"), tune="off"), data()
+        )

@@ -47,7 +47,7 @@ def all_drifts(module: RECE, words: list[str]) -> Tensor:
 
 
 def test_drifts_are_the_change_of_keys_and_values(tiny_model: Path) -> None:
-    module = RECE(str(tiny_model))
+    module = RECE(str(tiny_model), tune="off")
     trainer = Trainer(max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False)
     trainer.fit(module, ConceptData(ERASED))
     embeddings = module.session.encoder.encode(["dog", "cat"]).embeddings

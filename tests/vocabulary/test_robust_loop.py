@@ -411,7 +411,7 @@ def test_settings_that_make_no_sense_are_refused_before_any_model(robust: Any, s
 )
 def test_certificates_that_make_no_sense_are_refused_before_any_model(certificate: Any, said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
-        RECE("no such model", certificate=certificate)
+        RECE("no such model", certificate=certificate, tune="off")
 
 
 def test_a_certificate_of_any_norm_needs_one_editor_that_takes_something_out_of_reach() -> None:

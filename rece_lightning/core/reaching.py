@@ -64,8 +64,8 @@ class Reaching:
 
     def _measure(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         wide = rows.to(self.gram.device).double()
-        seen, crossed = wide @ self.gram, wide @ self.cross
-        own, now = (seen * wide).sum((-2, -1)), (wide @ self.edited * wide).sum((-2, -1))
+        seen, crossed = _times(wide, self.gram), _times(wide, self.cross)
+        own, now = (seen * wide).sum((-2, -1)), (_times(wide, self.edited) * wide).sum((-2, -1))
         answers = _form(self.concept, self.gram, self.concept).sum(-1)
         before = own[:, None] - 2 * torch.einsum("nrd,crd->nc", seen, self.concept) + answers
         after = now[:, None] - 2 * torch.einsum("nrd,crd->nc", crossed, self.concept) + answers
@@ -76,4 +76,9 @@ class Reaching:
 
 
 def _form(left: Tensor, matrix: Tensor, right: Tensor) -> Tensor:
-    return ((left @ matrix) * right).sum(-1)
+    return (_times(left, matrix) * right).sum(-1)
+
+
+def _times(rows: Tensor, matrix: Tensor) -> Tensor:
+    """``[..., d] @ [d, d]``, of a matrix in factors too."""
+    return (rows.flatten(0, -2) @ matrix).view(rows.shape)
