@@ -195,23 +195,24 @@ def write_page(rows: Sequence[Row], folder: Path) -> Path:
         "",
         "`python -m benchmarks.tuning`",
         "",
-        f"The rule of `model.tune: balanced`. {RULES['balanced']} It was chosen, with its constants, on every second of "
-        f"twelve objects ({', '.join(CHOSEN_ON)}) and is judged on the others ({', '.join(JUDGED_ON)}).",
+        f"The rule of `model.tune: balanced`. {RULES['balanced']} Figure and share were chosen on every second of "
+        f"twelve objects ({', '.join(CHOSEN_ON)}) and are judged on the others ({', '.join(JUDGED_ON)}); the ranges of "
+        "the grid come from earlier trials with all of them.",
         "",
         "## Which figure tells without a picture how often a concept is detected",
         "",
-        "Rank correlation of a figure with the share of pictures of the concept and its synonyms that show it, within a "
-        f"concept and averaged over concepts: {count['wide grid']} edits of a grid wider than the one that is laid out "
-        f"({', '.join(WIDE)}; UCE and RECE of keys and values, drawn words preserved), {count['grid']} of the front with "
-        f"the published settings, {count['results']} of `results.csv` (five states) and {count['robust']} of "
+        "Rank correlation of a figure with the share of pictures of the concept and its synonyms that show it, within "
+        f"a concept and averaged over concepts: {count['wide grid']} edits of a grid wider than the one that is laid "
+        f"out ({', '.join(WIDE)}; UCE and RECE of keys and values, drawn words preserved), {count['grid']} of the "
+        f"front with the published settings, {count['results']} of `results.csv` (five states), {count['robust']} of "
         "`robust.csv` (three editors; keys, values or both; `bomb` and `axe`, then `church`).",
         "",
         *correlations(rows),
         "",
-        "Over keys and values alike *remaining* counts keys that no edit touched: it says nothing of edits of values, and "
-        "ranks them last. Over values it tells edits of any kind apart. A concept that its own prompt has lost can still "
-        f"be there under another word: of a word's difference a share lies beside the concept's, where the edit does not "
-        f"reach. {SPARE:.0%} for it makes the rule go on a little beyond the target where that costs nothing.",
+        "Over keys and values alike *remaining* counts keys that no edit touched: it says nothing of edits of values, "
+        "and ranks them last. Over values it tells edits of any kind apart. A concept that its own prompt has lost can "
+        "still be there under another word: of a word's difference a share lies beside the concept's, where the edit "
+        f"does not reach. {SPARE:.0%} for it makes the rule go on a little beyond the target where that costs nothing.",
         "",
         "## What token attackers find",
         "",
@@ -221,10 +222,10 @@ def write_page(rows: Sequence[Row], folder: Path) -> Path:
         "",
         "## What the rule costs",
         "",
-        "One object at a time, drawn words preserved. Detections of pictures; the regret is the harmonic mean of (1 − own "
-        "and synonyms detected) and others detected, in points, of the best of the settings drawn (three along the "
-        "front, the chosen one, the published ones) minus that of the chosen one. The best of several by a dozen "
-        "pictures looks better than it is: the regret is an upper bound.",
+        "One object at a time, drawn words preserved. Detections of pictures; the regret is the harmonic mean of "
+        "(1 − own and synonyms detected) and others detected, in points, of the best of the settings drawn (three "
+        "along the front, the chosen one, the published ones) minus that of the chosen one. The best of several by a "
+        "dozen pictures looks better than it is: the regret is an upper bound.",
         "",
         *regrets(rows),
         "",
@@ -232,7 +233,7 @@ def write_page(rows: Sequence[Row], folder: Path) -> Path:
         "",
         "## One line without settings",
         "",
-        '`rece_lightning.erase(pipeline, "bomb")`: nothing else is given. Six other objects of the catalog, a picture each.',
+        '`rece_lightning.erase(pipeline, "bomb")`: nothing else is given. Six other objects, a picture each.',
         "",
         *one_line(rows, "one line", UNASKED),
         "",

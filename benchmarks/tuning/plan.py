@@ -39,7 +39,7 @@ from rece_lightning.vocabulary.rows import subject_rows, vocabulary_rows
 
 OBJECTS = tuple(one.name for one in objects())
 CHOSEN_ON, JUDGED_ON = OBJECTS[::2], OBJECTS[1::2]
-"""Every second one, from the first on; the rule and its constants were chosen on these, and are judged on the others."""
+"""Every second one, from the first on: the rule was chosen on these, and is judged on the others."""
 UNASKED = (
     "bomb", "axe", "parachute", "rose", "camera", "lemon", "anchor", "trophy", "volcano", "turtle", "violin", "hammer",
     "mushroom",

@@ -12,7 +12,7 @@ from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any
 
 from rece_lightning.core.derivation import Derivation
-from rece_lightning.core.editors import UCE, Editor, NullSpace, Projection
+from rece_lightning.core.editors import UCE, Editor, NullSpace, ProjectedUCE, Projection
 from rece_lightning.core.method import Method
 
 EPOCHS = 4
@@ -25,10 +25,9 @@ PRESERVES = (0.1, 1.0, 10.0)
 """λ₁: what a preserved row weighs beside an erased one."""
 SHRINKAGES = (1.0, 3.0, 10.0, 30.0)
 """κ of a singular editor, whose system is scale-free already."""
-RANK = 0.99
-"""Directions that a singular editor takes out: as many as hold this share of the differences."""
 EDITORS: dict[type[Editor], dict[str, tuple[float, ...]]] = {
     NullSpace: {"preserve_scale": (0.0, 0.3, 1.0, 3.0), "threshold": (0.01, 0.1, 1.0)},
+    ProjectedUCE: {"preserve_scale": PRESERVES, "shrinkage": SHRINKAGES},
     UCE: {"preserve_scale": PRESERVES},
     Projection: {"shrinkage": SHRINKAGES},
 }

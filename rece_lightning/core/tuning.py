@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from rece_lightning.core import diagnostics
-from rece_lightning.core.editors import UCE, Projection
+from rece_lightning.core.editors import UCE, ProjectedUCE
 from rece_lightning.core.embedding_map import unedited as unedited_map
 from rece_lightning.core.eraser import Eraser, Evidence
 from rece_lightning.core.errors import ConfigurationError, check_choice, check_number
 from rece_lightning.core.gram import Gram
-from rece_lightning.core.grid import RANK, Scales, differing, grid
+from rece_lightning.core.grid import Scales, differing, grid
 from rece_lightning.core.method import Method
 
 BALANCED, ROBUST, OFF = "balanced", "robust", "off"
@@ -99,10 +99,10 @@ class Tuning:
         if method.editor != UCE():
             raise ConfigurationError(
                 f"model.tune: {ROBUST}: a map of {type(method.editor).__name__} can be inverted, and the derived "
-                "embedding brings the concept back; leave model.method.editor out, or give Projection."
+                "embedding brings the concept back; leave model.method.editor out, or give ProjectedUCE."
             )
         kinds = "v" if method.projections == Method().projections else method.projections
-        return replace(method, editor=Projection(rank=RANK), first_editor=None, projections=kinds)
+        return replace(method, editor=ProjectedUCE(), first_editor=None, projections=kinds)
 
     def plain(self) -> dict[str, Any]:
         """In plain types."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rece_lightning.core.embedding_map import unedited
+from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.gram import Gram
 from rece_lightning.core.reaching import Reaching
 from rece_lightning.core.robust import WITHIN
@@ -48,9 +49,9 @@ def everyday(
 ) -> Iterator[Everyday]:
     """Draw words of the tokenizer, in parts that are encoded together.
 
-    Left out are the words of an erased prompt or its target, those of a list, and those that mean what is erased: whose keys and values
-    are nearer to a concept's than :data:`rece_lightning.core.robust.WITHIN` of its way to its target, on the unedited
-    model, at the last token of the word and the end of the text behind it.
+    Left out are the words of an erased prompt or its target, those of a list, and those that mean what is erased:
+    whose keys and values are nearer to a concept's than :data:`rece_lightning.core.robust.WITHIN` of its way to its
+    target, on the unedited model, at the last token of the word and the end of the text behind it.
 
     Args:
         encoder: of the model.
@@ -61,13 +62,18 @@ def everyday(
         preserve: some; otherwise fewer are drawn, and all of them are held out.
 
     Raises:
-        ConfigurationError: if the tokenizer has no words.
+        ConfigurationError: if the tokenizer has no words, and some are to be preserved.
     """
     erased = list(islice(pairs, LOOKED_AT))
     own = (text for pair in erased for text in (pair.prompt, pair.target))
     taken = {word for text in own for word in text.lower().split()} | {one.strip().lower() for one in listed}
-    count = COUNT if preserve else COUNT // HELD_OUT
-    words = [word for word in everyday_words(encoder.tokenizer, count) if word.lower() not in taken]
+    try:
+        common = everyday_words(encoder.tokenizer, COUNT if preserve else COUNT // HELD_OUT)
+    except ConfigurationError:
+        if preserve:
+            raise
+        return  # drift is measured on what is preserved
+    words = [word for word in common if word.lower() not in taken]
     means = list(_meanings(encoder, spaces[0], gram, erased))
     drawn = 0
     for part in in_parts(words):

@@ -125,7 +125,7 @@ class ErasureSession:
         )
 
     def begin(self) -> None:
-        """Forget every prompt, every epoch, and what was chosen."""
+        """Forget every prompt and epoch."""
         self._statistics, self._erasers, self._restored, self.history = None, None, None, []
         self.tuned.begin()
 

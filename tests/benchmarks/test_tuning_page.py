@@ -1,0 +1,46 @@
+"""What the page of tuning says follows from its rows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from benchmarks.harness import HERE, Table
+from benchmarks.tuning.page import NONE, Row, one_line, over, regrets, within
+from benchmarks.tuning.plan import CHOSEN_ON, JUDGED_ON, OTHERS, UNASKED
+
+ROW = Row("", "grid", JUDGED_ON[0], "a", 0, 0, 10, 0, 0, 10, 10, *(math.nan,) * 9)
+
+
+def test_a_correlation_is_taken_within_each_concept() -> None:
+    """Two concepts at different levels: pooled the figure says the opposite."""
+    rows = []
+    for level, concept in ((0, CHOSEN_ON[0]), (5, CHOSEN_ON[1])):
+        for place in range(5):
+            figure = place / 10 - level
+            rows.append(replace(ROW, concept=concept, own_hits=level + place, remaining=figure, drift=-figure))
+    assert within(rows, "remaining") == pytest.approx(1.0)
+    assert within(rows, "drift") == pytest.approx(-1.0)
+    assert over(rows, "remaining") < 0.5
+
+
+def test_the_regret_is_the_best_in_hindsight_minus_the_chosen_one() -> None:
+    rows = [replace(ROW, edit=NONE, own_hits=10), *(replace(ROW, edit=name, own_hits=9) for name in OTHERS)]
+    rows += [replace(ROW, edit="chosen", chosen=1, own_hits=2), replace(ROW, edit="other", own_hits=0)]
+    best, chosen = 1.0, 2 / (1 / 0.8 + 1)
+    lines = regrets(rows)
+    assert lines[2].startswith(f"| {JUDGED_ON[0]} | 10 of 10, 10 of 10 | 2 of 10, 10 of 10 |")
+    assert lines[2].endswith(f"| {100 * (best - chosen):.0f} |")
+    assert lines[-1].endswith(f"**{100 * (best - chosen):.1f}** |")
+
+
+def test_the_page_stands_on_whole_halves_of_the_concepts() -> None:
+    assert set(CHOSEN_ON).isdisjoint(JUDGED_ON)
+    assert len(CHOSEN_ON) == len(JUDGED_ON) == 6
+    rows = Table(HERE / "tuning.csv", Row).rows()
+    assert {row.concept for row in rows if row.part == "grid"} == set(JUDGED_ON)
+    assert {row.concept for row in rows if row.part == "wide grid"} <= set(CHOSEN_ON)
+    assert sum(row.chosen for row in rows if row.part == "grid") == len(JUDGED_ON)
+    assert one_line(rows, "one line", UNASKED)[-1].startswith("| together |")
