@@ -220,6 +220,10 @@ def write_page(rows: Sequence[Row], folder: Path) -> Path:
         "",
         *attacks(rows),
         "",
+        "None tells `p4d` or `unlearndiffatk`: of 24 points a correlation within ± 0.40 is chance, and the nearest "
+        "word has the wrong sign for one of the two. So `robust` goes by the derived embedding, which a singular "
+        "editor alone keeps away, and by no figure of words.",
+        "",
         "## What the rule costs",
         "",
         "One object at a time, drawn words preserved. Detections of pictures; the regret is the harmonic mean of "

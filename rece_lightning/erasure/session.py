@@ -261,11 +261,7 @@ class ErasureSession:
         return Erasure(self.base, spaces, self.description())
 
     def attacked(self, maps: Mapping[str, AnyMap]) -> dict[str, tuple[Gram, AnyMap]]:
-        """``G`` and ``M`` of all that a prompt embedding meets: with readers that no edit touches, where some are.
-
-        Args:
-            maps: text space → the map of what is edited.
-        """
+        """``G`` and ``M`` of all that an embedding meets, readers that no edit touches included; ``maps`` a space."""
         rest = untouched(self.base.spaces, self.spaces)
         return {
             name: beside(gram, maps[name], self.loaded.gram(rest[name], self.method))
