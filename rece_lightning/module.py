@@ -54,18 +54,15 @@ class RECE(LightningModule):
     later epoch derives the embeddings that would bring the concepts back, and edits with those.
 
     Args:
-        pretrained: ``emoji`` (the embedded world), a diffusers folder, a checkpoint file (``.safetensors``,
-            ``.ckpt``) in the original layout, or a hub id.
+        pretrained: ``emoji`` (the embedded world), a diffusers folder, a checkpoint file, or a hub id.
         revision: of the hub repository.
-        variant: of the weight files, such as ``fp16``.
-        config: of a checkpoint file: a shipped layout such as ``sd2-base``, or a folder of configurations; found
-            out from the file unless given.
+        variant: of the files, such as ``fp16``.
+        config: of a checkpoint file: a shipped layout such as ``sd2-base``, or a folder; found out unless given.
         adapter: a LoRA, or edited weights, on the base model; for ``validate``, ``test`` and ``predict`` alone.
         method: how to erase: editor, derivation, and what they work on; see :class:`Method`.
         attacker_scale: ridge of the attacker in the regeneration residual; default ``1e-3 · tr(G)/d``.
-        tune: ``balanced`` chooses the settings of ``method`` that are at their defaults, and the epochs where
-            ``trainer.max_epochs`` is left out, before the first epoch and without a picture; ``robust`` takes a
-            singular editor; ``off``. Unless given ``balanced``, or ``off`` where a method is given.
+        tune: ``balanced`` chooses settings of ``method`` at their defaults, and epochs where ``max_epochs`` is left
+            out, without a picture; ``robust``; ``off``: what a method that is given stands for.
         drift_budget: of tuning: the most that the keys and values of held-out prompts may move.
         certificate: also log every epoch's ``certificate``: the least share of a concept's way to its target that no
             embedding makes up for; ``any`` over embeddings of any norm (of use with a singular editor), or a number β
@@ -93,8 +90,7 @@ class RECE(LightningModule):
             check_number("model.attacker_scale", attacker_scale, positive=True)
         tuning = Tuning.of(tune, drift_budget, given=method is not DEFAULT)
         method = Method.of(method)
-        # Encoders and pipelines stay out of the module tree: checkpoints are slim, and no strategy
-        # broadcasts a model that nobody trains.
+        # Models stay out of the module tree: checkpoints are slim, and no strategy broadcasts what nobody trains.
         loaded = LoadedModel((pretrained, revision, variant, config))
         self._session = ErasureSession(loaded, method, attacker_scale, tuning)
         self._certificate_budget = read_certificate(certificate, self._session.method)
@@ -113,7 +109,7 @@ class RECE(LightningModule):
         self.keeps_encoder = True
         """Whether the text encoder stays loaded once the prompts are encoded."""
         self.keeps_choice = False
-        """Whether the next ``fit`` keeps what ``data.preserve: auto`` chose in a run that was stopped in epoch 0."""
+        """Whether the next ``fit`` keeps the words that were chosen in a run that was stopped in epoch 0."""
         self._sampling: Sampling | None = None
         self.seeds: tuple[int, ...] = (0,)
         self.drawn: Callable[[Sequence[EvaluationPrompt]], dict[str, Any]] | None = None
@@ -197,10 +193,7 @@ class RECE(LightningModule):
         return self.session.first_maps
 
     def erasure(self, maps: Mapping[str, AnyMap] | None = None) -> Erasure:
-        """The result: what exports, certificates and the scan read.
-
-        Args:
-            maps: in place of the module's own, such as :attr:`first_maps`.
+        """The result: what exports, certificates and the scan read; of ``maps`` such as :attr:`first_maps` where given.
 
         Raises:
             ConfigurationError: if nothing was edited yet.
@@ -296,10 +289,8 @@ class RECE(LightningModule):
             )
         figures["edit_seconds"] = time.perf_counter() - started
         session.history[-1] = figures
-        if len(session.history) == 1 and (choice := session.tuned.choice) is not None:
-            close_epochs(self.trainer, session.tuned.tuning, choice)
-            if self.trainer.is_global_zero:
-                print(f"tuned ({choice['aim']}): {choice['reason']}")
+        if len(session.history) == 1:
+            close_epochs(self.trainer, session.tuned.tuning, session.tuned.choice, tell=True)
         self.log_dict(figures, on_step=False, on_epoch=True, batch_size=1, logger=False)
         log_epoch(self.trainer, figures, self.current_epoch)
 

@@ -60,7 +60,9 @@ class Tuning:
             check_number("model.drift_budget", self.drift_budget, positive=True)
 
     @classmethod
-    def of(cls, tune: str | None, drift_budget: float | None, *, given: bool, where: str = "model") -> Tuning | None:
+    def of(
+        cls, tune: str | bool | None, drift_budget: float | None, *, given: bool, where: str = "model"
+    ) -> Tuning | None:
         """What a user asks for; ``None`` where nothing is to be chosen.
 
         Args:
@@ -72,11 +74,10 @@ class Tuning:
         Raises:
             ConfigurationError: for another word, or a budget that nothing reads.
         """
-        if tune is False:  # YAML reads a bare off as that
-            tune = OFF
-        if tune is not None:
-            check_choice(f"{where}.tune", tune, TUNES)
-        asked = tune or (OFF if given else BALANCED)
+        asked: Any = OFF if tune is False else tune  # YAML reads a bare off as that
+        if asked is None:
+            asked = OFF if given else BALANCED
+        check_choice(f"{where}.tune", asked, TUNES)
         if asked != OFF:
             return cls(asked, drift_budget)
         if drift_budget is not None:

@@ -55,7 +55,7 @@ class ErasurePlan:
         templates: Sequence[str],
         method: Method | Mapping[str, Any] | None,
         epochs: int | None,
-        tune: str | None = None,
+        tune: str | bool | None = None,
         drift_budget: float | None = None,
     ) -> ErasurePlan:
         """Check the settings, which are named and meant as in the configuration.
@@ -183,9 +183,9 @@ class ErasurePlan:
         if self.tuning is None:
             return self
         method = Method.from_plain(state["method"], "ckpt_path: Erase")
-        words = {key: tuple(map(str, state[key])) for key in ("preserved", "held_out")}
-        epochs = int(state["chosen"]["epochs"])
-        return replace(self, method=method, epochs=epochs, tuning=None, draws=False, choice=state, **words)
+        preserved, held_out = (tuple(map(str, state[key])) for key in ("preserved", "held_out"))
+        chosen = replace(self, method=method, epochs=int(state["chosen"]["epochs"]), tuning=None, choice=state)
+        return replace(chosen, draws=False, preserved=preserved, held_out=held_out)
 
     def erasers(
         self, statistics: ConceptStatistics, grams: Mapping[str, Gram], *, together: bool = False

@@ -35,14 +35,17 @@ def open_epochs(trainer: Any, stage: str, tuning: Tuning | None) -> Tuning | Non
     return replace(tuning, epochs=None)
 
 
-def close_epochs(trainer: Any, tuning: Tuning | None, choice: Mapping[str, Any] | None) -> None:
+def close_epochs(trainer: Any, tuning: Tuning | None, choice: Mapping[str, Any] | None, *, tell: bool = False) -> None:
     """After the choice, here or in the run that a checkpoint is of: as many epochs as were chosen, where they were.
 
     Args:
         trainer: that runs; ``None`` for none.
         tuning: that was asked for.
         choice: what was chosen, in plain types.
+        tell: print it with its reason.
     """
+    if tell and choice is not None and trainer.is_global_zero:
+        print(f"tuned ({choice['aim']}): {choice['reason']}")
     if trainer is not None and tuning is not None and tuning.epochs is None and choice is not None:
         trainer.fit_loop.max_epochs = int(choice["chosen"]["epochs"])
 
