@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,11 +14,14 @@ import torch
 from accelerate import init_empty_weights
 from diffusers.configuration_utils import FrozenDict
 from torch import Tensor, nn
+from transformers.utils import logging as progress
 
 from rece_lightning.core.errors import BaseModelError
 from rece_lightning.models.base import BaseModel
+from rece_lightning.models.encoder_turns import EncoderTurns
 from rece_lightning.models.families import family_of
 from rece_lightning.models.family_parts import left_out
+from rece_lightning.models.folder import variant_of
 from rece_lightning.models.pipeline_encoder import PipelineEncoder
 from rece_lightning.models.text_space import TextSpace
 
@@ -44,14 +50,54 @@ def load_family_encoder(base: BaseModel, device: torch.device | str = "cpu") -> 
             f"model.pretrained: {base.path}: tokenizer or text encoder cannot be loaded ({reason}); copy the model "
             "anew."
         ) from error
-    for name, part in pipeline.components.items():
-        if isinstance(part, nn.Module) and name.startswith("text_encoder"):
-            part.eval().requires_grad_(False).to(device)
+    encoders = {
+        name: part.eval().requires_grad_(False)
+        for name, part in pipeline.components.items()
+        if isinstance(part, nn.Module) and name.startswith("text_encoder")
+    }
+    turns = None
+    if len(encoders) > 1:
+        turns = EncoderTurns(encoders, StoredEncoders(base, encoders), device)
+    else:
+        for part in encoders.values():
+            part.to(device)
     part, (config, _) = next(iter(base.denoisers.items()))
     if getattr(pipeline, part) is None:
         # Without T5 Stable Diffusion 3's encode_prompt asks the denoiser how wide its rows of zeros are.
         setattr(pipeline, part, SimpleNamespace(config=FrozenDict(config)))
-    return PipelineEncoder(pipeline, family, config, base.spaces, StoredModules(base), base.encoding)
+    return PipelineEncoder(pipeline, family, config, base.spaces, StoredModules(base), base.encoding, turns)
+
+
+class StoredEncoders:
+    """Text encoders of a model, loaded anew in the dtype that they had."""
+
+    def __init__(self, base: BaseModel, encoders: Mapping[str, nn.Module]) -> None:
+        self._base = base
+        self._kinds = {name: (type(one), one.dtype) for name, one in encoders.items()}
+        weights = dict(zip(base.encoders, base.text, strict=True))
+        self._variants = {name: variant_of(Path(weights[name].where).name) for name in encoders}
+
+    def __call__(self, name: str) -> nn.Module:
+        """One of them."""
+        kind, dtype = self._kinds[name]
+        with quiet_loading():
+            encoder = kind.from_pretrained(
+                self._base.path / name, variant=self._variants[name], local_files_only=True, dtype=dtype
+            )
+        module: nn.Module = encoder.eval().requires_grad_(False)
+        return module
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Within the block transformers draws no bar: what is loaded here was loaded before."""
+    drawn = progress.is_progress_bar_enabled()
+    progress.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if drawn:
+            progress.enable_progress_bar()
 
 
 class StoredModules:

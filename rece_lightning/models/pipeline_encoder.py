@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from rece_lightning.core.errors import BaseModelError
+from rece_lightning.models.encoder_turns import EncoderTurns
 from rece_lightning.models.families.base import Family, Source
 from rece_lightning.models.text import Encoded, PromptRows
 from rece_lightning.models.text_space import POOLED, TEXT, TextSpace
@@ -21,6 +22,10 @@ from rece_lightning.models.text_space import POOLED, TEXT, TextSpace
 WORD = "a"
 """Any text of one token or more: what follows it is what a tokenizer or a template puts behind every text."""
 FIXED = {"do_classifier_free_guidance": False, "batch_size": 1, "num_images_per_prompt": 1, "num_videos_per_prompt": 1}
+
+
+Seen = dict[str, tuple[Tensor, "Tensor | None"]]
+"""Text encoder → tokens and mask that it was given, ``[positions]`` of the first prompt."""
 
 
 class _Enough(Exception):
@@ -40,6 +45,7 @@ class PipelineEncoder:
         spaces: that rows are asked for.
         passed: gives the rows of a space after the modules that they pass before a reader.
         asked: arguments of ``encode_prompt`` that the model wants in place of the defaults of a call.
+        turns: of text encoders that need not all be in memory at once.
 
     Raises:
         BaseModelError: if a text encoder is missing that a space needs.
@@ -53,11 +59,13 @@ class PipelineEncoder:
         spaces: Sequence[TextSpace],
         passed: Callable[[TextSpace, Tensor], Tensor] | None = None,
         asked: Mapping[str, Any] | None = None,
+        turns: EncoderTurns | None = None,
     ) -> None:
         self.pipeline, self.family, self.asked = pipeline, family, asked or {}
         self.sources = family.sources_of(config)
         self.spaces = {space.name: space for space in spaces}
         self.passed = passed or (lambda space, rows: rows)
+        self.turns = turns
         self._suffixes: dict[str, int] = {}
         for source in self.sources.values():
             if all(getattr(pipeline, name, None) is None for name in source.encoders):
@@ -70,7 +78,9 @@ class PipelineEncoder:
 
     @property
     def towers(self) -> list[tuple[Any, nn.Module]]:
-        """Tokenizers and text encoders, those that are there."""
+        """Tokenizers and text encoders, those that are there; all of them stay in memory from then on."""
+        if self.turns is not None:
+            self.turns.hold()
         return [
             (self._tokenizer(name), part)
             for name, part in self.pipeline.components.items()
@@ -98,7 +108,9 @@ class PipelineEncoder:
 
     @property
     def device(self) -> torch.device:
-        """Where it lies."""
+        """Where it lies, or is put for its turn."""
+        if self.turns is not None:
+            return self.turns.device
         return next(self.text_encoder.parameters()).device
 
     # Rows
@@ -108,9 +120,7 @@ class PipelineEncoder:
         """Encode prompts one by one."""
         spaces: dict[str, list[PromptRows]] = {name: [] for name in self.spaces}
         calls = []
-        for prompt in prompts:
-            with self._recorded() as seen:
-                answer = self._answer(prompt)
+        for answer, seen in self._answers(prompts):
             call: dict[str, Tensor] = {}
             for name, source in self.sources.items():
                 rows, mask = _rows(answer, source)
@@ -138,6 +148,15 @@ class PipelineEncoder:
             calls=calls,
         )
 
+    def _answers(self, prompts: Sequence[str]) -> Iterator[tuple[tuple[Any, ...], Seen]]:
+        """Of each prompt what ``encode_prompt`` returns, and what the encoders were given."""
+
+        def ask(prompt: str) -> tuple[tuple[Any, ...], Seen]:
+            with self._recorded() as seen:
+                return self._answer(prompt), seen
+
+        yield from map(ask, prompts) if self.turns is None else self.turns.answers(prompts, ask)
+
     def _answer(self, prompt: str) -> tuple[Any, ...]:
         """What ``encode_prompt`` returns, asked as the pipeline's own call asks it."""
         arguments = {**self._arguments, "prompt": [prompt]}
@@ -164,9 +183,9 @@ class PipelineEncoder:
         return {**empty, **shared, **fixed, **self.asked, **device}
 
     @contextmanager
-    def _recorded(self, until: str | None = None) -> Iterator[dict[str, tuple[Tensor, Tensor | None]]]:
+    def _recorded(self, until: str | None = None) -> Iterator[Seen]:
         """Within the block text encoders leave their tokens and masks here, ``[positions]`` of the first prompt."""
-        seen: dict[str, tuple[Tensor, Tensor | None]] = {}
+        seen: Seen = {}
         handles = []
 
         def keeper(name: str) -> Callable[..., None]:
