@@ -17,6 +17,7 @@ from rece_lightning.models.families import family_of
 from rece_lightning.models.families.base import Family
 from rece_lightning.models.family_parts import family_parts
 from rece_lightning.models.part_configs import check_part, read_json, read_parts
+from rece_lightning.models.quantized import WAY_OUT
 from rece_lightning.models.text_space import TextSpace
 from rece_lightning.models.weights import Weights, check_floats
 
@@ -107,6 +108,6 @@ def _check_spaces(folder: Path, family: Family, config: Mapping[str, Any], space
         if place.name not in found and place.instead_of is None and place.component is None:
             raise BaseModelError(
                 f"model.pretrained: {folder}: {family.title} reads its space {place.name!r} with {place.readers}, and "
-                "no such weight is there; the file is incomplete, quantized (GGUF, 4 or 8 bits), or of another model. "
-                "Give the unquantized model, and put its LoRA or map on the quantized one."
+                "no such weight is there; the file is incomplete, of another model, or quantized: then "
+                f"{WAY_OUT}."
             )

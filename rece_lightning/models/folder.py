@@ -11,6 +11,7 @@ from rece_lightning.models.base import BaseModel
 from rece_lightning.models.beside import may_read_text
 from rece_lightning.models.part_configs import check_part, check_parts, read_json, read_parts
 from rece_lightning.models.pickled import PICKLES, PickledWeights
+from rece_lightning.models.quantized import gguf_refused, is_gguf
 from rece_lightning.models.weights import SafetensorsWeights, Weights
 
 PARTS = ("unet", "text_encoder", "tokenizer", "scheduler", "vae")
@@ -96,6 +97,9 @@ def part_weights(model: Path, part: str, variant: str | None) -> Weights:
         if files := _shard_files(folder, stems, wanted, ".bin"):
             return PickledWeights(*files)
     endings = {".safetensors", *PICKLES}
+    gguf = next((path for path in sorted(folder.glob("*")) if is_gguf(path)), None)
+    if gguf is not None:
+        raise BaseModelError(gguf_refused(gguf))
     others = sorted(path.name for path in folder.glob("*") if path.suffix in endings or "-of-" in path.name)
     fits = [file for file in others if file.startswith(stems) and Path(file).suffix in (".safetensors", ".bin")]
     hint = f"it holds {', '.join(fits[:3])}: set model.variant" if fits else "copy the model whole"

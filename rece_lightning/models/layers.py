@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.models.quantized import WAY_OUT
 
 COPIED = "original_module"
 """How peft calls the frozen original of a module that it keeps a trained copy of (``modules_to_save``)."""
@@ -131,7 +132,7 @@ def _layer(path: str, module: nn.Module, field: str) -> LiveLayer:
     if reason:
         raise ConfigurationError(
             f"{field}: {where}: {reason}, so an edit of its weight would not change what it computes; load the model "
-            "in float32, bfloat16 or float16, without what replaces its layers."
+            f"in float32, bfloat16 or float16, without what replaces its layers. Of a quantized one: {WAY_OUT}."
         )
     return LiveLayer(inner, f"{where}.weight", loras)
 
@@ -203,7 +204,7 @@ def check_weight(where: str, weight: Tensor) -> None:
     if not weight.is_floating_point() or weight.element_size() < 2 or weight.ndim != 2:
         raise ConfigurationError(
             f"{where} is {weight.dtype} {list(weight.shape)}; quantized weights cannot be edited, load "
-            "the model in float32, bfloat16 or float16."
+            f"the model in float32, bfloat16 or float16: {WAY_OUT}."
         )
 
 

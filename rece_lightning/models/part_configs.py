@@ -14,11 +14,13 @@ from typing import Any
 from rece_lightning.core.errors import BaseModelError
 from rece_lightning.models.families.unet import checked_spaces
 from rece_lightning.models.original.pieces import numbers
+from rece_lightning.models.quantized import quantized_entry
 from rece_lightning.models.text_space import TextSpace
 from rece_lightning.models.weights import Weights, check_floats, plain_name
 
 LIBRARIES = frozenset({"diffusers", "transformers", "stable_diffusion"})
-ORDERS = ("auto_map", "attn_implementation", "_attn_implementation", "transformers_weights", "quantization_config")
+QUANTIZER = "quantization_config"
+ORDERS = ("auto_map", "attn_implementation", "_attn_implementation", "transformers_weights", QUANTIZER)
 """Entries that name code, other files, or a quantizer."""
 NAMES = ("config.json", "scheduler_config.json", "tokenizer_config.json", "preprocessor_config.json")
 LARGEST_FILE = 64 << 20
@@ -101,6 +103,8 @@ def check_part(folder: Path) -> None:
 def _check_entries(file: Path, config: Mapping[str, Any]) -> None:
     for key in ORDERS:
         if config.get(key) is not None:
+            if key == QUANTIZER:
+                raise BaseModelError(quantized_entry(file, config[key]))
             raise BaseModelError(
                 f"model.pretrained: {file}: {key} asks for code, files or a format that is not the model's own; "
                 "refused. Take the entry out if you know that the model does without, or give another model."

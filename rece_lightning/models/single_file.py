@@ -14,6 +14,7 @@ from rece_lightning.models.original.pieces import Piece
 from rece_lightning.models.original.unet import PREFIX
 from rece_lightning.models.part_configs import check_part, check_parts, read_parts
 from rece_lightning.models.pickled import PICKLES, file_weights
+from rece_lightning.models.quantized import gguf_refused, is_gguf
 from rece_lightning.models.weights import Weights
 
 
@@ -26,6 +27,8 @@ def open_single_file(name: str, path: Path, config: str | None) -> BaseModel:
     Raises:
         BaseModelError: if it is damaged, holds code, or is no text-to-image model of the known layouts.
     """
+    if is_gguf(path):
+        raise BaseModelError(gguf_refused(path))
     if path.suffix not in (".safetensors", *PICKLES):
         raise BaseModelError(
             f"model.pretrained: {path} is a file that ends in {path.suffix!r}; give a .safetensors or .ckpt "

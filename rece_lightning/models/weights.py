@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from rece_lightning.core.errors import BaseModelError
+from rece_lightning.models.quantized import dtype_refused
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 """What an erasure computes with; other dtypes are quantized, or no weights."""
@@ -119,10 +120,7 @@ def check_floats(weights: Weights, names: Iterable[str]) -> None:
     dtypes = weights.dtypes()
     for name in names:
         if dtypes[name] not in FLOATS:
-            raise BaseModelError(
-                f"model.pretrained: {weights.where}: {name} is stored as {dtypes[name]}, a quantized format or none "
-                "of weights; give the model in float16, bfloat16 or float32."
-            )
+            raise BaseModelError(dtype_refused(weights.where, name, dtypes[name]))
 
 
 class HeldWeights:
