@@ -16,8 +16,9 @@ from rece_lightning.callbacks.base import RunCallback, check_work_left, data_for
 from rece_lightning.callbacks.export import Export
 from rece_lightning.core.errors import ConfigurationError, check_number, nearest
 from rece_lightning.data.datamodule import ConceptData
+from rece_lightning.erasure.certificates import CERTIFICATE
 from rece_lightning.files import check_writable, discard, refuse_existing, write_atomically
-from rece_lightning.module import CERTIFICATE, RECE
+from rece_lightning.module import RECE
 from rece_lightning.runs.checkpoints import LAST, epochs_named, read_checkpoint
 from rece_lightning.runs.folder import CHECKPOINTS, run_folder
 from rece_lightning.runs.partial import PartialSums, differing, partials

@@ -19,7 +19,7 @@ from rece_lightning.data.datamodule import ConceptData, asked_of
 from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.devices.placement import Placement
 from rece_lightning.devices.strategy import check_trainer
-from rece_lightning.erasure.certificates import read_certificate, smallest_certificate
+from rece_lightning.erasure.certificates import CERTIFICATE, read_certificate, smallest_certificate
 from rece_lightning.erasure.erasure import Erasure
 from rece_lightning.erasure.loaded import LoadedModel
 from rece_lightning.erasure.same import check_same
@@ -31,6 +31,7 @@ from rece_lightning.models.base import BaseModel
 from rece_lightning.models.pipelines import load_pipeline, put_into
 from rece_lightning.models.sampling import Sampling
 from rece_lightning.models.sampling_defaults import default_sampling
+from rece_lightning.models.transformer_file import config_of_file
 from rece_lightning.trainer.callbacks import check_callbacks
 from rece_lightning.trainer.ending import check_ended, goes_on, has_ended
 from rece_lightning.trainer.epochs import close_epochs, open_epochs
@@ -43,8 +44,6 @@ from rece_lightning.vocabulary.expand import join
 
 DEFAULT = Method()
 """Stands for a method that nobody gave."""
-CERTIFICATE = "certificate"
-"""Of every epoch's figures, where ``model.certificate`` asks for it."""
 
 
 class RECE(LightningModule):
@@ -67,6 +66,7 @@ class RECE(LightningModule):
         certificate: also log every epoch's ``certificate``: the least share of a concept's way to its target that no
             embedding makes up for; ``any`` over embeddings of any norm (of use with a singular editor), or a number β
             over those up to β times the concept's norm. ``EarlyStopping`` with this monitor ends a run that has enough.
+        text_encoders: diffusers folder of the text encoders of a file that holds the transformer alone.
 
     Raises:
         ConfigurationError: for every setting that makes no sense, before any model is touched.
@@ -84,17 +84,19 @@ class RECE(LightningModule):
         certificate: float | str | None = None,
         tune: str | bool | None = None,
         drift_budget: float | None = None,
+        text_encoders: str | None = None,
     ) -> None:
         super().__init__()
         if attacker_scale is not None:
             check_number("model.attacker_scale", attacker_scale, positive=True)
         tuning = Tuning.of(tune, drift_budget, given=method is not DEFAULT)
         method = Method.of(method)
+        config = config_of_file(config, text_encoders)  # one name for both from here on, in checkpoints too
         # Models stay out of the module tree: checkpoints are slim, and no strategy broadcasts what nobody trains.
         loaded = LoadedModel((pretrained, revision, variant, config))
         self._session = ErasureSession(loaded, method, attacker_scale, tuning)
         self._certificate_budget = read_certificate(certificate, self._session.method)
-        self.save_hyperparameters(ignore=["method"])
+        self.save_hyperparameters(ignore=["method", "text_encoders"])
         # LightningCLI adds names that load_from_checkpoint would import; the method is kept in plain types.
         for key in ("_instantiator", "_class_path"):
             self.hparams.pop(key, None)

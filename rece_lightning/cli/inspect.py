@@ -20,13 +20,14 @@ SHOWN = 3
 def inspect_command(argv: Sequence[str]) -> None:
     """Open the model's headers and say what is in them."""
     from rece_lightning.models.find import find_base
+    from rece_lightning.models.transformer_file import config_of_file
 
     parser = Parser(prog="rece inspect", description=TOOLS["inspect"], allow_abbrev=False)
     parser.add_argument("--model.pretrained", dest="pretrained", required=True, help="as of `rece fit`")
-    for name in ("revision", "variant", "config"):
+    for name in ("revision", "variant", "config", "text_encoders"):
         parser.add_argument(f"--model.{name}", dest=name, help="as of `rece fit`")
     asked = parser.parse_args(argv)
-    base = find_base(asked.pretrained, asked.revision, asked.variant, asked.config)
+    base = find_base(asked.pretrained, asked.revision, asked.variant, config_of_file(asked.config, asked.text_encoders))
     print("\n".join(description(base)))
 
 

@@ -16,6 +16,8 @@ from rece_lightning.core.method import Method
 from rece_lightning.erasure.encoding import EncodedPair
 from rece_lightning.erasure.erasure import Erasure
 
+CERTIFICATE = "certificate"
+"""Of every epoch's figures, where ``model.certificate`` asks for it."""
 BUDGETS = (0.25, 0.5, 1.0, 2.0)
 ANY = "any"
 """Norm of embeddings that a certificate is over."""

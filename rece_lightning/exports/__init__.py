@@ -146,8 +146,13 @@ def check_family(format: str, base: BaseModel) -> None:
         ConfigurationError: with those that it has.
     """
     family = family_named(base.family)
+    if format == "pipeline" and family is not None and base.layout != "folder":
+        raise ConfigurationError(
+            f"--format: pipeline is a whole diffusers folder, and {base.name} is {family.title}'s transformer alone; "
+            "export single-file, kohya, lora, delta or map."
+        )
     has_kohya = family is None or bool(family.original)
-    has_original = family is None and base.family in PARTS
+    has_original = base.family in PARTS if family is None else base.layout == "single_file"
     if format not in ("kohya", "single-file") or (has_kohya if format == "kohya" else has_original):
         return
     title = "Stable Diffusion XL's refiner" if family is None else family.title

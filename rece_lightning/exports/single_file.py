@@ -18,6 +18,7 @@ from rece_lightning.models.folder import part_weights
 from rece_lightning.models.original.model import PARTS, to_original, unet_projections
 from rece_lightning.models.original.unet import unet_names
 from rece_lightning.models.pickled import PickledWeights
+from rece_lightning.models.transformer_file import original_readers
 from rece_lightning.models.weights import SafetensorsWeights, Weights
 
 AVERAGED = ("model_ema.",)
@@ -64,7 +65,8 @@ def _of_file(base: BaseModel) -> tuple[dict[str, str], Tensors]:
     file = base.path
     weights: Weights = SafetensorsWeights(file) if file.suffix == ".safetensors" else PickledWeights(file)
     stored = [name for name in weights.shapes() if not name.startswith(AVERAGED)]
-    return unet_projections(stored), lambda: weights.read(stored)
+    found = original_readers(weights.shapes())
+    return unet_projections(stored) if found is None else found[1], lambda: weights.read(stored)
 
 
 def _of_folder(base: BaseModel) -> tuple[dict[str, str], Tensors]:

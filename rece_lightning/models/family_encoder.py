@@ -35,20 +35,20 @@ def load_family_encoder(base: BaseModel, device: torch.device | str = "cpu") -> 
     Raises:
         BaseModelError: if they cannot be loaded.
     """
-    index: dict[str, Any] = json.loads((base.path / "model_index.json").read_text(encoding="utf-8"))
+    index: dict[str, Any] = json.loads((base.configurations / "model_index.json").read_text(encoding="utf-8"))
     family = family_of(index["_class_name"])
     assert family is not None
     parts = [key for key, value in index.items() if isinstance(value, list) and not key.startswith("_")]
-    without = {part: None for part in parts if not part.startswith(TEXT_SIDE)} | left_out(base.path, family)
+    without = {part: None for part in parts if not part.startswith(TEXT_SIDE)} | left_out(base.configurations, family)
     try:
         pipeline = getattr(diffusers, index["_class_name"]).from_pretrained(
-            base.path, variant=base.variant, local_files_only=True, **without
+            base.configurations, variant=base.variant, local_files_only=True, **without
         )
     except Exception as error:  # the libraries raise many kinds; each means that a file is not what it should be
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BaseModelError(
-            f"model.pretrained: {base.path}: tokenizer or text encoder cannot be loaded ({reason}); copy the model "
-            "anew."
+            f"model.pretrained: {base.configurations}: tokenizer or text encoder cannot be loaded ({reason}); copy the "
+            "model anew."
         ) from error
     encoders = {
         name: part.eval().requires_grad_(False)
@@ -59,8 +59,8 @@ def load_family_encoder(base: BaseModel, device: torch.device | str = "cpu") -> 
     if len(encoders) > 1:
         turns = EncoderTurns(encoders, StoredEncoders(base, encoders), device)
     else:
-        for part in encoders.values():
-            part.to(device)
+        for encoder in encoders.values():
+            encoder.to(device)
     part, (config, _) = next(iter(base.denoisers.items()))
     if getattr(pipeline, part) is None:
         # Without T5 Stable Diffusion 3's encode_prompt asks the denoiser how wide its rows of zeros are.
@@ -73,7 +73,7 @@ class StoredEncoders:
 
     def __init__(self, base: BaseModel, encoders: Mapping[str, nn.Module]) -> None:
         self._base = base
-        self._kinds = {name: (type(one), one.dtype) for name, one in encoders.items()}
+        self._kinds: dict[str, tuple[Any, Any]] = {name: (type(one), one.dtype) for name, one in encoders.items()}
         weights = dict(zip(base.encoders, base.text, strict=True))
         self._variants = {name: variant_of(Path(weights[name].where).name) for name in encoders}
 
@@ -82,7 +82,7 @@ class StoredEncoders:
         kind, dtype = self._kinds[name]
         with quiet_loading():
             encoder = kind.from_pretrained(
-                self._base.path / name, variant=self._variants[name], local_files_only=True, dtype=dtype
+                self._base.configurations / name, variant=self._variants[name], local_files_only=True, dtype=dtype
             )
         module: nn.Module = encoder.eval().requires_grad_(False)
         return module

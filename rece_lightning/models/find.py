@@ -55,7 +55,7 @@ def _find(pretrained: str, revision: str | None, variant: str | None, config: st
             open_folder(pretrained, folder, variant), encoding=ENCODING.get(pretrained, {}), sampling=SAMPLING
         )
     if path.is_file():
-        return open_single_file(pretrained, path, config)
+        return open_single_file(pretrained, path, config, variant)
     if path.is_dir():
         return open_folder(pretrained, path, variant)
     if path.exists() or path.is_symlink():

@@ -147,6 +147,12 @@ STARTED = ("Img2Img", "ImageToVideo", "VideoToVideo", "Inpaint", "Fill", "Contro
 
 
 def _check_family_draws(base: BaseModel, family: Family, name: str) -> None:
+    if base.layout != "folder":
+        raise ConfigurationError(
+            f"model.pretrained: {base.name}: no pictures are made from a transformer's file alone; give the diffusers "
+            "folder, or export single-file and draw with the program that the file is of. The erasure needs none: "
+            "leave out data.validation, attacks and the verbs that make pictures."
+        )
     wants = next((word for word in STARTED if word in name), None)
     if family.draws and wants is None:
         return

@@ -15,14 +15,17 @@ from rece_lightning.models.original.unet import PREFIX
 from rece_lightning.models.part_configs import check_part, check_parts, read_parts
 from rece_lightning.models.pickled import PICKLES, file_weights
 from rece_lightning.models.quantized import gguf_refused, is_gguf
+from rece_lightning.models.transformer_file import open_transformer_file
 from rece_lightning.models.weights import Weights
 
 
-def open_single_file(name: str, path: Path, config: str | None) -> BaseModel:
+def open_single_file(name: str, path: Path, config: str | None, variant: str | None = None) -> BaseModel:
     """Read the header of a checkpoint, which the user called ``name``, and find its projections.
 
     Args:
-        config: a shipped layout, or a folder of configurations; found out from the shapes unless given.
+        config: a shipped layout, or a folder of configurations; found out from the shapes unless given. For a file of
+            a transformer alone the diffusers folder of its text encoders.
+        variant: of the weight files in such a folder.
 
     Raises:
         BaseModelError: if it is damaged, holds code, or is no text-to-image model of the known layouts.
@@ -35,12 +38,16 @@ def open_single_file(name: str, path: Path, config: str | None) -> BaseModel:
             "checkpoint, or the diffusers folder that holds model_index.json."
         )
     weights = file_weights(path)
+    transformer = open_transformer_file(name, path, config, variant, weights)
+    if transformer is not None:
+        return transformer
     shapes = weights.shapes()
     names = unet_projections(shapes)
     if not names:
         raise BaseModelError(
             f"model.pretrained: {path} holds no U-Net in Stable Diffusion's original layout ({PREFIX}…attn2.to_k); "
-            "give a whole checkpoint of Stable Diffusion 1.x, 2.x or XL, or a diffusers folder."
+            "give a whole checkpoint of Stable Diffusion 1.x, 2.x or XL, the transformer's file of FLUX.1 or Stable "
+            "Diffusion 3, or a diffusers folder."
         )
     _check_first_attention(path, shapes)
     folder = _configurations(path, config, shapes, marked(weights))
