@@ -60,12 +60,11 @@ class RECE(LightningModule):
         adapter: a LoRA, or edited weights, on the base model; for ``validate``, ``test`` and ``predict`` alone.
         method: how to erase: editor, derivation, and what they work on; see :class:`Method`.
         attacker_scale: ridge of the attacker in the regeneration residual; default ``1e-3 · tr(G)/d``.
-        tune: ``balanced`` chooses settings of ``method`` at their defaults, and epochs where ``max_epochs`` is left
-            out, without a picture; ``robust``; ``off``: what a method that is given stands for.
+        tune: ``balanced`` chooses settings of ``method`` at their defaults, and epochs unless ``max_epochs`` is
+            given, without a picture; ``robust``; ``off``: what a method that is given stands for.
         drift_budget: of tuning: the most that the keys and values of held-out prompts may move.
-        certificate: also log every epoch's ``certificate``: the least share of a concept's way to its target that no
-            embedding makes up for; ``any`` over embeddings of any norm (of use with a singular editor), or a number β
-            over those up to β times the concept's norm. ``EarlyStopping`` with this monitor ends a run that has enough.
+        certificate: log every epoch's ``certificate``, the least share of a concept's way to its target that no
+            embedding makes up for: of ``any`` norm (of use with a singular editor), or up to β times the concept's.
         text_encoders: diffusers folder of the text encoders of a file that holds the transformer alone.
 
     Raises:
@@ -297,11 +296,7 @@ class RECE(LightningModule):
         log_epoch(self.trainer, figures, self.current_epoch)
 
     def on_fit_end(self) -> None:
-        """Say what ended the run before its last epoch.
-
-        Raises:
-            ConfigurationError: if nothing was edited.
-        """
+        """Say what ended the run before its last epoch; a ConfigurationError where nothing was edited."""
         check_ended(self.trainer, self.history, self._epochs_before, self.session.statistics.batches, self.data)
 
     def teardown(self, stage: str) -> None:
