@@ -24,6 +24,8 @@ def _row(family: Family) -> str:
     pipelines = ", ".join(name.removesuffix("Pipeline") for name in family.pipelines)
     places = "<br>".join(_place(place) for place in family.places_of(TAPPED))
     note = f" {family.note}" if family.note else ""
+    if not family.lora:
+        note += " Diffusers loads no LoRA of it."
     return f"| {family.title}.{note} | {pipelines} | {places} |"
 
 

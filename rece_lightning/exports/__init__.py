@@ -145,6 +145,11 @@ def check_family(format: str, base: BaseModel) -> None:
     Raises:
         ConfigurationError: with those that it has.
     """
+    if format in ("lora", "kohya") and len(base.denoisers) > 1:
+        raise ConfigurationError(
+            f"--format: {format}: this model has {', '.join(base.denoisers)}, and a LoRA is loaded into one denoiser "
+            "at a time, so that the other would draw what was erased; export delta, map or pipeline."
+        )
     family = family_named(base.family)
     if format == "pipeline" and family is not None and base.layout != "folder":
         raise ConfigurationError(

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from rece_lightning import ConfigurationError
 from rece_lightning.callbacks import Erase
 from tests.helpers.models import make_checkpoint
+from tests.helpers.tiny.pipelines import build as build_family
 
 
 class Training(LightningModule):
@@ -91,3 +92,15 @@ def test_another_way_of_the_text_is_refused_before_the_first_step(module: Traini
     module.unet = UNet2DConditionModel.from_config(config)
     with pytest.raises(ConfigurationError, match="encoder_hid_proj"):
         fit(module, tmp_path)
+
+
+def test_a_transformer_in_training_is_refused_in_one_sentence() -> None:
+    pipeline = build_family("sd3")
+    module = LightningModule()
+    module.transformer, module.text_encoder, module.tokenizer = (
+        pipeline.transformer, pipeline.text_encoder, pipeline.tokenizer,
+    )  # fmt: skip
+    callback = Erase(concepts=["bomb"], unet="transformer")
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[callback])
+    with pytest.raises(ConfigurationError, match=r"'transformer': a SD3Transformer2DModel is no U-Net.*saved"):
+        callback.setup(trainer, module, "validate")

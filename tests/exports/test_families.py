@@ -61,7 +61,12 @@ def test_a_pipeline_holds_the_edited_weights_and_the_others_as_they_were(
         assert torch.equal(value, wanted.get(key, original[key])), key
 
 
-@pytest.mark.parametrize("name", ["flux", "sd3", "qwen_image", "ltx", "auraflow"])
+# Every family that diffusers has a loader for; of two denoisers see below.
+@pytest.mark.parametrize(
+    "name",
+    ["sd3", "flux", "flux2_klein", "chroma", "qwen_image", "z_image", "lumina2", "auraflow", "cogview4", "hidream",
+     "sana", "ltx", "cogvideox", "hunyuan_video"],
+)  # fmt: skip
 def test_diffusers_loads_the_lora(folder: Path, tmp_path: Path, name: str) -> None:
     module = erased(folder, name)
 
@@ -74,6 +79,13 @@ def test_diffusers_loads_the_lora(folder: Path, tmp_path: Path, name: str) -> No
     loaded = parameters(pipeline)
     for key, weight in module.erasure().weights():
         assert float((loaded[key] - weight).norm() / weight.norm()) < NEAR, key
+
+
+def test_a_lora_of_two_denoisers_is_refused(folder: Path, tmp_path: Path) -> None:
+    """Diffusers would load the half of it that is the first one's, and say nothing of the other."""
+    with pytest.raises(ConfigurationError, match=r"lora: .*transformer, transformer_2.*one denoiser at a time"):
+        export(erased(folder, "wan").erasure(), "lora", tmp_path / "lora")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_delta_and_the_map_are_the_same_erasure(folder: Path, tmp_path: Path) -> None:

@@ -81,6 +81,8 @@ class Family:
     """What else a pipeline is called with for one picture: one frame of a video."""
     optional: tuple[str, ...] = ()
     """Text encoders that a folder may lack, with their tokenizers, as its makers say."""
+    lora: bool = True
+    """Whether its pipelines load LoRAs."""
     draws: bool = True
     """Whether its pipelines make pictures from a prompt alone."""
     original: Mapping[str, str] = field(default_factory=dict)

@@ -21,6 +21,7 @@ CASCADE = Family(
         Source("prompt_embeds", 0),
         Source("prompt_embeds_pooled", 1, one_row=True),
     ),
+    lora=False,
     draws=False,
     note="Prior and decoder are two models; erase from both.",
 )

@@ -6,6 +6,7 @@ PIXART = Family(
     name="pixart",
     title="PixArt-α, PixArt-Σ",
     pipelines=("PixArtAlphaPipeline", "PixArtSigmaPipeline", "PixArtSigmaPAGPipeline"),
+    lora=False,
     places=behind_projector("caption_projection"),
     sources=rows_and_pooled(Source("prompt_embeds", 0, mask=1, mask_argument="prompt_attention_mask")),
 )
