@@ -164,12 +164,6 @@ class Erase(Callback):
         for role in self.attributes:
             self._part(pl_module, role)
         self._refuse_sharded(pl_module)
-        kind = type(self._part(pl_module, "unet")).__name__
-        if "Transformer" in kind:
-            raise ConfigurationError(
-                f"{self._field}: a {kind} is no U-Net, which is what Erase edits while it trains; train without it, "
-                "and erase from the pipeline that is saved (rece fit, or rece_lightning.erase)."
-            )
         self._live(pl_module)
         unet = self._part(pl_module, "unet")
         if self._denoiser is None or self._denoiser.denoiser is not unet:
