@@ -45,8 +45,8 @@ class LiveUnet(LiveReaders):
     ) -> None:
         if "Transformer" in type(unet).__name__:
             raise ConfigurationError(
-                f"{field}: a {type(unet).__name__} is no U-Net, which is what Erase edits while it trains; train without "
-                "it, and erase from the pipeline that is saved (rece fit, or rece_lightning.erase)."
+                f"{field}: a {type(unet).__name__} is no U-Net, which is what Erase edits while it trains; train "
+                "without it, and erase from the pipeline that is saved (rece fit, or rece_lightning.erase)."
             )
         parts = {"": live_part(unet, field, pooled, weights or {})} | {
             f"{path}.": live_part(module, f"{field} with {path}", pooled, {}) for path, module in (beside or {}).items()
