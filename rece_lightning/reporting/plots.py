@@ -173,13 +173,17 @@ def budget_svg(history: Sequence[Mapping[str, float]]) -> str:
             axes.plot(range(len(points)), heights, marker=marker, markersize=4, label=f"epoch {epoch}")
         axes.set_xticks(range(len(places)), ["any" if math.isinf(place) else f"{place:g}" for place in places])
         axes.set(xlabel="largest norm of the attacking embeddings, over the concepts' own")
-        # 1 is the target; an edit that overshoots stays farther away than that.
-        highest = max(height for _, points in curves for _, height in points)
-        axes.set_ylim(0, max(1.0, 1.05 * highest if highest > 1 else 1.0))
+        axes.set_ylim(0, budget_top(history))
         axes.set_ylabel("distance left (1: the target)")
         axes.grid()
         axes.legend(fontsize=7)
         return svg(figure, budget_finding(history))
+
+
+def budget_top(history: Sequence[Mapping[str, float]]) -> float:
+    """Where the axis ends: at the target, 1, and beyond it where an edit overshoots."""
+    highest = max((height for row in history for _, height in budget_points(row)), default=0.0)
+    return 1.05 * highest if highest > 1 else 1.0
 
 
 def budget_finding(history: Sequence[Mapping[str, float]]) -> str:

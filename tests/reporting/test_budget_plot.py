@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from rece_lightning.reporting.plots import budget_finding, budget_points, budget_svg
+from rece_lightning.reporting.plots import budget_finding, budget_points, budget_svg, budget_top
 
 
 def figures(scale: float) -> dict[str, float]:
@@ -16,6 +16,12 @@ def figures(scale: float) -> dict[str, float]:
 def test_points_are_relative_to_the_target_and_in_the_order_of_the_budget() -> None:
     assert budget_points(figures(1.0)) == [(0.25, 0.4), (1.0, 0.25), (math.inf, 0.0)]
     assert budget_points({"regeneration_residual_at_1": 0.5}) == []
+
+
+def test_the_axis_goes_from_nothing_to_the_target() -> None:
+    """A small residual looks small: the axis ends at the target, and further out where an edit overshoots."""
+    assert budget_top([figures(0.01), figures(2.0)]) == 1
+    assert budget_top([figures(0.01), figures(4.0)]) > 1.6
 
 
 def test_page_shows_a_line_an_epoch_and_says_the_last_in_words() -> None:

@@ -15,12 +15,13 @@ from PIL import Image
 
 from rece_lightning import RECE, ConceptData, Method
 from rece_lightning.attacks import Cce, Derived
-from rece_lightning.attacks.outcome import Rung, together, write_rungs
+from rece_lightning.attacks.outcome import Rung, figures_of, over_control, together, write_rungs
 from rece_lightning.callbacks import Evaluation, RedTeam, Report
+from rece_lightning.callbacks.terminal import ladder_table
 from rece_lightning.core import Derivation
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.evaluation.results.sheets import save_sheet, sheet_path
-from rece_lightning.metrics import EmojiDetector, Share
+from rece_lightning.metrics import Difference, EmojiDetector, Share
 from rece_lightning.reporting.ladder import Ladder, ladder_findings, read_ladder, tiles_to_show
 from rece_lightning.reporting.ladder_section import curves_of, curves_svg, ladder_section, ladder_svg
 from rece_lightning.reporting.templates import render
@@ -92,12 +93,27 @@ def test_sentences_name_the_strongest_and_set_it_beside_its_control(tmp_path: Pa
     assert str(Share(3, 8, ((1, 2), (0, 2), (2, 2), (0, 2)))) in says[0]
     assert "strongest embedding attack is cce steps=40" in says[1]
     assert "not clearly more than" in says[2]
+    assert "a difference of " in says[2]
     many = [
         rung("cce", f"{role}{number}", hits, "steps=40", role == "owl", EMBEDDINGS)
         for role, hits in (("bomb", 4), ("owl", 0))
         for number in range(8)
     ]
     assert "something was left to find" in ladder_findings(written(tmp_path, many))[-1]
+    found = written(tmp_path, many)
+    attack = next(row for row in found.whole if not row.control)
+    above = found.over_control(attack)
+    control = next(row for row in found.whole if row.control)
+    assert above is not None
+    assert above.value == pytest.approx(attack.edited.rate - control.edited.rate)
+    assert above.interval[0] > 0
+    assert found.over_control(control) is None
+    assert over_control(together(many), together(many)[0]) == Difference.of(
+        together(many)[0].edited, together(many)[1].edited
+    )
+    assert figures_of(many)["attack_above_control/cce_steps_40"] == pytest.approx(above.value)
+    assert "above its control" in {str(column.header) for column in ladder_table(many, "").columns}
+    assert "above its control" not in {str(column.header) for column in ladder_table(many[:8], "").columns}
     nothing = ladder_findings(written(tmp_path, [rung("mma", "bomb", 0, has="text encoder")]))
     assert nothing[0].startswith("No picture got through under a prompt attack: mma 0 %")
 
@@ -213,4 +229,10 @@ def test_fit_test_and_validate_each_write_a_page(pages: dict[str, str]) -> None:
     assert 'alt="The measured model. Concepts detected in its pictures: erased: ' in pages["validate"]
     for page in pages.values():
         assert "Detections" in page
+        # What counts comes first, and every entry of the table of contents leads somewhere.
+        places = [page.index(part) for part in ('class="headline"', "<nav", 'id="concepts"', 'id="detections"')]
+        assert places == sorted(places)
+        for target in re.findall(r'href="#(\w+)"', page):
+            assert f'id="{target}"' in page
         assert not re.search(r"(src|href)=.?https?://", page)
+    assert pages["fit"].index('id="concepts"') < pages["fit"].index('<img class="grid"')

@@ -314,6 +314,12 @@ def test_the_front_is_measured_and_the_best_recommended(
     columns = {row["column"] for row in csv.DictReader((tmp_path / "out/evaluation.csv").open())}
     # The unedited model, the configuration as it is, and one of the front (which may be the same).
     assert {"original", "setting-0"} <= columns
+    # The floor of what is erased is drawn once, and stands with every picture of it.
+    floors: dict[str, set[str]] = {}
+    for row in csv.DictReader((tmp_path / "out/evaluation.csv").open()):
+        floors.setdefault(f"{row['prompt']} {row['role']}", set()).add(row["floor"])
+    assert floors["rocket kept"] == {""}
+    assert all(len(found) == 1 and found < {"0", "1"} for name, found in floors.items() if "kept" not in name)
     page = (tmp_path / "out/sweep.html").read_text()
     assert "Recommended: setting" in page
     assert "http" not in page.replace("http://www.w3.org", "")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rece_lightning import RECE, ConceptData, ConfigurationError, Method
 from rece_lightning.core import UCE
+from rece_lightning.core.robust import WITHIN
 from rece_lightning.data.concept_table import ConceptTable
 from rece_lightning.emoji.catalog import load_catalog
 from rece_lightning.reporting.words import section_of, words_section
@@ -296,6 +297,10 @@ def test_the_report_lists_what_reaches_and_what_was_hurt() -> None:
     section = section_of(found)
     assert section.words == len(vocabulary_words(module.session.encoder.tokenizer)) < SMALL
     assert "gun" in [word for _, word, _, _ in section.reaching]
+    near = (found.before < WITHIN).any(dim=1).tolist()
+    wanted = [word for word, is_near in zip(found.words, near, strict=True) if is_near and word != "water pistol"]
+    assert found.meant() == wanted
+    assert section.meant == len(wanted) >= len(section.reaching)
     for concept, word, before, after in section.reaching:
         assert concept == "water pistol"
         assert word != "water pistol"
