@@ -99,7 +99,8 @@ class RECE(LightningModule):
         # LightningCLI adds names that load_from_checkpoint would import; the method is kept in plain types.
         for key in ("_instantiator", "_class_path"):
             self.hparams.pop(key, None)
-        self.hparams.update({"method": method.plain(), "tune": OFF if tuning is None else tuning.aim})
+        tune = OFF if tuning is None else tuning.aim
+        self.hparams.update(method=method.plain(), tune=tune, config=config)
         self.automatic_optimization = False
         self.strict_loading = False
         self._pictures: PictureMaker | None = None

@@ -8,7 +8,6 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from rece_lightning.vocabulary.distance import Reaching
 from safetensors.torch import load_file
 
 import rece_lightning
@@ -17,6 +16,7 @@ from rece_lightning.core import factored
 from rece_lightning.core.editors import NullSpace, Projection
 from rece_lightning.core.embedding_map import stored
 from rece_lightning.core.factored import Factored
+from rece_lightning.core.reaching import Reaching
 from rece_lightning.core.robust import Robust
 from rece_lightning.devices.sizes import algebra
 from rece_lightning.erasure.certificates import certificates
