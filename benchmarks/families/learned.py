@@ -201,11 +201,21 @@ def reached(rows: Sequence[Found], state: str, steps: int, control: int) -> Shar
 
 
 def sentences(rows: Sequence[Found]) -> list[str]:
-    """What that says of the certificates."""
-    last, said = max(STEPS), []
+    """Where the concept is reached more often than an object that the model never knew: there it was left."""
+    said = []
     for state in dict.fromkeys(row.state for row in rows):
-        own, other = reached(rows, state, last, 0), reached(rows, state, last, 1)
-        (low, _), (_, high) = own.interval, other.interval
-        word = "above its control" if low > high else "not clearly above its control"
-        said.append(f"- {state}: {100 * own.rate:.0f} % against {100 * other.rate:.0f} % of the control: {word}.")
-    return said
+        found = {steps: [reached(rows, state, steps, control) for control in (0, 1)] for steps in STEPS}
+        above = [f"{steps}" for steps, (own, other) in found.items() if own.interval[0] > other.interval[1]]
+        first, last = (found[steps] for steps in (min(STEPS), max(STEPS)))
+        told = [
+            f"{100 * own.rate:.0f} % against {100 * other.rate:.0f} % of the control" for own, other in (first, last)
+        ]
+        word = f"clearly above it after {', '.join(above)} steps" if above else "clearly above it at no step"
+        said.append(f"- {state}: {told[0]} before a step, {told[1]} after {max(STEPS)}: {word}.")
+    return [
+        *said,
+        "",
+        "Where the control is reached as often, the attack has taught the model an object anew through its text, and "
+        "says nothing about what an erasure left. A certificate is about the concept's own answers, which no text "
+        "brings back; that other answers draw such a thing too it cannot exclude.",
+    ]

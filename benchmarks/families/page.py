@@ -46,7 +46,7 @@ def write_page(
         attacked: lines about attacks that learn.
         sizes: lines about what a fit takes.
     """
-    return harness.write_page(folder, "families", [*page(rows, other), *attacked, "", *sizes])
+    return harness.write_page(folder, "families", [*page(rows, other), "", *attacked, "", *sizes])
 
 
 def page(rows: Sequence[Row], other: Sequence[OtherRow]) -> list[str]:

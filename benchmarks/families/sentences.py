@@ -119,6 +119,12 @@ def on_all(rows: Sequence[Row], kind: str, states: Iterable[str]) -> list[Row]:
     return [row for row in rows if row.erasure in shared]
 
 
+def told_kind(rows: Sequence[Row], own: Sequence[Row], kind: str) -> str:
+    """The kind, and of how many erasures a comparison is where it is not of all."""
+    whole, part = (len({row.erasure for row in one if row.kind == kind}) for one in (rows, own))
+    return kind if part == whole else f"{kind} ({part} of {whole})"
+
+
 def left_open(rows: Sequence[Row], kinds: Sequence[str]) -> Iterator[str]:
     """One space alone against both."""
     for kind in kinds:
@@ -132,8 +138,8 @@ def left_open(rows: Sequence[Row], kinds: Sequence[str]) -> Iterator[str]:
                     for state in states
                 ]
                 yield (
-                    f"{kind}, {method}: erased and synonyms are seen in {rate(own, kind, method)} of the pictures "
-                    f"after an edit of both spaces, in {', in '.join(told)}."
+                    f"{told_kind(rows, own, kind)}, {method}: erased and synonyms are seen in "
+                    f"{rate(own, kind, method)} of the pictures after an edit of both spaces, in {', in '.join(told)}."
                 )
 
 
@@ -157,8 +163,8 @@ def which_tokens(rows: Sequence[Row], kinds: Sequence[str]) -> Iterator[str]:
                 if rule != RULES[0] and (test := detection_test(pairs(own, kind, method, state, UNWANTED))).clear
             ]
             yield (
-                f"{kind}, {method}: erased and synonyms / kept {told}; `{best}` has the best harmonic mean of removed "
-                f"and kept. {'; '.join(clear) or 'No rule removes clearly more or less than `aligned`'}."
+                f"{told_kind(rows, own, kind)}, {method}: erased and synonyms / kept {told}; `{best}` has the best "
+                f"harmonic mean of removed and kept. {'; '.join(clear) or 'No rule removes clearly more or less than `aligned`'}."
             )
 
 
@@ -166,9 +172,9 @@ def regained(rows: Sequence[Row], kinds: Sequence[str]) -> Iterator[str]:
     """The derived embedding of any norm, and what the certificate is about."""
     yield (
         "Both maps that read the text are edited, and with these at zero the model's output does not depend on its "
-        "text at all (a test shows it of every family): so the projection's certificate of the two spaces covers all "
-        "that the text can do to this model. UCE, RECE and the null space leave maps that can be inverted, and have "
-        "none over embeddings of any norm."
+        "text at all (a test shows it of every family): so the certificate of a singular editor, of the two spaces, "
+        "covers all that the text can do to bring the concept's own answers back. UCE, RECE and the null space leave "
+        "maps that can be inverted, and have none over embeddings of any norm."
     )
     for kind in kinds:
         states = [UCE, PUBLISHED, UCE_RECOMMENDED, RECOMMENDED, NULL_SPACE, PROJECTION]
@@ -183,4 +189,5 @@ def regained(rows: Sequence[Row], kinds: Sequence[str]) -> Iterator[str]:
                 one = strongest(own, kind, state)
                 told.append(f"{state} {100 * one.rate:.0f} % ({100 * found.rate:.0f} % own ridge{bound})")
         if told:
-            yield f"{kind}: the derived embedding brings back, after {'; after '.join(told)}{floored(rows, kind)}."
+            named, least = told_kind(rows, own, kind), floored(rows, kind)
+            yield f"{named}: the derived embedding brings back, after {'; after '.join(told)}{least}."
