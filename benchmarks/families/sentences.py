@@ -162,9 +162,10 @@ def which_tokens(rows: Sequence[Row], kinds: Sequence[str]) -> Iterator[str]:
                 for rule, state in states.items()
                 if rule != RULES[0] and (test := detection_test(pairs(own, kind, method, state, UNWANTED))).clear
             ]
+            apart = "; ".join(clear) or "No rule removes clearly more or less than `aligned`"
             yield (
                 f"{told_kind(rows, own, kind)}, {method}: erased and synonyms / kept {told}; `{best}` has the best "
-                f"harmonic mean of removed and kept. {'; '.join(clear) or 'No rule removes clearly more or less than `aligned`'}."
+                f"harmonic mean of removed and kept. {apart}."
             )
 
 
