@@ -216,6 +216,6 @@ def sentences(rows: Sequence[Found]) -> list[str]:
         *said,
         "",
         "Where the control is reached as often, the attack has taught the model an object anew through its text, and "
-        "says nothing about what an erasure left. A certificate is about the concept's own answers, which no text comes "
-        "nearer to than it says; that other answers draw such a thing too it cannot exclude.",
+        "says nothing about what an erasure left. A certificate is about the concept's own answers, which no text "
+        "comes nearer to than it says; that other answers draw such a thing too it cannot exclude.",
     ]
