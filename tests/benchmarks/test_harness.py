@@ -244,6 +244,16 @@ def red_team() -> tuple[Table[Any], dict[Any, str], bool]:
     return Table(HERE / "red_team.csv", Row), made, True
 
 
+def reach() -> tuple[Table[Any], dict[Any, str], bool]:
+    from benchmarks.reach.__main__ import Bench
+    from benchmarks.reach.page import Row
+    from benchmarks.reach.plan import tasks
+
+    bench = Bench()
+    work = [*bench.bounds(), *(bench.piece(task, state) for task in tasks() for state in task.states)]
+    return Table(HERE / "reach.csv", Row), {k: r for one in work for k, r in one.recipes.items()}, True
+
+
 def scaling() -> tuple[Table[Any], dict[Any, str], bool]:
     from benchmarks.scaling.__main__ import PROCESSES, REPEATS, piece
     from benchmarks.scaling.page import Timing
@@ -254,7 +264,9 @@ def scaling() -> tuple[Table[Any], dict[Any, str], bool]:
 
 
 @pytest.mark.parametrize(
-    "measured", [results, many_concepts, robust, certificate, scan, red_team, scaling], ids=lambda one: one.__name__
+    "measured",
+    [results, many_concepts, robust, certificate, scan, red_team, reach, scaling],
+    ids=lambda one: one.__name__,
 )
 def test_what_was_measured_is_of_these_settings(
     measured: Callable[[], tuple[Table[Any], dict[Any, str], bool]],
