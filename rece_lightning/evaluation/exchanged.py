@@ -40,6 +40,8 @@ class ExchangedPictures(PictureMaker):
     def make(self, *arguments: Any, **settings: Any) -> Tensor:
         """As :meth:`PictureMaker.make`."""
         denoiser = next(part for name, part in self.pipeline.components.items() if name in ("unet", "transformer"))
-        self.pipeline.vae.to(denoiser.device, denoiser.dtype)
+        vae = self.pipeline.vae.to(denoiser.device)
+        if vae.dtype != denoiser.dtype:  # trained in half precision
+            vae.to(denoiser.dtype)
         with self._holding(self._chosen):
             return super().make(*arguments, **settings)
