@@ -115,10 +115,18 @@ def lines(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
         ]  # fmt: skip
         said.append("| " + " | ".join(cells) + " |")
     missing = [model.title for name, model in MODELS.items() if name not in found]
+    dear = [one["title"] for one in found.values() if one["seconds"] > 5 * sum(one["floor"].values())]
+    if missing:
+        said += ["", f"Not run: {', '.join(missing)}."]
+    if dear:
+        said += [
+            "",
+            f"What {', '.join(dear)} takes beyond the floor was not taken apart; among the figures of every epoch are "
+            "singular values and eigenvalues of matrices `d × d`.",
+        ]
     return [
         *said,
         "",
-        *([f"Not run: {', '.join(missing)}.", ""] if missing else []),
         "No GPU was at hand: `python -m benchmarks.speed --device cuda` and FLUX.1's shapes on one, beside the 3.4 s "
         "that RECE's article names for five epochs of Stable Diffusion, were not run.",
     ]
