@@ -20,30 +20,29 @@ from rece_lightning.callbacks.originals import measure_floors, original_of
 from rece_lightning.callbacks.subject import (
     Subject,
     Weights,
+    check_beside_of,
     draw_with,
     epochs_of,
     final_states,
     former_weights,
     named_edit,
     pictures_of,
+    states_beside,
     subject_of,
     weights_now,
 )
 from rece_lightning.callbacks.terminal import print_outcome
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.extras import extra
+from rece_lightning.core.method import Method
+from rece_lightning.erasure.beside import check_beside
 from rece_lightning.evaluation.columns import FitColumns, MeasuredColumns, unmeasured
 from rece_lightning.evaluation.derived import Derived, out_of_reach
 from rece_lightning.evaluation.floors import Floors
 from rece_lightning.evaluation.folders import References
 from rece_lightning.evaluation.prompts import AskedPrompts
 from rece_lightning.evaluation.quality import Quality, check_metrics
-from rece_lightning.evaluation.results.comparison import (
-    FIRST,
-    LAST,
-    ORIGINAL,
-    Comparison,
-)
+from rece_lightning.evaluation.results.comparison import FIRST, LAST, ORIGINAL, Comparison
 from rece_lightning.evaluation.results.outcome import COUNTS, column_figures, grid_path, write_outcome
 from rece_lightning.metrics import ConceptDetector
 from rece_lightning.models.sampling import Sampling
@@ -90,6 +89,8 @@ class Evaluation(RunCallback):
         floors: also measure how often the original model shows what is erased where nobody asks for it, under the
             targets of the erased prompts with the same seeds; see
             :class:`rece_lightning.evaluation.floor_prompts.FloorPrompts`.
+        beside: other methods that are measured on the same prompts at the end of a ``fit``, by name: a ``Method``, or
+            what ``model.tune`` takes (``balanced``, ``robust``). They have columns, and are not exported.
         guard: what stands around the pipeline of the model that is measured, attacks and ``predict`` included: ``SLD``,
             ``NegativePrompt``, ``SAFREE``, ``OutputFilter``, or one of your own. The original is drawn without it.
     """
@@ -113,6 +114,7 @@ class Evaluation(RunCallback):
         references: str | None = None,
         floors: bool = True,
         guard: Guard | None = None,
+        beside: dict[str, Method | str] | None = None,
     ) -> None:
         if every_n_epochs is not None and every_n_epochs < 1:
             raise ConfigurationError(f"Evaluation.every_n_epochs: {every_n_epochs!r}; give 1 or more, or leave it out.")
@@ -135,6 +137,7 @@ class Evaluation(RunCallback):
         self._changed: dict[str, Any] = {}
         self._failed = False
         self.floors = Floors() if floors else None
+        self.beside = check_beside(beside or {})
 
     @property
     def sampling(self) -> Sampling:
@@ -158,6 +161,7 @@ class Evaluation(RunCallback):
         self.check_prompts(data, stage)
         if self.images is None:
             check_guard(module, self.asked.prompts)
+        check_beside_of(module, self.beside)
         if self.comparison is not None:
             self.comparison.editor = named_edit(module)
             self.comparison.is_trained = isinstance(module, TrainedErasure)
@@ -177,12 +181,7 @@ class Evaluation(RunCallback):
             module.drawn = partial(draw_with, module)
 
     def check_prompts(self, data: Any, stage: str) -> None:
-        """Take the prompts of a stage and check each against the detector.
-
-        Raises:
-            ConfigurationError: for a concept that the detector does not know, and for pictures that are not what they
-                should be.
-        """
+        """Take the prompts of a stage and check each against the detector, and pictures for what they should be."""
         self.comparison = self.asked.read(data, stage, self.detector)
         if self.references is not None and self.references.paired and stage != "predict":
             prompts = self.comparison.prompts
@@ -276,7 +275,7 @@ class Evaluation(RunCallback):
         reason = out_of_reach(module.session) if isinstance(module, RECE) else None
         if self.attack and reason is not None:
             warnings.warn(f"No columns with derived embeddings: {reason}.", stacklevel=2)
-        for state in states:
+        for state in [*states, *states_beside(module, self.beside)]:
             if state.key not in self.comparison.columns:
                 self._add(trainer, module, state.key, state.weights())
             if self.attack and reason is None and state.derived is not None:

@@ -16,13 +16,15 @@ from torch import Tensor
 from rece_lightning.baselines.trained import TrainedErasure
 from rece_lightning.core.embedding_map import AnyMap
 from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.core.method import Method
 from rece_lightning.data.prompts import EvaluationPrompt
+from rece_lightning.erasure.beside import check_fits, erased_beside
 from rece_lightning.erasure.erasure import Erasure
 from rece_lightning.erasure.trained_weights import TrainedWeights
 from rece_lightning.evaluation.derived import Derived, derived_of
 from rece_lightning.evaluation.exchanged import ExchangedPictures
 from rece_lightning.evaluation.generation import PictureMaker
-from rece_lightning.evaluation.results.comparison import FIRST, FIRST_DERIVED, LAST, LAST_DERIVED
+from rece_lightning.evaluation.results.comparison import FIRST, FIRST_DERIVED, LAST, LAST_DERIVED, beside_key
 from rece_lightning.module import RECE
 from rece_lightning.runs.checkpoints import stored_maps
 
@@ -123,6 +125,34 @@ def final_states(subject: Subject) -> list[FinalState]:
         FinalState(key, partial(weights_now, subject, maps), partial(derived, maps), attacked)
         for key, attacked, maps in found
     ]
+
+
+def check_beside_of(subject: Subject, methods: Mapping[str, Method | str]) -> None:
+    """Refuse methods that cannot stand beside what is measured.
+
+    Raises:
+        ConfigurationError: naming the setting.
+    """
+    if methods and not isinstance(subject, RECE):
+        raise ConfigurationError(f"Evaluation.beside: {subject.name} counts no prompts for edits; leave it out.")
+    for name, method in methods.items():
+        check_fits(name, method, subject.session.method)  # type: ignore[union-attr]
+
+
+def states_beside(subject: Subject, methods: Mapping[str, Method | str]) -> list[FinalState]:
+    """The states of other methods on what was counted, each under its name."""
+    found = []
+    for name, method in methods.items() if isinstance(subject, RECE) else ():
+        other = erased_beside(subject.session, method)
+        found.append(
+            FinalState(
+                beside_key(name),
+                lambda other=other: other.erasure().weights(),
+                lambda other=other: derived_of(other, other.maps),
+                beside_key(name, derived=True),
+            )
+        )
+    return found
 
 
 def epochs_of(subject: Subject) -> int:

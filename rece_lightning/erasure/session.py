@@ -328,11 +328,14 @@ class ErasureSession:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what :meth:`state_dict` gave; the epochs run anew when they are needed."""
         self._check_fits(state)
-        self.begin()
+        self.take_prompts(state)
         self.tuned.take(state)
-        self._statistics = self.no_prompts().take(state["statistics"])
-        self._restored = state
-        self.concepts, self.history = state["concepts"], list(state["history"])
+        self._restored, self.history = state, list(state["history"])
+
+    def take_prompts(self, state: Mapping[str, Any]) -> None:
+        """Take what was asked for and counted from a checkpoint, or from another method's; no epoch was run with it."""
+        self.begin()
+        self.concepts, self._statistics = state["concepts"], self.no_prompts().take(state["statistics"])
 
     def adopt(self, state: Mapping[str, Any], *, reuse_map: bool) -> None:
         """Take the erasure of a checkpoint that was made from another model with the same text encoder.

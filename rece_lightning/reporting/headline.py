@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from rece_lightning.evaluation.results.comparison import FIRST_DERIVED, LAST_DERIVED, ORIGINAL, Comparison
+from rece_lightning.evaluation.results.comparison import (
+    FIRST_DERIVED,
+    LAST_DERIVED,
+    ORIGINAL,
+    Comparison,
+    beside_key,
+)
 from rece_lightning.evaluation.results.states import UNWANTED
 from rece_lightning.metrics import Difference, Share
 from rece_lightning.reporting.ladder import Ladder, LadderRow
@@ -59,7 +65,20 @@ def _regained(comparison: Comparison | None, ladder: Ladder | None) -> str:
     if not found:
         return ""
     rate, name = max(found, key=lambda one: one[0])
-    return f"An attacker who can feed embeddings has them drawn in {percent(rate)} ({name})."
+    return f"An attacker who can feed embeddings has them drawn in {percent(rate)} ({name}){_beside(comparison)}."
+
+
+def _beside(comparison: Comparison | None) -> str:
+    """What the derived embedding regains from the other methods, and what those preserve."""
+    says = []
+    for method in comparison.beside if comparison is not None else ():
+        assert comparison is not None
+        given = comparison.share(beside_key(method, derived=True), UNWANTED)
+        kept = comparison.share(beside_key(method), ("kept",))
+        if given.total:
+            also = f" (preserved {percent(kept.rate)})" if kept.total else ""
+            says.append(f", in {percent(given.rate)} of those of `{method}`{also}")
+    return "".join(says)
 
 
 def _named(ladder: Ladder | None, row: LadderRow) -> str:

@@ -28,7 +28,7 @@ ARGUMENTS = [
     "cpu",
     "--trainer.callbacks",
     "[{class_path: Evaluation, init_args: {detector: rece_lightning.metrics.EmojiDetector, "
-    "pictures_per_prompt: 2, steps: 4, guidance_scale: 4.0}}]",
+    "pictures_per_prompt: 2, steps: 4, guidance_scale: 4.0, beside: {robust: robust}}}]",
 ]
 
 
@@ -80,6 +80,7 @@ def test_end_of_the_run_names_concepts_rates_and_paths(run: tuple[Path, str]) ->
     printed = run[1]
     assert "bomb" in printed
     assert "→" in printed
+    assert "of those of `robust`" in printed
     assert "report: " in printed
     assert "grid: " in printed
 
@@ -90,7 +91,9 @@ def test_report_is_one_page_without_network_and_says_what_the_counts_say(run: tu
     assert "width=device-width" in page
     with (run[0] / "evaluation.csv").open() as stream:
         rows = list(csv.DictReader(stream))
-    assert {row["column"] for row in rows} == {"original", "uce", "uce_derived", "rece", "rece_derived"}
+    assert {row["column"] for row in rows} == {
+        "original", "uce", "uce_derived", "rece", "rece_derived", "beside_robust", "beside_robust_derived"
+    }  # fmt: skip
     assert len([row for row in rows if row["column"] == "original"]) == 8
     assert len([row for row in rows if row["column"] == "rece_derived"]) == 6  # kept prompts are not attacked
     for column in ("original", "uce", "rece"):
@@ -101,7 +104,7 @@ def test_report_is_one_page_without_network_and_says_what_the_counts_say(run: tu
 
 def test_grid_has_a_column_for_every_state(run: tuple[Path, str]) -> None:
     with Image.open(run[0] / "images" / "grid.png") as grid:
-        assert grid.width > 5 * 192
+        assert grid.width > 7 * 192
         assert len(set(grid.convert("RGB").resize((64, 64)).getdata())) > 100
 
 

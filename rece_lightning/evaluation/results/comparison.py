@@ -23,11 +23,20 @@ TITLES = {
 }
 
 
+BESIDE, GIVEN = "beside_", "_derived"
+"""What the keys of other methods' columns begin with, and end with where the derived embedding was given."""
+
+
+def beside_key(name: str, *, derived: bool = False) -> str:
+    """Key of the column of another method, by its name."""
+    return f"{BESIDE}{name}{GIVEN * derived}"
+
+
 def epoch_of(key: str, epochs: int) -> int:
     """The epoch that a column of a ``fit`` of so many epochs is of; the original's is the first one's too."""
     if key.startswith("epoch_"):
         return int(key.removeprefix("epoch_"))
-    return epochs - 1 if key in (LAST, LAST_DERIVED) else 0
+    return epochs - 1 if key in (LAST, LAST_DERIVED) or key.startswith(BESIDE) else 0
 
 
 @dataclass(frozen=True)
@@ -90,6 +99,9 @@ class Comparison:
         """Title of a column of a ``fit``."""
         if self.is_trained and key != ORIGINAL:
             return self.editor if key == LAST else f"{self.editor}, epoch {key.removeprefix('epoch_')}"
+        if key.startswith(BESIDE):
+            name = key.removeprefix(BESIDE)
+            return f"{name.removesuffix(GIVEN)}, given the derived embedding" if name.endswith(GIVEN) else name
         title = TITLES.get(key) or f"RECE, epoch {key.removeprefix('epoch_')}"
         return title.replace("UCE", self.editor)
 
@@ -103,8 +115,15 @@ class Comparison:
         """Columns in the order of a ``fit``: the original, then epoch by epoch, each before its derived embedding's."""
         order = [ORIGINAL, FIRST, FIRST_DERIVED]
         between = sorted((key for key in self.columns if key.startswith("epoch_")), key=lambda key: epoch_of(key, 0))
-        kept = [key for key in [*order, *between, LAST, LAST_DERIVED] if key in self.columns]
+        others = [key for key in self.columns if key.startswith(BESIDE)]
+        kept = [key for key in [*order, *between, LAST, LAST_DERIVED, *others] if key in self.columns]
         self.columns = {key: self.columns[key] for key in kept}
+
+    @property
+    def beside(self) -> list[str]:
+        """Names of the other methods that were measured on the same prompts."""
+        names = [key.removeprefix(BESIDE) for key in self.columns if key.startswith(BESIDE)]
+        return [name for name in names if not name.endswith(GIVEN)]
 
     def prompt_of(self, row: int) -> tuple[str, str]:
         """What tells prompts apart: text and concept. A file may hold one several times, with other seeds."""
@@ -225,6 +244,13 @@ class Comparison:
                 says.append("Against the derived embedding RECE's epochs make next to no difference here.")
             elif helped < 0:
                 says.append(f"Against the derived embedding the last epoch is worse than {self.editor} here.")
+        for name in self.beside:
+            key, attacked = beside_key(name), beside_key(name, derived=True)
+            says.append(self._change(name, ORIGINAL, key))
+            if self.share(attacked, UNWANTED).total:
+                says.append(self._attack(name, attacked, key))
+            if self.share(key, ("kept",)).total:
+                says.append(self._change(name, ORIGINAL, key, ("kept",), "preserved"))
         return says
 
     def _change(self, what: str, first: str, last: str, roles: Sequence[str] = UNWANTED, of: str = "erased") -> str:
