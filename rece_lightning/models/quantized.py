@@ -29,7 +29,7 @@ def quantized_entry(file: Path, entry: Any) -> str:
     bits = next((f" in {bits} bits" for bits in (4, 8) if said.get(f"load_in_{bits}bit")), "")
     return (
         f"model.pretrained: {file}: quantization_config: the weights were quantized{bits} by {method}, and such "
-        f"weights cannot be edited: refused; {WAY_OUT}."
+        f"weights cannot be edited: refused. Give the model unquantized: {WAY_OUT}."
     )
 
 

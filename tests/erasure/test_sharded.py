@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from rece_lightning import RECE, ConceptData
+from rece_lightning import RECE, ConceptData, Method
 from rece_lightning.exports import write_delta
 from rece_lightning.models import weights
 from tests.helpers.fits import fit_quietly
@@ -64,7 +64,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, str]]:
 
 
 def fitted(folder: Path) -> RECE:
-    module = RECE(str(folder))
+    module = RECE(str(folder), method=Method())
     fit_quietly(module, ConceptData(["bomb"]), epochs=2)
     return module
 

@@ -125,7 +125,7 @@ def test_it_is_written_in_every_format(folder: Path, tmp_path: Path) -> None:
 def test_a_pipeline_in_memory_is_erased_in_factors_and_undone(folder: Path) -> None:
     pipeline = diffusers.Flux2KleinPipeline.from_pretrained(folder)
     before = pipeline.transformer.context_embedder.weight.detach().clone()
-    with rece_lightning.erase(pipeline, "bomb", target="a spoon", epochs=3) as erasure:
+    with rece_lightning.erase(pipeline, "bomb", target="a spoon", method=Method(), epochs=3) as erasure:
         assert isinstance(stored(erasure.maps["text"]), Factored)
         assert erasure.figures["regeneration_residual"] >= erasure.figures["regeneration_residual_unedited"]
         torch.testing.assert_close(
@@ -143,7 +143,7 @@ def test_an_editor_that_needs_the_matrices_has_them(folder: Path, editor: Any) -
 
 @pytest.mark.usefixtures("_in_factors")
 def test_more_rows_than_the_width_are_formed(folder: Path) -> None:
-    module = RECE(str(folder))
+    module = RECE(str(folder), method=Method())
     words = ["rocket", "spoon", "dog", "cat"]
     fit_quietly(module, ConceptData(["bomb"], preserve=words), epochs=2)
     assert not isinstance(stored(module.session.maps["text"]), Factored)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import rece_lightning
+from rece_lightning import Method
 from rece_lightning.core.errors import BaseModelError, ConfigurationError
 from rece_lightning.models.find import find_base
 from rece_lightning.models.quantized import WAY_OUT
@@ -125,7 +126,7 @@ def test_a_pipeline_in_memory_is_left_as_it_is(name: str, change: Any) -> None:
     change(pipeline.transformer.context_embedder)
     before = {key: value.clone() for key, value in pipeline.transformer.state_dict().items()}
     with pytest.raises(ConfigurationError, match="context_embedder") as error:
-        rece_lightning.erase(pipeline, "a bomb", epochs=1)
+        rece_lightning.erase(pipeline, "a bomb", method=Method(), epochs=1)
     assert "quantized" in str(error.value)
     assert WAY_OUT in str(error.value)
     for key, value in pipeline.transformer.state_dict().items():

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rece_lightning import RECE, ConceptData
+from rece_lightning import RECE, ConceptData, Method
 from rece_lightning.cli.inspect import description
 from rece_lightning.core.errors import BaseModelError, ConfigurationError
 from rece_lightning.exports import export
@@ -54,7 +54,7 @@ def model(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path, Pa
 
 
 def fitted(pretrained: Path, text_encoders: Path | None = None) -> RECE:
-    module = RECE(str(pretrained), text_encoders=None if text_encoders is None else str(text_encoders))
+    module = RECE(str(pretrained), method=Method(), text_encoders=None if text_encoders is None else str(text_encoders))
     fit_quietly(module, ConceptData([{"prompt": "bomb", "target": "a spoon"}]), epochs=2)
     return module
 
