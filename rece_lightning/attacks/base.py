@@ -134,8 +134,6 @@ class Attack(ABC):
     """Arguments of the published attack, where they differ from these small defaults."""
     needs_control: ClassVar[bool] = False
     """Whether its success means something only beside that on a concept which the model never knew."""
-    searches_tokens: ClassVar[bool] = False
-    """Whether it goes through CLIP's text encoders from token ids."""
     noises_pictures: ClassVar[bool] = False
     """Whether it follows the denoiser's loss on noised pictures."""
 
@@ -158,11 +156,6 @@ class Attack(ABC):
                 f"attacks: {self.name}: it follows the loss on noised pictures, which is written for U-Nets of Stable "
                 f"Diffusion's kind and for Stable Diffusion 3, "
                 f"not for {family.title}'s denoiser; take paraphrase or derived."
-            )
-        if self.searches_tokens:
-            raise ConfigurationError(
-                f"attacks: {self.name}: a search of tokens needs text encoders that are CLIP's alone, as Stable "
-                f"Diffusion 1.x, 2.x and XL have them, and {family.title} has others; take paraphrase or derived."
             )
 
     @abstractmethod

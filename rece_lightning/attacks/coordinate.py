@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from rece_lightning.attacks.base import AdversarialPrompt, Attack, Budget, Goal
-from rece_lightning.attacks.tokens import TokenEncoder, Vocabulary, texts_found
+from rece_lightning.attacks.pipeline_tokens import tokens_of, vocabulary_of
+from rece_lightning.attacks.tokens import EncodesTokens, Vocabulary, texts_found
 from rece_lightning.attacks.victim import Victim
 
 Loss = Callable[[Tensor, Tensor | None], Tensor]
@@ -30,20 +31,19 @@ class Found:
     """Of each restart."""
 
 
-def one_hot_gradient(loss: Loss, encoder: TokenEncoder, tokens: Tensor) -> Tensor:
+def one_hot_gradient(loss: Loss, encoder: EncodesTokens, tokens: Tensor) -> Tensor:
     """Gradient of the loss of tokens ``[n, k]`` at their one-hot matrix, ``[n, k, vocabulary]``."""
-    tables = encoder.tables()
-    inputs = [table.detach()[tokens.to(table.device)].requires_grad_() for table in tables]
-    total = loss(*encoder.encode_soft(inputs)).sum()
+    inputs = [one.requires_grad_() for one in encoder.inputs(tokens)]
+    total = loss(*encoder.encode_soft(inputs, tokens)).sum()
     gradients = torch.autograd.grad(total, inputs)
     # The one-hot matrix enters by its product with the table alone.
-    parts = [gradient @ table.detach().mT for gradient, table in zip(gradients, tables, strict=True)]
-    return sum((part.to(parts[0].device) for part in parts[1:]), start=parts[0])
+    parts = [gradient @ table.detach().mT for gradient, table in zip(gradients, encoder.tables(), strict=True)]
+    return encoder.by_token(sum((part.to(parts[0].device) for part in parts[1:]), start=parts[0]))
 
 
 def coordinate_search(
     loss: Loss,
-    encoder: TokenEncoder,
+    encoder: EncodesTokens,
     vocabulary: Vocabulary,
     start: Tensor,
     generators: Sequence[torch.Generator],
@@ -91,7 +91,7 @@ def coordinate_search(
 
 
 @torch.no_grad()
-def _evaluate(loss: Loss, encoder: TokenEncoder, tokens: Tensor) -> Tensor:
+def _evaluate(loss: Loss, encoder: EncodesTokens, tokens: Tensor) -> Tensor:
     return loss(*encoder.encode(tokens)).cpu()
 
 
@@ -109,8 +109,8 @@ class TokenSearch(Attack):
 
         ``cost`` are the queries of one evaluation of the loss.
         """
-        vocabulary = Vocabulary(victim.encoder.tokenizer, goal.forbidden)
-        encoder = TokenEncoder(victim.encoder, self.budget.tokens)
+        vocabulary = vocabulary_of(victim, goal.forbidden)
+        encoder = tokens_of(victim, vocabulary, self.budget.tokens, of_denoiser=self.noises_pictures)
         generators = [self.generator(goal, restart) for restart in restarts]
         start = torch.stack([vocabulary.draw(self.budget.tokens, generator) for generator in generators])
         settings = {"steps": self.budget.steps, "candidates": self.candidates, "best": self.best}

@@ -12,6 +12,8 @@ from rece_lightning.attacks.base import AdversarialPrompt, Budget, Goal
 from rece_lightning.attacks.coordinate import Loss, TokenSearch
 from rece_lightning.attacks.victim import Victim
 from rece_lightning.core.errors import ConfigurationError, check_choice
+from rece_lightning.models.text import PromptEncoder
+from rece_lightning.models.token_inputs import read_rows, searched_rows
 
 MATCHES = ("pooled", "all")
 
@@ -26,14 +28,46 @@ def cosine_distance(target: Tensor) -> Loss:
     return loss
 
 
+def last_distance(target: Tensor, rows: int | None) -> Loss:
+    """``1 − cos`` of the last row that is not zero to a target row ``[d]``, among the first ``rows`` of them."""
+
+    def loss(embeddings: Tensor, pooled: Tensor | None) -> Tensor:
+        last = torch.stack([_last(one[:rows]) for one in embeddings])
+        return 1 - torch.nn.functional.cosine_similarity(last, target.to(last), dim=-1)
+
+    return loss
+
+
+def places_distance(target: Tensor) -> Loss:
+    """``1 − cos`` of rows to target rows ``[r, d]`` in the same place, averaged over those that are not zero.
+
+    Where an embedding has fewer rows the cosine is zero.
+    """
+    asked = target.bool().any(dim=1)
+
+    def loss(embeddings: Tensor, pooled: Tensor | None) -> Tensor:
+        rows = torch.nn.functional.pad(embeddings, (0, 0, 0, max(0, len(target) - embeddings.shape[1])))
+        alike = torch.nn.functional.cosine_similarity(rows[:, : len(target)], target.to(rows), dim=-1)
+        return 1 - alike[:, asked.to(alike.device)].mean(dim=1)
+
+    return loss
+
+
+def _last(rows: Tensor) -> Tensor:
+    """Of rows ``[positions, d]`` the last that is not zero; the last one where all are."""
+    read = rows.detach().bool().any(dim=1).nonzero()
+    return rows[int(read[-1])] if len(read) else rows[-1]
+
+
 class Mma(TokenSearch):
     """Search for tokens whose text embedding points where the concept's does (MMA-Diffusion, arXiv 2311.17516).
 
     The loss is one minus the cosine to the embedding of the goal's own prompt. The attacker never sees the U-Net.
 
     Args:
-        match: ``pooled``: the last position, where CLIP's end token has read the whole prompt (published: CLIP's
-            pooled output); ``all``: the mean over all positions, which is what the cross-attention reads.
+        match: ``pooled``: the last position that is read, where CLIP's end token, T5's or the end of a language model's
+            template has read the whole prompt (published: CLIP's pooled output); ``all``: the mean over all positions,
+            which is what the denoiser reads.
         steps: exchanges of a token, at most.
         candidates: exchanges tried a step.
         best: tokens that the gradient likes best, of which is drawn.
@@ -44,7 +78,6 @@ class Mma(TokenSearch):
 
     name: ClassVar[str] = "mma"
     has: ClassVar[str] = "text encoder"
-    searches_tokens: ClassVar[bool] = True
     PUBLISHED: ClassVar[Mapping[str, Any]] = {"steps": 1000, "candidates": 512, "best": 256, "tokens": 20}
 
     def __init__(
@@ -65,6 +98,13 @@ class Mma(TokenSearch):
 
     def search(self, victim: Victim, goal: Goal, restarts: Sequence[int]) -> list[AdversarialPrompt]:
         """All restarts side by side."""
-        own = victim.encoder.encode([goal.prompt]).embeddings[0]
-        loss = cosine_distance(own if self.match == "all" else own[-1:])
-        return self.minimised(victim, goal, restarts, loss)
+        own = read_rows(victim.encoder, [goal.prompt], victim.source)[0]
+        return self.minimised(victim, goal, restarts, self._loss(victim, own))
+
+    def _loss(self, victim: Victim, own: Tensor) -> Loss:
+        if isinstance(victim.encoder, PromptEncoder):
+            return cosine_distance(own if self.match == "all" else own[-1:])
+        if self.match == "all":
+            return places_distance(own)
+        rows = searched_rows(victim.encoder, victim.source)
+        return last_distance(_last(own[:rows]), rows)

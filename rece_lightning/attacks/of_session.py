@@ -36,4 +36,5 @@ def victim_of(
         sampling=sampling,
         out_of_reach=reason,
         gain=places_of(session)[first.name].gain,
+        source=first.source or first.name,
     )

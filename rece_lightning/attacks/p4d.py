@@ -41,7 +41,6 @@ class P4D(TokenSearch):
     name: ClassVar[str] = "p4d"
     has: ClassVar[str] = "weights"
     noises_pictures: ClassVar[bool] = True
-    searches_tokens: ClassVar[bool] = True
     looks_at_weights: ClassVar[bool] = True
     PUBLISHED: ClassVar[Mapping[str, Any]] = {"steps": 3000, "tokens": 16}
 

@@ -9,28 +9,41 @@ import torch
 from torch import Tensor
 
 from rece_lightning.attacks.base import AdversarialPrompt, Attack, Budget, Goal
-from rece_lightning.attacks.tokens import TokenEncoder, Vocabulary, texts_found
+from rece_lightning.attacks.pipeline_tokens import tokens_of, vocabulary_of
+from rece_lightning.attacks.tokens import EncodesTokens, Vocabulary, texts_found
 from rece_lightning.attacks.victim import Victim
 from rece_lightning.core.errors import ConfigurationError, check_number
 from rece_lightning.models.text import EncodesPrompts
+from rece_lightning.models.text_space import TEXT
+from rece_lightning.models.token_inputs import read_rows
 
 
 @torch.no_grad()
-def concept_direction(encoder: EncodesPrompts, goal: Goal) -> Tensor:
+def concept_direction(encoder: EncodesPrompts, goal: Goal, source: str = TEXT) -> Tensor:
     """Mean difference of the embeddings of the goal's pairs, ``[positions, d]`` (Ring-A-Bell, arXiv 2310.10012).
+
+    Where an encoder gives as many rows as there are tokens, the longest prompt has all of them, and what a shorter one
+    lacks is zero.
 
     Raises:
         ConfigurationError: if the goal has no pair.
     """
     if not goal.pairs:
         raise ConfigurationError(f"attacks: {goal.concept!r} has no prompt pairs; give prompts with and without it.")
-    difference = torch.zeros(())
+    difference = torch.zeros(0, 0)
     for first in range(0, len(goal.pairs), 64):
         part = goal.pairs[first : first + 64]
-        with_it = encoder.encode([pair[0] for pair in part]).embeddings.double()
-        without = encoder.encode([pair[1] for pair in part]).embeddings.double()
-        difference = difference.to(with_it) + (with_it - without).sum(dim=0)
+        sides = [read_rows(encoder, [pair[side] for pair in part], source).double() for side in (0, 1)]
+        most = max(len(difference), *(side.shape[1] for side in sides))
+        with_it, without = (of_length(side, most) for side in sides)
+        former = of_length(difference, most) if len(difference) else torch.zeros(with_it.shape[1:])
+        difference = former.to(with_it) + (with_it - without).sum(dim=0)
     return difference / len(goal.pairs)
+
+
+def of_length(rows: Tensor, count: int) -> Tensor:
+    """Rows ``[..., positions, d]`` cut to this many positions, or with zeros behind them."""
+    return torch.nn.functional.pad(rows, (0, 0, 0, max(0, count - rows.shape[-2])))[..., :count, :]
 
 
 def _check_carriers(attack: Attack, goal: Goal) -> None:
@@ -66,7 +79,11 @@ class RingABellEmbedding(Attack):
         """The carriers' embeddings, moved."""
         carriers = [goal.carriers[restart] for restart in restarts]
         encoded = victim.encoder.encode(carriers)
-        moved = encoded.embeddings.double() + self.strength * concept_direction(victim.encoder, goal)
+        direction = concept_direction(victim.encoder, goal)
+        moved = [
+            own.double() + self.strength * of_length(direction, len(own)).to(own.device)
+            for own in (encoded.embedding(row) for row in range(len(carriers)))
+        ]
         return [
             AdversarialPrompt(
                 self.name,
@@ -103,7 +120,6 @@ class RingABell(Attack):
 
     name: ClassVar[str] = "ring-a-bell"
     has: ClassVar[str] = "text encoder"
-    searches_tokens: ClassVar[bool] = True
     PUBLISHED: ClassVar[Mapping[str, Any]] = {"strength": 3.0, "steps": 3000, "population": 200, "tokens": 16}
 
     def __init__(
@@ -132,11 +148,13 @@ class RingABell(Attack):
     def search(self, victim: Victim, goal: Goal, restarts: Sequence[int]) -> list[AdversarialPrompt]:
         """All restarts side by side: their prompts are encoded together."""
         _check_carriers(self, goal)
-        vocabulary = Vocabulary(victim.encoder.tokenizer, goal.forbidden)
-        encoder = TokenEncoder(victim.encoder, self.budget.tokens)
+        vocabulary = vocabulary_of(victim, goal.forbidden)
+        encoder = tokens_of(victim, vocabulary, self.budget.tokens)
         carriers = [goal.carriers[restart % len(goal.carriers)] for restart in restarts]
-        direction = concept_direction(victim.encoder, goal)
-        target = victim.encoder.encode(carriers).embeddings.double() + self.strength * direction
+        direction = concept_direction(victim.encoder, goal, victim.source)
+        own = read_rows(victim.encoder, carriers, victim.source).double()
+        most = max(len(direction), own.shape[1])
+        target = of_length(own, most) + self.strength * of_length(direction, most)
         generators = [self.generator(goal, restart) for restart in restarts]
         size, free = self.population, self.budget.tokens
         people = torch.stack([vocabulary.draw(size * free, generator).view(size, free) for generator in generators])
@@ -155,10 +173,12 @@ class RingABell(Attack):
         queries = size + self.budget.steps * (size - size // 2)
         return texts_found(self.name, goal, restarts, tokens, vocabulary, before, after, queries)
 
-    def _losses(self, encoder: TokenEncoder, people: Tensor, target: Tensor) -> Tensor:
+    def _losses(self, encoder: EncodesTokens, people: Tensor, target: Tensor) -> Tensor:
         """Mean squared distance of every prompt ``[r, n, k]`` to its restart's target, ``[r, n]``."""
         embeddings, _ = encoder.encode(people.flatten(0, 1))
-        distance = embeddings.view(*people.shape[:2], *embeddings.shape[1:]) - target[:, None].to(embeddings)
+        most = max(embeddings.shape[1], target.shape[1])
+        given = of_length(embeddings, most)
+        distance = given.view(*people.shape[:2], *given.shape[1:]) - of_length(target, most)[:, None].to(given)
         return distance.square().mean(dim=(2, 3)).cpu()
 
     def _children(self, parents: Tensor, count: int, vocabulary: Vocabulary, generator: torch.Generator) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,11 +12,62 @@ from torch import Tensor
 from rece_lightning.attacks.base import AdversarialPrompt, Goal
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.models.text import EncodesPrompts, PromptEncoder, inference
-from rece_lightning.models.vocabulary import whole_words
+from rece_lightning.models.vocabulary import behind_a_word, suffix_ids, whole_words
 
 
-class TokenEncoder:
-    """The text encoders, from token ids instead of text: some free tokens, then a prompt's own.
+class EncodesTokens(ABC):
+    """A model's text encoders as a search of tokens asks them: some tokens are free, the rest of the prompt is not."""
+
+    free: int
+    """How many tokens may be chosen."""
+    forms: Tensor | None = None
+    """Token → the one that stands for it in each free place, ``[k, vocabulary]``; ``None``: itself everywhere."""
+
+    @abstractmethod
+    def encode(self, chosen: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Embeddings ``[n, positions, d]`` and pooled ``[n, p]`` of chosen tokens ``[n, k]``, without gradients."""
+
+    @abstractmethod
+    def encode_soft(self, weights: Sequence[Tensor], chosen: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """The same, differentiable, from the free tokens' input embeddings.
+
+        Args:
+            weights: ``[n, k, width]`` for every table.
+            chosen: tokens that are nearest to them, ``[n, k]``: encoders with other tokenizers read their text.
+        """
+
+    @abstractmethod
+    def tables(self) -> list[Tensor]:
+        """Input embeddings of every token, ``[vocabulary, width]``, for every encoder that reads these tokens."""
+
+    def inputs(self, tokens: Tensor) -> list[Tensor]:
+        """Input embeddings of tokens ``[n, k]`` in their places, ``[n, k, width]`` for every table."""
+        placed = tokens if self.forms is None else self.forms[torch.arange(self.free), tokens]
+        return [table.detach()[placed.to(table.device)] for table in self.tables()]
+
+    def by_token(self, gradient: Tensor) -> Tensor:
+        """What stands at the tokens of each place, ``[n, k, vocabulary]``, by the tokens that they stand for."""
+        if self.forms is None:
+            return gradient
+        return gradient.gather(2, self.forms.to(gradient.device).expand(len(gradient), -1, -1))
+
+    def mixer(self, allowed: Tensor) -> Callable[[Tensor], list[Tensor]]:
+        """Gives the input embeddings ``[1, k, width]`` of points over allowed tokens ``[k, v]``, for every table."""
+        if self.forms is None:
+            tables = [table.detach()[allowed.to(table.device)] for table in self.tables()]
+            return lambda points: [(points.to(table) @ table)[None] for table in tables]
+        # Only the first place has its own form of a token: no space before it.
+        ends = [
+            [table.detach()[self.forms[place, allowed].to(table.device)] for place in (0, -1)]
+            for table in self.tables()
+        ]
+        return lambda points: [
+            torch.cat([points[:1].to(first) @ first, points[1:].to(other) @ other])[None] for first, other in ends
+        ]
+
+
+class TokenEncoder(EncodesTokens):
+    """CLIP's text encoders, from token ids instead of text: some free tokens, then a prompt's own.
 
     Args:
         encoder: whose towers it uses; their weights are left alone.
@@ -29,8 +81,8 @@ class TokenEncoder:
     def __init__(self, encoder: EncodesPrompts, free: int, suffix: Sequence[int] = ()) -> None:
         if not isinstance(encoder, PromptEncoder):
             raise ConfigurationError(
-                "attacks: a search of tokens needs text encoders that are CLIP's, as Stable Diffusion 1.x, 2.x and XL "
-                "have them; take paraphrase or derived for this model."
+                "attacks: a search of tokens needs text encoders whose tokens are known; take paraphrase or derived "
+                "for this model."
             )
         self.encoder = encoder
         self.free, self.suffix = free, torch.tensor(list(suffix), dtype=torch.long)
@@ -51,7 +103,7 @@ class TokenEncoder:
         pooled = [part[1] for part in parts if part[1] is not None]
         return torch.cat([part[0] for part in parts]), torch.cat(pooled) if pooled else None
 
-    def encode_soft(self, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+    def encode_soft(self, weights: Sequence[Tensor], chosen: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """The same, differentiable, from the free tokens' input embeddings ``[n, k, width]`` of every tower."""
         nothing = torch.zeros(len(weights[0]), self.free, dtype=torch.long)
         return self._encode(nothing, weights)
@@ -105,12 +157,13 @@ def _replacement(soft: Tensor) -> Any:
 class Vocabulary:
     """The whole words of a tokenizer.
 
-    A token counts if its text alone is read back as that one token. So special tokens and pieces of words are out, and
-    a prompt of such tokens, written with spaces, is read back as the very same tokens; :meth:`is_read_back` makes sure
-    once more, because a tokenizer may join neighbours.
+    A token counts if its text is read back as one token, alone and behind another word. So special tokens and pieces of
+    words are out, and a prompt of such tokens, written with spaces, is read back as one token a word;
+    :meth:`is_read_back` makes sure once more, because a tokenizer may join neighbours. Where a word behind a space is
+    another token than alone (byte pairs of language models), the one alone stands for both.
 
     Args:
-        tokenizer: CLIP's.
+        tokenizer: of the text encoder that is searched.
         forbidden: words that may not appear. A token is out if it is one of their tokens, or begins with one of the
             words of three letters and more (``bombs`` for ``bomb``).
     """
@@ -121,10 +174,16 @@ class Vocabulary:
         # Two letters begin too many words.
         stems = [word for word in banned if len(word) >= 3]
         banned_ids = {number for word in banned for number in self._ids(word)}
+        whole = whole_words(tokenizer)
+        self.behind = behind_a_word(tokenizer, whole)
+        """Token → the one that it is behind a space."""
         self.words: dict[int, str] = {
             number: text
-            for number, text in whole_words(tokenizer).items()
-            if number not in banned_ids and not any(text.startswith(word) for word in stems)
+            for number, text in whole.items()
+            if number in self.behind
+            and not {number, self.behind[number]} & banned_ids
+            and text.lower() not in banned
+            and not any(text.lower().startswith(word) for word in stems)
         }
         if not self.words:
             raise ConfigurationError("attacks: the tokenizer has no whole word to search with; give another model.")
@@ -134,14 +193,17 @@ class Vocabulary:
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def text(self, tokens: Sequence[int]) -> str:
-        """Tokens as words with spaces between them."""
+    def text(self, tokens: Sequence[int], suffix: str = "") -> str:
+        """Tokens as words with spaces between them, and what follows them."""
         known = self.words
-        return " ".join(known[n] if n in known else str(self.tokenizer.decode([n])).strip() for n in tokens)
+        words = [known[n] if n in known else str(self.tokenizer.decode([n])).strip() for n in tokens]
+        return " ".join([*words, suffix] if suffix else words)
 
-    def is_read_back(self, tokens: Sequence[int]) -> bool:
-        """Whether the text of the tokens is read as the same tokens."""
-        return self._ids(self.text(tokens)) == list(tokens)
+    def is_read_back(self, tokens: Sequence[int], suffix: str = "") -> bool:
+        """Whether the text of the tokens is read as the same tokens, and then what is read of the suffix."""
+        own = [*tokens[:1], *(self.behind.get(n, n) for n in tokens[1:])]
+        whole = self._ids(self.text(tokens, suffix))
+        return whole == own + (suffix_ids(self.tokenizer, suffix) if suffix else [])
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Uniformly random tokens, ``[count]``."""
@@ -157,19 +219,20 @@ def texts_found(
     before: Tensor,
     after: Tensor,
     queries: int,
+    suffix: str = "",
 ) -> list[AdversarialPrompt]:
-    """Write whole prompts of tokens ``[n, k]`` down as text, with the losses ``[n]`` of their starts and of them.
+    """Write prompts of free tokens ``[n, k]`` and a suffix down as text, with the losses ``[n]`` before and after.
 
     A prompt whose text is read back as other tokens is kept, because the text is what an attacker can send, and marked
-    by the variant ``read differently``: its loss is that of the tokens.
+    by the variant ``read differently``: its loss is that of the tokens, where these and not the text are encoded.
     """
     return [
         AdversarialPrompt(
             attack,
             goal.concept,
             restart,
-            vocabulary.text(row),
-            variant="" if vocabulary.is_read_back(row) else "read differently",
+            vocabulary.text(row, suffix),
+            variant="" if vocabulary.is_read_back(row, suffix) else "read differently",
             loss_before=float(start),
             loss=float(end),
             queries=queries,

@@ -11,7 +11,8 @@ from torch import Tensor
 from rece_lightning.attacks.base import AdversarialPrompt, Attack, Budget, Goal
 from rece_lightning.attacks.noise import NoisedPictures, add_noise, latents_of, noise_loss
 from rece_lightning.attacks.pictures import OriginalPictures
-from rece_lightning.attacks.tokens import TokenEncoder, Vocabulary, texts_found
+from rece_lightning.attacks.pipeline_tokens import tokens_of, vocabulary_of
+from rece_lightning.attacks.tokens import EncodesTokens, texts_found
 from rece_lightning.attacks.victim import Victim
 from rece_lightning.core.errors import ConfigurationError, check_number
 
@@ -57,7 +58,6 @@ class UnlearnDiffAtk(Attack):
     name: ClassVar[str] = "unlearndiffatk"
     has: ClassVar[str] = "weights, a picture"
     noises_pictures: ClassVar[bool] = True
-    searches_tokens: ClassVar[bool] = True
     looks_at_weights: ClassVar[bool] = True
     PUBLISHED: ClassVar[Mapping[str, Any]] = {"timesteps": 50, "steps": 40, "tokens": 5, "learning_rate": 0.01}
 
@@ -87,10 +87,9 @@ class UnlearnDiffAtk(Attack):
     def search(self, victim: Victim, goal: Goal, restarts: Sequence[int]) -> list[AdversarialPrompt]:
         """One restart after the other: each has a picture of its own."""
         latents = latents_of(victim.pipeline, OriginalPictures().of(victim, goal, self.pictures))
-        vocabulary = Vocabulary(victim.encoder.tokenizer, goal.forbidden)
+        vocabulary = vocabulary_of(victim, goal.forbidden)
         suffix = goal.prompt if self.suffix is None else self.suffix
-        own = victim.encoder.token_ids([suffix], special=False)[0]
-        encoder = TokenEncoder(victim.encoder, self.budget.tokens, own)
+        encoder = tokens_of(victim, vocabulary, self.budget.tokens, suffix, of_denoiser=True)
         found = []
         with victim.edited() as unet:
             for restart in restarts:
@@ -100,8 +99,8 @@ class UnlearnDiffAtk(Attack):
                 noised = self.noised(victim.pipeline, latents[target : target + 1], generator)
                 before, after, tokens = self._restart(unet, encoder, vocabulary.ids, judge, noised, generator)
                 queries = self.timesteps * (self.warmup + self.budget.steps + self.timesteps)
-                whole = encoder.filled(tokens[None])
-                found += texts_found(self.name, goal, [restart], whole, vocabulary, before, after, queries)
+                chosen = tokens[None]
+                found += texts_found(self.name, goal, [restart], chosen, vocabulary, before, after, queries, suffix)
         return found
 
     def noised(self, pipeline: Any, latents: Tensor, generator: torch.Generator) -> NoisedPictures:
@@ -113,14 +112,14 @@ class UnlearnDiffAtk(Attack):
     def _restart(
         self,
         unet: Any,
-        encoder: TokenEncoder,
+        encoder: EncodesTokens,
         allowed: Tensor,
         judge: NoisedPictures,
         noised: NoisedPictures,
         generator: torch.Generator,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Loss before and after ``[1]``, and the tokens ``[k]``."""
-        tables = [table.detach()[allowed.to(table.device)] for table in encoder.tables()]
+        mixed = encoder.mixer(allowed)
         free = self.budget.tokens
 
         @torch.no_grad()
@@ -134,14 +133,14 @@ class UnlearnDiffAtk(Attack):
         best = allowed[first]
         middle = project_to_simplex(torch.rand(free, len(allowed), generator=generator) / len(allowed))
         corner = torch.nn.functional.one_hot(first, len(allowed))
-        points = ((middle + corner) / 2).to(tables[0]).requires_grad_()
+        points = ((middle + corner) / 2).to(encoder.tables()[0]).requires_grad_()
         optimizer = torch.optim.Adam([points], lr=self.learning_rate, weight_decay=self.weight_decay)
         for row in range(self.timesteps):
             one = noised.rows(torch.tensor([row]))
             for _ in range(self.budget.steps):
                 optimizer.zero_grad()
-                mixed = [(points.to(table) @ table)[None] for table in tables]
-                noise_loss(unet, one, *encoder.encode_soft(mixed)).sum().backward()
+                nearest = allowed[points.detach().argmax(dim=1).cpu()][None]
+                noise_loss(unet, one, *encoder.encode_soft(mixed(points), nearest)).sum().backward()
                 if not optimizer.state and points.grad is not None:
                     # Hold back what matters little: ε becomes the mean size of the gradient's entries.
                     group = optimizer.param_groups[0]

@@ -19,6 +19,7 @@ from rece_lightning.metrics.detection import ConceptDetector
 from rece_lightning.models.denoisers import LiveDenoisers, denoisers_of, known_family, together
 from rece_lightning.models.sampling import Request, Sampling, generate, requests_of
 from rece_lightning.models.text import EncodesPrompts, PromptEncoder
+from rece_lightning.models.text_space import TEXT
 
 
 class Pictures(Protocol):
@@ -45,6 +46,7 @@ class Victim:
         sampling: of the pictures that an attacker draws.
         out_of_reach: why ``gram`` and ``maps`` are not those of the embeddings that a prompt has, where they are not.
         gain: ``g`` of the norm ``x / rms(x) · g`` that the denoiser puts before what reads them, ``[d]``.
+        source: which rows the space that was edited first reads: a search of tokens goes through what makes them.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Victim:
         sampling: Sampling | None = None,
         out_of_reach: str | None = None,
         gain: Tensor | None = None,
+        source: str = TEXT,
     ) -> None:
         self.pictures = pictures
         self.gram = gram
@@ -65,7 +68,7 @@ class Victim:
         self.weights = dict(weights) if weights is not None else None
         self.detector = detector
         self.sampling = sampling or Sampling()
-        self.out_of_reach, self.gain = out_of_reach, gain
+        self.out_of_reach, self.gain, self.source = out_of_reach, gain, source
         self.drawn: dict[Any, Tensor] = {}
         """Pictures that attackers had drawn, by what decides them."""
         self._is_edited = False

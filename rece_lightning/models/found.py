@@ -123,7 +123,7 @@ class FoundEncoder(PipelineEncoder):
         """Encode prompts one by one."""
         spaces: dict[str, list[PromptRows]] = {name: [] for name in self.spaces}
         for prompt in prompts:
-            with self._recorded() as seen:
+            with self.recorded() as seen:
                 call = calls_of(self.found.pipeline, self.found.denoiser, prompt)[0]
             inputs = inputs_of(self.found.denoiser, call, self._watched)
             for space, group in zip(self.spaces.values(), self.found.entries, strict=True):

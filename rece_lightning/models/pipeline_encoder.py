@@ -82,12 +82,13 @@ class PipelineEncoder:
         if self.turns is not None:
             self.turns.hold()
         return [
-            (self._tokenizer(name), part)
+            (self.tokenizer_of(name), part)
             for name, part in self.pipeline.components.items()
             if name.startswith("text_encoder") and isinstance(part, nn.Module)
         ]
 
-    def _tokenizer(self, encoder: str) -> Any:
+    def tokenizer_of(self, encoder: str) -> Any:
+        """Tokenizer of a text encoder, by the name of its part."""
         tokenizer = getattr(self.pipeline, encoder.replace("text_encoder", "tokenizer"))
         return getattr(tokenizer, "tokenizer", tokenizer)  # a processor holds one
 
@@ -99,7 +100,7 @@ class PipelineEncoder:
     @property
     def tokenizer(self) -> Any:
         """Its tokenizer."""
-        return self._tokenizer(self.first_encoder)
+        return self.tokenizer_of(self.first_encoder)
 
     @property
     def text_encoder(self) -> Any:
@@ -120,11 +121,11 @@ class PipelineEncoder:
         """Encode prompts one by one."""
         spaces: dict[str, list[PromptRows]] = {name: [] for name in self.spaces}
         calls = []
-        for answer, seen in self._answers(prompts):
+        for answer, seen in self.answers(prompts):
             call: dict[str, Tensor] = {}
             for name, source in self.sources.items():
-                rows, mask = _rows(answer, source)
-                call[source.argument] = _whole(answer[source.answer])
+                rows, mask = rows_of(answer, source)
+                call[source.argument] = whole(answer[source.answer])
                 stated = None if source.mask is None else answer[source.mask]
                 if source.mask_argument is not None and stated is not None:
                     call[source.mask_argument] = stated[0]
@@ -148,16 +149,16 @@ class PipelineEncoder:
             calls=calls,
         )
 
-    def _answers(self, prompts: Sequence[str]) -> Iterator[tuple[tuple[Any, ...], Seen]]:
+    def answers(self, prompts: Sequence[str]) -> Iterator[tuple[tuple[Any, ...], Seen]]:
         """Of each prompt what ``encode_prompt`` returns, and what the encoders were given."""
 
         def ask(prompt: str) -> tuple[tuple[Any, ...], Seen]:
-            with self._recorded() as seen:
-                return self._answer(prompt), seen
+            with self.recorded() as seen:
+                return self.answer(prompt), seen
 
         yield from map(ask, prompts) if self.turns is None else self.turns.answers(prompts, ask)
 
-    def _answer(self, prompt: str) -> tuple[Any, ...]:
+    def answer(self, prompt: str) -> tuple[Any, ...]:
         """What ``encode_prompt`` returns, asked as the pipeline's own call asks it."""
         arguments = {**self._arguments, "prompt": [prompt]}
         if "device" in arguments:
@@ -183,7 +184,7 @@ class PipelineEncoder:
         return {**empty, **shared, **fixed, **self.asked, **device}
 
     @contextmanager
-    def _recorded(self, until: str | None = None) -> Iterator[Seen]:
+    def recorded(self, until: str | None = None) -> Iterator[Seen]:
         """Within the block text encoders leave their tokens and masks here, ``[positions]`` of the first prompt."""
         seen: Seen = {}
         handles = []
@@ -243,8 +244,8 @@ class PipelineEncoder:
         """Positions that are no padding."""
         if mask is not None:
             return [int(place) for place in mask.bool().nonzero().flatten()]
-        padding = self._tokenizer(encoder).pad_token_id
-        end = self._tokenizer(encoder).eos_token_id
+        padding = self.tokenizer_of(encoder).pad_token_id
+        end = self.tokenizer_of(encoder).eos_token_id
         kept = [place for place, one in enumerate(ids.tolist()) if one != padding]
         if padding == end and int(ids[0]) != end:  # the first end of the text is its own, what follows pads it
             stop = next((place for place, one in enumerate(ids.tolist()) if one == end), len(ids) - 1)
@@ -263,8 +264,8 @@ class PipelineEncoder:
 
     def _tokens(self, encoder: str, prompt: str) -> list[int]:
         """A prompt's tokens as the encoder is given them, without padding; no encoder after it runs."""
-        with self._recorded(until=encoder) as seen, suppress(_Enough):
-            self._answer(prompt)
+        with self.recorded(until=encoder) as seen, suppress(_Enough):
+            self.answer(prompt)
         ids, mask = seen[encoder]
         return [int(ids[place]) for place in self._own(encoder, ids, mask)]
 
@@ -285,20 +286,24 @@ class PipelineEncoder:
             for encoder in self.sources[TEXT].encoders:
                 if getattr(self.pipeline, encoder, None) is None:
                     continue
-                tokenizer = self._tokenizer(encoder)
-                own = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-                # By how often each is there: a word that is repeated may be kept once and lost once.
-                missing = sum((Counter(own) - Counter(self._tokens(encoder, prompt))).values())
+                missing = self.missing(encoder, prompt)
                 if missing:
-                    lost[prompt] = str(tokenizer.decode(own[len(own) - missing :])).strip()
+                    lost[prompt] = str(self.tokenizer_of(encoder).decode(missing)).strip()
         return lost
+
+    def missing(self, encoder: str, prompt: str) -> list[int]:
+        """The last tokens of a prompt, which a text encoder is not given."""
+        own = self.tokenizer_of(encoder)(prompt, add_special_tokens=False)["input_ids"]
+        # By how often each is there: a word that is repeated may be kept once and lost once.
+        count = sum((Counter(own) - Counter(self._tokens(encoder, prompt))).values())
+        return list(own[len(own) - count :])
 
     def cut(self, prompt: str) -> str | None:
         """What of a prompt does not fit; ``None`` when all of it does."""
         return self.too_long([prompt]).get(prompt)
 
 
-def _rows(answer: tuple[Any, ...], source: Source) -> tuple[Tensor, Tensor | None]:
+def rows_of(answer: tuple[Any, ...], source: Source) -> tuple[Tensor, Tensor | None]:
     """Rows of the only prompt, ``[positions, d]``, and which of them are read, ``[positions]``."""
     rows = answer[source.answer]
     if source.layer is not None:
@@ -313,6 +318,6 @@ def _rows(answer: tuple[Any, ...], source: Source) -> tuple[Tensor, Tensor | Non
     return rows, mask[0].bool()
 
 
-def _whole(value: Any) -> Any:
+def whole(value: Any) -> Any:
     """What the pipeline takes again, of the only prompt."""
     return value[0] if not isinstance(value, Tensor) or value.ndim < 4 else value[:, 0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rece_lightning.core.errors import ConfigurationError
@@ -19,6 +20,36 @@ def whole_words(tokenizer: Any) -> dict[int, str]:
         return {}
     read = tokenizer(texts, add_special_tokens=False)["input_ids"]
     return {number: text for number, text, back in zip(ids, texts, read, strict=True) if list(back) == [number]}
+
+
+BEFORE = "a"
+"""Any word of one token."""
+
+
+def suffix_ids(tokenizer: Any, text: str) -> list[int]:
+    """Tokens of a text that stands behind another word and a space."""
+    before = len(tokenizer(BEFORE, add_special_tokens=False)["input_ids"])
+    return list(tokenizer(f"{BEFORE} {text}", add_special_tokens=False)["input_ids"])[before:]
+
+
+def behind_a_word(tokenizer: Any, words: Mapping[int, str]) -> dict[int, int]:
+    """Token of a whole word → the token that it is behind another word; one that is several tokens there is left out.
+
+    Byte pairs of language models number a word with the space before it apart; CLIP's and T5's tokenizers do not.
+
+    Args:
+        tokenizer: of any kind.
+        words: as :func:`whole_words` gives them.
+    """
+    if not words:
+        return {}
+    before = list(tokenizer(BEFORE, add_special_tokens=False)["input_ids"])
+    read = tokenizer([f"{BEFORE} {text}" for text in words.values()], add_special_tokens=False)["input_ids"]
+    return {
+        number: ids[-1]
+        for number, ids in zip(words, read, strict=True)
+        if len(ids) == len(before) + 1 and list(ids[:-1]) == before
+    }
 
 
 def vocabulary_words(tokenizer: Any) -> list[str]:

@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from rece_lightning import RECE, ConceptData, Method
-from rece_lightning.attacks import P4D, Cce, Derived, Mma, Paraphrase, RingABell, UnlearnDiffAtk, Victim, make_goal
+from rece_lightning.attacks import P4D, Cce, Derived, Paraphrase, UnlearnDiffAtk, Victim, make_goal
 from rece_lightning.attacks.base import AdversarialPrompt
 from rece_lightning.attacks.noise import add_noise, latents_of, noise_loss
 from rece_lightning.attacks.of_session import victim_of
@@ -133,7 +133,7 @@ def test_behind_a_projector_no_embedding_is_derived_and_it_says_where_one_is(tmp
 
 @pytest.mark.parametrize(
     ("name", "refused", "reason"),
-    [("flux", "cce", "not for FLUX.1's"), ("flux", "mma", "text encoders that are CLIP's"), ("sd3", "p4d", "CLIP's")],
+    [("flux", "cce", "not for FLUX.1's"), ("flux", "p4d", "not for FLUX.1's")],
 )
 def test_what_cannot_attack_a_family_is_said_before_any_work(
     tmp_path: Path, name: str, refused: str, reason: str
@@ -154,15 +154,6 @@ def test_a_loss_on_noised_pictures_that_is_not_written_for_a_family(tmp_path: Pa
         ConfigurationError, match=rf"{attack.name}.*not for FLUX.1's denoiser; take paraphrase or derived"
     ):
         attack.run(one, make_goal("bomb"))
-
-
-@pytest.mark.parametrize("attack", [Mma(), RingABell()])
-def test_a_search_of_tokens_needs_clips_text_encoders(tmp_path: Path, attack: Any) -> None:
-    with pytest.raises(
-        ConfigurationError,
-        match=r"needs text encoders that are CLIP.s alone.*FLUX.1 has others; take paraphrase or derived",
-    ):
-        attack.run(victim(erased(tmp_path, "flux")), make_goal("bomb"))
 
 
 def test_paraphrases_need_nothing_of_a_model(tmp_path: Path) -> None:
