@@ -143,8 +143,8 @@ class Erase(Callback):
 
     @property
     def state_key(self) -> str:
-        """A trainer may hold several."""
-        return self._generate_state_key(concepts=[pair.prompt for pair in self.plan.pairs])
+        """A trainer may hold several: of other concepts, or of another denoiser."""
+        return self._generate_state_key(concepts=[pair.prompt for pair in self.plan.pairs], **self.attributes)
 
     def state_dict(self) -> dict[str, Any]:
         """What was chosen and drawn."""

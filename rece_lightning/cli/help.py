@@ -20,7 +20,10 @@ from rece_lightning.core.method import FIELD
 CALLBACKS = ("DevicePlacement", "ErasureCheckpoint", "Evaluation", "Export", "PictureWriter", "RedTeam", "Report")
 """What a configuration names by its class alone."""
 LOGGERS = ("CSVLogger", "CometLogger", "MLFlowLogger", "TensorBoardLogger", "WandbLogger")
-DETECTORS = ("EmojiDetector", "ImageClassifier", "NudeNetRece", "NudeNetSpeed", "NudeNetUnlearnDiffAtk", "ZeroShot")
+DETECTORS = (
+    "EmojiDetector", "ImageClassifier", "NudeNetRece", "NudeNetSpeed", "NudeNetUnlearnDiffAtk", "SafetyChecker",
+    "ZeroShot",
+)  # fmt: skip
 METRICS = ("ArtistScore", "ClipScore", "FrechetDistance", "KernelDistance", "PerceptualDistance")
 """What ``Evaluation.metrics`` takes."""
 TRAINER = "--help.trainer"

@@ -80,7 +80,7 @@ def former_of(value: str, root: Path) -> Former | None:
     """As :func:`find_former`; ``None`` for what is no baseline's, or not there."""
     try:
         return find_former(value, root)
-    except ConfigurationError:
+    except (ConfigurationError, OSError):  # of a file that may not be read the other reader says so
         return None
 
 

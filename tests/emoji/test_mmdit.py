@@ -11,7 +11,8 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 from safetensors import safe_open
 
-from benchmarks.world import WORLDS, digest
+from benchmarks.harness import weights_digest
+from benchmarks.world import WORLDS
 from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.devices.placement import Placement
 from rece_lightning.emoji.captions import describe, with_article
@@ -100,4 +101,4 @@ def test_weights_are_float16_and_take_30_megabytes_at_most() -> None:
 
 @pytest.mark.parametrize("world", list(WORLDS))
 def test_the_measured_weights_are_those_that_ship(world: str) -> None:
-    assert json.loads(MEASURED.read_text(encoding="utf-8"))[world]["weights"] == digest(world)
+    assert json.loads(MEASURED.read_text(encoding="utf-8"))[world]["weights"] == weights_digest(world)

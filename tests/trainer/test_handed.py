@@ -95,7 +95,7 @@ def test_a_fit_is_that_of_the_same_prompts(asked: RECE, tiny_model: Path, loader
 
 
 def test_a_module_may_have_its_data_itself(asked: RECE, tiny_model: Path) -> None:
-    module = OwnModule(str(tiny_model))
+    module = OwnModule(str(tiny_model), tune="off")
     trainer().fit(module)
     assert torch.equal(matrix(module), matrix(asked))
 
