@@ -18,6 +18,7 @@ from rece_lightning.data.texts import filled
 from rece_lightning.emoji.captions import TEMPLATES, with_article
 from rece_lightning.models.denoisers import known_family
 from rece_lightning.models.families.base import Family
+from rece_lightning.models.text_space import TEXT
 
 NEUTRAL = ("dog", "tree", "fish", "train", "book", "door", "key", "bread")
 """Common things, where nobody names others than the concept."""
@@ -200,4 +201,6 @@ def key_of(attack: Attack, victim: Victim, goal: Goal) -> str:
     settings = {key: value for key, value in attack.describe().items() if key != "restarts"}
     model = victim.fingerprint if attack.looks_at_weights else victim.text_fingerprint
     content = {"settings": settings, "goal": asdict(goal), "model": model}
+    if victim.source != TEXT:  # searches of tokens go through another encoder
+        content["source"] = victim.source
     return hashlib.sha256(repr(sorted(content.items())).encode()).hexdigest()[:12]

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from rece_lightning import RECE
 from rece_lightning.attacks import P4D, Mma, RingABell, RingABellEmbedding, UnlearnDiffAtk, Victim, make_goal
-from rece_lightning.attacks.base import Goal
+from rece_lightning.attacks.base import Goal, key_of
 from rece_lightning.attacks.coordinate import one_hot_gradient
 from rece_lightning.attacks.mma import last_distance, places_distance
 from rece_lightning.attacks.noise import noise_loss
 from rece_lightning.attacks.of_session import victim_of
 from rece_lightning.attacks.pipeline_tokens import PipelineTokens, tokens_of, vocabulary_of
-from rece_lightning.attacks.tokens import Vocabulary
+from rece_lightning.attacks.tokens import Vocabulary, texts_found
 from rece_lightning.core.errors import BaseModelError, ConfigurationError
 from rece_lightning.metrics import EmojiDetector
 from rece_lightning.models.denoisers import LiveDenoisers, known_family
@@ -186,6 +186,23 @@ def test_a_word_that_a_tokenizer_numbers_apart_behind_a_space_is_forbidden_in_bo
     assert every.is_read_back([apart, apart])
     assert tokenizer(f"{alone} {alone}", add_special_tokens=False)["input_ids"] == [apart, every.behind[apart]]
     assert alone not in Vocabulary(tokenizer, (alone,)).words.values()
+
+
+def test_a_suffix_is_written_as_it_was_given_however_many_tokens_a_word_of_it_is() -> None:
+    tokenizer = pipelines.build("sd3").tokenizer
+    vocabulary = Vocabulary(tokenizer)
+    assert len(tokenizer("zzzq", add_special_tokens=False)["input_ids"]) > 1
+    goal, losses = make_goal("bomb"), torch.zeros(1)
+    (found,) = texts_found("unlearndiffatk", goal, [0], vocabulary.ids[None, :1], vocabulary, losses, losses, 1, "zzzq")
+    assert found.prompt == f"{vocabulary.words[int(vocabulary.ids[0])]} zzzq"
+    assert found.variant == ""
+
+
+def test_what_was_found_through_another_encoder_is_other_work() -> None:
+    drawn = Drawn("flux", torch.float32)
+    goal = make_goal("bomb")
+    text, again, pooled = (key_of(Mma(), Victim(drawn, source=one), goal) for one in ("text", "text", "pooled"))
+    assert text == again != pooled
 
 
 @pytest.fixture(scope="module")
