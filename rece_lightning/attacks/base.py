@@ -136,7 +136,7 @@ class Attack(ABC):
     needs_control: ClassVar[bool] = False
     """Whether its success means something only beside that on a concept which the model never knew."""
     noises_pictures: ClassVar[bool] = False
-    """Whether it follows the denoiser's loss on noised pictures."""
+    """Whether it calls the denoiser itself on noised pictures, many texts at once."""
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
@@ -156,7 +156,7 @@ class Attack(ABC):
             raise ConfigurationError(
                 f"attacks: {self.name}: it follows the loss on noised pictures, which is written for U-Nets of Stable "
                 f"Diffusion's kind and for Stable Diffusion 3, "
-                f"not for {family.title}'s denoiser; take paraphrase or derived."
+                f"not for {family.title}'s denoiser; take cce, paraphrase or derived."
             )
 
     @abstractmethod

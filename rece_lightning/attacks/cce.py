@@ -12,11 +12,13 @@ from torch import Tensor
 
 from rece_lightning.attacks.base import AdversarialPrompt, Attack, Budget, Goal
 from rece_lightning.attacks.derived import derived_for
-from rece_lightning.attacks.noise import NoisedPictures, add_noise, latents_of, noise_loss
+from rece_lightning.attacks.explained import Explained, explained
+from rece_lightning.attacks.noise import NoisedPictures
 from rece_lightning.attacks.pictures import ConceptPictures, EmojiPictures, OriginalPictures
 from rece_lightning.attacks.victim import Victim
-from rece_lightning.core.errors import ConfigurationError, check_choice, check_number
+from rece_lightning.core.errors import BaseModelError, ConfigurationError, check_choice, check_number
 from rece_lightning.metrics.detection import EmojiDetector
+from rece_lightning.models.pipeline_step import without_autoencoder
 
 STARTS = ("derived", "prompt", "noise")
 
@@ -24,11 +26,13 @@ STARTS = ("derived", "prompt", "noise")
 class Cce(Attack):
     """Learn an embedding for pictures of the concept (Circumventing Concept Erasure, arXiv 2308.01508).
 
-    The free positions of a prompt embedding follow the gradient of the edited U-Net's denoising loss on pictures of the
-    concept. With all positions free and pictures at hand such an attack may teach the model anew instead of finding
-    what is left, so its figure means something only beside its control: the same attack on a concept that the model
-    never knew (``RedTeam.control_concepts``; :class:`rece_lightning.attacks.pictures.EmojiPictures` has pictures of
-    those too).
+    The free positions of a prompt embedding follow the gradient of the edited denoiser's loss on pictures of the
+    concept. What a pipeline takes beside it (a mask, a pooled embedding, the rows of further encoders) stays that of
+    the concept's own prompt.
+
+    With all positions free and pictures at hand such an attack may teach the model anew instead of finding what is
+    left, so its figure means something only beside its control: the same attack on a concept that the model never knew
+    (``RedTeam.control_concepts``; :class:`rece_lightning.attacks.pictures.EmojiPictures` has pictures of those too).
 
     Args:
         steps: of Adam.
@@ -49,7 +53,6 @@ class Cce(Attack):
 
     name: ClassVar[str] = "cce"
     has: ClassVar[str] = "weights, embedding input, pictures"
-    noises_pictures: ClassVar[bool] = True
     looks_at_weights: ClassVar[bool] = True
     is_curve: ClassVar[bool] = True
     needs_control: ClassVar[bool] = True
@@ -112,27 +115,32 @@ class Cce(Attack):
 
     def search(self, victim: Victim, goal: Goal, restarts: Sequence[int]) -> list[AdversarialPrompt]:
         """One restart after the other, a row for each kept step."""
-        latents = latents_of(victim.pipeline, self.source(victim, goal).of(victim, goal, self.pictures))
+        if getattr(victim.pipeline, "vae", None) is None:  # before anything is drawn
+            raise BaseModelError(without_autoencoder(victim.pipeline, "attacks: cce"))
+        pictures = self.source(victim, goal).of(victim, goal, self.pictures)
         encoded = victim.encoder.encode([goal.prompt, ""])
+        own, empty = encoded.embedding(0), encoded.embedding(1)
         pooled = None if encoded.pooled is None else encoded.pooled[0]
         found = []
-        with victim.edited() as unet:
+        with victim.edited():
+            problem = explained(victim, goal.prompt, pooled, pictures, "attacks: cce")
             for restart in restarts:
                 blank = AdversarialPrompt(self.name, goal.concept, restart, goal.prompt, pooled=pooled)
                 for tokens in self.positions:
                     generators = self.generator(goal, restart), self.generator(goal, -1)
-                    start = self._start(victim, encoded.embeddings, tokens, generators[0])
-                    found += self._invert(victim.pipeline, unet, latents, start, tokens, blank, *generators)
+                    start = self._start(victim, own, empty, tokens, generators[0])
+                    last = victim.pipeline.scheduler.config.num_train_timesteps
+                    found += self._invert(problem, last, start, tokens, blank, *generators)
         return found
 
-    def _start(self, victim: Victim, encoded: Tensor, tokens: int, generator: torch.Generator) -> Tensor:
-        """Where the search begins, ``[positions, d]``."""
-        own, empty = encoded
+    def _start(self, victim: Victim, own: Tensor, empty: Tensor, tokens: int, generator: torch.Generator) -> Tensor:
+        """Where the search begins, ``[positions, d]``: as many as the concept's own prompt has."""
         if self.start == "prompt":
             return own.clone()
         if self.start == "noise":
             noise = torch.randn(own.shape, generator=generator).to(own) * own.square().mean().sqrt()
-            start = empty.clone()
+            # Of encoders without padding the empty prompt has fewer rows: its last one stands for the missing ones.
+            start = torch.cat([empty, empty[-1:].expand(max(0, len(own) - len(empty)), -1)])[: len(own)].clone()
             start[_free(start, tokens)] = noise[_free(start, tokens)]
             return start
         try:
@@ -144,9 +152,8 @@ class Cce(Attack):
 
     def _invert(
         self,
-        pipeline: Any,
-        unet: Any,
-        latents: Tensor,
+        problem: Explained,
+        last: int,
         start: Tensor,
         tokens: int,
         blank: AdversarialPrompt,
@@ -154,13 +161,11 @@ class Cce(Attack):
         of_judge: torch.Generator,
     ) -> list[AdversarialPrompt]:
         """Points of the curve from one start: ``blank`` with what was learnt."""
-        last = pipeline.scheduler.config.num_train_timesteps
         first = int(last * self.least)
-        pooled = None if blank.pooled is None else blank.pooled[None]
 
         def noised(count: int, source: torch.Generator) -> NoisedPictures:
-            rows = torch.randint(len(latents), (count,), generator=source)
-            return add_noise(pipeline, latents[rows], torch.randint(first, last, (count,), generator=source), source)
+            rows = torch.randint(len(problem.latents), (count,), generator=source)
+            return problem.noised(rows, torch.randint(first, last, (count,), generator=source), source)
 
         # Two noised pictures at each of a few levels: enough to compare two embeddings under the same noise.
         judge = noised(16, of_judge)
@@ -174,7 +179,7 @@ class Cce(Attack):
 
         @torch.no_grad()
         def judged(embedding: Tensor) -> float:
-            return float(noise_loss(unet, judge, embedding[None], pooled))
+            return float(problem.loss(judge, embedding))
 
         started = time.perf_counter()
         blank = replace(blank, loss_before=judged(start))
@@ -189,7 +194,7 @@ class Cce(Attack):
                 points.append(replace(point, queries=queries, seconds=seconds))
             if step < self.budget.steps:
                 optimizer.zero_grad()
-                noise_loss(unet, noised(self.batch_size, generator), whole()[None], pooled).sum().backward()
+                problem.loss(noised(self.batch_size, generator), whole()).backward()
                 optimizer.step()
         return points
 

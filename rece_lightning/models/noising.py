@@ -20,11 +20,11 @@ class NoisedPictures:
     """Latents of pictures with noise in them, and what a denoiser should say of each."""
 
     noisy: Tensor
-    """``[m, c, h, w]``."""
+    """``[m, c, h, w]``, or ``[m, …]`` in the layout of a pipeline that packs its latents."""
     timesteps: Tensor
     """``[m]``."""
     answer: Tensor
-    """What the denoiser should predict, ``[m, c, h, w]``: noise, velocity or flow, as it was trained."""
+    """What the denoiser should predict, of the same shape: noise, velocity or flow, as it was trained."""
 
     def __len__(self) -> int:
         return len(self.noisy)
@@ -55,8 +55,13 @@ def prediction_of(scheduler: Any, field: str) -> str:
     if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
         return FLOW
     kind = getattr(scheduler.config, "prediction_type", None)
+    if kind == "flow_prediction" and getattr(scheduler.config, "use_flow_sigmas", False):
+        return FLOW
     if kind not in ("epsilon", "v_prediction"):
-        raise BaseModelError(f"{field}: the scheduler predicts {kind!r}; only epsilon and v_prediction are known.")
+        raise BaseModelError(
+            f"{field}: the scheduler predicts {kind!r}; only epsilon, v_prediction and the flow of flow matching are "
+            "known."
+        )
     return str(kind)
 
 
@@ -78,26 +83,39 @@ def noised(scheduler: Any, latents: Tensor, timesteps: Tensor, noise: Tensor, fi
 
     Args:
         scheduler: of the pipeline; what it was told about sampling does not matter.
-        latents: ``[m, c, h, w]``.
+        latents: ``[m, c, h, w]``, or in another layout ``[m, …]``.
         timesteps: ``[m]``, whole numbers from 0 up to the schedule's length; larger is noisier.
-        noise: ``[m, c, h, w]``.
+        noise: of the same shape.
         field: who asks, for messages.
 
     Raises:
         BaseModelError: if the scheduler predicts neither noise nor velocity nor flow.
     """
     kind = prediction_of(scheduler, field)
+    each = (-1, *(1,) * (latents.ndim - 1))
     if kind == FLOW:
-        # Sampling replaces a scheduler's own sigmas.
-        whole = type(scheduler).from_config(scheduler.config)
-        places = len(whole.timesteps) - 1 - timesteps.cpu()
-        share = whole.sigmas[places].to(latents).view(-1, 1, 1, 1)
+        shares, times = _flow_levels(scheduler)
+        places = len(times) - 1 - timesteps.cpu()
+        share = shares[places].to(latents).view(each)
         noisy = (1 - share) * latents + share * noise
-        return NoisedPictures(noisy, whole.timesteps[places].to(latents), noise - latents)
-    kept = scheduler.alphas_cumprod.to(latents)[timesteps.to(latents.device)].view(-1, 1, 1, 1)
+        return NoisedPictures(noisy, times[places].to(latents), noise - latents)
+    kept = scheduler.alphas_cumprod.to(latents)[timesteps.to(latents.device)].view(each)
     noisy = kept.sqrt() * latents + (1 - kept).sqrt() * noise
     answer = noise if kind == "epsilon" else kept.sqrt() * noise - (1 - kept).sqrt() * latents
     return NoisedPictures(noisy, timesteps.to(latents.device), answer)
+
+
+def _flow_levels(scheduler: Any) -> tuple[Tensor, Tensor]:
+    """Shares of noise ``σ`` of the whole schedule and their timesteps, from the noisiest on."""
+    if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+        # Sampling replaces a scheduler's own sigmas.
+        whole = type(scheduler).from_config(scheduler.config)
+        return whole.sigmas, whole.timesteps
+    # Solvers of another kind that were told to follow a flow: σ = s u / (1 + (s − 1) u), and the time is σ N.
+    count, shift = scheduler.config.num_train_timesteps, scheduler.config.flow_shift
+    even = torch.arange(count, 0, -1, dtype=torch.float64) / count
+    shares = shift * even / (1 + (shift - 1) * even)
+    return shares.float(), (shares * count).float()
 
 
 def check_calls(denoiser: Any, field: str) -> None:

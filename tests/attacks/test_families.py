@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from lightning.pytorch import Trainer
 from torch import Tensor
 
 from rece_lightning import RECE, ConceptData, Method
 from rece_lightning.attacks import P4D, Cce, Derived, Paraphrase, UnlearnDiffAtk, Victim, make_goal
-from rece_lightning.attacks.base import AdversarialPrompt
+from rece_lightning.attacks.base import AdversarialPrompt, Goal
+from rece_lightning.attacks.explained import explained
 from rece_lightning.attacks.noise import add_noise, latents_of, noise_loss
 from rece_lightning.attacks.of_session import victim_of
 from rece_lightning.attacks.outcome import requests_of
 from rece_lightning.attacks.pictures import EmojiPictures
+from rece_lightning.baselines.text_arguments import encoder_of
 from rece_lightning.callbacks import RedTeam
-from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.core.errors import BaseModelError, ConfigurationError
 from rece_lightning.evaluation.derived import derived_of, out_of_reach
 from rece_lightning.metrics import EmojiDetector
 from rece_lightning.models.sampling import Sampling
@@ -124,16 +128,14 @@ def test_behind_a_projector_no_embedding_is_derived_and_it_says_where_one_is(tmp
     assert "no embedding that a pipeline takes" in reason
     assert "spaces: [entry]" in reason
     if name == "pixart_sigma":
-        for attack in (Derived(), Cce()):
-            with pytest.raises(
-                ConfigurationError, match=r"read behind caption_projection.*spaces: \[entry\]|written for"
-            ):
+        for attack in (Derived(), Cce(pictures=1)):
+            with pytest.raises(ConfigurationError, match=r"read behind caption_projection.*spaces: \[entry\]"):
                 attack.run(victim(module), make_goal("bomb"))
 
 
 @pytest.mark.parametrize(
     ("name", "refused", "reason"),
-    [("flux", "cce", "not for FLUX.1's"), ("flux", "p4d", "not for FLUX.1's")],
+    [("flux", "unlearndiffatk", "not for FLUX.1's"), ("flux", "p4d", "not for FLUX.1's")],
 )
 def test_what_cannot_attack_a_family_is_said_before_any_work(
     tmp_path: Path, name: str, refused: str, reason: str
@@ -145,13 +147,13 @@ def test_what_cannot_attack_a_family_is_said_before_any_work(
         red_team.setup(trainer, RECE(str(tmp_path / name)), "test")
 
 
-@pytest.mark.parametrize("attack", [P4D(), UnlearnDiffAtk(), Cce()])
+@pytest.mark.parametrize("attack", [P4D(), UnlearnDiffAtk()])
 def test_a_loss_on_noised_pictures_that_is_not_written_for_a_family(tmp_path: Path, attack: Any) -> None:
     module = erased(tmp_path, "flux")
     one = victim(module)
     one.pictures.pipeline.vae = None  # nothing is drawn before it says so
     with pytest.raises(
-        ConfigurationError, match=rf"{attack.name}.*not for FLUX.1's denoiser; take paraphrase or derived"
+        ConfigurationError, match=rf"{attack.name}.*not for FLUX.1's denoiser; take cce, paraphrase or derived"
     ):
         attack.run(one, make_goal("bomb"))
 
@@ -187,3 +189,98 @@ def test_cce_brings_the_second_worlds_concept_nearer(tmp_path: Path) -> None:
     assert curve[1].loss < curve[0].loss < curve[0].loss_before
     requests = requests_of(one, [replace(curve[1])], [0])
     assert one.draw(requests, edited=True).shape == (1, 3, 32, 32)
+
+
+class Given:
+    """Pictures that somebody has."""
+
+    def __init__(self, side: int = 32) -> None:
+        self.side = side
+
+    def of(self, victim: Victim, goal: Goal, count: int) -> Tensor:
+        return torch.rand(count, 3, self.side, self.side, generator=torch.Generator().manual_seed(4))
+
+
+def beside(name: str, detector: EmojiDetector | None = None) -> Victim:
+    """A tiny pipeline as it is, under attack."""
+    return Victim(SimpleNamespace(pipeline=pipelines.build(name), encoder=None, use=lambda _: None), detector=detector)
+
+
+# A pooled embedding beside packed latents; noise and a variance behind a projector; rows of any number; two denoisers.
+@pytest.mark.parametrize("name", ["flux", "pixart_sigma", "z_image", "wan"])
+@pytest.mark.parametrize(("start", "tokens"), [("noise", 2), ("prompt", 0)])
+def test_cce_learns_rows_that_explain_the_pictures_better(name: str, start: str, tokens: int) -> None:
+    one = beside(name)
+    one.pictures.encoder = encoder_of(one.pipeline)
+    attack = Cce(steps=4, tokens=tokens, pictures=2, batch_size=4, learning_rate=0.3, start=start, source=Given())
+
+    (found,) = attack.run(one, make_goal("bomb"))
+
+    own = one.encoder.encode(["bomb"]).embedding(0)
+    assert found.embedding is not None
+    assert found.embedding.shape == own.shape
+    assert found.loss < found.loss_before
+    assert found.queries == 4 * 4 + 2 * 16
+    if tokens:
+        kept = torch.ones(len(own), dtype=torch.bool)
+        kept[1 : 1 + tokens] = False
+        empty = one.encoder.encode([""]).embedding(0)
+        filled = torch.cat([empty, empty[-1:].expand(max(0, len(own) - len(empty)), -1)])[: len(own)]
+        assert torch.equal(found.embedding[kept], filled[kept])
+        assert not torch.isclose(found.embedding[~kept], filled[~kept]).all(dim=1).any()
+
+
+@pytest.mark.parametrize("name", ["flux", "pixart_sigma"])
+def test_the_loss_is_that_of_every_picture_at_its_own_noise_level(name: str) -> None:
+    one, pictures = beside(name), Given().of(None, None, 3)  # type: ignore[arg-type]
+    one.pictures.encoder = encoder_of(one.pipeline)
+    request = one.requests(["bomb"])[0]
+    problem = explained(one, "bomb", None, pictures, "attacks: cce")
+    times = torch.tensor([800, 300, 800])
+    made = problem.noised(torch.arange(3), times, torch.Generator().manual_seed(0))
+
+    with torch.no_grad():
+        found = float(problem.loss(made, request.embedding))
+
+    noise = torch.randn(problem.latents.shape, generator=torch.Generator().manual_seed(0))
+    vae, wanted = one.pipeline.vae, []
+    with torch.no_grad():
+        clean = (vae.encode(pictures * 2 - 1).latent_dist.mean - vae.config.shift_factor) * vae.config.scaling_factor
+        rows = request.embedding[None]
+        for place, time in enumerate(times.tolist()):
+            drawn = noise[place][None]
+            if name == "flux":
+                own = one.pipeline._pack_latents(clean[place][None], 1, 4, 16, 16)
+                share = (time + 1) / 1000
+                said = one.pipeline.transformer(
+                    (1 - share) * own + share * drawn, encoder_hidden_states=rows, timestep=torch.tensor([share]),
+                    pooled_projections=request.call["pooled_prompt_embeds"].reshape(1, -1), guidance=torch.ones(1),
+                    img_ids=torch.tensor([[0.0, y, x] for y in range(8) for x in range(8)]),
+                    txt_ids=torch.zeros(rows.shape[1], 3),
+                ).sample  # fmt: skip
+                wanted.append((said - (drawn - own)).square().mean())
+            else:
+                betas = torch.linspace(0.0001, 0.02, 1000, dtype=torch.float64)
+                kept = float((1 - betas[: time + 1]).prod())
+                said = one.pipeline.transformer(
+                    kept**0.5 * clean[place][None] + (1 - kept) ** 0.5 * drawn, rows, timestep=torch.tensor([time]),
+                    encoder_attention_mask=request.call["prompt_attention_mask"][None],
+                    added_cond_kwargs={"resolution": None, "aspect_ratio": None},
+                ).sample[:, :4]  # fmt: skip
+                wanted.append((said - drawn).square().mean())
+    assert found == pytest.approx(float(torch.stack(wanted).mean()), rel=1e-4)
+
+
+def test_cce_needs_an_autoencoder_a_size_that_is_drawn_and_a_known_prediction() -> None:
+    prior = beside("cascade_prior")
+    with pytest.raises(BaseModelError, match=r"attacks: cce: StableCascadePriorPipeline has no autoencoder"):
+        Cce(source=Given()).run(prior, make_goal("bomb"))
+    one = beside("pixart_sigma")
+    one.pictures.encoder = encoder_of(one.pipeline)
+    with pytest.raises(
+        ConfigurationError, match=r"PixArtSigmaPipeline does not draw pictures of 20 × 20 .*give a sour"
+    ):
+        Cce(source=Given(20), start="prompt").run(one, make_goal("bomb"))
+    one.pipeline.scheduler = DDIMScheduler(prediction_type="sample")
+    with pytest.raises(BaseModelError, match=r"attacks: cce: the scheduler predicts 'sample'"):
+        Cce(source=Given(), start="prompt").run(one, make_goal("bomb"))
