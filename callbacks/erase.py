@@ -296,7 +296,7 @@ class Erase(Callback):
         """
         device = next(self._part(pl_module, "unet").parameters()).device
         live = self._live(pl_module, {name: weight.to(device) for name, weight in (weights or {}).items()})
-        spaces = self.plan.spaces(live)
+        self.plan, spaces = self.plan.on(live)
         grams = self.plan.grams(live, spaces)
         statistics = self._statistics_now(pl_module, live, beside, grams)
         self.plan = self.plan.tuned(statistics, grams)
@@ -325,7 +325,7 @@ class Erase(Callback):
                 for encoder in trained:
                     saved.enter_context(lent(pl_module, encoder, beside))
                 encoder = PromptEncoder.of_pipeline(parts)
-                self.plan, counted = self.plan.counted(encoder, self.plan.spaces(live), device, grams)
+                self.plan, counted = self.plan.counted(encoder, self.plan.on(live)[1], device, grams)
                 self._statistics = device, counted
         return self._statistics[1]
 

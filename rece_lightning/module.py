@@ -90,7 +90,7 @@ class RECE(LightningModule):
             check_number("model.attacker_scale", attacker_scale, positive=True)
         tuning = Tuning.of(tune, drift_budget, given=method is not DEFAULT)
         method = Method.of(method)
-        config = config_of_file(config, text_encoders)  # one name for both from here on, in checkpoints too
+        config = config_of_file(pretrained, config, text_encoders)  # one name for both from here on, in checkpoints too
         # Models stay out of the module tree: checkpoints are slim, and no strategy broadcasts what nobody trains.
         loaded = LoadedModel((pretrained, revision, variant, config))
         self._session = ErasureSession(loaded, method, attacker_scale, tuning)

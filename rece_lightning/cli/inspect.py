@@ -27,7 +27,8 @@ def inspect_command(argv: Sequence[str]) -> None:
     for name in ("revision", "variant", "config", "text_encoders"):
         parser.add_argument(f"--model.{name}", dest=name, help="as of `rece fit`")
     asked = parser.parse_args(argv)
-    base = find_base(asked.pretrained, asked.revision, asked.variant, config_of_file(asked.config, asked.text_encoders))
+    config = config_of_file(asked.pretrained, asked.config, asked.text_encoders)
+    base = find_base(asked.pretrained, asked.revision, asked.variant, config)
     print("\n".join(description(base)))
 
 

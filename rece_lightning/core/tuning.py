@@ -87,10 +87,14 @@ class Tuning:
             )
         return None
 
-    def start(self, method: Method) -> Method:
+    def start(self, method: Method, *, values: bool = True) -> Method:
         """What the grid is laid around: ``robust`` takes a singular editor, of values alone unless somebody chose.
 
         Keys decide where a word acts, values what it draws: preserved prompts pay about half as much without keys.
+
+        Args:
+            method: as it was asked for.
+            values: whether it edits values at all: the first map of an MMDiT is neither key nor value.
 
         Raises:
             ConfigurationError: for an editor of the user's whose maps can be inverted.
@@ -102,7 +106,7 @@ class Tuning:
                 f"model.tune: {ROBUST}: a map of {type(method.editor).__name__} can be inverted, and the derived "
                 "embedding brings the concept back; leave model.method.editor out, or give ProjectedUCE."
             )
-        kinds = "v" if method.projections == Method().projections else method.projections
+        kinds = "v" if values and method.projections == Method().projections else method.projections
         return replace(method, editor=ProjectedUCE(), first_editor=None, projections=kinds)
 
     def plain(self) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def erase(
         tune=tune, drift_budget=drift_budget,
     )  # fmt: skip
     live, encoder, parts = _opened(pipeline)
-    spaces = plan.spaces(live)
+    plan, spaces = plan.on(live)
     with torch.no_grad():
         grams = plan.grams(live, spaces)
         plan, statistics = plan.counted(encoder, spaces, live.algebra_device, grams)

@@ -23,7 +23,7 @@ from rece_lightning.erasure.statistics import ConceptStatistics
 from rece_lightning.erasure.wide import kept_in_factors, names_in_factors
 from rece_lightning.models.live_readers import LiveReaders
 from rece_lightning.models.text import EncodesPrompts
-from rece_lightning.models.text_space import TextSpace, edited_spaces
+from rece_lightning.models.text_space import TextSpace, edited_spaces, edits_values
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class ErasurePlan:
         method = Method() if method is None else Method.of(method)
         if tuning is not None:
             tuning = replace(tuning, epochs=epochs)
-            method = tuning.start(method)
+            tuning.start(method)  # refuses what cannot be tuned; the model decides where it begins, see on()
         if method.robust is not None and method.robust.joins:
             raise ConfigurationError(
                 f"{where}.method.robust: templates, synonyms, neighbours and found are looked up by a fit; run "
@@ -84,9 +84,17 @@ class ErasurePlan:
         draws = preserve is None and tuning is not None
         return cls(tuple(pairs), tuple(preserved), method, epochs or EPOCHS, tuning, draws)
 
-    def spaces(self, live: LiveReaders) -> tuple[TextSpace, ...]:
-        """What of a model in memory is edited."""
-        return edited_spaces(live.spaces, self.method)
+    def on(self, live: LiveReaders) -> tuple[ErasurePlan, tuple[TextSpace, ...]]:
+        """The plan for a model in memory, and what of it is edited.
+
+        Raises:
+            ConfigurationError: for a space that the model has not, and where nothing is left to edit.
+        """
+        plan = self
+        if self.tuning is not None:
+            values = edits_values(live.spaces, self.method)
+            plan = replace(self, method=self.tuning.start(self.method, values=values))
+        return plan, edited_spaces(live.spaces, plan.method)
 
     def counted(
         self,

@@ -25,7 +25,7 @@ from rece_lightning.erasure.tuned import TunedMethod
 from rece_lightning.erasure.wide import names_in_factors
 from rece_lightning.models.base import BaseModel
 from rece_lightning.models.text import EncodesPrompts
-from rece_lightning.models.text_space import TextSpace, edited_spaces, untouched
+from rece_lightning.models.text_space import TextSpace, untouched
 from rece_lightning.version import __version__
 
 NOTHING_YET = "Nothing was edited yet: fit the module, or load it from a checkpoint."
@@ -76,7 +76,7 @@ class ErasureSession:
             ConfigurationError: for a space that the model has not, and where nothing is left to edit.
         """
         if self._spaces is None:
-            self._spaces = edited_spaces(self.base.spaces, self.method)
+            self._spaces = self.tuned.spaces(self.base.spaces)
         return self._spaces
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from rece_lightning.core.method import Method
 from rece_lightning.core.tuning import Tuning, tune
 from rece_lightning.distributed import gathered
 from rece_lightning.erasure.same import check_same, differences
+from rece_lightning.models.text_space import TextSpace, edited_spaces, edits_values
 
 COMPARED = ("aim", "drift_budget")
 """What a run that goes on must have asked for alike; the number of its epochs may grow."""
@@ -34,12 +35,26 @@ class TunedMethod:
         """To run: the grid's start before the choice, what was chosen after it."""
         self.choice: Mapping[str, Any] | None = None
         """What was chosen and why, in plain types; see :meth:`rece_lightning.core.tuning.Choice.plain`."""
+        self._values = True
+        """Whether values are edited; unknown until :meth:`spaces` sees the model."""
         self.begin()
 
     def begin(self) -> None:
         """Forget the choice."""
-        self.method = self.asked if self.tuning is None else self.tuning.start(self.asked)
+        self.method = self.asked if self.tuning is None else self.tuning.start(self.asked, values=self._values)
         self.choice = None
+
+    def spaces(self, spaces: Sequence[TextSpace]) -> tuple[TextSpace, ...]:
+        """What is edited of a model's text spaces; ``robust`` takes values alone only where there are some.
+
+        Raises:
+            ConfigurationError: for a space that the model has not, and where nothing is left to edit.
+        """
+        if self.tuning is not None and self._values and not edits_values(spaces, self.asked):
+            self._values = False
+            if self.choice is None:
+                self.method = self.tuning.start(self.asked, values=False)
+        return edited_spaces(spaces, self.method)
 
     def choose(self, evidence: Mapping[str, Evidence], grams: Mapping[str, Gram]) -> None:
         """Choose where it is asked for, as rank 0 does.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ def family_parts(folder: Path, family: Family) -> tuple[list[str], list[str]]:
     Raises:
         BaseModelError: for a part that is missing, or that reads the text and is not edited.
     """
+    warn_of_lost(folder, family)
     without = left_out(folder, family)
     named = [part for part in read_parts(folder) if part not in without]
     index = read_json(folder / "model_index.json")
@@ -61,6 +63,21 @@ def left_out(folder: Path, family: Family) -> dict[str, None]:
     pairs = [{part, _tokenizer(part)} for part in family.optional]
     whole = {one for pair in pairs if pair <= {*none, *gone} for one in pair}
     return dict.fromkeys((*none, *(part for part in gone if part in whole)))
+
+
+def warn_of_lost(folder: Path, family: Family) -> None:
+    """Say which text encoders a folder's index names that are not there, though the model opens without them."""
+    index, without = read_json(folder / "model_index.json"), left_out(folder, family)
+    for part in family.optional:
+        entry = index.get(part)
+        if part in without and isinstance(entry, list) and entry[:1] != [None]:
+            kind = str(entry[1]).removesuffix("EncoderModel")
+            warnings.warn(
+                f"model.pretrained: {folder} lacks {part}/ ({kind}), which its model_index.json names: its rows are "
+                f"taken as zeros, and the model with {kind} reads more of the text than this one; copy the model "
+                "whole to erase from that.",
+                stacklevel=4,
+            )
 
 
 def _tokenizer(encoder: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import Any
@@ -81,11 +81,13 @@ class PipelineEncoder:
         """Tokenizers and text encoders, those that are there; all of them stay in memory from then on."""
         if self.turns is not None:
             self.turns.hold()
-        return [
-            (self.tokenizer_of(name), part)
-            for name, part in self.pipeline.components.items()
-            if name.startswith("text_encoder") and isinstance(part, nn.Module)
-        ]
+        return [(self.tokenizer_of(name), part) for name, part in self._encoders.items()]
+
+    @property
+    def _encoders(self) -> dict[str, nn.Module]:
+        """Text encoders that are there."""
+        parts = self.pipeline.components.items()
+        return {name: part for name, part in parts if name.startswith("text_encoder") and isinstance(part, nn.Module)}
 
     def tokenizer_of(self, encoder: str) -> Any:
         """Tokenizer of a text encoder, by the name of its part."""
@@ -184,7 +186,7 @@ class PipelineEncoder:
         return {**empty, **shared, **fixed, **self.asked, **device}
 
     @contextmanager
-    def recorded(self, until: str | None = None) -> Iterator[Seen]:
+    def recorded(self, until: Collection[str] = ()) -> Iterator[Seen]:
         """Within the block text encoders leave their tokens and masks here, ``[positions]`` of the first prompt."""
         seen: Seen = {}
         handles = []
@@ -195,14 +197,13 @@ class PipelineEncoder:
                 mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
                 if isinstance(ids, Tensor) and name not in seen:
                     seen[name] = ids[0].cpu(), mask[0].cpu() if isinstance(mask, Tensor) else None
-                if name == until:
+                if until and seen.keys() >= set(until):
                     raise _Enough
 
             return keep
 
-        for name, part in self.pipeline.components.items():
-            if name.startswith("text_encoder") and isinstance(part, nn.Module):
-                handles.append(part.register_forward_pre_hook(keeper(name), with_kwargs=True))
+        for name, part in self._encoders.items():
+            handles.append(part.register_forward_pre_hook(keeper(name), with_kwargs=True))
         try:
             yield seen
         finally:
@@ -264,10 +265,22 @@ class PipelineEncoder:
 
     def _tokens(self, encoder: str, prompt: str) -> list[int]:
         """A prompt's tokens as the encoder is given them, without padding; no encoder after it runs."""
-        with self.recorded(until=encoder) as seen, suppress(_Enough):
+        return self._given(prompt, {encoder})[encoder]
+
+    def _given(self, prompt: str, encoders: Collection[str] = ()) -> dict[str, list[int]]:
+        """Text encoder → a prompt's tokens as it is given them, without padding.
+
+        Args:
+            prompt: that is looked at.
+            encoders: that are asked for, all unless given; the last one of them does not run.
+        """
+        with self.recorded(until=encoders or self._encoders) as seen, suppress(_Enough):
             self.answer(prompt)
-        ids, mask = seen[encoder]
-        return [int(ids[place]) for place in self._own(encoder, ids, mask)]
+        return {
+            name: [int(ids[place]) for place in self._own(name, ids, mask)]
+            for name, (ids, mask) in seen.items()
+            if name in encoders or hasattr(self.pipeline, name.replace("text_encoder", "tokenizer"))
+        }
 
     def token_ids(self, prompts: Sequence[str], *, special: bool = True) -> list[list[int]]:
         """The first tokenizer's numbers of each prompt, uncut; no template around it.
@@ -280,22 +293,23 @@ class PipelineEncoder:
         return [list(ids) for ids in written]
 
     def too_long(self, prompts: Sequence[str]) -> dict[str, str]:
-        """Prompts of which an encoder is not given all tokens, with what is cut off."""
-        lost = {}
+        """Prompts of which an encoder is not given all tokens, with what is cut off by the one that takes least."""
+        lost: dict[str, str] = {}
         for prompt in dict.fromkeys(prompts):
-            for encoder in self.sources[TEXT].encoders:
-                if getattr(self.pipeline, encoder, None) is None:
-                    continue
-                missing = self.missing(encoder, prompt)
-                if missing:
-                    lost[prompt] = str(self.tokenizer_of(encoder).decode(missing)).strip()
+            for encoder, given in self._given(prompt).items():
+                if missing := self._missing(encoder, prompt, given):
+                    cut = str(self.tokenizer_of(encoder).decode(missing)).strip()
+                    lost[prompt] = max(lost.get(prompt, ""), cut, key=len)
         return lost
 
     def missing(self, encoder: str, prompt: str) -> list[int]:
         """The last tokens of a prompt, which a text encoder is not given."""
+        return self._missing(encoder, prompt, self._tokens(encoder, prompt))
+
+    def _missing(self, encoder: str, prompt: str, given: Sequence[int]) -> list[int]:
         own = self.tokenizer_of(encoder)(prompt, add_special_tokens=False)["input_ids"]
         # By how often each is there: a word that is repeated may be kept once and lost once.
-        count = sum((Counter(own) - Counter(self._tokens(encoder, prompt))).values())
+        count = sum((Counter(own) - Counter(given)).values())
         return list(own[len(own) - count :])
 
     def cut(self, prompt: str) -> str | None:

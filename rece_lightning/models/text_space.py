@@ -130,6 +130,15 @@ def edited_spaces(spaces: Sequence[TextSpace], method: Method) -> tuple[TextSpac
     return tuple(chosen)
 
 
+def edits_values(spaces: Sequence[TextSpace], method: Method) -> bool:
+    """Whether a method edits values of a cross-attention, which can be edited without its keys.
+
+    Raises:
+        ConfigurationError: as :func:`edited_spaces` does.
+    """
+    return any(one.kind == "v" for space in edited_spaces(spaces, method) for one in space.readers.values())
+
+
 def _check_once(chosen: Sequence[TextSpace]) -> None:
     """Refuse to edit the same text at two points, one behind the other."""
     names = [space.name for space in chosen]

@@ -16,10 +16,12 @@ from rece_lightning.models.base import BaseModel
 from rece_lightning.models.denoisers import supported
 from rece_lightning.models.families import family_named, family_of
 from rece_lightning.models.families.base import Family
+from rece_lightning.models.family_parts import warn_of_lost
 from rece_lightning.models.folder import part_weights
 from rece_lightning.models.original.model import ToDiffusers
 from rece_lightning.models.original.pieces import Piece, Shape
 from rece_lightning.models.part_configs import check_part, read_json, read_parts
+from rece_lightning.models.pickled import PICKLES
 from rece_lightning.models.weights import Weights, check_floats
 
 PREFIXES = ("model.diffusion_model.", "")
@@ -29,12 +31,20 @@ MARKS = {"flux": "double_blocks.0.img_attn.qkv.weight", "sd3": "joint_blocks.0.x
 SETTING = "model.text_encoders"
 
 
-def config_of_file(config: str | None, text_encoders: str | None) -> str | None:
+def config_of_file(pretrained: str, config: str | None, text_encoders: str | None) -> str | None:
     """Where the configurations of a checkpoint file are, of the two settings that may say it.
 
     Raises:
-        ConfigurationError: if both do.
+        ConfigurationError: if both do, or text encoders are given beside a model that has its own.
     """
+    path = Path(pretrained)
+    # What is to be a file and is not there, or lies behind a ~, is looked at where it is opened.
+    named_so = path.suffix in (".safetensors", *PICKLES) and not path.is_dir()
+    if text_encoders is not None and not named_so and not path.is_file():
+        raise ConfigurationError(
+            f"{SETTING}: {text_encoders!r} beside model.pretrained {pretrained!r}, which is no checkpoint file: a "
+            "whole model is read with its own text encoders; leave the setting out."
+        )
     if config is not None and text_encoders is not None:
         raise ConfigurationError(
             f"{SETTING}: {text_encoders!r} beside model.config {config!r}; the folder of the text encoders holds the "
@@ -82,6 +92,7 @@ def open_transformer_file(
     own = ToDiffusers(weights, [Piece(original, (reader,)) for reader, original in readers.items()])
     check_floats(own, readers)
     folder = _folder(path, config, family)
+    warn_of_lost(folder, family)
     named = [part for part in read_parts(folder) if part.startswith("text_encoder")]
     parts = [part for part in named if (folder / part).is_dir()]
     if not parts:

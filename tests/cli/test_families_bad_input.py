@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 
 from rece_lightning.models.encoders import load_encoder
 from rece_lightning.models.find import find_base
+from rece_lightning.models.pipelines import load_pipeline
 from rece_lightning.models.text import EncodesPrompts
 from tests.cli.test_bad_input import assert_names, message_of
 from tests.helpers.command import run_command, write_config
@@ -182,3 +184,58 @@ def test_a_text_longer_than_the_encoder_takes_is_cut_with_a_warning(
     each = len(tokenizer("bomb bomb", add_special_tokens=False)["input_ids"]) // 2
     assert set(lost) == {"bomb"}
     assert abs(len(lost) - (600 - 299 / each)) <= 1
+
+
+def test_the_encoder_that_takes_least_says_what_it_cuts(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FLUX reads one row of CLIP, which takes fewer tokens than T5."""
+    monkeypatch.chdir(tmp_path)
+    encoder = load_encoder(find_base(str(models / "flux")))
+    tokenizer, clip = encoder.towers[0]
+    room = clip.config.max_position_embeddings - 2
+    words = ["dog", "bomb"] * room
+    own = tokenizer(" ".join(words), add_special_tokens=False)["input_ids"]
+    path = write_config(tmp_path, models / "flux", data={"concepts": [" ".join(words), "axe"]})
+
+    outcome = run_command(capsys, "fit", "--config", path)
+
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.count("longer than the tokenizer takes") == 1
+    assert f"cut: {str(tokenizer.decode(own[room:])).strip()!r}" in outcome.out
+    assert encoder.too_long(["axe", "a bomb"]) == {}
+
+
+def test_a_text_encoder_that_was_lost_is_said(
+    models: Path, model: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Its rows are zeros then; one that is left out on purpose has no class in the index."""
+    monkeypatch.chdir(tmp_path)
+    says = r"lacks text_encoder_3/ \(T5\).* zeros, and the model with T5 reads more"
+    folder = model("sd3", "text_encoder_3", "tokenizer_3")
+    with pytest.warns(UserWarning, match=says):
+        find_base(str(folder))
+    with pytest.warns(UserWarning, match=says):
+        assert run_command(capsys, "fit", "--config", write_config(tmp_path, folder)).code == 0
+    with pytest.warns(UserWarning, match=says):
+        assert run_command(capsys, "inspect", "--model.pretrained", folder).code == 0
+    with pytest.warns(UserWarning, match=says):
+        load_pipeline(str(folder))
+    index = folder / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"text_encoder_3": GONE, "tokenizer_3": GONE}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        find_base(str(folder))
+        find_base(str(models / "sd3"))
+
+
+@pytest.mark.parametrize("pretrained", ["flux", "emoji", "owner/name"])
+def test_text_encoders_beside_a_whole_model(
+    refused: Callable[..., str], models: Path, capsys: pytest.CaptureFixture[str], pretrained: str
+) -> None:
+    whole = models / "flux" if pretrained == "flux" else Path(pretrained)
+    message = refused(whole, "--model.text_encoders", str(models / "flux"))
+    assert_names(message, "model.text_encoders", "no checkpoint file", str(whole), "leave the setting out")
+    outcome = run_command(capsys, "inspect", "--model.pretrained", whole, "--model.text_encoders", models / "flux")
+    assert_names(message_of(outcome.code, outcome.out, outcome.err), "model.text_encoders", "leave the setting out")

@@ -15,12 +15,17 @@ import rece_lightning
 from rece_lightning import RECE, ConceptData, ConfigurationError, Method
 from rece_lightning.core import UCE
 from rece_lightning.core.robust import WITHIN
+from rece_lightning.core.tuning import Tuning
 from rece_lightning.erasure import plan, tuned
+from rece_lightning.erasure.beside import erased_beside
 from rece_lightning.erasure.everyday import COUNT, HELD_OUT, everyday
 from rece_lightning.erasure.loaded import LoadedModel
+from rece_lightning.erasure.session import ErasureSession
 from rece_lightning.models.text_space import TEXT
 from rece_lightning.vocabulary import vocabulary_words
 from tests.helpers.fits import fit_quietly
+from tests.helpers.tiny import unets
+from tests.helpers.tiny.pipelines import build
 
 
 def pipeline_of(folder: Path) -> Any:
@@ -226,3 +231,55 @@ def test_tuning_of_a_budget_of_drift_reaches_every_door(tiny_model: Path) -> Non
         fit_quietly(RECE(str(tiny_model), drift_budget=1e-12), ConceptData(["bomb"]))
     with pytest.raises(ConfigurationError, match=r"erase\.tune: unknown value 'some'"):
         rece_lightning.erase(pipeline_of(tiny_model), "bomb", tune="some")
+
+
+@pytest.mark.parametrize(("layers", "kinds"), [(None, "v"), ("to_k", "kv")])
+def test_robust_takes_values_where_there_are_some(tiny_model: Path, layers: str | None, kinds: str) -> None:
+    session = ErasureSession(
+        LoadedModel((str(tiny_model), None, None, None)), Method(layers=layers), tuning=Tuning("robust")
+    )
+    end = f"to_{kinds[0]}.weight"
+    assert session.names
+    assert all(name.endswith(end) for name in session.names)
+    assert session.method.projections == kinds
+    session.begin()
+    assert session.method.projections == kinds
+
+
+def test_robust_edits_what_is_neither_key_nor_value(tmp_path: Path) -> None:
+    """In a run, on a live pipeline and beside another method, with the same choice."""
+    pipeline = build("flux")
+    pipeline.save_pretrained(tmp_path)
+    preserve = ["dog", "rose", "guitar", "pizza"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module = RECE(str(tmp_path), tune="robust")
+        quiet(enable_checkpointing=False).fit(module, ConceptData(["bomb"], preserve=preserve))
+        plain = RECE(str(tmp_path), tune="off")
+        quiet(enable_checkpointing=False, max_epochs=1).fit(plain, ConceptData(["bomb"], preserve=preserve))
+        beside = erased_beside(plain.session, "robust")
+        erasure = rece_lightning.erase(pipeline, ["bomb"], preserve=preserve, tune="robust")
+    assert erasure.tuning is not None
+    for method in (module.method, beside.method, Method.from_plain(erasure.tuning["method"], "method")):
+        assert method.editor.singular
+        assert method.projections == "kv"
+    assert set(module.session.names) == {"context_embedder.weight", "time_text_embed.text_embedder.linear_1.weight"}
+    assert set(erasure.names) == set(beside.names) == set(module.session.names)
+    # Its checkpoint is taken again.
+    again = RECE(str(tmp_path), tune="robust").session
+    again.load_state_dict(module.session.state_dict())
+    assert again.method.plain() == module.method.plain()
+
+
+def test_robust_of_the_pooled_space_alone() -> None:
+    """It is read by a map that is neither key nor value, also where the other space has both."""
+    pipeline = unets.build("sdxl")
+    erasure = rece_lightning.erase(pipeline, "bomb", preserve=["dog"], method=Method(spaces=["pooled"]), tune="robust")
+    assert erasure.names == ["add_embedding.linear_1.weight"]
+
+
+@pytest.mark.parametrize(("world", "kinds"), [("emoji", "v"), ("emoji-mmdit", "kv")])
+def test_robust_of_the_embedded_worlds(world: str, kinds: str) -> None:
+    session = RECE(world, tune="robust").session
+    assert session.spaces
+    assert session.method.projections == kinds

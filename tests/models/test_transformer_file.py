@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -150,4 +151,14 @@ def test_mistakes_are_one_sentence(model: tuple[str, Path, Path], tmp_path: Path
     tensors[name] = tensors[name].to(torch.float8_e4m3fn)
     save_file(tensors, file)
     with pytest.raises(BaseModelError, match=r"stored as F8_E4M3 .*its LoRA or its map"):
+        find_base(str(file), config=str(folder))
+
+
+def test_a_folder_of_text_encoders_that_lost_one(tmp_path: Path) -> None:
+    folder, file = tmp_path / "sd3", tmp_path / "sd3.safetensors"
+    build("sd3").save_pretrained(folder)
+    save_file(original("sd3", folder / "transformer"), file)
+    for part in ("text_encoder_3", "tokenizer_3"):
+        shutil.rmtree(folder / part)
+    with pytest.warns(UserWarning, match=r"lacks text_encoder_3/ \(T5\)"):
         find_base(str(file), config=str(folder))
