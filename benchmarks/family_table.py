@@ -31,6 +31,8 @@ def _row(family: Family) -> str:
 
 def _place(place: Place) -> str:
     readers = re.sub(r"\(\?:([^)]*)\)", lambda found: "{" + found[1].replace("|", ",") + "}", place.readers)
+    # Blocks of one alternative, and a prefix that may be there: names are shown, not expressions.
+    readers = re.sub(r"\{([^,}]*)\}", r"\1", readers.replace(r"{.*\.}?", r".*\."))
     readers = readers.replace(r"\.", ".").replace(r"\d+", "N").replace("[kv]", "{k,v}").replace(".*", "*")
     behind = f", behind `{'`, `'.join(place.before)}`" if place.before else ""
     instead = f", in place of {place.instead_of}" if place.instead_of else ""

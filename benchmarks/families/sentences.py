@@ -173,7 +173,8 @@ def regained(rows: Sequence[Row], kinds: Sequence[str]) -> Iterator[str]:
     """The derived embedding of any norm, and what the certificate is about."""
     yield (
         "Both maps that read the text are edited, and with these at zero the model's output does not depend on its "
-        "text at all (a test shows it of every family): so the certificate of a singular editor, of the two spaces, "
+        "text at all (a test shows it of every family, for prompts of one number of tokens): so the certificate of a "
+        "singular editor, of the two spaces, "
         "covers all that the text can do to bring the concept's own answers back. UCE, RECE and the null space leave "
         "maps that can be inverted, and have none over embeddings of any norm."
     )

@@ -34,7 +34,6 @@ def print_record(format: str, record: ExportRecord) -> None:
     """What was written, how far it is from the edit, and for whom it is."""
     from rich.table import Table
 
-    from rece_lightning.exports import FORMATS
     from rece_lightning.exports.record import error_text
     from rece_lightning.reporting.terminal import PlainConsole
 
@@ -56,4 +55,4 @@ def print_record(format: str, record: ExportRecord) -> None:
         )
     # A line of its own, unbroken, so that it can be copied.
     console.print(f"written: {record.path}", soft_wrap=True)
-    console.print(f"for {FORMATS[format].readers}", soft_wrap=True)
+    console.print(f"for {record.readers}", soft_wrap=True)

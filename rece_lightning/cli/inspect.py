@@ -37,20 +37,37 @@ def description(base: BaseModel) -> list[str]:
     from rece_lightning.devices.sizes import algebra
 
     lines = [f"model: {base.name}", f"family: {title(base)}"]
-    stored = ", ".join(sorted(set(base.weights.dtypes().values())))
+    denoiser, parameters = of_denoiser(base)
+    dtypes = denoiser.dtypes()
+    stored = ", ".join(sorted({dtypes[name] for name in parameters}))
     lines.append(f"denoiser: {base.parameters:,} parameters, stored as {stored}")
     lines.append(f"text encoders: {', '.join(f'{one} ({size(bytes_of(weights))})' for one, weights in named(base))}")
     for space in base.spaces:
         lines += ["", *of_space(space)]
-    kept, working = algebra(base, list(base.projections))
-    edited = sum(bytes_of(base.weights, space.names) for space in base.spaces if space.instead_of is None)
-    whole, encoders = bytes_of(base.weights), sum(bytes_of(weights) for _, weights in named(base))
+    # Of what may be edited in place of another space one is: the default, which the base is opened with.
+    chosen = tuple(space for space in base.spaces if space.instead_of is None)
+    kept, working = algebra(base, [name for space in chosen for name in space.names])
+    edited = sum(bytes_of(base.weights, space.names) for space in chosen)
+    whole, encoders = bytes_of(denoiser, parameters), sum(bytes_of(weights) for _, weights in named(base))
     lines += [
         "",
         f"an erasure reads {size(edited)} of the denoiser's {size(whole)}, and {size(encoders)} of text encoders",
         f"its matrices take {size(kept)} of memory, and {size(working)} more while an epoch runs",
     ]
     return lines
+
+
+def of_denoiser(base: BaseModel) -> tuple[Weights, Sequence[str]]:
+    """What denoises, with the names of all its parameters: a transformer's file was opened for its readers alone."""
+    from rece_lightning.models.pickled import file_weights
+    from rece_lightning.models.transformer_file import denoiser_names
+
+    if base.layout == "single_file":
+        file = file_weights(base.path)
+        names = denoiser_names(file.shapes())
+        if names is not None:
+            return file, names
+    return base.weights, list(base.weights.shapes())
 
 
 def title(base: BaseModel) -> str:

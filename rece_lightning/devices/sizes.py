@@ -81,9 +81,14 @@ def part_configs(base: BaseModel) -> tuple[Mapping[str, Any], Mapping[str, Any],
 
 
 def algebra(base: BaseModel, names: Sequence[str], apart: int | None = None) -> tuple[int, int]:
-    """Bytes of matrices that stay, in every text space, and more while an epoch works on the widest one."""
+    """Bytes of matrices that stay, in every text space that is edited, and more while an epoch works on the widest one.
+
+    A space without a reader among ``names`` has no matrices: of what may be edited in place of another one is.
+    """
     kept = working = 0
     for space in base.spaces:
+        if not space.readers.keys() & set(names):
+            continue
         outputs = sum(reader.shape[0] for reader in space.readers.values())
         if apart is None and pays(space.width, outputs):
             rows = ROWS_IN_FACTORS

@@ -11,19 +11,16 @@ from rece_lightning.core.errors import ConfigurationError, nearest
 from rece_lightning.core.extras import extra
 from rece_lightning.erasure.erasure import Erasure
 from rece_lightning.erasure.rounding import Rounding
-from rece_lightning.erasure.trained_weights import AnyErasure, TrainedWeights
+from rece_lightning.erasure.trained_weights import AnyErasure
 from rece_lightning.exports.card import render_card
+from rece_lightning.exports.fitting import check_fits, readers_of
 from rece_lightning.exports.folders import CARD, MARK, check_folder, write_folder
 from rece_lightning.exports.lora import write_kohya, write_lora
-from rece_lightning.exports.map import check_map, write_map
+from rece_lightning.exports.map import write_map
 from rece_lightning.exports.pipeline import write_pipeline
 from rece_lightning.exports.record import ExportRecord, Loss, file_metadata, rounded_weights
 from rece_lightning.exports.single_file import write_single_file
-from rece_lightning.exports.trained_lora import check_matrices
 from rece_lightning.files import save_tensors, write_atomically
-from rece_lightning.models.base import BaseModel
-from rece_lightning.models.families import family_named
-from rece_lightning.models.original.model import PARTS
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """The name that diffusers looks for in a folder."""
@@ -46,8 +43,6 @@ class Format:
     write: Callable[..., Loss]
     """``(erasure, path, metadata)``, with ``rank`` where the format has one."""
     description: str
-    readers: str
-    """Who reads it, and what to take where somebody does not: the last words of a command, and on the card."""
     place: str = "file"
     """``file``, ``folder``, or ``either``: what ``output`` may be."""
     ranked: bool = False
@@ -59,24 +54,20 @@ FORMATS: dict[str, Format] = {
     "delta": Format(
         write_delta,
         "the edited projections under their diffusers names",
-        "code: unet.load_state_dict(…, strict=False). No WebUI reads it: for one write single-file or kohya.",
     ),
     "pipeline": Format(
         write_pipeline,
         "a whole diffusers folder",
-        "diffusers: DiffusionPipeline.from_pretrained. WebUIs read checkpoint files: for one write single-file.",
         place="folder",
         card=True,
     ),
     "single-file": Format(
         write_single_file,
         "one checkpoint in the original layout",
-        "WebUIs (A1111, Forge, ComfyUI), in their folder of checkpoints; and diffusers: from_single_file.",
     ),
     "lora": Format(
         write_lora,
         "a LoRA for diffusers and PEFT",
-        "diffusers (load_lora_weights) and PEFT. A WebUI may apply nothing of it without a word: for one write kohya.",
         place="either",
         ranked=True,
         card=True,
@@ -84,14 +75,12 @@ FORMATS: dict[str, Format] = {
     "kohya": Format(
         write_kohya,
         "a LoRA for WebUIs",
-        "WebUIs (A1111, Forge, ComfyUI), in their folder of LoRAs; diffusers (load_lora_weights) reads it too.",
         ranked=True,
         card=True,
     ),
     "map": Format(
         write_map,
         "the map on prompt embeddings",
-        "Python: rece_lightning.EmbeddingMap.load. No WebUI reads it: for one write single-file or kohya.",
     ),
 }
 
@@ -139,48 +128,6 @@ def check_export(format: str, output: str | Path, *, rank: int | None = None, ov
     return path
 
 
-def check_family(format: str, base: BaseModel) -> None:
-    """Refuse a format that other tools have not for a model of this family.
-
-    Raises:
-        ConfigurationError: with those that it has.
-    """
-    if format in ("lora", "kohya") and len(base.denoisers) > 1:
-        raise ConfigurationError(
-            f"--format: {format}: this model has {', '.join(base.denoisers)}, and a LoRA is loaded into one denoiser "
-            "at a time, so that the other would draw what was erased; export delta, map or pipeline."
-        )
-    family = family_named(base.family)
-    if format == "pipeline" and family is not None and base.layout != "folder":
-        raise ConfigurationError(
-            f"--format: pipeline is a whole diffusers folder, and {base.name} is {family.title}'s transformer alone; "
-            "export single-file, kohya, lora, delta or map."
-        )
-    has_kohya = family is None or bool(family.original)
-    has_original = base.family in PARTS if family is None else base.layout == "single_file"
-    if format not in ("kohya", "single-file") or (has_kohya if format == "kohya" else has_original):
-        return
-    title = "Stable Diffusion XL's refiner" if family is None else family.title
-    raise ConfigurationError(
-        f"--format: {format} is not written for {title}; export lora, delta, map or pipeline, which diffusers reads."
-    )
-
-
-def check_trained(trained: TrainedWeights, format: str) -> None:
-    """Refuse a format that cannot hold what a baseline trained.
-
-    Raises:
-        ConfigurationError: with those that can.
-    """
-    if format == "map":
-        raise ConfigurationError(
-            "--format map: no map on prompt embeddings does what was trained; export delta, pipeline, single-file or a "
-            "LoRA."
-        )
-    if FORMATS[format].ranked:
-        check_matrices(trained)
-
-
 def export(
     erasure: AnyErasure, format: str, output: str | Path, *, rank: int | None = None, overwrite: bool = False
 ) -> ExportRecord:
@@ -197,23 +144,20 @@ def export(
         ConfigurationError: if the format does not fit the erasure, or the place is taken.
     """
     path = check_export(format, output, rank=rank, overwrite=overwrite)
-    check_family(format, erasure.base)
-    if isinstance(erasure, TrainedWeights):
-        check_trained(erasure, format)
-    elif format == "map":
-        check_map(erasure)
+    check_fits(format, erasure)
     if path.exists() and path.resolve() == erasure.base.path.resolve():
         raise ConfigurationError(f"--output: {path} is the base model itself; choose another place.")
     kind, metadata = FORMATS[format], file_metadata(erasure.description, format)
+    readers = readers_of(format, erasure)
     options = {"rank": rank} if kind.ranked else {}
     if path.suffix == ".safetensors":
         loss = kind.write(erasure, path, metadata, **options)
         if kind.card:
             card = path.with_suffix(".md")
             with extra(str(card)):
-                text = render_card(erasure, format, metadata, loss, kind.readers, path.name)
+                text = render_card(erasure, format, metadata, loss, readers, path.name)
                 write_atomically(card, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-        return ExportRecord(path, path.stat().st_size, loss)
+        return ExportRecord(path, path.stat().st_size, loss, readers)
     file = None if kind.place == "folder" else LORA_FILE
 
     def fill(folder: Path) -> Loss:
@@ -221,13 +165,13 @@ def export(
         # By its tag --overwrite knows the folder as an export, whatever becomes of the card.
         (folder / CARD).write_text(f"---\ntags:\n{MARK}\n---\n", encoding="utf-8")
         with extra(str(path / CARD)):
-            text = render_card(erasure, format, metadata, loss, kind.readers, file)
+            text = render_card(erasure, format, metadata, loss, readers, file)
             (folder / CARD).write_text(text, encoding="utf-8")
         return loss
 
     loss = write_folder(path, fill)
     size = sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
-    return ExportRecord(path, size, loss)
+    return ExportRecord(path, size, loss, readers)
 
 
 __all__ = ["FORMATS", "LORA_FILE", "Erasure", "ExportRecord", "check_export", "export", "file_metadata", "write_delta"]

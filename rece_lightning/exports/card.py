@@ -15,6 +15,7 @@ from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.extras import extra
 from rece_lightning.erasure.trained_weights import AnyErasure, baseline_of
 from rece_lightning.evaluation.results.counts import read_counts
+from rece_lightning.exports.fitting import diffusers_loads
 from rece_lightning.exports.folders import MARK
 from rece_lightning.exports.markdown import code, plain
 from rece_lightning.exports.record import Loss, error_text
@@ -72,6 +73,7 @@ def render_card(
         error=error_text,
         file=file,
         fits=readers,
+        loads=kind == "pipeline" or diffusers_loads(kind, base),
         measured=_measured(erasure.run),
         parts=(len(erasure.names), len(base.projections)),
         # By what code finds the base model: its name, or wherever whoever reads this has it.

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rece_lightning.core.embedding_map import numbers_of
-from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.low_rank import error_curve
 from rece_lightning.erasure.erasure import Erasure
+from rece_lightning.exports.fitting import formats_of
 from rece_lightning.exports.lora import adapter_rank, factored
-from rece_lightning.exports.map import check_map
 from rece_lightning.exports.pipeline import WEIGHTS, loaded_files
 from rece_lightning.models.base import BaseModel
 
@@ -34,24 +33,25 @@ class Cost:
 
 def export_costs(erasure: Erasure, ranks: Sequence[int] = RANKS) -> list[Cost]:
     """The formats that fit the erasure; LoRAs at some ranks and at the full one, from one decomposition."""
+    fits = formats_of(erasure)
     shapes = [erasure.base.projections[name] for name in erasure.names]
     _, weight = next(erasure.original())
-    costs = [
-        Cost("delta", sum(math.prod(shape) for shape in shapes) * weight.element_size(), 0.0),
-        Cost("pipeline", model_bytes(erasure.base), 0.0),
-        Cost("single-file", model_bytes(erasure.base, LOADED), 0.0),
-    ]
-    by_space = factored(erasure)
-    errors, full = error_curve([one for of_space in by_space for one in of_space]), adapter_rank(by_space, None)
-    for rank in [*(rank for rank in sorted(ranks) if rank < full), full]:
-        size = 4 * rank * sum(sum(shape) for shape in shapes)
-        costs.append(Cost("lora", size, float(errors[min(rank, len(errors) - 1)]), rank))
-        costs.append(Cost("kohya", size + 4 * len(shapes), costs[-1].error, rank))
-    try:
-        check_map(erasure)
-    except ConfigurationError:
-        return costs
-    return [*costs, Cost("map", 8 * sum(numbers_of(one.maps) for one in erasure.spaces), 0.0)]
+    costs = [Cost("delta", sum(math.prod(shape) for shape in shapes) * weight.element_size(), 0.0)]
+    if "pipeline" in fits:
+        costs.append(Cost("pipeline", model_bytes(erasure.base), 0.0))
+    if "single-file" in fits:
+        costs.append(Cost("single-file", model_bytes(erasure.base, LOADED), 0.0))
+    if "lora" in fits:
+        by_space = factored(erasure)
+        errors, full = error_curve([one for of_space in by_space for one in of_space]), adapter_rank(by_space, None)
+        for rank in [*(rank for rank in sorted(ranks) if rank < full), full]:
+            size = 4 * rank * sum(sum(shape) for shape in shapes)
+            costs.append(Cost("lora", size, float(errors[min(rank, len(errors) - 1)]), rank))
+            if "kohya" in fits:
+                costs.append(Cost("kohya", size + 4 * len(shapes), costs[-1].error, rank))
+    if "map" in fits:
+        costs.append(Cost("map", 8 * sum(numbers_of(one.maps) for one in erasure.spaces), 0.0))
+    return costs
 
 
 def model_bytes(base: BaseModel, parts: Sequence[str] | None = None) -> int:

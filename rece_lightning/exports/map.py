@@ -137,26 +137,22 @@ def _mapped(matrix: Tensor, embeddings: Tensor) -> Tensor:
     return mapped.to(embeddings.device)
 
 
-def check_map(erasure: Erasure) -> None:
-    """Raise a ConfigurationError for an erasure that no single map on the embeddings can stand for."""
+def map_problem(erasure: Erasure) -> str | None:
+    """Why no single map on the embeddings can stand for an erasure; ``None`` where one can."""
     if not all(isinstance(one.maps, embedding_map.EmbeddingMap) for one in erasure.spaces):
-        raise ConfigurationError(
-            "--format map: the editor keeps one map a layer, and embeddings can be mapped but once; "
-            "export lora or pipeline, or erase with an editor of one map, such as UCE."
+        return (
+            "the editor keeps one map a layer, and embeddings can be mapped but once; an editor of one map is such as "
+            "UCE"
         )
     sources = {one.space.source or one.space.name for one in erasure.spaces}
     for one in erasure.spaces:
         if one.space.before:
-            raise ConfigurationError(
-                f"--format map: the space {one.space.name!r} is read behind {one.space.before[0]}, and no map on "
-                "prompt embeddings does the same; erase with model.method.spaces: [entry] where the model has it, or "
-                "export lora or pipeline."
+            return (
+                f"the space {one.space.name!r} is read behind {one.space.before[0]}, and no map on prompt embeddings "
+                "does the same"
             )
     if TEXT not in sources:
-        raise ConfigurationError(
-            "--format map: only rows that the erasure left alone are given to the model one by one; export lora or "
-            "pipeline."
-        )
+        return "only rows that the erasure left alone are given to the model one by one"
     edited = set(erasure.names)
     for space in erasure.base.spaces:
         if space.name not in [one.space.name for one in erasure.spaces] and (space.source or space.name) in sources:
@@ -164,11 +160,18 @@ def check_map(erasure: Erasure) -> None:
         left = [name for name in space.readers if name not in edited]
         # A space that was left alone altogether needs no map.
         if left and (len(left) < len(space.readers) or space.name == TEXT):
-            raise ConfigurationError(
-                f"--format map: {len(left)} of {len(space.readers)} weights that read the space {space.name!r} were "
-                f"not edited (model.method.projections, layers), such as {left[0]}, and would read mapped embeddings "
-                "too; export lora or pipeline in its place."
+            return (
+                f"{len(left)} of {len(space.readers)} weights that read the space {space.name!r} were not edited "
+                f"(model.method.projections, layers), such as {left[0]}, and would read mapped embeddings too"
             )
+    return None
+
+
+def entry_beside(erasure: Erasure) -> str | None:
+    """The space at the entry of a projector, where the model has one and the erasure is of what lies behind it."""
+    if not any(one.space.before for one in erasure.spaces):
+        return None
+    return next((space.name for space in erasure.base.spaces if space.instead_of is not None), None)
 
 
 def write_map(erasure: Erasure, path: Path, metadata: dict[str, str]) -> Loss:
@@ -177,7 +180,9 @@ def write_map(erasure: Erasure, path: Path, metadata: dict[str, str]) -> Loss:
     Raises:
         ConfigurationError: if no map on the embeddings stands for the erasure.
     """
-    check_map(erasure)
+    problem = map_problem(erasure)
+    if problem is not None:
+        raise ConfigurationError(f"--format map: {problem}.")
     matrices = {one.space.name: one.maps.of_layer(0) for one in erasure.spaces}
     main = next(one.space.name for one in erasure.spaces if (one.space.source or one.space.name) == TEXT)
     EmbeddingMap(matrices.pop(main), matrices).save(path, metadata)

@@ -58,6 +58,8 @@ class ExportRecord:
     """Of the file, or of all files in the folder."""
     loss: Loss
     """How far it is from the erasure, and a LoRA's rank."""
+    readers: str
+    """Who reads it, and what to take where somebody does not."""
 
     @property
     def error(self) -> float:

@@ -15,19 +15,15 @@ Adapter = tuple[str, Tensor, Tensor]
 float32, and ``W + up @ down`` is the edited weight."""
 
 
-def check_matrices(trained: TrainedWeights) -> None:
-    """Refuse what a LoRA has no place for.
-
-    Raises:
-        ConfigurationError: naming a parameter, and the formats that hold it.
-    """
+def matrices_problem(trained: TrainedWeights) -> str | None:
+    """What of the trained parameters a LoRA has no place for, and how to train without; ``None`` for matrices alone."""
     others = [name for name, tensor in trained.tensors.items() if tensor.ndim != 2 or not name.endswith(".weight")]
-    if others:
-        raise ConfigurationError(
-            f"--format: a LoRA holds changes of matrices, and {len(others)} of {len(trained.tensors)} trained "
-            f"parameters are none, such as {others[0]}; export delta, pipeline or single-file, or train with "
-            "model.parameters: keys_values."
-        )
+    if not others:
+        return None
+    return (
+        f"a LoRA holds changes of matrices, and {len(others)} of {len(trained.tensors)} trained parameters are none, "
+        f"such as {others[0]}; train with model.parameters: keys_values"
+    )
 
 
 def trained_adapters(trained: TrainedWeights, rank: int | None) -> tuple[list[Adapter], Loss]:
@@ -39,7 +35,9 @@ def trained_adapters(trained: TrainedWeights, rank: int | None) -> tuple[list[Ad
     Raises:
         ConfigurationError: for parameters that are no matrices.
     """
-    check_matrices(trained)
+    problem = matrices_problem(trained)
+    if problem is not None:
+        raise ConfigurationError(f"--format: {problem}.")
     changes = [(name, trained.tensors[name].detach().cpu().double(), old.double()) for name, old in trained.original()]
     parts = {name: torch.linalg.svd(new - old, full_matrices=False) for name, new, old in changes}
     largest = max((float(values.max()) for _, values, _ in parts.values()), default=0.0)

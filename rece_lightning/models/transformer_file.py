@@ -101,7 +101,6 @@ def open_transformer_file(
         if (folder / part).is_dir():
             check_part(folder / part)
     transformer = _transformer_config(folder, own.shapes())
-    prefix = next(iter(readers.values())).removesuffix(f"{next(iter(family.original.values()))}.weight")
     spaces = family.spaces({"transformer": (transformer, own.shapes())})
     text = tuple(part_weights(folder, part, variant) for part in parts)
     return BaseModel(
@@ -111,7 +110,7 @@ def open_transformer_file(
         family=family.name,
         variant=variant,
         spaces=spaces,
-        parameters=sum(math.prod(shape) for key, shape in shapes.items() if _denoises(key, prefix)),
+        parameters=sum(math.prod(shapes[key]) for key in denoiser_names(shapes) or ()),
         weights=own,
         text=text,
         denoisers={"transformer": (transformer, own)},
@@ -120,8 +119,14 @@ def open_transformer_file(
     )
 
 
-def _denoises(key: str, prefix: str) -> bool:
-    return key.startswith(prefix) if prefix else True
+def denoiser_names(shapes: Mapping[str, Shape]) -> list[str] | None:
+    """Names of all tensors of the transformer in a file that :func:`original_readers` knows; ``None`` for another."""
+    found = original_readers(shapes)
+    if found is None:
+        return None
+    family, readers = found
+    prefix = next(iter(readers.values())).removesuffix(f"{next(iter(family.original.values()))}.weight")
+    return [name for name in shapes if name.startswith(prefix)]
 
 
 def _folder(path: Path, config: str | None, family: Family) -> Path:

@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 
+from rece_lightning.cli.inspect import size
+from rece_lightning.devices.sizes import KEPT_MATRICES, WORKING_MATRICES
+from rece_lightning.models.find import find_base
 from tests.helpers.command import run_command
 from tests.helpers.models import make_checkpoint
 from tests.helpers.tiny.pipelines import build
@@ -37,6 +40,11 @@ def test_what_lies_behind_a_projector_and_what_may_be_edited_in_its_place(
     assert "keys and values can be edited apart" in out
     assert "space entry: 24 wide, in place of text" in out
     assert "… 4 in all" in out
+    # text and entry are 32 and 24 wide, and one of them is edited.
+    base = find_base(str(tmp_path / "pixart"))
+    text = next(space for space in base.spaces if space.name == "text")
+    assert f"its matrices take {size(8 * KEPT_MATRICES * text.width**2)} of memory" in out
+    assert f"{size(8 * WORKING_MATRICES * text.width**2)} more" in out
 
 
 def test_stable_diffusion_is_described(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from rece_lightning import RECE, ConceptData
 from rece_lightning.callbacks import ErasureCheckpoint
 from rece_lightning.cli.checkpoint import load_session
 from rece_lightning.exports import FORMATS
+from rece_lightning.exports.fitting import readers_of
 from tests.helpers.command import run_command
 
 
@@ -60,7 +61,7 @@ def test_every_format_says_path_bytes_and_error(
     assert ("edited.safetensors,rounded" in said) == (kind != "map")
     *_, where, last = result.out.splitlines()
     assert where == f"written: {output}"
-    assert last == f"for {FORMATS[kind].readers}"
+    assert last == f"for {readers_of(kind, load_session(str(run))[1])}"
     # Who has another tool is told what to take.
     assert kind == "single-file" or any(f"write {other}" in last for other in FORMATS) or "reads it too" in last
 

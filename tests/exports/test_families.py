@@ -122,7 +122,7 @@ def test_other_tools_find_the_layers_under_the_original_names(
 
 @pytest.mark.parametrize("format", ["kohya", "single-file"])
 def test_a_format_that_no_tool_has_for_a_family_is_refused(folder: Path, tmp_path: Path, format: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"not written for Z-Image; export lora"):
+    with pytest.raises(ConfigurationError, match=r"not written for Z-Image; export delta, pipeline or lora\."):
         export(erased(folder, "z_image").erasure(), format, tmp_path / "file.safetensors")
     assert not list(tmp_path.iterdir())
 

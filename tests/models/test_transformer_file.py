@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rece_lightning import RECE, ConceptData, Method
-from rece_lightning.cli.inspect import description
+from rece_lightning.cli.inspect import description, size
 from rece_lightning.core.errors import BaseModelError, ConfigurationError
 from rece_lightning.exports import export
 from rece_lightning.exports.map import EmbeddingMap
@@ -125,6 +125,10 @@ def test_what_is_said_of_it(model: tuple[str, Path, Path]) -> None:
     said = "\n".join(description(base))
     assert "space text" in said
     assert "space pooled" in said
+    prefix = next((PREFIX for name in load_file(file) if name.startswith(PREFIX)), "")
+    own = [tensor for name, tensor in load_file(file).items() if name.startswith(prefix)]
+    assert f"of the denoiser's {size(sum(tensor.nbytes for tensor in own))}," in said
+    assert f"{sum(tensor.numel() for tensor in own):,} parameters, stored as bfloat16, float32" in said
     assert (base.family, base.layout, base.encoders[0]) == (family, "single_file", "text_encoder")
 
 
@@ -143,7 +147,9 @@ def test_mistakes_are_one_sentence(model: tuple[str, Path, Path], tmp_path: Path
     with pytest.raises(ConfigurationError, match="transformer's file alone"):
         check_draws(base)
     module = fitted(file, folder)
-    with pytest.raises(ConfigurationError, match="pipeline is a whole diffusers folder"):
+    with pytest.raises(
+        ConfigurationError, match=r"whole diffusers folder.*export delta, single-file, lora, kohya or map\."
+    ):
         export(module.erasure(), "pipeline", tmp_path / "out")
 
     tensors = load_file(file)
