@@ -164,20 +164,33 @@ def best_checkpoint(place: Path, file: Path, content: dict[str, Any]) -> Path:
     return best
 
 
+def read_plain(file: Path, wanted: str) -> Any:
+    """What a file of PyTorch holds, on the CPU: tensors and plain values.
+
+    Args:
+        file: to read.
+        wanted: what to give in place of another file, for the message.
+
+    Raises:
+        ConfigurationError: for a file that holds more, or is no such file; nothing in it is executed to find out.
+    """
+    try:
+        check_archive(file)
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged or foreign file fails in a dozen ways
+        raise ConfigurationError(
+            f"--ckpt_path: {file} is damaged, cut short, or holds more than tensors and plain values, which could "
+            f"execute code; give {wanted}."
+        ) from error
+
+
 def read_checkpoint(file: Path) -> dict[str, Any]:
     """Content of a checkpoint that RECE wrote, on the CPU.
 
     Raises:
         ConfigurationError: for every other file; nothing in it is executed to find out.
     """
-    try:
-        check_archive(file)
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged or foreign file fails in a dozen ways
-        raise ConfigurationError(
-            f"--ckpt_path: {file} is damaged, cut short, or holds more than tensors and plain values, which could "
-            "execute code; give a checkpoint that RECE wrote."
-        ) from error
+    content = read_plain(file, "a checkpoint that RECE wrote")
     if not isinstance(content, dict) or not isinstance(content.get("rece"), dict):
         raise ConfigurationError(f"--ckpt_path: {file} holds no erasure; give a checkpoint that RECE wrote.")
     former = former_layout(content["rece"])

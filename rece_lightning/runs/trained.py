@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from rece_lightning.baselines.trained import PREFIX, STATE
@@ -14,8 +13,7 @@ from rece_lightning.core.errors import BaseModelError, ConfigurationError
 from rece_lightning.erasure.loaded import LoadedModel, Naming
 from rece_lightning.erasure.same import check_same_base
 from rece_lightning.erasure.trained_weights import TrainedWeights
-from rece_lightning.models.pickled import check_archive
-from rece_lightning.runs.checkpoints import LAST
+from rece_lightning.runs.checkpoints import LAST, read_plain
 from rece_lightning.runs.folder import CHECKPOINTS, versions
 
 
@@ -63,14 +61,7 @@ def read_trained(file: Path) -> dict[str, Any]:
     Raises:
         ConfigurationError: for every other file; nothing in it is executed to find out.
     """
-    try:
-        check_archive(file)
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged or foreign file fails in a dozen ways
-        raise ConfigurationError(
-            f"--ckpt_path: {file} is damaged, cut short, or holds more than tensors and plain values, which could "
-            "execute code; give a checkpoint of a baseline."
-        ) from error
+    content: dict[str, Any] = read_plain(file, "a checkpoint of a baseline")
     if not isinstance(content, dict) or not isinstance(content.get(STATE), dict):
         raise ConfigurationError(f"--ckpt_path: {file} holds nothing that a baseline trained; give one that does.")
     return content
