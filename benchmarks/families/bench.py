@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from benchmarks.families.plan import PRETRAINED, RIDGES, SAMPLING, Group, State, groups, recipe, recipes
 from benchmarks.families.table import Row
 from benchmarks.harness import Piece, World, unet_digest
+from benchmarks.results.draws import Draws, Shot
 from benchmarks.results.plan import ERASED, Erasure
 from rece_lightning.core.derivation import Derivation, DerivationMap
-from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.erasure.certificates import certificates
 from rece_lightning.erasure.session import ErasureSession
 from rece_lightning.metrics import EmojiFeatures, FeatureDistance, PerceptualDistance
 from rece_lightning.models.sampling import Request, generate
 from rece_lightning.models.text_space import POOLED, TEXT
-
-Shot = tuple[EvaluationPrompt, int]
 
 
 class Bench:
@@ -29,7 +26,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.world, self.features = World(PRETRAINED), EmojiFeatures()
-        self._originals: dict[tuple[str, int], Tensor] = {}
+        self.draws = Draws(self.world, SAMPLING)
 
     def piece(self, erasure: Erasure, state: State) -> Piece[Row]:
         """The rows of a state: one a group of prompts."""
@@ -42,26 +39,13 @@ class Bench:
         asked = groups(erasure, state)
         plain = {name: group for name, group in asked.items() if group.ridge is None}
         shots = [shot for group in plain.values() for shot in shots_of(group)]
-        before = self.originals(shots)
+        before = self.draws.originals(shots)
         if state.settings is None:
             return self._rows(erasure, state, plain, before, before)
         session = self.world.erased(state.settings, state.epochs, erasure.data)
         self.world.maker.use(session.erasure().weights())
-        rows = self._rows(erasure, state, plain, before, self._make(shots), self._certificates(session))
+        rows = self._rows(erasure, state, plain, before, self.draws.make(shots), self._certificates(session))
         return rows + self._derived(erasure, state, session, asked)
-
-    def originals(self, shots: Sequence[Shot]) -> Tensor:
-        """The original model's pictures."""
-        missing = list({(row.prompt, seed): (row, seed) for row, seed in shots}.items())
-        missing = [(key, shot) for key, shot in missing if key not in self._originals]
-        if missing:
-            self.world.maker.use(None)
-            made = self._make([shot for _, shot in missing])
-            self._originals |= {key: picture for (key, _), picture in zip(missing, made, strict=True)}
-        return torch.stack([self._originals[row.prompt, seed] for row, seed in shots])
-
-    def _make(self, shots: Sequence[Shot]) -> Tensor:
-        return self.world.maker.make([row for row, _ in shots], [seed for _, seed in shots], SAMPLING)
 
     def _certificates(self, session: ErasureSession) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Space by space the least of all erased prompts, over any norm and over the concept's own."""

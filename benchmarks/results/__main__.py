@@ -11,14 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from benchmarks.harness import Piece, World, command, fill, fitted, table_parser, unet_digest
+from benchmarks.results.draws import Draws, Shot
 from benchmarks.results.page import write_page
 from benchmarks.results.plan import HELD, KINDS, REFERENCE, SAMPLING, SEEDS, Erasure, State, erasures, recipes, states
 from benchmarks.results.table import Row, table
-from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.metrics import (
     Clip,
     ClipScore,
@@ -29,8 +28,6 @@ from rece_lightning.metrics import (
     PerceptualDistance,
 )
 
-Shot = tuple[EvaluationPrompt, int]
-
 
 class Bench:
     """The embedded world, the networks that measure, and the original model's pictures, each made once."""
@@ -38,7 +35,7 @@ class Bench:
     def __init__(self, seeds: Sequence[int]) -> None:
         self.world, self.features, self.clip = World(), EmojiFeatures(), Clip()
         self.seeds = seeds
-        self._originals: dict[tuple[str, int], Tensor] = {}
+        self.draws = Draws(self.world, SAMPLING)
 
     def piece(self, erasure: Erasure, state: State) -> Piece[Row]:
         """The rows of a state: one a group of prompts."""
@@ -48,28 +45,15 @@ class Bench:
     def pictures(self, shots: Sequence[Shot], erasure: Erasure, state: State) -> Tensor:
         """A state's pictures."""
         if state.settings is None:
-            return self.originals(shots)
+            return self.draws.originals(shots)
         self.world.maker.use(fitted(state.settings, state.epochs, erasure.data).erasure().weights())
-        return self._make(shots)
-
-    def originals(self, shots: Sequence[Shot]) -> Tensor:
-        """The original model's pictures."""
-        missing = list({(row.prompt, seed): (row, seed) for row, seed in shots}.items())
-        missing = [(key, shot) for key, shot in missing if key not in self._originals]
-        if missing:
-            self.world.maker.use(None)
-            made = self._make([shot for _, shot in missing])
-            self._originals |= {key: picture for (key, _), picture in zip(missing, made, strict=True)}
-        return torch.stack([self._originals[row.prompt, seed] for row, seed in shots])
-
-    def _make(self, shots: Sequence[Shot]) -> Tensor:
-        return self.world.maker.make([row for row, _ in shots], [seed for _, seed in shots], SAMPLING)
+        return self.draws.make(shots)
 
     def measure(self, erasure: Erasure, state: State) -> list[Row]:
         """Draw a state's pictures, and measure them a group of prompts."""
         groups = {group: rows for group, rows in erasure.groups.items() if rows}
         shots = [(row, seed) for rows in groups.values() for row in rows for seed in self.seeds]
-        before = self.originals(shots)
+        before = self.draws.originals(shots)
         after = self.pictures(shots, erasure, state)
         found, first = [], 0
         for group, rows in groups.items():
@@ -90,7 +74,7 @@ class Bench:
         fid = kid = None
         if group == HELD:
             sets = FrechetDistance(self.features), KernelDistance(self.features)
-            reference = self.originals([(row, seed + REFERENCE) for row in rows for seed in self.seeds])
+            reference = self.draws.originals([(row, seed + REFERENCE) for row in rows for seed in self.seeds])
             for metric in sets:
                 metric.update(after, reference=False)
                 metric.update(reference, reference=True)

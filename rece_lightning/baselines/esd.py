@@ -107,4 +107,4 @@ class ESD(TrainedErasure):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam over what is trained."""
-        return torch.optim.Adam([self.denoiser.get_parameter(name) for name in self.original], lr=self.learning_rate)
+        return torch.optim.Adam(self.trained(), lr=self.learning_rate)

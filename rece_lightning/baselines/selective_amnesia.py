@@ -160,7 +160,7 @@ class SelectiveAmnesia(TrainedErasure):
     def streamed_fisher(self, count: int) -> dict[str, Tensor]:
         """``F_i``, the mean of squared gradients over ``count`` noised pictures; the processes share them."""
         rank, world = rank_and_world()
-        weights = [self.denoiser.get_parameter(name) for name in self.original]
+        weights = self.trained()
         totals = [torch.zeros_like(weight) for weight in weights]
         with torch.enable_grad():
             for number in range(rank, count, world):
@@ -192,7 +192,7 @@ class SelectiveAmnesia(TrainedErasure):
     def penalty(self) -> Tensor:
         """``Σ_i F_i (θ_i − θ*_i)²``, a number."""
         pulls = [
-            (self.fisher[name] * (self.denoiser.get_parameter(name) - old).square()).sum()
-            for name, old in self.original.items()
+            (self.fisher[name] * (weight - old).square()).sum()
+            for weight, (name, old) in zip(self.trained(), self.original.items(), strict=True)
         ]
         return torch.stack(pulls).sum()

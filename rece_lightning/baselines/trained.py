@@ -22,11 +22,7 @@ from rece_lightning.devices.placement import Placement
 from rece_lightning.erasure.loaded import LoadedModel
 from rece_lightning.erasure.same import check_same_base, differences
 from rece_lightning.models.base import BaseModel
-from rece_lightning.models.noising import (
-    NoisedPictures,
-    noised,
-    said_of,
-)
+from rece_lightning.models.noising import NoisedPictures, noised, said_of
 from rece_lightning.models.sampling import Sampling
 from rece_lightning.trainer.handed import data_of
 from rece_lightning.version import __version__
@@ -199,6 +195,10 @@ class TrainedErasure(LightningModule):
     def _parameter(self, name: str) -> Tensor:
         return self.denoiser.get_parameter(name)
 
+    def trained(self) -> list[Tensor]:
+        """The parameters that are trained, in the order of :attr:`original`."""
+        return [self._parameter(name) for name in self.original]
+
     @contextmanager
     def holding(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
         """Within the block the denoiser holds other weights; what is trained comes back behind it."""
@@ -267,7 +267,7 @@ class TrainedErasure(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW over what is trained."""
-        return torch.optim.AdamW([self._parameter(name) for name in self.original], lr=self.learning_rate)
+        return torch.optim.AdamW(self.trained(), lr=self.learning_rate)
 
     def on_train_epoch_end(self) -> None:
         """Count it, and log how much has changed."""
