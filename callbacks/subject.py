@@ -133,22 +133,26 @@ def check_beside_of(subject: Subject, methods: Mapping[str, Method | str]) -> No
     Raises:
         ConfigurationError: naming the setting.
     """
-    if methods and not isinstance(subject, RECE):
+    if not methods:
+        return
+    if not isinstance(subject, RECE):
         raise ConfigurationError(f"Evaluation.beside: {subject.name} counts no prompts for edits; leave it out.")
     for name, method in methods.items():
-        check_fits(name, method, subject.session.method)  # type: ignore[union-attr]
+        check_fits(name, method, subject.session.method)
 
 
 def states_beside(subject: Subject, methods: Mapping[str, Method | str]) -> list[FinalState]:
     """The states of other methods on what was counted, each under its name."""
+    if not isinstance(subject, RECE):
+        return []
     found = []
-    for name, method in methods.items() if isinstance(subject, RECE) else ():
+    for name, method in methods.items():
         other = erased_beside(subject.session, method)
         found.append(
             FinalState(
                 beside_key(name),
-                lambda other=other: other.erasure().weights(),
-                lambda other=other: derived_of(other, other.maps),
+                other.erasure().weights,
+                partial(derived_of, other, other.maps),
                 beside_key(name, derived=True),
             )
         )
