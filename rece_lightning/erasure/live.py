@@ -22,7 +22,7 @@ from rece_lightning.erasure.plan import ErasurePlan
 from rece_lightning.erasure.undo import Undo
 from rece_lightning.models.beside import control_nets, part_at
 from rece_lightning.models.denoisers import LiveDenoisers, besides, known_family, refuse_unreachable
-from rece_lightning.models.found import FoundDenoiser
+from rece_lightning.models.found import FoundDenoiser, refuse_changed
 from rece_lightning.models.live_readers import LiveReaders
 from rece_lightning.models.live_unet import LiveUnet, pooled_width_of
 from rece_lightning.models.text import EncodesPrompts, PromptEncoder
@@ -107,6 +107,7 @@ def _opened(pipeline: Any) -> tuple[LiveReaders, EncodesPrompts, dict[str, nn.Mo
         denoisers = LiveDenoisers(pipeline, family, "erase: pipeline")
         for path, module in denoisers.parts.items():
             refuse_sharded(module, f"erase: pipeline.{path}")
+        refuse_changed(pipeline, denoisers, denoisers.parts, "erase: pipeline")
         return denoisers, denoisers.encoder(pipeline), denoisers.parts
     unet = part_at(pipeline, "unet")
     if not isinstance(unet, nn.Module):
@@ -122,6 +123,8 @@ def _opened(pipeline: Any) -> tuple[LiveReaders, EncodesPrompts, dict[str, nn.Mo
     for path, module in {"unet": unet, **beside}.items():
         refuse_sharded(module, f"erase: pipeline.{path}")
     live = LiveUnet(unet, "erase: pipeline.unet", pooled_width_of(pipeline), beside=beside)
+    if not beside:
+        refuse_changed(pipeline, live, {"unet": unet}, "erase: pipeline")
     return live, PromptEncoder.of_pipeline(pipeline), {"unet": unet, **beside}
 
 

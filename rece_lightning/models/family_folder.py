@@ -53,7 +53,8 @@ def open_folder(name: str, folder: Path, variant: str | None) -> BaseModel:
     family = family_of(kind)
     if family is None:
         refuse_unreachable(kind, "model.pretrained")
-        if index.is_file() and not (folder / "unet").is_dir() and "unet" not in read_parts(folder):
+        own = "StableDiffusion" in kind
+        if index.is_file() and not own and not stable_diffusion.is_named(read_parts(folder)):
             raise BaseModelError(
                 f"model.pretrained: {folder} is a {kind}, whose family is not known; give a model of {supported()}, or "
                 "load the pipeline and try rece_lightning.erase(pipeline, ...)."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from rece_lightning.core.errors import BaseModelError
@@ -79,6 +80,12 @@ def open_folder(name: str, folder: Path, variant: str | None) -> BaseModel:
         text=tuple(encoders.values()),
         encoder_names=list(encoders),
     )
+
+
+def is_named(parts: Collection[str]) -> bool:
+    """Whether a model_index.json names the parts of a Stable Diffusion; a pipeline with others is of another family."""
+    second = set(SECOND) <= set(parts)
+    return all(part in parts for part in PARTS if part not in FIRST or not second)
 
 
 def part_weights(model: Path, part: str, variant: str | None) -> Weights:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,10 +13,11 @@ from torch import Tensor, nn
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.models.denoisers import LiveDenoisers, supported
 from rece_lightning.models.families.base import Family, Place, Source
+from rece_lightning.models.live_readers import LiveReaders
 from rece_lightning.models.pipeline_encoder import PipelineEncoder
 from rece_lightning.models.text import Encoded, PromptRows
-from rece_lightning.models.text_space import TEXT
-from rece_lightning.models.trace import Call, Group, Trace, calls_of, inputs_of, trace, with_text_of
+from rece_lightning.models.text_space import TEXT, home_of
+from rece_lightning.models.trace import Call, Group, Trace, calls_of, gets_around, inputs_of, trace, with_text_of
 
 DENOISERS = ("transformer", "unet", "prior")
 TEXTS = (("a dog", "a cat"), ("a axe", "a dog"), ("a man", "a car"), ("red", "blue"), ("one", "two"))
@@ -62,19 +64,8 @@ class FoundDenoiser:
         self.family = self._family()
 
     def _traced(self) -> tuple[Call, Call, Trace]:
-        one, another = self._alike()
-        first, later = calls_of(self.pipeline, self.denoiser, one)
-        other = with_text_of(first, later, calls_of(self.pipeline, self.denoiser, another)[0])
+        first, later, other = two_texts(self.pipeline, self.denoiser)
         return first, other, trace(self.denoiser, first, later, other)
-
-    def _alike(self) -> tuple[str, str]:
-        """Two texts of as many tokens under every tokenizer."""
-        tokenizers = [one for name, one in self.pipeline.components.items() if name.startswith("tokenizer") and one]
-        for pair in TEXTS:
-            counts = [[len(one(text)["input_ids"]) for text in pair] for one in tokenizers]
-            if all(first == second for first, second in counts):
-                return pair
-        return TEXTS[0]
 
     def names(self) -> list[str]:
         """The readers that were found."""
@@ -98,6 +89,69 @@ class FoundDenoiser:
     def encoder(self, live: LiveDenoisers) -> FoundEncoder:
         """What encodes its prompts."""
         return FoundEncoder(self, live)
+
+
+LIBRARIES = ("diffusers", "torch", "transformers", "peft", "accelerate", "bitsandbytes", "torchao", "optimum")
+"""Whose modules are what their family's declaration was tested on."""
+
+
+def refuse_changed(pipeline: Any, live: LiveReaders, parts: Mapping[str, nn.Module], field: str) -> None:
+    """Trace a denoiser of a known family that has modules of somebody else: the declaration may miss what these read.
+
+    Args:
+        pipeline: of diffusers.
+        live: its declared readers.
+        parts: part of the pipeline → its denoiser.
+        field: where it was found, for messages.
+
+    Raises:
+        ConfigurationError: if the text gets around the declared readers.
+    """
+    for part, denoiser in parts.items():
+        foreign = next(
+            (type(one) for one in denoiser.modules() if type(one).__module__.split(".")[0] not in LIBRARIES), None
+        )
+        if foreign is None or part not in pipeline.components:
+            continue
+        name = f"{foreign.__module__}.{foreign.__qualname__}"
+        try:
+            if live.adapted:
+                raise ValueError("a LoRA lies around its readers")
+            first, _, other = two_texts(pipeline, denoiser)
+        except (TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
+            warnings.warn(
+                f"{field}: {part} has modules of its own ({name}), and could not be traced ({error}): whether "
+                "these read the text beside what is edited was not looked at.",
+                stacklevel=4,
+            )
+            continue
+        declared = [
+            Group((path,), reader.columns)
+            for space in live.spaces
+            for weight, reader in space.readers.items()
+            for home, path in [home_of(weight.removesuffix(".weight"), parts)]
+            if home == part
+        ]
+        around = gets_around(denoiser, declared, first, other)
+        if around:
+            raise ConfigurationError(
+                f"{field}: {part} has modules of its own ({name}), and the text gets around what its family reads it "
+                f"with, through {', '.join(around)}; an edit would leave it there. Give the pipeline with the {part} "
+                "that diffusers has for it."
+            )
+
+
+def two_texts(pipeline: Any, denoiser: nn.Module) -> tuple[Call, Call, Call]:
+    """What a denoiser is given at one step, at another step with the same text, and at the first with another text."""
+    tokenizers = [one for name, one in pipeline.components.items() if name.startswith("tokenizer") and one]
+
+    def alike(pair: tuple[str, str]) -> bool:
+        counts = [[len(one(text)["input_ids"]) for text in pair] for one in tokenizers]
+        return all(first == second for first, second in counts)
+
+    one, another = next(filter(alike, TEXTS), TEXTS[0])
+    first, later = calls_of(pipeline, denoiser, one)
+    return first, later, with_text_of(first, later, calls_of(pipeline, denoiser, another)[0])
 
 
 def _count(group: Group) -> Any:

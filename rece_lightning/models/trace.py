@@ -143,11 +143,26 @@ def trace(denoiser: nn.Module, first: Call, later: Call, other: Call) -> Trace:
         )
         further = next(rest, None)
         if further is None:
-            with zeroed(denoiser, entries):
-                around = _first_readers(denoiser, first, other, watched)
+            around = gets_around(denoiser, entries, first, other)
             break
         entries.append(further)
     return Trace(groups, tuple(entries), around)
+
+
+@torch.no_grad()
+def gets_around(denoiser: nn.Module, readers: Sequence[Group], first: Call, other: Call) -> tuple[str, ...]:
+    """What still gets the text with these readers at zero; empty where nothing does.
+
+    Args:
+        denoiser: in evaluation mode.
+        readers: that an edit would change, plain linear maps.
+        first: arguments at one step.
+        other: the same with another text.
+    """
+    with zeroed(denoiser, readers):
+        if _same(_run(denoiser, first), _run(denoiser, other)):
+            return ()
+        return _first_readers(denoiser, first, other)
 
 
 def _is_linear(module: nn.Module) -> bool:
@@ -241,7 +256,7 @@ def zeroed(denoiser: nn.Module, groups: Sequence[Group]) -> Iterator[None]:
             part.copy_(former)
 
 
-def _first_readers(denoiser: nn.Module, first: Call, other: Call, linear: Mapping[str, nn.Module]) -> tuple[str, ...]:
+def _first_readers(denoiser: nn.Module, first: Call, other: Call) -> tuple[str, ...]:
     """Modules without parts of their own whose input still differs between two texts: the first few of them."""
     leaves = {
         name: module for name, module in denoiser.named_modules() if name and not any(True for _ in module.children())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import diffusers
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from torch import nn
 
 import rece_lightning
@@ -14,7 +16,7 @@ from rece_lightning import Method
 from rece_lightning.core.editors import UCE
 from rece_lightning.core.errors import ConfigurationError
 from tests.helpers.tiny import encoders, tokenizers
-from tests.helpers.tiny.pipelines import autoencoder, drawn
+from tests.helpers.tiny.pipelines import autoencoder, drawn, sd3
 
 
 def cogview3() -> Any:
@@ -77,6 +79,47 @@ def test_what_gets_around_the_linear_maps_is_named() -> None:
     pipeline.transformer.patch_embed.text_proj = Around()
 
     with pytest.raises(ConfigurationError, match=r"CogView3PlusPipeline.*gets around.*text_proj"):
+        rece_lightning.erase(pipeline, "bomb", tune="off")
+
+
+@pytest.mark.parametrize("part", ["transformer", "unet"])
+def test_a_known_family_with_a_changed_denoiser_is_traced(part: str, tiny_model: Path) -> None:
+    is_unet = part == "unet"
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny_model, safety_checker=None) if is_unet else drawn(sd3())
+    denoiser = getattr(pipeline, part)
+
+    class Changed(type(denoiser)):  # type: ignore[misc]
+        """Text reaches the stream past every reader."""
+
+        scale = 1.0
+
+        def forward(self, *args: Any, encoder_hidden_states: torch.Tensor, **kwargs: Any) -> Any:
+            seen = self.scale * encoder_hidden_states.mean()
+            if args:
+                args = (args[0] + seen, *args[1:])
+            else:
+                kwargs["hidden_states"] = kwargs["hidden_states"] + seen
+            return super().forward(*args, encoder_hidden_states=encoder_hidden_states, **kwargs)
+
+    denoiser.__class__ = Changed
+    with pytest.raises(ConfigurationError, match=r"has modules of its own \(.*Changed\), and the text gets around"):
+        rece_lightning.erase(pipeline, "bomb", tune="off")
+
+    Changed.scale = 0.0
+    rece_lightning.erase(pipeline, "bomb", tune="off")
+
+
+def test_a_changed_denoiser_that_cannot_be_traced_is_told() -> None:
+    pipeline = drawn(sd3())
+
+    class Changed(type(pipeline.transformer)):  # type: ignore[misc]
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            raise ValueError("it needs a depth map")
+
+    pipeline.transformer.__class__ = Changed
+    with pytest.warns(
+        UserWarning, match=r"modules of its own.*it needs a depth map.*was not looked at"
+    ):
         rece_lightning.erase(pipeline, "bomb", tune="off")
 
 

@@ -117,3 +117,14 @@ def test_a_saved_control_net_pipeline_is_refused_whole(copy: Path) -> None:
     controlled.save_pretrained(copy.parent / "controlled")
     with pytest.raises(BaseModelError, match="its controlnet"):
         find_base(str(copy.parent / "controlled"))
+
+
+def test_a_folder_of_another_family_with_a_unet_is_named(copy: Path) -> None:
+    """DeepFloyd's IF and its like: a U-Net, T5, and no autoencoder."""
+    index = json.loads((copy / "model_index.json").read_text())
+    index["_class_name"] = "IFPipeline"
+    del index["vae"]
+    (copy / "model_index.json").write_text(json.dumps(index))
+
+    with pytest.raises(BaseModelError, match=r"is a IFPipeline, whose family is not known; give a model of Stable"):
+        find_base(str(copy))
