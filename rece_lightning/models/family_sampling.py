@@ -62,9 +62,12 @@ def family_arguments(
             arguments[argument] = _together([_given(one, argument, sources) for one in requests], source, example)
             negative = f"negative_{argument}"
             if family.negative and negative in taken:
-                alike = [_given(unconditional, argument, sources)] * len(requests)
-                arguments[negative] = _together(alike, source, example)
+                own = unconditional.call.get(negative)
+                without = _given(unconditional, argument, sources) if own is None else own
+                arguments[negative] = _together([without] * len(requests), source, example)
     fixed = {name: value for name, value in family.call.items() if name in taken}
+    if "negative_prompt" in taken:  # some pipelines have "" for it, and refuse that beside its embedding
+        fixed["negative_prompt"] = None
     return {**arguments, **fixed, family.guidance: guidance}
 
 

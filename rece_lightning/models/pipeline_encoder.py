@@ -123,8 +123,8 @@ class PipelineEncoder:
         """Encode prompts one by one."""
         spaces: dict[str, list[PromptRows]] = {name: [] for name in self.spaces}
         calls = []
-        for answer, seen in self.answers(prompts):
-            call: dict[str, Tensor] = {}
+        for prompt, (answer, seen) in zip(prompts, self.answers(prompts), strict=True):
+            call: dict[str, Tensor] = {} if prompt else self._without_prompt()
             for name, source in self.sources.items():
                 rows, mask = rows_of(answer, source)
                 call[source.argument] = whole(answer[source.answer])
@@ -151,6 +151,21 @@ class PipelineEncoder:
             calls=calls,
         )
 
+    def _without_prompt(self) -> dict[str, Tensor]:
+        """What guidance reads in place of a prompt, by the pipeline's arguments, where it is no empty prompt."""
+        sources = [source for source in self.sources.values() if source.negative is not None]
+        found: dict[str, Tensor] = {}
+        if sources:
+            answer = self.answer("", do_classifier_free_guidance=True, negative_prompt=[""])
+            for source in sources:
+                for argument, place in (
+                    (source.argument, source.negative),
+                    (source.mask_argument, source.negative_mask),
+                ):
+                    if argument is not None and place is not None:
+                        found[f"negative_{argument}"] = answer[place][0]
+        return found
+
     def answers(self, prompts: Sequence[str]) -> Iterator[tuple[tuple[Any, ...], Seen]]:
         """Of each prompt what ``encode_prompt`` returns, and what the encoders were given."""
 
@@ -160,9 +175,9 @@ class PipelineEncoder:
 
         yield from map(ask, prompts) if self.turns is None else self.turns.answers(prompts, ask)
 
-    def answer(self, prompt: str) -> tuple[Any, ...]:
-        """What ``encode_prompt`` returns, asked as the pipeline's own call asks it."""
-        arguments = {**self._arguments, "prompt": [prompt]}
+    def answer(self, prompt: str, **further: Any) -> tuple[Any, ...]:
+        """What ``encode_prompt`` returns, asked as the pipeline's own call asks it, or with ``further`` arguments."""
+        arguments = {**self._arguments, "prompt": [prompt], **further}
         if "device" in arguments:
             arguments["device"] = self.device
         answer = self.pipeline.encode_prompt(**arguments)

@@ -117,9 +117,7 @@ def test_a_changed_denoiser_that_cannot_be_traced_is_told() -> None:
             raise ValueError("it needs a depth map")
 
     pipeline.transformer.__class__ = Changed
-    with pytest.warns(
-        UserWarning, match=r"modules of its own.*it needs a depth map.*was not looked at"
-    ):
+    with pytest.warns(UserWarning, match=r"modules of its own.*it needs a depth map.*was not looked at"):
         rece_lightning.erase(pipeline, "bomb", tune="off")
 
 

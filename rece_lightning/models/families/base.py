@@ -36,6 +36,10 @@ class Source:
     """The pipeline takes a list, one tensor a prompt."""
     layer: int | None = None
     """Of an answer that holds several layers of an encoder, the one that is meant."""
+    negative: int | None = None
+    """Place of what guidance reads without a prompt, where that is another text than an empty prompt."""
+    negative_mask: int | None = None
+    """Place of its mask."""
 
 
 @dataclass(frozen=True)

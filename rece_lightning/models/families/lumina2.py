@@ -10,5 +10,8 @@ LUMINA2 = Family(
     places=(
         Place(TEXT, r"time_caption_embed\.caption_embedder\.1", before=("time_caption_embed.caption_embedder.0",)),
     ),
-    sources=rows_and_pooled(Source("prompt_embeds", 0, mask=1, mask_argument="prompt_attention_mask")),
+    # Instructions stand before a prompt, not before the empty one that guidance leads away from.
+    sources=rows_and_pooled(
+        Source("prompt_embeds", 0, mask=1, mask_argument="prompt_attention_mask", negative=2, negative_mask=3)
+    ),
 )

@@ -7,5 +7,8 @@ SANA = Family(
     title="Sana, Sana-Sprint",
     pipelines=("SanaPipeline", "SanaPAGPipeline", "SanaSprintPipeline", "SanaSprintImg2ImgPipeline"),
     places=behind_projector("caption_projection", "caption_norm"),
-    sources=rows_and_pooled(Source("prompt_embeds", 0, mask=1, mask_argument="prompt_attention_mask")),
+    # Instructions stand before a prompt, not before the empty one that guidance leads away from.
+    sources=rows_and_pooled(
+        Source("prompt_embeds", 0, mask=1, mask_argument="prompt_attention_mask", negative=2, negative_mask=3)
+    ),
 )
