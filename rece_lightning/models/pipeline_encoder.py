@@ -153,18 +153,12 @@ class PipelineEncoder:
 
     def _without_prompt(self) -> dict[str, Tensor]:
         """What guidance reads in place of a prompt, by the pipeline's arguments, where it is no empty prompt."""
-        sources = [source for source in self.sources.values() if source.negative is not None]
-        found: dict[str, Tensor] = {}
-        if sources:
-            answer = self.answer("", do_classifier_free_guidance=True, negative_prompt=[""])
-            for source in sources:
-                for argument, place in (
-                    (source.argument, source.negative),
-                    (source.mask_argument, source.negative_mask),
-                ):
-                    if argument is not None and place is not None:
-                        found[f"negative_{argument}"] = answer[place][0]
-        return found
+        places: dict[str | None, int | None] = {}
+        for source in self.sources.values():
+            places |= {source.argument: source.negative, source.mask_argument: source.negative_mask}
+        wanted = {f"negative_{name}": place for name, place in places.items() if place is not None}
+        answer = self.answer("", do_classifier_free_guidance=True, negative_prompt=[""]) if wanted else ()
+        return {name: answer[place][0] for name, place in wanted.items()}
 
     def answers(self, prompts: Sequence[str]) -> Iterator[tuple[tuple[Any, ...], Seen]]:
         """Of each prompt what ``encode_prompt`` returns, and what the encoders were given."""
