@@ -24,20 +24,19 @@ RANK_TOLERANCE = 1e-12
 """Singular values of ``M − I`` below this share of the largest of ``M`` or ``M − I`` are rounding."""
 
 
-def objective(present_gram: Tensor, step: Tensor, moments: Moments, scales: UCE) -> float:
+def objective(present_gram: Tensor, step: EmbeddingMap, moments: Moments, scales: UCE) -> float:
     """UCE's objective at ``W E`` summed over layers, for ``step`` E and ``present_gram`` ``Σ WᵀW``."""
-    eye = torch.eye(len(step), dtype=step.dtype, device=step.device)
-    change = step - eye
+    change = step.change
     # Each term is a trace of products: one factor is formed, the trace is a sum of products of entries.
-    outputs = present_gram @ step
-    erased = (outputs * (step @ moments.erased)).sum() - 2 * (outputs * moments.cross).sum()
+    outputs = present_gram @ step.matrix
+    erased = (outputs * (step.matrix @ moments.erased)).sum() - 2 * (outputs * moments.cross).sum()
     target = moments.target
     erased = erased + (
         trace_product(present_gram, target) if isinstance(present_gram, Factored) else (present_gram * target).sum()
     )
     moved = outputs - present_gram
     preserved = scales.preserve_scale * (moved * (change @ moments.preserved)).sum()
-    return float(scales.erase_scale * erased + (preserved + scales.lamb * (moved * change).sum()))
+    return float(scales.erase_scale * erased + (preserved + scales.lamb * trace_product(moved.mT, change)))
 
 
 def objective_unedited(present_gram: Tensor, moments: Moments, scales: UCE) -> float:
@@ -162,8 +161,9 @@ def edit_objectives(gram: Gram, before: AnyMap, step: AnyMap, moments: Moments, 
     """The objective before and after an edit, summed over layers that share one map."""
     if isinstance(gram.total, Factored) and isinstance(moments.erased, Factored):
         return _objectives_in_factors(gram.total.right @ stored(before), stored(step), moments, scales)
-    present = before.edited_gram(gram)
-    return objective_unedited(present, moments, scales), objective(present, step.of_layer(0), moments, scales)
+    assert isinstance(step, EmbeddingMap)
+    present = before.in_factors().edited_gram(gram)
+    return objective_unedited(present, moments, scales), objective(present, step.in_factors(), moments, scales)
 
 
 def _objectives_in_factors(present: Tensor, step: Tensor, moments: Moments, scales: UCE) -> tuple[float, float]:

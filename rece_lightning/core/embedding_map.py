@@ -48,6 +48,12 @@ class EmbeddingMap:
             factors = torch.cat([self.factors[0], moved], dim=1), torch.cat([self.factors[1], right])
         return EmbeddingMap(torch.addmm(self.matrix, moved, right), factors)
 
+    def in_factors(self) -> EmbeddingMap:
+        """The same map as ``I + L R`` where ``L`` and ``R`` are known: its products and traces are less work then."""
+        if self.factors is None:
+            return self
+        return EmbeddingMap(Factored(*self.factors, 1.0))
+
     def of_layer(self, layer: int) -> Tensor:
         """``M``, whatever the layer."""
         return self.matrix
@@ -115,6 +121,10 @@ class LayerMaps:
 
     def __matmul__(self, other: LayerMaps) -> LayerMaps:
         return LayerMaps(self.matrices @ other.matrices)
+
+    def in_factors(self) -> LayerMaps:
+        """Itself: factors of one map a layer are not kept."""
+        return self
 
     def of_layer(self, layer: int) -> Tensor:
         """``M_l``."""

@@ -182,25 +182,25 @@ class Eraser:
             record: of the last epoch.
             attacker_scale: ridge of the attacker in the regeneration residual; ``1e-3 · tr(G)/d`` unless given.
         """
-        gram, evidence = self.gram, self.evidence
+        gram, evidence, maps = self.gram, self.evidence, self.maps.in_factors()
         figures: dict[str, float] = {}
         # The objective is UCE's.
         if isinstance(record.editor, UCE) and isinstance(self.maps, EmbeddingMap):
             before, after = diagnostics.edit_objectives(gram, record.before, record.step, record.moments, record.editor)
             figures |= {"objective_before": before, "objective_after": after}
         whole = evidence.whole
-        size = diagnostics.map_figures(self.maps)
+        size = diagnostics.map_figures(maps)
         held_out = whole.preserved if evidence.held_out is None else evidence.held_out
         if bool(held_out.any()):
-            figures["preservation_drift"] = diagnostics.preservation_drift(gram, self.maps, held_out)
+            figures["preservation_drift"] = diagnostics.preservation_drift(gram, maps, held_out)
         if record.derivation is not None:
             derived = whole.derived(record.derivation)
             figures["norm_ratio"] = diagnostics.norm_ratio(derived.erased, whole.erased)
         return figures | {
-            "regeneration_residual": diagnostics.regeneration_residual(gram, self.maps, whole.erased, attacker_scale),
+            "regeneration_residual": diagnostics.regeneration_residual(gram, maps, whole.erased, attacker_scale),
             "regeneration_residual_unedited": self._residual_unedited(attacker_scale),
             "mapped_residual": diagnostics.mapped_residual(gram, whole),
-            **residual_figures(gram, self.maps, whole.erased),
+            **residual_figures(gram, maps, whole.erased),
             "map_change": size.change_norm,
             "map_rank": float(size.rank),
             "map_condition": size.condition,

@@ -63,7 +63,7 @@ def low_rank(change: Tensor, gram: Tensor, tolerance: float = 1e-12) -> LowRank:
     """
     if isinstance(change, Factored) and isinstance(gram, Factored):
         return _of_factors(change, gram.right, tolerance)
-    left, values, right = torch.linalg.svd(change)
+    left, values, right = _decomposed(change)
     rank = int((values > tolerance * values.max().clamp(min=1e-300)).sum())
     up, down = left[:, :rank] * values[:rank], right[:rank]
     # Not by Cholesky: a model with fewer outputs than d has a singular G.
@@ -75,6 +75,15 @@ def low_rank(change: Tensor, gram: Tensor, tolerance: float = 1e-12) -> LowRank:
     seen = int((sizes > tolerance * sizes.max().clamp(min=1e-300)).sum()) if len(sizes) else 0
     turn = turn[:seen]
     return LowRank(up @ turn.mT, turn @ down, sizes[:seen].square())
+
+
+def _decomposed(change: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Singular vectors and values; of ``L R`` from triangles of the size of its rank."""
+    if not isinstance(change, Factored):
+        return torch.linalg.svd(change)
+    (first, left), (last, right) = torch.linalg.qr(change.left), torch.linalg.qr(change.right.mT)
+    turn, values, other = torch.linalg.svd(left @ right.mT)
+    return first @ turn, values, other @ last.mT
 
 
 def _of_factors(change: Factored, weights: Tensor, tolerance: float) -> LowRank:
@@ -89,7 +98,7 @@ def _of_factors(change: Factored, weights: Tensor, tolerance: float) -> LowRank:
 def low_rank_of(maps: AnyMap, gram: Gram, tolerance: float = 1e-12) -> list[LowRank]:
     """One :class:`LowRank` for the map that all layers share, or one a layer under the technique ``tensor``."""
     if isinstance(maps, EmbeddingMap):
-        return [low_rank(maps.change, gram.total, tolerance)]
+        return [low_rank(maps.in_factors().change, gram.total, tolerance)]
     return [
         low_rank(change, of_layer, tolerance) for change, of_layer in zip(maps.change, layers_of(gram), strict=True)
     ]

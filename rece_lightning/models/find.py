@@ -44,6 +44,11 @@ def _find(pretrained: str, revision: str | None, variant: str | None, config: st
         path = Path(pretrained).expanduser()
     except RuntimeError:  # ~name of nobody
         path = Path(pretrained)
+    if config is not None and (path.is_dir() or pretrained in EMBEDDED):
+        raise BaseModelError(
+            f"model.config: {config!r} would say how a checkpoint file is laid out, and {pretrained} is no file: it "
+            "brings its own configuration; leave it out."
+        )
     if pretrained in EMBEDDED and not path.is_dir():
         folder = EMBEDDED[pretrained]
         if not (folder / "model_index.json").exists():

@@ -134,8 +134,8 @@ def test_objective_before_and_after_is_the_sum_over_rows_and_layers(problem: Pro
     step = edit(problem.moments, problem.scales)
     present, edited = core_weights(problem, maps), core_weights(problem, maps @ step)
     gram, eye = maps.edited_gram(problem.gram), EmbeddingMap.identity(problem.width).matrix
-    before = objective(gram, eye, problem.moments, problem.scales)
-    after = objective(gram, step.matrix, problem.moments, problem.scales)
+    before = objective(gram, EmbeddingMap(eye), problem.moments, problem.scales)
+    after = objective(gram, step, problem.moments, problem.scales)
     # What is left after an edit is a difference of terms of the size of those before it.
     size = 1e-11 * sum(squares(weight) for weight in present) * float(problem.moments.target.trace() + 1)
     assert before == pytest.approx(plain_objective(problem, present, present), rel=1e-9, abs=size)
@@ -208,6 +208,26 @@ def test_an_edit_changes_no_more_directions_than_it_erases_rows() -> None:
     for seed in range(10):
         problem = random_problem(seed, width=16, tokens=(2, 3), preserved=4, scales=UCE(1.0, 0.1, 0.5))
         assert map_figures(edit(problem.moments, problem.scales)).rank == 5
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_figures_of_a_map_in_factors_are_those_of_the_map(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every figure of an epoch, and no decomposition of the whole of ``M``."""
+    problem = random_problem(3, width=32, tokens=(2, 1), preserved=4, scales=UCE(1.0, 0.1, 0.5))
+    evidence = replace(problem.evidence, first_rows=problem.row_pairs, whole_rows=problem.row_pairs)
+    eraser = Eraser(method_of(problem), evidence, problem.gram)
+    for _ in range(epochs):
+        record = eraser.step()
+    assert isinstance(eraser.maps, EmbeddingMap)
+    assert eraser.maps.factors is not None
+
+    found = eraser.measure(record)
+
+    monkeypatch.setattr(EmbeddingMap, "in_factors", lambda maps: maps)
+    formed = eraser.measure(record)
+    assert found.keys() == formed.keys()
+    for name, value in formed.items():
+        assert found[name] == pytest.approx(value, rel=1e-8, abs=1e-10), name
 
 
 def test_figures_of_layer_maps_need_the_gram_of_every_layer() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rece_lightning.core.embedding_map import AnyMap, EmbeddingMap, LayerMaps
+from rece_lightning.core.embedding_map import AnyMap, EmbeddingMap, LayerMaps, narrow
 from rece_lightning.core.gram import Gram
 from rece_lightning.core.low_rank import LowRank, error_curve, low_rank, low_rank_of, sufficient_rank
 
@@ -147,3 +147,17 @@ def test_the_sufficient_rank_drops_what_float32_cannot_hold() -> None:
     assert sufficient_rank([part]) == 3
     assert sufficient_rank([part], tolerance=1e-2) == 1
     assert error_curve([part]).diff().le(0).all()
+
+
+def test_a_change_in_factors_is_factored_as_the_matrix_that_it_is() -> None:
+    width, rank = 24, 4
+    generator = torch.Generator().manual_seed(5)
+    left, right = (torch.randn(*shape, generator=generator).double() for shape in ((width, rank), (rank, width)))
+    weights = torch.randn(40, width, generator=generator).double()
+    gram = Gram(weights.mT @ weights)
+
+    (found,) = low_rank_of(narrow(left, right), gram)
+    (formed,) = low_rank_of(EmbeddingMap(narrow(left, right).matrix), gram)
+
+    torch.testing.assert_close(found.energies, formed.energies)
+    torch.testing.assert_close(found.up @ found.down, formed.up @ formed.down)

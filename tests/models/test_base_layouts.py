@@ -247,3 +247,11 @@ def test_the_fingerprint_is_of_tensors_not_of_files(folders: dict[str, Path], tm
     changed: BaseModel = find_base(str(folder))
     assert changed.fingerprint()["text_encoder"] != before["text_encoder"]
     assert changed.fingerprint()["projections"] == before["projections"]
+
+
+@pytest.mark.parametrize("pretrained", ["emoji", "folder"])
+def test_a_layout_beside_a_folder_is_refused(tiny_model: Path, pretrained: str) -> None:
+    name = str(tiny_model) if pretrained == "folder" else pretrained
+
+    with pytest.raises(BaseModelError, match=r"model\.config: 'sd1' would say.*is no file: .*leave it out"):
+        find_base(name, config="sd1")
