@@ -10,6 +10,7 @@ from benchmarks.families.figures import certificates, floor, strongest, stronges
 from benchmarks.families.plan import (
     IN_CONTEXT,
     METHODS,
+    NEAREST_KAPPA,
     PARTS,
     RIDGES,
     SAMPLING,
@@ -70,6 +71,12 @@ def page(rows: Sequence[Row], other: Sequence[OtherRow]) -> list[str]:
         f"or of {IN_CONTEXT} prompts in context, 2 pictures each. *Certificate*: no embedding of any norm comes nearer "
         "to the concept's own answers than this share of their way to the target's; the median over the erasures (and "
         "the least), rows / pooled.",
+        "",
+        "![Pictures of the original and of erased models, by name and given the derived embedding](families.png)",
+        "",
+        "A row is asked by its name on the model that it was erased from, the kept ones on that of the first row; "
+        "*given the derived embedding*: in place of the prompt's, in both spaces. Nearest point: κ "
+        f"{max(NEAREST_KAPPA):g}. `python -m benchmarks.families.pictures`.",
         "",
         "In parentheses 95 % intervals over prompts, of *own ridge* over erasures. Tests flip signs over prompts; each "
         "p-value is of one test.",

@@ -84,8 +84,8 @@ class EmbeddingMap:
         return cross @ self.matrix, cross
 
     def change_gram(self, gram: Gram) -> Tensor:
-        """``(M−I)ᵀG(M−I)``: the Gram matrix of what the edit added to the projections."""
-        change = self.change
+        """``(M−I)ᵀG(M−I)``: the Gram matrix of what the edit added to the projections; in factors where M has them."""
+        change = self.in_factors().change
         return change.mT @ gram.total @ change
 
     @property

@@ -301,7 +301,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 @torch.no_grad()
 def _figures(eraser: Eraser, aim: str, unedited: dict[str, float], space: str) -> tuple[float, float, float]:
     """Remaining, drift, and for ``robust`` regained, in one text space."""
-    gram, maps, whole = eraser.gram, eraser.maps, eraser.evidence.whole
+    gram, maps, whole = eraser.gram, eraser.maps.in_factors(), eraser.evidence.whole
     held_out = whole.preserved if eraser.evidence.held_out is None else eraser.evidence.held_out
     remaining = diagnostics.remaining_answer(gram, maps, whole)
     drift = diagnostics.preservation_drift(gram, maps, held_out) if bool(held_out.any()) else 0.0
