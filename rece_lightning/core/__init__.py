@@ -1,7 +1,18 @@
 """The mathematics of RECE in the space of text embeddings. Imports torch alone."""
 
 from rece_lightning.core.derivation import Derivation, DerivationMap
-from rece_lightning.core.editors import UCE, Editor, EditProblem, NullSpace, ProjectedUCE, Projection, TensorUCE
+from rece_lightning.core.editors import (
+    CURE,
+    DP,
+    OCE,
+    UCE,
+    Editor,
+    EditProblem,
+    NullSpace,
+    ProjectedUCE,
+    Projection,
+    TensorUCE,
+)
 from rece_lightning.core.embedding_map import EmbeddingMap, LayerMaps
 from rece_lightning.core.eraser import Eraser, Evidence
 from rece_lightning.core.gram import Gram
@@ -10,6 +21,9 @@ from rece_lightning.core.moments import Moments, RowPairs
 from rece_lightning.core.robust import Robust
 
 __all__ = [
+    "CURE",
+    "DP",
+    "OCE",
     "UCE",
     "Derivation",
     "DerivationMap",

@@ -15,9 +15,9 @@ computed beside them (running error analysis; Higham, *Accuracy and Stability of
 3.1 and 3.3) and taken off. It takes for granted that float64 rounds each operation by its unit roundoff and nothing
 about the order of a sum: it holds on every processor, with any number of threads. The proof is in ``docs/method.md``.
 
-Without a budget the same holds with ``MᵀGp = 0``, where M is singular (the editors ``Projection`` and
-``ProjectedUCE``). In float64 no map is singular to the last digit, nor are weights once they are stored, so a
-certificate without a budget says up to which β it holds: ``holds_to``. It is given only where the map itself keeps it
+Without a budget the same holds with ``MᵀGp = 0``, where M is singular (the editors ``Projection``,
+``ProjectedUCE`` and ``DP``). In float64 no map is singular to the last digit, nor are weights once they are stored, so
+a certificate without a budget says up to which β it holds: ``holds_to``. It is given only where the map itself keeps it
 up to ``BEYOND`` times the concept's norm. So a concept that some embedding within that norm brings back has none, and a
 map whose least singular value is greater than ``1/BEYOND`` has none for any concept.
 

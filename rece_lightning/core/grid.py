@@ -12,7 +12,7 @@ from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any
 
 from rece_lightning.core.derivation import Derivation
-from rece_lightning.core.editors import UCE, Editor, NullSpace, ProjectedUCE, Projection
+from rece_lightning.core.editors import CURE, DP, OCE, UCE, Editor, NullSpace, ProjectedUCE, Projection
 from rece_lightning.core.method import Method
 
 EPOCHS = 4
@@ -30,6 +30,9 @@ EDITORS: dict[type[Editor], dict[str, tuple[float, ...]]] = {
     ProjectedUCE: {"preserve_scale": PRESERVES, "shrinkage": SHRINKAGES},
     UCE: {"preserve_scale": PRESERVES},
     Projection: {"shrinkage": SHRINKAGES},
+    DP: {"threshold": (0.1, 1.0, 10.0)},
+    CURE: {"alpha": (1.0, 2.0, 5.0, 20.0)},
+    OCE: {"erase_scale": (1.0, 10.0, 100.0, 1000.0)},
 }
 """Editor → its settings that are tried; the first class that an editor is one of counts."""
 

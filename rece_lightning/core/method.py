@@ -26,7 +26,8 @@ class Method:
 
     Args:
         editor: the closed-form edit: :class:`UCE`, :class:`TensorUCE`, :class:`NullSpace`, :class:`Projection`,
-            :class:`ProjectedUCE`, or a subclass of :class:`Editor` of your own.
+            :class:`ProjectedUCE`, :class:`DP`, :class:`CURE`, :class:`OCE`, or a subclass of :class:`Editor` of your
+            own.
         first_editor: of epoch 0, where it differs: ``UCE(preserve_scale=1.0, lamb=0.5)`` is what the released scripts
             start from.
         derivation: of the embedding that would bring a concept back.

@@ -15,6 +15,9 @@ import pytest
 import yaml
 
 from rece_lightning.core import (
+    CURE,
+    DP,
+    OCE,
     UCE,
     Derivation,
     Editor,
@@ -70,6 +73,9 @@ EDITORS = [
     Projection(0.9),
     ProjectedUCE(0.7, 0.0, 2.0, rank=3, shrinkage=30.0),
     ProjectedUCE(rank=None),
+    DP(0.5, 2),
+    CURE(5.0),
+    OCE(100.0, 0.2, 0.0, 1.0, rank=0.9),
     StricterUCE(lamb=0.2, extra=7),
 ]
 WHOLE = Method(

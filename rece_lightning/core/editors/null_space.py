@@ -92,11 +92,26 @@ def null_space(preserved: Tensor, gram: Gram, settings: NullSpace, invariants: T
     if trace > 0 and settings.augmented_rank:
         least = torch.linalg.eigh(symmetrized(gram.total))[1][:, : settings.augmented_rank]
         mean = mean + AUGMENTED * (least @ least.mT)
+    free = _axes_below(mean, settings.threshold)
+    return free if invariants is None else orthogonal_part(free, invariants)
+
+
+def free_directions(preserved: Tensor, threshold: float) -> Tensor:
+    """Directions in which what is preserved has at most a share of its mean energy, orthonormal, ``[d, k]``.
+
+    Args:
+        preserved: ``P``, ``[d, d]``.
+        threshold: τ, read against ``P d/tr P``.
+    """
+    trace = float(preserved.trace())
+    return _axes_below(preserved * (len(preserved) / trace) if trace > 0 else torch.zeros_like(preserved), threshold)
+
+
+def _axes_below(mean: Tensor, threshold: float) -> Tensor:
     values, axes = torch.linalg.eigh(symmetrized(mean))
     # An exact zero is rounded to this much.
-    rounding = width * torch.finfo(values.dtype).eps * values[-1].clamp(min=0)
-    free = axes[:, values <= rounding.clamp(min=settings.threshold)]
-    return free if invariants is None else orthogonal_part(free, invariants)
+    rounding = len(mean) * torch.finfo(values.dtype).eps * values[-1].clamp(min=0)
+    return axes[:, values <= rounding.clamp(min=threshold)]
 
 
 def orthogonal_part(basis: Tensor, rows: Tensor) -> Tensor:

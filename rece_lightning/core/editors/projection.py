@@ -192,11 +192,36 @@ def leading_directions(differences: Tensor, root: Tensor, rank: int | float, siz
     strengths, axes = strengths.flip(0), axes.flip(1)
     there = strengths > len(differences) * torch.finfo(strengths.dtype).eps * size
     strengths, axes = strengths[there], axes[:, there]
+    count = how_many(strengths, rank)
+    axes = axes[:, :count]
+    return axes, differences @ (root @ axes) / strengths[:count]
+
+
+def how_many(strengths: Tensor, rank: int | float) -> int:
+    """How many directions a rank comes to.
+
+    Args:
+        strengths: of all that there are, descending.
+        rank: a number of directions, or a share of the sum below 1, of which as few count as hold it.
+    """
     count = int(rank)
     if rank < 1:
         shares = strengths.cumsum(0) / strengths.sum()
         # A share that is reached but for rounding is reached.
         count = int((shares < rank - 1e-12).sum()) + 1
-    count = min(count, len(strengths))
-    axes = axes[:, :count]
-    return axes, differences @ (root @ axes) / strengths[:count]
+    return min(count, len(strengths))
+
+
+def leading_axes(moment: Tensor, rank: int | float) -> Tensor:
+    """The directions that hold most of a second moment, orthonormal, ``[d, r]``; none that is rounding.
+
+    Args:
+        moment: symmetric, ``[d, d]``.
+        rank: as of :func:`how_many`.
+    """
+    if not len(moment):
+        return moment
+    strengths, axes = torch.linalg.eigh(symmetrized(moment))
+    strengths, axes = strengths.flip(0), axes.flip(1)
+    there = strengths > len(moment) * torch.finfo(moment.dtype).eps * strengths[0].clamp(min=0)
+    return axes[:, there][:, : how_many(strengths[there], rank)]
