@@ -25,9 +25,12 @@ PRESERVES = (0.1, 1.0, 10.0)
 """λ₁: what a preserved row weighs beside an erased one."""
 SHRINKAGES = (1.0, 3.0, 10.0, 30.0)
 """κ of a singular editor, whose system is scale-free already."""
-EDITORS: dict[type[Editor], dict[str, tuple[float, ...]]] = {
+PRICES = (None, 3.0, 5.0, 7.0, 10.0, 15.0, 20.0)
+"""μ of :class:`ProjectedUCE`: what a direction must certify for what it moves, scale-free too. Without one κ decides:
+where nothing is preserved there is nothing that a price could be paid in."""
+EDITORS: dict[type[Editor], dict[str, tuple[float | None, ...]]] = {
     NullSpace: {"preserve_scale": (0.0, 0.3, 1.0, 3.0), "threshold": (0.01, 0.1, 1.0)},
-    ProjectedUCE: {"preserve_scale": PRESERVES, "shrinkage": SHRINKAGES},
+    ProjectedUCE: {"preserve_scale": PRESERVES, "price": PRICES},
     UCE: {"preserve_scale": PRESERVES},
     Projection: {"shrinkage": SHRINKAGES},
     DP: {"threshold": (0.1, 1.0, 10.0)},
@@ -76,7 +79,7 @@ def _loops(method: Method, scales: Scales) -> Iterator[Method]:
 
 
 def _editors(editor: Editor, scales: Scales) -> list[Editor]:
-    tried = next((found for kind, found in EDITORS.items() if isinstance(editor, kind)), {})
+    tried = _tried(editor)
     default = {one.name: one.default for one in fields(editor) if one.default is not MISSING}  # type: ignore[arg-type]
     editors: list[Any] = [editor]
     if isinstance(editor, UCE) and editor.lamb == default["lamb"]:
@@ -87,12 +90,22 @@ def _editors(editor: Editor, scales: Scales) -> list[Editor]:
     return editors
 
 
+def _tried(editor: Editor) -> dict[str, tuple[float | None, ...]]:
+    """Of an editor's settings; a ``ProjectedUCE`` with a rank or κ of the user's has these in place of a price."""
+    plain = ProjectedUCE()
+    if isinstance(editor, ProjectedUCE) and (editor.rank, editor.shrinkage) != (plain.rank, plain.shrinkage):
+        return {"preserve_scale": PRESERVES, "shrinkage": SHRINKAGES}
+    return next((found for kind, found in EDITORS.items() if isinstance(editor, kind)), {})
+
+
 def differing(method: Method, epochs: int) -> dict[str, Any]:
     """The settings that a grid sets, by their key below ``model.method``; what so many epochs do not read is out."""
     editor = method.editor
     found: dict[str, Any] = {"editor": type(editor).__name__} if type(editor) is not UCE else {}
     names = ["lamb"] if isinstance(editor, UCE) else []
-    names += next((list(tried) for kind, tried in EDITORS.items() if isinstance(editor, kind)), [])
+    names += list(_tried(editor))
+    if isinstance(editor, ProjectedUCE) and editor.price is None:
+        names = [name for name in names if name not in ("price", "shrinkage")] + ["shrinkage"]
     found |= {f"editor.{name}": getattr(editor, name) for name in names}
     if epochs > 1:
         found |= {"derivation.scale": method.derivation.scale, "accumulate": method.accumulate}

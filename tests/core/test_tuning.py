@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from rece_lightning.core import UCE, Derivation, Eraser, Evidence, Gram, Method, Moments, NullSpace, Projection
+from rece_lightning.core.editors import ProjectedUCE
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.core.grid import EPOCHS, PRESERVES, SHRINKAGES, Scales, grid
+from rece_lightning.core.grid import EPOCHS, PRESERVES, PRICES, SHRINKAGES, Scales, grid
 from rece_lightning.core.tuning import SPARE, Choice, Tuning, tune
 
 WIDTH = 24
@@ -115,7 +116,7 @@ def test_the_same_model_in_other_units_is_given_the_same_choice(weights: float, 
     assert all(isinstance(editor, UCE) for editor in editors)
     assert editors[0].preserve_scale == editors[1].preserve_scale  # type: ignore[attr-defined]
     if aim == "robust":
-        assert editors[0].shrinkage == editors[1].shrinkage  # type: ignore[attr-defined]
+        assert editors[0].price == editors[1].price is not None  # type: ignore[attr-defined]
     # λ₂ goes with the embeddings' square, λ with the weights'.
     assert editors[1].lamb == pytest.approx(embeddings**2 * editors[0].lamb, rel=1e-3)  # type: ignore[attr-defined]
     scale = first.chosen.method.derivation.scale
@@ -165,7 +166,7 @@ def test_robust_takes_a_singular_editor_and_counts_what_the_derived_embedding_re
     choice = world.choose(tuning=Tuning("robust"))
     assert choice.chosen.method.editor.singular
     assert choice.chosen.method.projections == "v"
-    assert choice.tried == len(SHRINKAGES) * len(PRESERVES)
+    assert choice.tried == len(PRICES) * len(PRESERVES)
     assert choice.chosen.regained is not None
     balanced = world.choose().chosen
     by_attack = [Eraser(one.method, world.evidence, world.gram).run(one.epochs) for one in (choice.chosen, balanced)]
@@ -174,11 +175,25 @@ def test_robust_takes_a_singular_editor_and_counts_what_the_derived_embedding_re
         for eraser, one in zip(by_attack, (choice.chosen, balanced), strict=True)
     ]
     assert residuals[0] > 2 * residuals[1]
+    shrunk = world.choose(Method(editor=ProjectedUCE(rank=1)), Tuning("robust"))
+    assert shrunk.tried == len(SHRINKAGES) * len(PRESERVES)
+    assert shrunk.chosen.method.editor.price is None  # type: ignore[attr-defined]
+    assert "editor.shrinkage" in shrunk.chosen.settings
     given = Projection(rank=1, shrinkage=7.0)
     kept = world.choose(Method(editor=given, projections="kv"), Tuning("robust")).chosen.method
     assert kept.editor == given
     with pytest.raises(ConfigurationError, match=r"NullSpace can be inverted.* give ProjectedUCE"):
         Tuning("robust").start(Method(editor=NullSpace()))
+
+
+def test_robust_goes_by_shrinkage_where_nothing_is_preserved() -> None:
+    world = World()
+    world.preserved = torch.zeros(0, WIDTH, dtype=torch.float64)
+
+    choice = world.choose(tuning=Tuning("robust"))
+
+    assert choice.chosen.method.editor.price is None  # type: ignore[attr-defined]
+    assert any("price" in reason for reason in choice.refused)
 
 
 def eraser_record(eraser: Eraser, method: Method) -> Any:
