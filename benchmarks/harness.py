@@ -17,7 +17,7 @@ import logging
 import platform
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass, fields
 from functools import cache, cached_property
 from pathlib import Path
@@ -43,6 +43,7 @@ from rece_lightning.core.errors import ConfigurationError, ReceError, nearest
 from rece_lightning.core.gram import Gram
 from rece_lightning.data.csv_rows import rows_of
 from rece_lightning.data.prompts import EvaluationPrompt
+from rece_lightning.devices.strategy import DEFAULT_EPOCHS
 from rece_lightning.emoji.catalog import MMDIT, WEIGHTS
 from rece_lightning.erasure.loaded import LoadedModel
 from rece_lightning.erasure.session import ErasureSession
@@ -502,26 +503,29 @@ class World:
         )  # fmt: skip
 
 
-def quiet_trainer(epochs: int, callbacks: Sequence[Callback] = (), folder: Path | None = None) -> Trainer:
-    """A trainer on the CPU that writes and says nothing of its own."""
+def quiet_trainer(epochs: int | None, callbacks: Sequence[Callback] = (), folder: Path | None = None) -> Trainer:
+    """A trainer on the CPU that writes and says nothing of its own; without ``epochs`` tuning chooses how many."""
     return Trainer(
-        max_epochs=epochs, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, callbacks=list(callbacks), default_root_dir=folder,
+        max_epochs=DEFAULT_EPOCHS if epochs is None else epochs, accelerator="cpu", devices=1, logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        callbacks=list(callbacks), default_root_dir=folder,
     )  # fmt: skip
 
 
 def fitted(
     settings: Settings,
-    epochs: int,
+    epochs: int | None,
     data: Mapping[str, Any],
     callbacks: Sequence[Callback] = (),
     folder: Path | None = None,
     certificate: float | str | None = None,
     pretrained: str = "emoji",
+    tune: str | None = None,
 ) -> ErasureSession:
-    """The erasure after ``fit``: what a configuration with these settings gives."""
-    module = RECE(pretrained, method=method_of(settings), certificate=certificate)
-    quiet_trainer(epochs, callbacks, folder).fit(module, ConceptData(**data))
+    """The erasure after ``fit``: what a configuration with these settings gives, tuned where it says so."""
+    module = RECE(pretrained, method=method_of(settings), certificate=certificate, tune=tune)
+    with redirect_stdout(io.StringIO()):  # what was chosen stands in the tables
+        quiet_trainer(epochs, callbacks, folder).fit(module, ConceptData(**data))
     return module.session
 
 

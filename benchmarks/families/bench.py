@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 
 from torch import Tensor
 
-from benchmarks.families.plan import PRETRAINED, RIDGES, SAMPLING, Group, State, groups, recipe, recipes
+from benchmarks.families.plan import PRETRAINED, SAMPLING, State, groups, recipe, recipes
 from benchmarks.families.table import Row
 from benchmarks.harness import Piece, World, unet_digest
-from benchmarks.results.draws import Draws, Shot
+from benchmarks.results.derived import derived_pictures
+from benchmarks.results.draws import Draws
+from benchmarks.results.groups import Group
 from benchmarks.results.plan import ERASED, Erasure
-from rece_lightning.core.derivation import Derivation, DerivationMap
 from rece_lightning.erasure.certificates import certificates
 from rece_lightning.erasure.session import ErasureSession
 from rece_lightning.metrics import EmojiFeatures, FeatureDistance, PerceptualDistance
-from rece_lightning.models.sampling import Request, generate
-from rece_lightning.models.text_space import POOLED, TEXT
 
 
 class Bench:
@@ -38,7 +36,7 @@ class Bench:
         """Draw a state's pictures, and measure them a group of prompts."""
         asked = groups(erasure, state)
         plain = {name: group for name, group in asked.items() if group.ridge is None}
-        shots = [shot for group in plain.values() for shot in shots_of(group)]
+        shots = [shot for group in plain.values() for shot in group.shots]
         before = self.draws.originals(shots)
         if state.settings is None:
             return self._rows(erasure, state, plain, before, before)
@@ -77,28 +75,9 @@ class Bench:
     def _derived(
         self, erasure: Erasure, state: State, session: ErasureSession, asked: Mapping[str, Group]
     ) -> list[Row]:
-        """Every ridge's embeddings, in each edited space its own; an unedited space is given what it knows."""
-        own = {name: group for name, group in asked.items() if group.ridge is not None}
-        maker = self.world.maker
-        empty, *_ = maker.embed([""])
-        made: dict[float, dict[str, DerivationMap]] = {
-            ridge: {
-                name: Derivation(ridge * gram.scale)(gram, session.maps[name]) for name, gram in session.grams.items()
-            }
-            for ridge in RIDGES
-        }
-        requests = []
-        for group in own.values():
-            assert group.ridge is not None
-            for request in maker.embed([row.prompt for row in group.prompts]):
-                attack = with_derived(request, made[group.ridge])
-                requests += [replace(attack, seed=seed) for seed in group.seeds]
-        pictures = generate(maker.pipeline, requests, empty, SAMPLING)
-        size = len(requests) // len(own)
-        return [
-            self._row(erasure, state, name, group, part)
-            for (name, group), part in zip(own.items(), pictures.split(size), strict=True)
-        ]
+        """Every ridge's embeddings, in each edited space its own."""
+        pictures = derived_pictures(self.world, session.attacked(session.maps), asked, SAMPLING)
+        return [self._row(erasure, state, name, asked[name], made) for name, made in pictures.items()]
 
     def _row(
         self,
@@ -111,7 +90,7 @@ class Bench:
         certificate: tuple[float, ...] = (),
         at_one: tuple[float, ...] = (),
     ) -> Row:
-        concepts = [row.concept for row, _ in shots_of(group)]
+        concepts = [row.concept for row, _ in group.shots]
         hits = self.world.detector.detect(pictures, concepts).view(-1, len(group.seeds))
         return Row(
             weights=unet_digest(PRETRAINED), part=state.part, kind=erasure.kind, erasure=erasure.name,
@@ -120,21 +99,6 @@ class Bench:
             hits=tuple("".join(str(int(hit)) for hit in line) for line in hits.tolist()),
             distance=distance, certificate=certificate, at_one=at_one,
         )  # fmt: skip
-
-
-def shots_of(group: Group) -> list[Shot]:
-    """Every prompt with every seed."""
-    return [(row, seed) for row in group.prompts for seed in group.seeds]
-
-
-def with_derived(request: Request, derivations: Mapping[str, DerivationMap]) -> Request:
-    """A request whose embeddings are derived in the spaces that an edit knows."""
-    rows, pooled = request.embedding, request.pooled
-    if TEXT in derivations:
-        rows = derivations[TEXT].apply(rows)
-    if POOLED in derivations and pooled is not None:
-        pooled = derivations[POOLED].apply(pooled[None])[0]
-    return replace(request, embedding=rows, pooled=pooled)
 
 
 def finite(value: float) -> float:

@@ -9,41 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.families.plan import DERIVED, FLOOR
 from benchmarks.families.table import Row
+from benchmarks.results.excess import Tally, floor
 from benchmarks.results.figures import UNWANTED, Counted, of, share
 from benchmarks.results.plan import ERASED, ORIGINAL
-from rece_lightning.metrics import Mean, Share
+from rece_lightning.metrics import Mean
 from rece_lightning.metrics.intervals import RESAMPLES, SEED
-
-Tally = tuple[int, int]
-"""Hits and pictures."""
-
-
-def derived_groups(rows: Sequence[Row]) -> list[str]:
-    """The groups of derived embeddings, a ridge each."""
-    return list(dict.fromkeys(row.group for row in rows if row.group.startswith(DERIVED)))
-
-
-def strongest(rows: Sequence[Row], kind: str, state: str) -> Share:
-    """The derived embedding of the ridge that brings most back over all erasures of a kind."""
-    found = [share(of(rows, kind, state, (group,))) for group in derived_groups(rows)]
-    return max(found, key=lambda one: one.rate if one.total else -1.0, default=Share(0, 0))
-
-
-def strongest_each(rows: Sequence[Row], kind: str, state: str) -> Share:
-    """The same with a ridge for every erasure: the attacker tries all of them. Intervals are over erasures."""
-    best: dict[str, Tally] = {}
-    for group in derived_groups(rows):
-        for row in of(rows, kind, state, (group,)):
-            hits = "".join(row.hits)
-            best[row.erasure] = max(best.get(row.erasure, (0, len(hits))), (hits.count("1"), len(hits)))
-    return Share.over(best.values())
-
-
-def floor(rows: Sequence[Row], kind: str) -> Share:
-    """How often the original model shows what nobody asks it for."""
-    return share(of(rows, kind, ORIGINAL, (FLOOR,)))
 
 
 def certificates(rows: Sequence[Row], kind: str, state: str) -> list[tuple[float, float]]:

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import harness
-from benchmarks.families.figures import certificates, floor, strongest, strongest_each
+from benchmarks.families.figures import certificates
 from benchmarks.families.plan import (
-    IN_CONTEXT,
     METHODS,
     NEAREST_KAPPA,
     PARTS,
-    RIDGES,
     SAMPLING,
     SINGULAR,
     SPACES,
@@ -20,7 +18,9 @@ from benchmarks.families.plan import (
 )
 from benchmarks.families.sentences import answers
 from benchmarks.families.table import Row
+from benchmarks.results.excess import floor, strongest, strongest_each
 from benchmarks.results.figures import mean, of, share
+from benchmarks.results.groups import IN_CONTEXT, RIDGES
 from benchmarks.results.page import told
 from benchmarks.results.plan import ERASED, HELD, KINDS, ORIGINAL, SYNONYMS
 from benchmarks.results.table import Row as OtherRow

@@ -10,12 +10,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from benchmarks.families.bench import with_derived
 from benchmarks.families.plan import (
     NEAREST,
     NEAREST_KAPPA,
     PRETRAINED,
-    RIDGES,
     SAMPLING,
     State,
     methods,
@@ -23,6 +21,8 @@ from benchmarks.families.plan import (
     spaces,
 )
 from benchmarks.harness import World, command, plain_parser
+from benchmarks.results.derived import with_derived
+from benchmarks.results.groups import RIDGES
 from benchmarks.results.plan import ORIGINAL, RECOMMENDED, UCE_RECOMMENDED, Erasure, erasures
 from rece_lightning.core.derivation import Derivation
 from rece_lightning.files import write_atomically

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from benchmarks.harness import Configuration, Settings, digest, former, told
+from benchmarks.results.groups import FLOOR, Group, derived_groups, floor_prompts
 from benchmarks.results.plan import (
     ERASED,
     HELD,
@@ -22,23 +23,17 @@ from benchmarks.results.plan import (
     Key,
     erasures,
 )
-from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.models.sampling import Sampling
 from rece_lightning.models.text_space import POOLED, TEXT
 
 PRETRAINED = "emoji-mmdit"
 SAMPLING = Sampling(steps=12, guidance_scale=4.0, batch_size=64)
 SEEDS, FEWER, FEWEST = tuple(range(5)), tuple(range(3)), tuple(range(2))
-FLOOR, DERIVED = "floor", "derived"
 PROJECTION, NULL_SPACE = "projection", "null space"
 NEAREST = "nearest point, then UCE"
 STRONGER = (30.0, 300.0)
 """κ beside the 3 of ``configs/emoji_robust.yaml``: the readers here have fewer outputs than their rows are wide, and a
 κ of 3 leaves certificates of 0.1, where on the U-Net it leaves 0.5. Chosen by that, without a picture."""
-RIDGES = (1e-6, 1e-4, 1e-2, 1e-1, 1.0)
-"""Of the derived embedding, as shares of ``tr(G)/d`` of each space: the strongest of them stands for any norm."""
-IN_CONTEXT = 3
-"""Prompts of which a style's or a background's embedding is derived."""
 METHODS, SINGULAR, SPACES, TOKENS = "methods", "singular", "spaces", "tokens"
 PARTS = (METHODS, SINGULAR, SPACES, TOKENS)
 BOTH = ""
@@ -72,16 +67,6 @@ class State:
     def told(self) -> str:
         """For the table, in short."""
         return "" if self.settings is None else told(former(self.settings), self.epochs)
-
-
-@dataclass(frozen=True)
-class Group:
-    """Prompts that are drawn with each of some seeds."""
-
-    prompts: tuple[EvaluationPrompt, ...]
-    seeds: tuple[int, ...]
-    ridge: float | None = None
-    """Of the embedding that is derived of each prompt; ``None``: the prompt's own is given."""
 
 
 def methods(kind: str) -> list[State]:
@@ -138,23 +123,8 @@ def groups(erasure: Erasure, state: State) -> dict[str, Group]:
     if erasure.groups[SYNONYMS]:
         found[SYNONYMS] = Group(erasure.groups[SYNONYMS], SEEDS)
     if state.settings is None:
-        return {**found, FLOOR: Group(tuple(without(row, erasure) for row in own), SEEDS)}
-    asked, seeds = (own, FEWER) if erasure.kind == "objects" else (own[:IN_CONTEXT], FEWEST)
-    return {**found, **{derived(ridge): Group(asked, seeds, ridge) for ridge in RIDGES}}
-
-
-def derived(ridge: float) -> str:
-    """The group of embeddings with this ridge."""
-    return f"{DERIVED} {ridge:g}"
-
-
-def without(row: EvaluationPrompt, erasure: Erasure) -> EvaluationPrompt:
-    """A prompt that does not ask for what is erased: an object's target, or the phrase without style or background."""
-    if erasure.kind == "objects":
-        return EvaluationPrompt(str(erasure.data.get("target", " ")), row.concept)
-    context = {f"{word} {row.concept}" for word in ("in", "on a", "on an")}
-    plain = next(row.prompt.removesuffix(f" {one}") for one in context if row.prompt.endswith(f" {one}"))
-    return EvaluationPrompt(plain, row.concept)
+        return {**found, FLOOR: Group(floor_prompts(erasure, own), SEEDS)}
+    return {**found, **derived_groups(erasure, FEWER, FEWEST)}
 
 
 def recipe(erasure: Erasure, state: State, group: Group) -> str:

@@ -6,11 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from benchmarks.families.figures import (
     certificates,
-    floor,
     harmonic,
     left_between,
-    strongest,
-    strongest_each,
 )
 from benchmarks.families.plan import (
     ALONE,
@@ -22,6 +19,7 @@ from benchmarks.families.plan import (
 )
 from benchmarks.families.table import Row
 from benchmarks.results.claims import p, points
+from benchmarks.results.excess import floor, strongest, strongest_each
 from benchmarks.results.figures import UNWANTED, detection_change, detection_test, of, pairs, share
 from benchmarks.results.plan import ERASED, HELD, KINDS, ORIGINAL, PUBLISHED, RECOMMENDED, UCE, UCE_RECOMMENDED
 from benchmarks.results.plan import PROJECTION as OF_VALUES

@@ -4,22 +4,39 @@
     python -m benchmarks.many_concepts --page     # writes many_concepts.md and many_concepts.png from the CSV alone
     python -m benchmarks.many_concepts --counts 1 10 --pictures 8 --output FOLDER    # to try it
 
-Interrupted, it goes on where it stopped. About half an hour on one core.
+Interrupted, it goes on where it stopped. About three quarters of an hour on one core.
 """
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from benchmarks.harness import Piece, World, command, fill, method_of, quiet_trainer, table_parser, unet_digest
+from benchmarks.many_concepts.bound import least_drift
 from benchmarks.many_concepts.page import write_page
-from benchmarks.many_concepts.plan import ALL, COUNTS, SAMPLING, TARGET, Task, Way, cells, grid, recipe
+from benchmarks.many_concepts.plan import (
+    ALL,
+    BOUND,
+    COUNTS,
+    LEFT,
+    ORIGINAL,
+    SAMPLING,
+    TARGET,
+    Task,
+    Way,
+    cells,
+    grid,
+    recipe,
+)
 from benchmarks.many_concepts.table import Row, table
-from rece_lightning import RECE, ConceptData
+from rece_lightning import RECE, ConceptData, Method
 from rece_lightning.core.diagnostics import remaining_answer
 from rece_lightning.core.editors.null_space import NullSpace, null_space
 from rece_lightning.core.embedding_map import EmbeddingMap
@@ -30,7 +47,7 @@ from rece_lightning.erasure.encoding import ConceptEncoder
 from rece_lightning.erasure.session import ErasureSession
 from rece_lightning.erasure.statistics import ConceptStatistics
 from rece_lightning.metrics import harmonic_mean
-from rece_lightning.models.text_space import TEXT
+from rece_lightning.models.text_space import TEXT, edited_spaces
 from rece_lightning.sweep.grid import Setting
 from rece_lightning.sweep.ranking import Figures, Ranking
 from rece_lightning.vocabulary.preserve import drifts
@@ -81,12 +98,15 @@ class Bench:
     def measure(self, task: Task, way: Way, preserve: str) -> Row:
         """One row. An edit that is refused is one too."""
         made = recipe(task, way, preserve, self.pictures)
-        row = Row(unet_digest(), task.count, way.name, preserve, way.told if way.epochs else "", made)
+        row = Row(unet_digest(), task.count, way.name, preserve, "", made)
+        if way.name == BOUND:
+            return replace(row, least=self._least(task))
         values = dict(vars(row))
         gram, maps = self.world.gram, EmbeddingMap.identity(self.world.gram.width)
-        if way.epochs:
+        if way.name != ORIGINAL:
             try:
                 session, values["seconds"] = self._erased(task, way, preserve)
+                values["settings"] = way.told(session)
             except ConfigurationError as error:
                 return Row(**{**values, "error": " ".join(str(error).split())})
             gram, edited = session.gram, session.maps[TEXT]
@@ -103,7 +123,7 @@ class Bench:
         values |= {
             "remaining": remaining_answer(gram, maps, self._evidence(task)),
             "drift": sum(moved.values()) / len(moved),
-            "worst": tuple(sorted(moved, key=lambda name: -moved[name])[:WORST]) if way.epochs else (),
+            "worst": () if way.name == ORIGINAL else tuple(sorted(moved, key=lambda name: -moved[name])[:WORST]),
             "kept_names": tuple(kept),
             "kept_drifts": tuple(moved[name] for name in kept),
         }
@@ -113,10 +133,11 @@ class Bench:
 
     def _erased(self, task: Task, way: Way, preserve: str) -> tuple[ErasureSession, float]:
         """The erasure after ``fit``, and its seconds."""
-        module = RECE("emoji", method=method_of(way.settings))
+        module = RECE("emoji", method=method_of(way.settings), tune=way.tune)
         _ = module.session.encoder  # loading is no part of the erasure
         started = time.perf_counter()
-        quiet_trainer(way.epochs).fit(module, ConceptData(**task.data(preserve)))
+        with redirect_stdout(io.StringIO()):  # what was chosen stands in the table
+            quiet_trainer(way.epochs or None).fit(module, ConceptData(**task.data(preserve)))
         return module.session, time.perf_counter() - started
 
     def _hits(self, shots: Sequence[tuple[EvaluationPrompt, int]]) -> tuple[str, ...]:
@@ -131,6 +152,13 @@ class Bench:
         """Of all positions of the erased prompts."""
         statistics = ConceptStatistics({TEXT: self.world.gram.width}, "all")
         return statistics.update(self.encoder.pairs(task.pairs)).evidence()[TEXT].whole
+
+    def _least(self, task: Task) -> tuple[float, ...]:
+        """What no edit of values gets below; the drift is that of all kept names."""
+        (space,) = edited_spaces(self.world.loaded.base.spaces, Method(projections="v"))
+        kept = self.encoder.encoder.encode(task.kept).embeddings.flatten(0, 1)
+        moments = replace(self._evidence(task), preserved=Moments.preserving(kept).preserved)
+        return tuple(least_drift(self.world.loaded.gram(space), moments, left) for left in LEFT)
 
     def _moments(self, task: Task) -> tuple[float, ...]:
         """``MOMENTS`` of the table: what the closed forms are given."""

@@ -8,7 +8,19 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from benchmarks import harness
-from benchmarks.many_concepts.plan import ALL, AUTO, AUTO_SHARE, CHOSEN, ORIGINAL, SAMPLING, of_values, ways
+from benchmarks.many_concepts.plan import (
+    ALL,
+    AUTO,
+    AUTO_SHARE,
+    BOUND,
+    CHOSEN,
+    LEFT,
+    ORIGINAL,
+    SAMPLING,
+    of_values,
+    tuned,
+    ways,
+)
 from benchmarks.many_concepts.table import MOMENTS, Row
 from rece_lightning.metrics import Share
 
@@ -16,6 +28,7 @@ NONE = "–"
 PUBLISHED = {"RECE": (38.2, 11.0), "UCE": (34.6, 2.1), "SPEED": (89.6, 5.0)}
 """Harmonic mean in % and seconds, 100 celebrities of Stable Diffusion 1.4, as SPEED's authors measured them."""
 VALUES = [way.name for way in of_values()]
+TUNED = [way.name for way in tuned()]
 
 
 def write_page(rows: Sequence[Row], folder: Path) -> Path:
@@ -45,8 +58,10 @@ def page(rows: Sequence[Row]) -> list[str]:
         "model, detector and width: to be read against each other, not against the figures below.",
         "",
         *(line for count in counts(rows) for line in section([row for row in rows if row.count == count], count)),
+        *rule_beside_best(rows),
         *what_goes_wrong(rows),
         "",
+        *bound(rows),
         "![Harmonic mean over the number of concepts](many_concepts.png)",
     ]
     return lines
@@ -67,6 +82,8 @@ def section(rows: Sequence[Row], count: int) -> list[str]:
     ]
     best = max((row.harmonic for row in rows if row.method != ORIGINAL and row.harmonic == row.harmonic), default=None)
     for row in rows:
+        if row.method == BOUND:
+            continue
         name = f"**{row.method}**" if row.harmonic == best and row.method != ORIGINAL else row.method
         if row.error:
             lines.append(f"| {name} | {row.preserve} | refused: {row.error} | | | | | |")
@@ -86,6 +103,10 @@ def section(rows: Sequence[Row], count: int) -> list[str]:
     chosen = [row for row in rows if row.method in CHOSEN]
     if chosen:
         lines += ["", "Chosen without a picture:", "", *(f"- {row.method}: {row.settings}" for row in chosen)]
+    ruled = [row for row in rows if row.method in TUNED]
+    if ruled:
+        lines += ["", "Chosen by `model.tune: balanced`:", ""]
+        lines += [f"- {row.method}: {row.error or row.settings}" for row in ruled]
     values = [row for row in rows if row.method in VALUES]
     if values:
         lines += ["", "Of values alone, whose drift is about these:", ""]
@@ -143,6 +164,57 @@ def what_goes_wrong(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
+def rule_beside_best(rows: Sequence[Row]) -> list[str]:
+    """What the rule chose beside the best of the settings that were set by hand, count by count."""
+    lines = [
+        "## Settings that choose themselves",
+        "",
+        "Harmonic means of what `model.tune: balanced` chose, beside the best of all others in the tables above; the "
+        "regret is that best one, picked in hindsight by these very pictures, less the highest and less the lowest of "
+        "the tuned ones, in points.",
+        "",
+        "| concepts | " + " | ".join(TUNED) + " | best of the others | regret |",
+        "|---" * (len(TUNED) + 3) + "|",
+    ]
+    for count in counts(rows):
+        own = {(row.method, row.preserve): row for row in rows if row.count == count and row.erased}
+        ruled = {name: own[name, ALL] for name in TUNED if (name, ALL) in own}
+        others = [row for (name, _), row in own.items() if name not in (ORIGINAL, *TUNED)]
+        if not ruled or not others:
+            continue
+        best = max(others, key=lambda row: row.harmonic)
+        cells = [with_interval(ruled[name]) if name in ruled else NONE for name in TUNED]
+        highest, lowest = (f(row.harmonic for row in ruled.values()) for f in (max, min))
+        regret = f"{100 * (best.harmonic - highest):.0f} to {100 * (best.harmonic - lowest):.0f}".replace("-", "−")
+        lines.append(f"| {count} | {' | '.join(cells)} | {best.method}: {with_interval(best)} | {regret} |")
+    return [*lines, ""] if len(lines) > 6 else []
+
+
+def bound(rows: Sequence[Row]) -> list[str]:
+    """What no edit gets below."""
+    found = [row for row in rows if row.least]
+    if not found:
+        return []
+    heads = " | ".join(f"{100 * left:.0f} % left" for left in LEFT)
+    return [
+        "## What no linear edit gets below",
+        "",
+        "What is left of the concepts' way to their targets and what is moved of the kept names are convex quadratic "
+        "forms of the edit's map, and for each weight between them one map is best, the same for every layer: UCE's. "
+        "So no editor has less of both than UCE's edits over λ₁ have, neither one that is singular or stays in a null "
+        "space nor one with a map for each layer or group of layers; the proof stands in "
+        "`benchmarks/many_concepts/bound.py`. The least drift of all kept names, of values, at which so much is left:",
+        "",
+        f"| concepts | {heads} |",
+        "|---" * (len(LEFT) + 1) + "|",
+        *(f"| {row.count} | {' | '.join(f'{one:.3f}' for one in row.least)} |" for row in found),
+        "",
+        "These are sums of squares: an edit may spend them on other prompts than UCE does, on what a detector does not "
+        "see. RECE's epochs and the choice of keys or values do that, and cannot do more.",
+        "",
+    ]
+
+
 def thirds(row: Row) -> tuple[Share, Share]:
     """Detections of the kept prompts that moved furthest and least."""
     order = sorted(range(len(row.kept)), key=lambda place: -row.kept_drifts[place])
@@ -155,7 +227,7 @@ def thirds(row: Row) -> tuple[Share, Share]:
 def plot(rows: Sequence[Row]) -> Figure:
     """Harmonic mean over the number of concepts, with intervals, for both preserve lists; kept against erased."""
     figure = Figure(figsize=(15, 4.6))
-    names = [*(way.name for way in ways()), *VALUES, *CHOSEN]
+    names = [*(way.name for way in ways()), *VALUES, *CHOSEN, *TUNED]
     axes = [figure.add_subplot(1, 3, place) for place in (1, 2, 3)]
     for place, preserve in enumerate((ALL, AUTO)):
         for index, name in enumerate(names):
@@ -166,7 +238,7 @@ def plot(rows: Sequence[Row]) -> Figure:
                 high = [max(0.0, row.interval[1] - row.harmonic) for row in own]
                 # Shifted a little, so that intervals do not cover each other.
                 counted = [row.count * 1.03 ** (index - len(names) / 2) for row in own]
-                style = "--" if name in CHOSEN else ":" if name in VALUES else "-"
+                style = "--" if name in CHOSEN else "-." if name in TUNED else ":" if name in VALUES else "-"
                 axes[place].errorbar(
                     counted, [row.harmonic for row in own], [low, high], marker="o", ls=style, label=name, capsize=2
                 )

@@ -10,9 +10,11 @@ from functools import cached_property
 from typing import Any
 
 from benchmarks.harness import Settings, digest, former, told
+from rece_lightning.core.tuning import BALANCED, RULES
 from rece_lightning.data.concepts import PromptPair
 from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.emoji.catalog import load_catalog
+from rece_lightning.erasure.session import ErasureSession
 from rece_lightning.models.sampling import Sampling
 
 COUNTS = (1, 10, 50, 100)
@@ -35,11 +37,15 @@ class Way:
     name: str
     settings: Settings
     epochs: int
+    """0 where tuning chooses them too."""
+    tune: str | None = None
+    """How tuning chooses what ``settings`` leave at its default."""
 
-    @property
-    def told(self) -> str:
-        """For the table, in short."""
-        return told(former(self.settings), self.epochs)
+    def told(self, session: ErasureSession) -> str:
+        """What was run, for the table, in short."""
+        choice = session.tuned.choice
+        chosen = {} if choice is None else choice["chosen"]["settings"]
+        return told(former({**self.settings, **chosen}), len(session.history))
 
 
 LOOP = {"derivation.scale": 1e-3}
@@ -68,6 +74,23 @@ def of_values() -> list[Way]:
         Way("RECE of values, accumulated", {**scales, **LOOP, "accumulate": True}, 4),
         Way("projection of values", {"editor": "Projection", "projections": "v", "editor.rank": 0.9}, 1),
         Way("SPEED", {"editor": "NullSpace", "projections": "v", "editor.preserve_scale": 0.0}, 1),
+    ]
+
+
+BOUND = "any linear edit"
+"""What no map gets below: no picture, no editor."""
+LEFT = (0.1, 0.25, 0.5)
+"""Shares of the concepts' way to their targets that an edit leaves."""
+
+
+def tuned() -> list[Way]:
+    """What ``model.tune: balanced`` chooses for each count, as a user gets it."""
+    values: Settings = {"projections": "v"}
+    return [
+        Way("RECE, tuned", {}, 0, BALANCED),
+        Way("UCE of values, tuned", values, 1, BALANCED),
+        Way("RECE of values, tuned", values, 0, BALANCED),
+        Way("null space of values, tuned", {"editor": "NullSpace", **values}, 0, BALANCED),
     ]
 
 
@@ -158,6 +181,10 @@ def recipe(task: Task, way: Way, preserve: str, pictures: int | None) -> str:
     made: dict[str, Any] = {}
     if way.name != ORIGINAL:
         made = {"model": former(way.settings), "epochs": way.epochs, **task.data(preserve)}
+    if way.tune is not None:
+        made |= {"tune": way.tune, "rule": RULES[way.tune]}
+    if way.name == BOUND:
+        made |= {"left": LEFT}
     return digest({**made, "shots": shots, "sampling": str(SAMPLING)})
 
 
@@ -167,5 +194,5 @@ def cells(task: Task, chosen: Sequence[Way]) -> Iterator[tuple[Way, str]]:
     for preserve in (ALL, AUTO):
         for way in ways():
             yield way, preserve
-    for way in (*of_values(), *chosen):
+    for way in (*of_values(), *chosen, *tuned(), Way(BOUND, {"projections": "v"}, 0)):
         yield way, ALL

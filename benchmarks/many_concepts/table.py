@@ -48,6 +48,8 @@ class Row:
     """The kept names that moved furthest, drawn or not."""
     moments: tuple[float, ...] = ()
     """Of the original's row alone: see ``MOMENTS``."""
+    least: tuple[float, ...] = ()
+    """Drift that no linear edit gets below, for each of ``LEFT``: of the bound's row alone."""
 
     def __post_init__(self) -> None:
         if any(set(hits) - {"0", "1"} for hits in (*self.erased, *self.kept)):

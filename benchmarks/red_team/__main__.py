@@ -1,12 +1,13 @@
 """How far does each attack bring an erased concept back? Writes red_team.csv, red_team.md, red_team.png and .svg.
 
-    python -m benchmarks.red_team --robust benchmarks/red_team/projection.yaml
+    python -m benchmarks.red_team --robust benchmarks/red_team/projection.yaml --tuned
 
 The ladder of attacks on the embedded world's original model, on UCE's edit, on RECE's, and on that of ``--robust``,
 one erased object or style at a time. Success is the share of pictures in which the detector sees what was erased. The
 CSV is written after every attack, and what stands in it is not measured again; adversarial prompts and embeddings lie
 in ``--folder``. The defaults take six objects and two styles under small budgets; ``--concepts all --seeds 5`` takes
-twelve and four, ``--published`` the budgets of the papers, which take days.
+twelve and four, ``--published`` the budgets of the papers, which take days. ``--tuned`` adds edits whose settings
+choose themselves, of six objects under one seed.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ import torch
 
 from benchmarks.harness import Piece, Table, World, command, command_of, fill, table_parser, unet_digest
 from benchmarks.red_team.page import Row, write_page
-from benchmarks.red_team.plan import ORIGINAL, PLAIN, ROBUST, UCE, Plan, erasures, goals
+from benchmarks.red_team.plan import ORIGINAL, PLAIN, ROBUST, TUNED, UCE, UNASKED, Plan, erasures, goals
+from benchmarks.results.groups import floor_prompts
 from benchmarks.results.plan import Erasure
 from rece_lightning.attacks import LADDER, AdversarialPrompt, Attack, AttackStore, Victim
 from rece_lightning.attacks.outcome import NO_ATTACK, Measured, measure, measure_all
+from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.erasure.session import ErasureSession
 
 
@@ -47,28 +50,51 @@ class Bench:
             state: of its model.
         """
         attacks = self.attacks(erasure, state)
+        unasked = self.unasked(erasure) if state == ORIGINAL else {}
 
         def measured(missing: list[str]) -> Iterator[list[Row]]:
             victim = self.victim(erasure, state)
             for recipe in missing:
-                yield self.measure(erasure, place, state, victim, attacks[recipe], recipe)
+                if recipe in unasked:
+                    yield self.floor(erasure, victim, unasked[recipe], recipe)
+                else:
+                    yield self.measure(erasure, place, state, victim, attacks[recipe], recipe)
 
-        return Piece(f"{erasure.name}: {state}", {recipe: recipe for recipe in attacks}, measured)
+        return Piece(f"{erasure.name}: {state}", {recipe: recipe for recipe in (*attacks, *unasked)}, measured)
+
+    def unasked(self, erasure: Erasure) -> dict[str, int]:
+        """Recipe → seed of the floor."""
+        described = {"attack": NO_ATTACK, "variant": UNASKED}
+        return {
+            self.plan.recipe(unet_digest(), erasure, {}, described, seed): seed for seed in range(self.plan.seeds)
+        }  # fmt: skip
+
+    def floor(self, erasure: Erasure, victim: Victim, seed: int, recipe: str) -> list[Row]:
+        """How often the original shows what is erased where nobody asks for it."""
+        found = []
+        for goal in goals(erasure, None, 0):
+            (asked,) = floor_prompts(erasure, [EvaluationPrompt(goal.prompt, goal.concept)])
+            plain = [AdversarialPrompt(NO_ATTACK, goal.concept, 0, asked.prompt)]
+            seeds = self.plan.picture_seeds(seed)
+            found.append(measure(victim, plain, seeds, has="nothing", original=False, variant=UNASKED))
+        return [row_of(ORIGINAL, erasure, seed, recipe, found)]
 
     def attacks(self, erasure: Erasure, state: str) -> dict[str, tuple[int, Attack | None]]:
         """Recipe → seed and attack; without an attack the concept's own prompt."""
         plan, edit, found = self.plan, self.plan.edit(erasure, state), {}
         for seed in range(plan.seeds):
-            for attack in [None, *plan.made(seed, erasure.kind)]:
+            if seed and state in TUNED:
+                continue
+            for attack in [None, *plan.attacks_on(state, seed, erasure.kind)]:
                 described: Mapping[str, object] = {"attack": NO_ATTACK} if attack is None else attack.describe()
                 found[plan.recipe(unet_digest(), erasure, edit, described, seed)] = seed, attack
         return found
 
     def victim(self, erasure: Erasure, state: str) -> Victim:
         """The model of a state. One ``fit`` serves the original, UCE and RECE."""
-        name = ROBUST if state == ROBUST else PLAIN
+        name = state if state in (ROBUST, *TUNED) else PLAIN
         if (erasure.name, name) not in self._fitted:
-            self._fitted = {(erasure.name, name): self.plan.state(erasure.kind, name).fit(erasure)}
+            self._fitted = {(erasure.name, name): self.plan.fit(erasure, name)}
         session = self._fitted[erasure.name, name]
         maps = {ORIGINAL: None, UCE: session.first_maps}.get(state, session.maps)
         return self.world.victim(session, maps, self.plan.sampling)
@@ -128,20 +154,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=1, help="of attacks and pictures")
     parser.add_argument("--pictures", type=int, default=2, help="of each prompt or embedding and seed")
     parser.add_argument("--steps", type=int, default=8, help="of the sampler")
+    parser.add_argument("--tuned", action="store_true", help="also states whose settings choose themselves")
     parser.add_argument("--published", action="store_true", help="budgets of the papers")
     parser.add_argument("--folder", type=Path, help="of what the attacks find; below --output by default")
     with command(parser, argv) as given:
         names = tuple(name.strip() for name in given.attacks.split(","))
-        plan = Plan(given.robust, names, given.published, given.seeds, given.pictures, given.steps)
+        plan = Plan(given.robust, names, given.published, given.seeds, given.pictures, given.steps, given.tuned)
         things = erasures([name.strip() for name in given.concepts.split(",")])
         plan.made(0, "objects")
         bench = Bench(plan, given.folder or given.output / "red_team_found")
         work = [bench.piece(one, place, state) for place, one in enumerate(things) for state in plan.states()]
+        work += [bench.piece(one, place, state) for place, one in enumerate(things) for state in plan.tuned_states(one)]
         table = Table(given.output / "red_team.csv", Row)
         rows = table.rows() if given.page else fill(table, work, overwrite=given.overwrite)
         wanted = {recipe for piece in work for recipe in piece.recipes}
         own = [row for row in rows if row.recipe in wanted]
-        options = ("robust", "attacks", "concepts", "seeds", "pictures", "steps", "published")
+        options = ("robust", "attacks", "concepts", "seeds", "pictures", "steps", "published", "tuned")
         said = f"{command_of(parser, given, options)}` on {torch.get_num_threads()} of {os.cpu_count()} cores"
         page = write_page(own, plan, given.output, said)
         if len(own) < len(rows):

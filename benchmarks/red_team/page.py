@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from benchmarks import harness
 from benchmarks.harness import told
-from benchmarks.red_team.plan import ROBUST, STATES, Plan
+from benchmarks.red_team.plan import RECE_TUNED, ROBUST, ROBUST_TUNED, STATES, TUNED, UNASKED, Plan
 from rece_lightning.attacks.outcome import NO_ATTACK
 from rece_lightning.metrics import EmojiDetector, Share
 from rece_lightning.reporting.ladder import Counted, Ladder, LadderRow
@@ -54,7 +54,7 @@ class Row:
 
 def write_page(rows: Sequence[Row], plan: Plan, folder: Path, command: str) -> Path:
     """Write the page and, where an attack has a curve beside a control, its figure as PNG and SVG."""
-    curves = controlled_curves(rows)
+    curves = controlled_curves([row for row in rows if row.state not in TUNED])
     return harness.write_page(folder, "red_team", page(rows, plan, command, curves), plot(curves), vector=True)
 
 
@@ -92,7 +92,7 @@ def share_of(rows: Sequence[Row]) -> Share:
 def measured_states(rows: Sequence[Row]) -> list[str]:
     """In the order of the plan."""
     there = {row.state for row in rows}
-    return [state for state in STATES if state in there]
+    return [state for state in (*STATES, *TUNED) if state in there]
 
 
 def controlled_curves(rows: Sequence[Row]) -> dict[str, list[Curve]]:
@@ -131,8 +131,9 @@ def page(rows: Sequence[Row], plan: Plan, command: str, curves: dict[str, list[C
         "object that the model never saw. Queries and seconds are those of the search, a mean over erasures and seeds.",
     ]
     for kind in dict.fromkeys(row.kind for row in rows):
-        own = [row for row in rows if row.kind == kind]
+        own = [row for row in rows if row.kind == kind and row.state not in TUNED]
         lines += ["", *section(own, kind, plan)]
+    lines += tuned_section(rows)
     if any(curves.values()):
         lines += ["", "## Beside the control", ""]
         lines += [f"- {state}: {text}" for state, found in curves.items() for text in curve_findings(found)]
@@ -166,10 +167,47 @@ def sentences(rows: Sequence[Row]) -> list[str]:
             if tried:
                 best = max(tried, key=lambda row: row.edited.rate)
                 parts.append(f"the strongest {name} attack, {best.title}, reaches {best.edited}")
-        plain = [row for row in ladder.whole if row.attack == NO_ATTACK]
+        plain = [row for row in ladder.whole if row.attack == NO_ATTACK and row.variant != UNASKED]
         own = f"{plain[0].edited} under the own prompt; " if plain else ""
         says.append(f"{state}: {own}{'; '.join(parts)}.")
     return says
+
+
+def floor_sentence(rows: Sequence[Row]) -> list[str]:
+    """How often the original shows what is erased where nobody asks for it."""
+    found = share_of([row for row in rows if row.variant == UNASKED])
+    return [f"Floor: where nobody asks for it the original shows what is erased in {found}."] if found.total else []
+
+
+def tuned_section(rows: Sequence[Row]) -> list[str]:
+    """States whose settings choose themselves, beside the others on the same objects, seeds and attacks."""
+    chosen = [row for row in rows if row.state in TUNED]
+    if not chosen:
+        return []
+    looked_at = {(row.erased, row.seed, row.attack) for row in chosen}
+    own = [row for row in rows if (row.erased, row.seed, row.attack) in looked_at]
+    names, states = list(dict.fromkeys(row.erased for row in chosen)), measured_states(own)
+    ladders = {state: {row.title: row for row in ladder_of(own, state).whole} for state in states}
+    titles = dict.fromkeys(title for found in ladders.values() for title in found)
+    lines = [
+        "",
+        "## Settings that choose themselves",
+        "",
+        f"*{RECE_TUNED}* is what `model.tune: balanced` chooses, *{ROBUST_TUNED}* what `robust` does, for each erasure "
+        "without a picture; keys and values the former, values the latter. The same objects, attacks and seed for all "
+        f"columns: {', '.join(names)}. The rule was chosen on every second object and with pictures of names, synonyms "
+        "and others alone, never with those of an attack.",
+        "",
+        *(f"- {sentence}" for sentence in [*floor_sentence(own), *sentences(own)]),
+        "",
+        f"| attack | {' | '.join(states)} |",
+        "|---" * (len(states) + 1) + "|",
+    ]
+    for title in titles:
+        cells = [str(ladders[state][title].edited) if title in ladders[state] else "–" for state in states]
+        lines.append(f"| {' | '.join([f'`{title}`', *cells])} |")
+    curves = {state: found for state, found in controlled_curves(own).items() if state in TUNED}
+    return [*lines, "", *(f"- {state}: {text}" for state, found in curves.items() for text in curve_findings(found))]
 
 
 def section(rows: Sequence[Row], kind: str, plan: Plan) -> list[str]:
@@ -185,7 +223,7 @@ def section(rows: Sequence[Row], kind: str, plan: Plan) -> list[str]:
         "",
         f"Erased one at a time: {', '.join(names)}.",
         "",
-        *(f"- {sentence}" for sentence in sentences(rows)),
+        *(f"- {sentence}" for sentence in [*floor_sentence(rows), *sentences(rows)]),
         "",
         f"| attack | {' | '.join(states)} | prompts with a success ({last}) | queries | seconds |",
         "|---" * (len(states) + 4) + "|",

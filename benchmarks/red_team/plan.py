@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import Configuration, Settings, digest, fitted
-from benchmarks.results.plan import ERASED, KINDS, Erasure, objects, styles
+from benchmarks.results.plan import ERASED, KINDS, RECE_TUNED, Erasure, objects, styles, tuned
+from benchmarks.results.plan import ROBUST as ROBUST_TUNED
+from benchmarks.results.plan import State as TunedState
 from rece_lightning.attacks import Attack, Goal, make_attacks, make_goal
 from rece_lightning.core.errors import ConfigurationError, nearest
 from rece_lightning.emoji.catalog import load_catalog
@@ -17,6 +19,11 @@ from rece_lightning.models.sampling import Sampling
 
 ORIGINAL, UCE, PLAIN, ROBUST = "original", "UCE", "RECE", "robust RECE"
 STATES = (ORIGINAL, UCE, PLAIN, ROBUST)
+TUNED = (RECE_TUNED, ROBUST_TUNED)
+"""States of ``--tuned``: objects of the default plan, the first seed, and these attacks."""
+TUNED_ATTACKS = ("paraphrase", "mma", "p4d", "unlearndiffatk", "derived", "cce")
+UNASKED = "unasked"
+"""The floor: the variant of no attack that does not ask for what was erased."""
 OBJECTS, STYLES = 6, 2
 """Erasures of the default plan; ``--concepts all`` takes twelve and four."""
 STYLE_PROMPTS = 2
@@ -77,6 +84,8 @@ class Plan:
     seeds: int
     pictures: int
     steps: int
+    tuned: bool = False
+    """Whether states whose settings choose themselves are measured too."""
 
     @property
     def sampling(self) -> Sampling:
@@ -84,8 +93,20 @@ class Plan:
         return Sampling(self.steps, 4.0, 64)
 
     def states(self) -> tuple[str, ...]:
-        """Those that are measured."""
+        """Those that are measured of every erasure."""
         return STATES if self.robust is not None else STATES[:-1]
+
+    def tuned_states(self, erasure: Erasure) -> tuple[str, ...]:
+        """Those of an erasure whose settings choose themselves."""
+        own = [one.name for one in objects()[:OBJECTS]]
+        return TUNED if self.tuned and erasure.name in own else ()
+
+    def attacks_on(self, state: str, seed: int, kind: str) -> list[Attack]:
+        """The attacks on a state under a seed."""
+        made = self.made(seed, kind)
+        if state not in TUNED:
+            return made
+        return [] if seed else [attack for attack in made if attack.name in TUNED_ATTACKS]
 
     def picture_seeds(self, seed: int) -> range:
         """Other ones for every seed."""
@@ -103,7 +124,15 @@ class Plan:
 
     def edit(self, erasure: Erasure, state: str) -> dict[str, Any]:
         """Of a recipe: what decides the model of a state."""
+        if state in TUNED:
+            return {"data": erasure.data, "model": {"pretrained": "emoji", **_tuned(state).chosen_by}}
         return {} if state == ORIGINAL else {"data": erasure.data, "model": self.state(erasure.kind, state).described}
+
+    def fit(self, erasure: Erasure, state: str) -> ErasureSession:
+        """The erasure of a state."""
+        if state in TUNED:
+            return _tuned(state).fit(erasure.data)
+        return self.state(erasure.kind, state).fit(erasure)
 
     def recipe(
         self, weights: str, erasure: Erasure, edit: Mapping[str, Any], attack: Mapping[str, Any], seed: int
@@ -129,6 +158,10 @@ class Plan:
         data = {key: value for key, value in said.data.items() if key not in NOT_SETTINGS}
         settings = {**plain.settings, **said.settings}
         return State(settings, {**words, **said.words}, int(said.epochs or epochs), data, said)
+
+
+def _tuned(name: str) -> TunedState:
+    return next(state for state in tuned() if state.name == name)
 
 
 def erasures(names: Sequence[str]) -> list[Erasure]:

@@ -4,19 +4,22 @@
     python -m benchmarks.results --page     # writes results.md and results.png from results.csv alone
     python -m benchmarks.results --quick --output FOLDER    # one erasure of each kind, one seed: to try it
 
-Interrupted, it goes on where it stopped. About a quarter of an hour on two idle cores.
+Interrupted, it goes on where it stopped. About an hour on one core.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
-from benchmarks.harness import Piece, World, command, fill, fitted, table_parser, unet_digest
-from benchmarks.results.draws import Draws, Shot
+from benchmarks.harness import Piece, World, command, fill, table_parser, unet_digest
+from benchmarks.results.derived import derived_pictures
+from benchmarks.results.draws import Draws
+from benchmarks.results.groups import FLOOR, Group, groups, recipe, recipes
 from benchmarks.results.page import write_page
-from benchmarks.results.plan import HELD, KINDS, REFERENCE, SAMPLING, SEEDS, Erasure, State, erasures, recipes, states
+from benchmarks.results.plan import HELD, KINDS, REFERENCE, SAMPLING, SEEDS, Erasure, State, erasures, states
 from benchmarks.results.table import Row, table
 from rece_lightning.metrics import (
     Clip,
@@ -38,62 +41,69 @@ class Bench:
         self.draws = Draws(self.world, SAMPLING)
 
     def piece(self, erasure: Erasure, state: State) -> Piece[Row]:
-        """The rows of a state: one a group of prompts."""
+        """The rows of a state: one a group."""
         made = recipes(erasure, state, self.seeds)
-        return Piece(f"{erasure.name}: {state.name}", made, lambda _: [self.measure(erasure, state)])
+        return Piece(
+            f"{erasure.name}: {state.name}",
+            made,
+            lambda missing: [self.measure(erasure, state, [key[3] for key in missing])],
+        )
 
-    def pictures(self, shots: Sequence[Shot], erasure: Erasure, state: State) -> Tensor:
-        """A state's pictures."""
-        if state.settings is None:
-            return self.draws.originals(shots)
-        self.world.maker.use(fitted(state.settings, state.epochs, erasure.data).erasure().weights())
-        return self.draws.make(shots)
-
-    def measure(self, erasure: Erasure, state: State) -> list[Row]:
-        """Draw a state's pictures, and measure them a group of prompts."""
-        groups = {group: rows for group, rows in erasure.groups.items() if rows}
-        shots = [(row, seed) for rows in groups.values() for row in rows for seed in self.seeds]
-        before = self.draws.originals(shots)
-        after = self.pictures(shots, erasure, state)
-        found, first = [], 0
-        for group, rows in groups.items():
-            part = slice(first, first + len(rows) * len(self.seeds))
-            first = part.stop
-            found.append(self._row(erasure, state, group, before[part], after[part]))
+    def measure(self, erasure: Erasure, state: State, wanted: Sequence[str]) -> list[Row]:
+        """Draw groups of a state, and measure each."""
+        asked = {name: group for name, group in groups(erasure, state, self.seeds).items() if name in wanted}
+        plain = [shot for group in asked.values() if group.ridge is None for shot in group.shots]
+        before, session = self.draws.originals(plain), None
+        after, given = before, dict[str, Tensor]()
+        if not state.is_original:
+            session = state.fit(erasure.data)
+            self.world.maker.use(session.erasure().weights())
+            after = self.draws.make(plain)
+            given = derived_pictures(self.world, session.attacked(session.maps), asked, SAMPLING)
+        told, found, first = state.told(session), [], 0
+        for name, group in asked.items():
+            pictures, originals = given.get(name), None
+            if pictures is None:
+                part = slice(first, first := first + len(group.shots))
+                pictures, originals = after[part], before[part] if name != FLOOR else None
+            row = self._counted(erasure, state, name, group, pictures, told)
+            found.append(row if originals is None else self._measured(row, group, originals, pictures))
         return found
 
-    def _row(self, erasure: Erasure, state: State, group: str, before: Tensor, after: Tensor) -> Row:
-        rows = erasure.groups[group]
-        count = len(self.seeds)
-        places = [place for place in range(len(rows)) for _ in range(count)]
-        hits = self.world.detector.detect(after, [rows[place].concept for place in places]).view(-1, count)
-        clip = ClipScore(self.clip, prompts=len(rows))
-        clip.update(after, [rows[place].prompt for place in places], places)
-        distance = PerceptualDistance(FeatureDistance(self.features), prompts=len(rows))
-        distance.update(before, after, places)
-        fid = kid = None
-        if group == HELD:
-            sets = FrechetDistance(self.features), KernelDistance(self.features)
-            reference = self.draws.originals([(row, seed + REFERENCE) for row in rows for seed in self.seeds])
-            for metric in sets:
-                metric.update(after, reference=False)
-                metric.update(reference, reference=True)
-            fid, kid = (float(metric.compute()) for metric in sets)
+    def _counted(self, erasure: Erasure, state: State, name: str, group: Group, pictures: Tensor, told: str) -> Row:
+        """Detections of a group."""
+        hits = self.world.detector.detect(pictures, [row.concept for row, _ in group.shots]).view(-1, len(group.seeds))
         return Row(
             weights=unet_digest(),
             kind=erasure.kind,
             erasure=erasure.name,
             state=state.name,
-            group=group,
-            recipe=erasure.recipe(state, group, self.seeds),
-            settings=state.told,
-            prompts=tuple(row.prompt for row in rows),
+            group=name,
+            recipe=recipe(erasure, state, group),
+            settings=told,
+            prompts=tuple(row.prompt for row in group.prompts),
             hits=tuple("".join(str(int(hit)) for hit in line) for line in hits.tolist()),
-            clip=tuple((clip.sums / clip.counts).tolist()),
-            distance=tuple((distance.sums / distance.counts).tolist()),
-            fid=fid,
-            kid=kid,
         )
+
+    def _measured(self, row: Row, group: Group, before: Tensor, after: Tensor) -> Row:
+        """The same with what is measured of the group's pictures beside detections."""
+        places = [place for place in range(len(group.prompts)) for _ in group.seeds]
+        clip = ClipScore(self.clip, prompts=len(group.prompts))
+        clip.update(after, [group.prompts[place].prompt for place in places], places)
+        distance = PerceptualDistance(FeatureDistance(self.features), prompts=len(group.prompts))
+        distance.update(before, after, places)
+        fid = kid = None
+        if row.group == HELD:
+            sets = FrechetDistance(self.features), KernelDistance(self.features)
+            reference = self.draws.originals([(one, seed + REFERENCE) for one, seed in group.shots])
+            for metric in sets:
+                metric.update(after, reference=False)
+                metric.update(reference, reference=True)
+            fid, kid = (float(metric.compute()) for metric in sets)
+        return replace(
+            row, clip=tuple((clip.sums / clip.counts).tolist()),
+            distance=tuple((distance.sums / distance.counts).tolist()), fid=fid, kid=kid,
+        )  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> None:

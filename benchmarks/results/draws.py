@@ -27,11 +27,15 @@ class Draws:
         self._originals: dict[tuple[str, int], Tensor] = {}
 
     def make(self, shots: Sequence[Shot]) -> Tensor:
-        """Pictures of the weights that are in, ``[n, 3, h, w]``."""
+        """Pictures of the weights that are in, ``[n, 3, h, w]``; nothing for no shots."""
+        if not shots:
+            return torch.empty(0)
         return self.world.maker.make([row for row, _ in shots], [seed for _, seed in shots], self.sampling)
 
     def originals(self, shots: Sequence[Shot]) -> Tensor:
-        """The original model's, ``[n, 3, h, w]``."""
+        """The original model's, ``[n, 3, h, w]``; nothing for no shots."""
+        if not shots:
+            return torch.empty(0)
         missing = list({(row.prompt, seed): (row, seed) for row, seed in shots}.items())
         missing = [(key, shot) for key, shot in missing if key not in self._originals]
         if missing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,20 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from benchmarks import harness
-from benchmarks.results.claims import LITTLE, claims
+from benchmarks.results.claims import LITTLE, UNSEEN, claims
+from benchmarks.results.excess import balance, excess, floor, strongest, strongest_each
 from benchmarks.results.figures import UNWANTED, mean, of, over_erasures, share
-from benchmarks.results.plan import ERASED, HELD, KINDS, ORIGINAL, SAMPLING, STATES, SYNONYMS
+from benchmarks.results.groups import IN_CONTEXT, OF_A_NAME, OF_A_PROMPT, RIDGES
+from benchmarks.results.plan import ERASED, HELD, KINDS, ORIGINAL, SAMPLING, STATES, SYNONYMS, TUNED
+from benchmarks.results.regret import regrets
 from benchmarks.results.table import Row
+from benchmarks.tuning.plan import CHOSEN_ON, JUDGED_ON
+from rece_lightning.evaluation.results.comparison import above_floor
 from rece_lightning.metrics import Mean, Share
+from rece_lightning.metrics.difference import NEAR
 
-HEADING = "| | erased | synonyms | kept | FID | KID | CLIP score, kept | distance, kept | distance, erased |"
+REMOVED = "| | erased | synonyms | above the floor | kept | harmonic mean | derived, one ridge | derived, own ridge |"
+DRAWN = "| | FID | KID | CLIP score, kept | distance, kept | distance, erased |"
 NONE = "–"
 
 
@@ -27,27 +35,47 @@ def write_page(rows: Sequence[Row], folder: Path) -> Path:
 def page(rows: Sequence[Row]) -> list[str]:
     """The lines of the page."""
     seeds = max(len(hits) for row in rows for hits in row.hits)
+    ridges = ", ".join(f"{ridge:g}" for ridge in RIDGES)
     lines = [
         "# What UCE and RECE remove and harm on the embedded world",
         "",
         "Written by `python -m benchmarks.results`; what was measured is in [results.csv](results.csv). U-Net "
         f"`{rows[0].weights}` (SHA-256). One thing is erased at a time; seeds a prompt: {seeds}; DDIM, {SAMPLING}; "
-        "detector `emoji-top1`. The perceptual distance is from the original model's picture of the same prompt and "
-        "seed; FID and KID (× 1,000) are between the kept pictures and the original model's of the same prompts and "
-        "other seeds, so that the original's own are the least that can be reached. Their features, and those of the "
-        "distance, are the detector's 192. CLIP score by the embedded CLIP.",
+        "detector `emoji-top1`.",
+        "",
+        "*Floor*: how often the original model shows what is erased where nobody asks for it (an object's target, a "
+        "phrase without its style or background), with the same seeds. *Above the floor* is the difference, picture by "
+        f"picture; an erasure is *complete* where its interval reaches the floor and it is at most {100 * NEAR:.0f} "
+        "points above it. The harmonic mean is that of 1 − what is above the floor, and what is kept. *Derived*: "
+        f"given the embedding that brings most back, whatever its norm: the strongest of {len(RIDGES)} ridges "
+        f"({ridges} times tr(G)/d), one for all erasures of the row (*one ridge*), or each erasure its own (*own "
+        f"ridge*: an attacker who looks at the pictures). It is derived of an object's name, {OF_A_NAME} pictures, or "
+        f"of {IN_CONTEXT} prompts in context, {OF_A_PROMPT} pictures each; the keys that an edit of values leaves "
+        "alone meet it too.",
+        "",
+        "*Tuned*: what is not named is chosen for each erasure without a picture, by the rule of `model.tune: "
+        f"balanced` or `robust`. Of the objects the rule was chosen on every second one ({', '.join(CHOSEN_ON)}), and "
+        f"it is judged on the others ({', '.join(JUDGED_ON)}), see [tuning.md](tuning.md); styles and backgrounds it "
+        "never saw. *robust, emoji_robust.yaml* has the settings of that file, which were chosen on other objects "
+        "([reach.md](reach.md)).",
+        "",
+        "The perceptual distance is from the original model's picture of the same prompt and seed; FID and KID (× "
+        "1,000) are between the kept pictures and the original model's of the same prompts and other seeds, so that "
+        "the original's own are the least that can be reached. Their features, and those of the distance, are the "
+        "detector's 192. CLIP score by the embedded CLIP.",
         "",
         "In parentheses 95 % intervals: of detections, CLIP score and distance over prompts, for these erasures; of "
-        "FID and KID over erasures (one figure an erasure; Student's t with fewer than six). FID is biased upwards by "
-        "few pictures: compare these with each other alone. Tests flip signs over prompts (of FID over erasures); "
-        "each p-value is of one test.",
+        "*own ridge*, FID and KID over erasures (one figure an erasure; Student's t with fewer than six). FID is "
+        "biased upwards by few pictures: compare these with each other alone. Tests flip signs over prompts (of FID "
+        "over erasures); each p-value is of one test.",
         "",
         "## RECE's claims",
         "",
         "Rule: *removes more* is confirmed where erased names and synonyms are detected less often than after UCE by "
-        f"more than chance (p < 0.05), and contradicted where more often. *Harms little* means that {100 * LITTLE:.0f} "
-        "of 100 pictures of kept concepts are lost against the original model at most: confirmed where the whole "
-        "interval says so, contradicted where the whole interval says the opposite.",
+        "more than chance (p < 0.05), and contradicted where more often; the floor is the same after both, so a test "
+        "of the rates is one of what is above it. Where UCE is at its floor nothing is left to remove. *Harms little* "
+        f"means that {100 * LITTLE:.0f} of 100 pictures of kept concepts are lost against the original model at most: "
+        "confirmed where the whole interval says so, contradicted where the whole interval says the opposite.",
         "",
         *claims(rows),
     ]
@@ -55,18 +83,24 @@ def page(rows: Sequence[Row]) -> list[str]:
         own = [row for row in rows if row.kind == kind]
         if own:
             lines += [*section(own, kind), ""]
+    cost = regrets(rows)
+    if cost:
+        lines += [*cost, ""]
     return [*lines, "![Kept against erased, with intervals](results.png)"]
 
 
 def section(rows: Sequence[Row], kind: str) -> list[str]:
-    """The table of a kind, its settings, and detections an erasure."""
+    """The tables of a kind, its settings, and detections an erasure."""
     names = list(dict.fromkeys(row.erasure for row in rows))
     states = states_of(rows, kind)
-    lines = [f"## {kind.capitalize()}", "", f"{len(names)} erased one at a time: {', '.join(names)}.", "", HEADING]
-    lines.append("|---" * HEADING.count(" |") + "|")
-    lines += ["| " + " | ".join([state, *cells(rows, kind, state)]) + " |" for state in states]
-    settings = {state: of(rows, kind, state, (ERASED,))[0].settings for state in states if state != ORIGINAL}
-    lines += ["", *(f"- {state}: {text}" for state, text in settings.items())]
+    lines = [f"## {kind.capitalize()}", "", f"{len(names)} erased one at a time: {', '.join(names)}.", ""]
+    lines += removed_table(rows, kind, states)
+    unseen = [row for row in rows if row.erasure in JUDGED_ON]
+    if unseen and any(state in TUNED for state in states):
+        lines += ["", f"Of these, {UNSEEN}:", "", *removed_table(unseen, kind, states)]
+    lines += ["", "What the pictures are like:", "", DRAWN, "|---" * (DRAWN.count("|") - 1) + "|"]
+    lines += ["| " + " | ".join([state, *drawn(rows, kind, state)]) + " |" for state in states]
+    lines += ["", *(f"- {state}: {settings_of(rows, kind, state)}" for state in states if state != ORIGINAL)]
     lines += ["", "Detected, erased (with synonyms) / kept:", "", "| | " + " | ".join(states) + " |"]
     lines.append("|---" * (len(states) + 1) + "|")
     for name in names:
@@ -76,20 +110,59 @@ def section(rows: Sequence[Row], kind: str) -> list[str]:
     return lines
 
 
+def removed_table(rows: Sequence[Row], kind: str, states: Sequence[str]) -> list[str]:
+    """What each state removes, keeps and leaves to embeddings, under the floor."""
+    least, lines = floor(rows, kind), [REMOVED, "|---" * (REMOVED.count("|") - 1) + "|"]
+    if least.total:
+        lines.append("| " + " | ".join(["floor", str(least), *[NONE] * (REMOVED.count("|") - 3)]) + " |")
+    return [*lines, *("| " + " | ".join([state, *removed(rows, kind, state)]) + " |" for state in states)]
+
+
+def settings_of(rows: Sequence[Row], kind: str, state: str) -> str:
+    """With what it was run: where a rule chose for each erasure, every choice with the number of erasures."""
+    found = Counter(row.settings for row in of(rows, kind, state, (ERASED,)))
+    if len(found) == 1:
+        return next(iter(found))
+    short: Counter[str] = Counter()
+    for settings, count in found.items():
+        short[", ".join(rounded(part) for part in settings.split(", "))] += count
+    return "; ".join(f"{settings} ({count} of {sum(short.values())})" for settings, count in short.most_common())
+
+
+def rounded(setting: str) -> str:
+    """``lamb 0.06332`` as ``lamb 0.063``: what is laid out on the scale of a prompt differs in the third digit."""
+    name, _, value = setting.rpartition(" ")
+    try:
+        return f"{name} {float(value):.2g}"
+    except ValueError:
+        return setting
+
+
 def states_of(rows: Sequence[Row], kind: str) -> list[str]:
-    """The states that were measured on a kind, in the order of the plan."""
-    measured = {row.state for row in rows if row.kind == kind}
-    return [state for state in STATES if state in measured]
+    """The states that were measured on a kind: in the order of the plan, then those of this kind alone."""
+    measured = dict.fromkeys(row.state for row in rows if row.kind == kind)
+    return [*(state for state in STATES if state in measured), *(state for state in measured if state not in STATES)]
 
 
-def cells(rows: Sequence[Row], kind: str, state: str) -> list[str]:
-    """A state's figures."""
-    erased, synonyms, kept = (of(rows, kind, state, (group,)) for group in (ERASED, SYNONYMS, HELD))
+def removed(rows: Sequence[Row], kind: str, state: str) -> list[str]:
+    """What a state removes and keeps, and what derived embeddings bring back."""
+    shares = [str(share(of(rows, kind, state, (group,)))) for group in (ERASED, SYNONYMS)]
+    kept = str(share(of(rows, kind, state, (HELD,))))
+    if state == ORIGINAL:
+        return [*shares, NONE, kept, NONE, NONE, NONE]
+    middle = balance(rows, kind, state)
+    back = [str(one) if one.total else NONE for one in (f(rows, kind, state) for f in (strongest, strongest_each))]
+    mean_of_both = f"{100 * middle:.0f} %" if middle == middle else NONE
+    return [*shares, above_floor(excess(rows, kind, state)), kept, mean_of_both, *back]
+
+
+def drawn(rows: Sequence[Row], kind: str, state: str) -> list[str]:
+    """How far a state's pictures are from the original's."""
+    erased, kept = (of(rows, kind, state, (group,)) for group in (ERASED, HELD))
     means = [over_erasures(kept, "fid"), over_erasures(kept, "kid"), mean(kept, "clip")]
     if state != ORIGINAL:
         means += [mean(kept, "distance"), mean(erased, "distance")]
-    shares = [str(share(rows)) for rows in (erased, synonyms, kept)]
-    return [*shares, *(told(one) for one in means), *([NONE, NONE] if state == ORIGINAL else [])]
+    return [*(told(one) for one in means), *([NONE, NONE] if state == ORIGINAL else [])]
 
 
 def told(found: Mean) -> str:
@@ -117,7 +190,7 @@ def plot(rows: Sequence[Row]) -> Figure:
     figure = Figure(figsize=(5 * len(kinds), 4.6))
     for place, kind in enumerate(kinds):
         axes = figure.add_subplot(1, len(kinds), place + 1)
-        for marker, state in zip("osD^v", states_of(rows, kind), strict=False):
+        for marker, state in zip("osD^v<>pP*XhdH8", states_of(rows, kind), strict=False):
             gone, kept = share(of(rows, kind, state, UNWANTED)), share(of(rows, kind, state, (HELD,)))
             if gone.total and kept.total:
                 style: dict[str, Any] = {"marker": marker, "capsize": 2, "elinewidth": 1, "linestyle": "none"}

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.harness import Configuration, Settings, digest, former, told
+from benchmarks.harness import Configuration, Settings, fitted, former, told
 from rece_lightning.cli.protocols import load_protocol
+from rece_lightning.core import tuning
 from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.core.tuning import BALANCED, RULES
 from rece_lightning.data.concepts import read_preserved
 from rece_lightning.data.prompts import EvaluationPrompt, read_prompts
 from rece_lightning.emoji.captions import describe
 from rece_lightning.emoji.catalog import load_catalog
+from rece_lightning.erasure.session import ErasureSession
 from rece_lightning.models.sampling import Sampling
 
 SAMPLING = Sampling(steps=12, guidance_scale=4.0, batch_size=64)
@@ -29,7 +32,15 @@ ERASED_BACKGROUNDS = ("red", "green", "blue")
 ORIGINAL, UCE, PUBLISHED = "original", "UCE", "RECE, published settings"
 UCE_RECOMMENDED, RECOMMENDED = "UCE, recommended scales", "RECE, recommended settings"
 PROJECTION = "projection of values"
-STATES = (ORIGINAL, UCE, PUBLISHED, UCE_RECOMMENDED, RECOMMENDED, PROJECTION)
+UCE_TUNED, RECE_TUNED, VALUES_TUNED = "UCE, tuned", "RECE, tuned", "RECE of values, tuned"
+PROJECTION_TUNED = "projection of values, tuned"
+ROBUST, ROBUST_SHIPPED = "robust, tuned", "robust, emoji_robust.yaml"
+TUNED = (UCE_TUNED, RECE_TUNED, VALUES_TUNED, PROJECTION_TUNED, ROBUST)
+"""Those whose settings a rule chooses for each erasure."""
+STATES = (
+    ORIGINAL, UCE, PUBLISHED, UCE_RECOMMENDED, RECOMMENDED, UCE_TUNED, RECE_TUNED, VALUES_TUNED, PROJECTION,
+    PROJECTION_TUNED, ROBUST, ROBUST_SHIPPED,
+)  # fmt: skip
 ERASED, SYNONYMS, HELD = "erased", "synonyms", "kept"
 # What is erased → the recommended configuration, the one with the paper's settings, the protocol.
 KINDS = {
@@ -54,11 +65,49 @@ class State:
     settings: Settings | None
     """``None``: the model is not edited."""
     epochs: int
+    """0 where tuning chooses them too."""
+    tune: str | None = None
+    """How tuning chooses what ``settings`` leave at its default: ``model.tune``."""
+    until: Configuration | None = None
+    """Whose certificate ends the run."""
 
     @property
-    def told(self) -> str:
-        """For the table, in short."""
-        return "" if self.settings is None else told(former(self.settings), self.epochs)
+    def is_original(self) -> bool:
+        """Whether the model is not edited."""
+        return self.settings is None
+
+    @property
+    def chosen_by(self) -> dict[str, Any]:
+        """Of a recipe: the rule, and the certificate that ends a run; nothing of a state without either."""
+        found: dict[str, Any] = {} if self.tune is None else {"tune": self.tune, "rule": RULES[self.tune]}
+        if self.until is not None:
+            found |= {"certificate": self.until.certificate, "until": self.until.threshold}
+        return found
+
+    def fit(self, data: Mapping[str, Any], pretrained: str = "emoji") -> ErasureSession:
+        """The erasure as ``fit`` gives it.
+
+        Args:
+            data: arguments of ``ConceptData``.
+            pretrained: the model.
+        """
+        until = self.until
+        return fitted(
+            self.settings or {}, self.epochs or None, data, until.stopping if until else (),
+            certificate=until.certificate if until else None, pretrained=pretrained, tune=self.tune,
+        )  # fmt: skip
+
+    def told(self, session: ErasureSession | None) -> str:
+        """What was run, for the table, in short.
+
+        Args:
+            session: of the run; ``None`` where nothing is edited.
+        """
+        if session is None or self.settings is None:
+            return ""
+        choice = session.tuned.choice
+        chosen = {} if choice is None else choice["chosen"]["settings"]
+        return told(former({**self.settings, **chosen}), len(session.history))
 
 
 @dataclass(frozen=True)
@@ -71,21 +120,6 @@ class Erasure:
     """Arguments of ``ConceptData``: the same for every state."""
     groups: dict[str, tuple[EvaluationPrompt, ...]]
     """Erased, synonyms, kept."""
-
-    def recipe(self, state: State, group: str, seeds: Sequence[int]) -> str:
-        """Digest of what decides a row's figures beside the model."""
-        made: dict[str, Any] = {}
-        if state.settings is not None:
-            made = {"data": self.data, "model": former(state.settings), "epochs": state.epochs}
-        prompts = [asdict(row) for row in self.groups[group]]
-        what = {**made, "prompts": prompts, "seeds": list(seeds), "reference": REFERENCE, "sampling": str(SAMPLING)}
-        return digest(what)
-
-
-def recipes(erasure: Erasure, state: State, seeds: Sequence[int]) -> dict[Key, str]:
-    """The digests of the rows of a state: one a group of prompts."""
-    groups = [group for group, prompts in erasure.groups.items() if prompts]
-    return {(erasure.kind, erasure.name, state.name, group): erasure.recipe(state, group, seeds) for group in groups}
 
 
 def states(kind: str) -> list[State]:
@@ -104,7 +138,21 @@ def states(kind: str) -> list[State]:
         if all(state.settings != alone for state in found):
             found.append(State(uce, alone, 1))
         found.append(State(rece, settings, epochs))
-    return [*found, State(PROJECTION, OBLIQUE, 1)]
+    return [*found, State(PROJECTION, OBLIQUE, 1), *tuned()]
+
+
+def tuned() -> list[State]:
+    """Settings that choose themselves, as ``model.tune`` does, and those that ``emoji_robust.yaml`` has."""
+    values: Settings = {"projections": "v"}
+    shipped = Configuration.shipped("emoji_robust.yaml")
+    return [
+        State(UCE_TUNED, {}, 1, BALANCED),
+        State(RECE_TUNED, {}, 0, BALANCED),
+        State(VALUES_TUNED, values, 0, BALANCED),
+        State(PROJECTION_TUNED, {"editor": "Projection", **values}, 0, BALANCED),
+        State(ROBUST, {}, 0, tuning.ROBUST),
+        State(ROBUST_SHIPPED, shipped.settings, int(shipped.epochs or 1), until=shipped),
+    ]
 
 
 def erasures() -> list[Erasure]:

@@ -21,23 +21,24 @@ class Row:
     erasure: str
     state: str
     group: str
-    """``erased``, ``synonyms``, ``kept``."""
+    """``erased``, ``synonyms``, ``kept``, ``floor``, ``derived`` with its ridge."""
     recipe: str
     """Digest of edit, prompts, seeds and sampling."""
     settings: str
     prompts: tuple[str, ...]
     hits: tuple[str, ...]
     """A prompt's pictures by seed, 1 where the concept is detected: ``11011``."""
-    clip: tuple[float, ...]
-    """A prompt's mean CLIP score."""
-    distance: tuple[float, ...]
-    """A prompt's mean perceptual distance from the original model's pictures."""
+    clip: tuple[float, ...] = ()
+    """A prompt's mean CLIP score; empty for floors and embeddings."""
+    distance: tuple[float, ...] = ()
+    """A prompt's mean perceptual distance from the original model's pictures; the same."""
     fid: float | None = None
     """Of the group's pictures against the original model's of other seeds; kept ones alone."""
     kid: float | None = None
 
     def __post_init__(self) -> None:
-        if any(len(getattr(self, name)) != len(self.prompts) for name in LISTS):
+        lengths = [len(getattr(self, name)) for name in LISTS]
+        if set(lengths[:2]) != {len(self.prompts)} or not set(lengths) <= {0, len(self.prompts)}:
             raise ValueError(f"{BETWEEN.join(self.key)}: lists of different lengths")
         if any(set(hits) - {"0", "1"} for hits in self.hits):
             raise ValueError(f"{BETWEEN.join(self.key)}: hits that are neither 0 nor 1")

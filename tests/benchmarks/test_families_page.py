@@ -10,22 +10,18 @@ import pytest
 import torch
 
 from benchmarks.families import learned, sizes
-from benchmarks.families.bench import Bench, with_derived
-from benchmarks.families.figures import certificates, floor, harmonic, left_between, strongest, strongest_each
+from benchmarks.families.bench import Bench
+from benchmarks.families.figures import certificates, harmonic, left_between
 from benchmarks.families.page import page, write_page
 from benchmarks.families.plan import (
-    FLOOR,
     METHODS,
     NEAREST,
     PARTS,
     PRETRAINED,
     PROJECTION,
-    RIDGES,
     SINGULAR,
     SPACES,
     TOKENS,
-    Group,
-    derived,
     groups,
     methods,
     recipe,
@@ -33,7 +29,6 @@ from benchmarks.families.plan import (
     singular,
     spaces,
     tokens,
-    without,
     work,
 )
 from benchmarks.families.sentences import answers, on_all, stronger, which_tokens
@@ -41,6 +36,9 @@ from benchmarks.families.shapes import CLIP_L, MODELS, T5_XXL, write_folder
 from benchmarks.families.table import Row
 from benchmarks.families.table import table as families_table
 from benchmarks.harness import World, fitted, method_of
+from benchmarks.results.derived import with_derived
+from benchmarks.results.excess import floor, strongest, strongest_each
+from benchmarks.results.groups import FLOOR, RIDGES, Group, derived, floor_prompts
 from benchmarks.results.plan import ERASED, HELD, ORIGINAL, RECOMMENDED, SYNONYMS, UCE, UCE_RECOMMENDED, erasures
 from benchmarks.results.table import Row as OtherRow
 from rece_lightning.core.derivation import Derivation
@@ -122,7 +120,7 @@ def test_what_is_drawn_of_an_erasure() -> None:
     drawn = groups(by_name["bomb"], edited[0])
     assert [drawn[derived(ridge)].ridge for ridge in RIDGES] == list(RIDGES)
     for name in ("noto style", "red background"):
-        plain = [without(one, by_name[name]) for one in by_name[name].groups[ERASED]]
+        plain = floor_prompts(by_name[name], by_name[name].groups[ERASED])
         assert all(one.concept == name and name.split()[0] not in one.prompt.split() for one in plain)
         assert plain[0].prompt == "a fox"
 

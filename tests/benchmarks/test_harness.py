@@ -182,7 +182,8 @@ def test_what_is_missing_is_measured_and_each_part_is_written_at_once(tmp_path: 
 
 
 def results() -> tuple[Table[Any], dict[Any, str], bool]:
-    from benchmarks.results.plan import SEEDS, erasures, recipes, states
+    from benchmarks.results.groups import recipes
+    from benchmarks.results.plan import SEEDS, erasures, states
     from benchmarks.results.table import table
 
     work = [recipes(one, state, SEEDS) for one in erasures() for state in states(one.kind)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,22 @@ import pytest
 
 from benchmarks.harness import Table, method_of
 from benchmarks.red_team.page import Row, controlled_curves, write_page
-from benchmarks.red_team.plan import BUDGETS, PLAIN, ROBUST, STATES, UCE, Plan, erasures, goals
+from benchmarks.red_team.plan import (
+    BUDGETS,
+    ORIGINAL,
+    PLAIN,
+    RECE_TUNED,
+    ROBUST,
+    ROBUST_TUNED,
+    STATES,
+    TUNED,
+    TUNED_ATTACKS,
+    UCE,
+    UNASKED,
+    Plan,
+    erasures,
+    goals,
+)
 from rece_lightning.attacks import LADDER
 from rece_lightning.cli.verbs import PACKAGE
 from rece_lightning.core import Projection
@@ -73,6 +89,38 @@ def test_page_has_every_attack_in_every_state_and_the_figure_beside_it(tmp_path:
         table.rows()
     table.write(rows())
     assert table.rows() == rows()
+
+
+def test_tuned_states_stand_beside_the_others_on_the_same_objects_and_attacks(tmp_path: Path) -> None:
+    found = [*rows(), replace(row(UCE, "mma", "0/2"), erased="snake"), replace(row(UCE, "mma", "0/2"), seed=1)]
+    found.append(row(ORIGINAL, "no attack", "0/2 1/2", UNASKED))
+    found += [row(RECE_TUNED, "no attack", "0/2"), row(RECE_TUNED, "mma", "2/2 2/2", has="text encoder")]
+    page = write_page(found, plan_of(), tmp_path, "command` on 1 of 2 cores").read_text(encoding="utf-8")
+    whole, own = page.split("## Settings that choose themselves")
+    assert "Floor: where nobody asks for it the original shows what is erased in 25 %" in own
+    assert "Floor: " in whole
+    assert RECE_TUNED not in whole
+    header = f"| attack | original | UCE | RECE | {RECE_TUNED} |"
+    assert header in own
+    # UCE's rows of another object and of another seed are left out of this table, and are in the other one.
+    shares = [Share.over([(hits, 2), (1, 2)]) for hits in (2, 1, 0)] + [Share.over([(2, 2), (2, 2)])]
+    assert f"| `mma` | {' | '.join(map(str, shares))} |" in own
+    assert f"| `mma` | {shares[0]} | {Share.over([(1, 2), (1, 2), (0, 2), (0, 2)])} |" in whole
+
+
+def test_tuned_states_are_of_six_objects_one_seed_and_what_a_rule_chooses() -> None:
+    plan = plan_of(tuned=True, seeds=2)
+    things = erasures(["all"])
+    assert [one.name for one in things if plan.tuned_states(one)] == [one.name for one in erasures(["default"])[:6]]
+    assert not plan_of().tuned_states(things[0])
+    assert {attack.name for attack in plan.attacks_on(RECE_TUNED, 0, "objects")} == set(TUNED_ATTACKS)
+    assert plan.attacks_on(RECE_TUNED, 1, "objects") == []
+    assert [attack.name for attack in plan.attacks_on(UCE, 1, "objects")] == list(LADDER)
+    models = [plan.edit(things[0], state) for state in (UCE, PLAIN, *TUNED)]
+    assert len({str(model) for model in models}) == len(models)
+    session = plan.fit(things[0], ROBUST_TUNED)
+    assert session.method.singular
+    assert session.tuned.choice is not None
 
 
 def test_robust_settings_stand_on_those_of_the_kind(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from benchmarks.harness import Piece, check_same, fill, unet_digest
 from benchmarks.results.claims import (
     CONFIRMED,
     CONTRADICTED,
+    NOTHING_LEFT,
     OPEN,
     claims,
     harm_verdict,
@@ -19,6 +20,7 @@ from benchmarks.results.claims import (
     removal_verdict,
     summary,
 )
+from benchmarks.results.excess import balance, excess, floor, strongest, strongest_each
 from benchmarks.results.figures import (
     detection_change,
     detection_test,
@@ -29,27 +31,31 @@ from benchmarks.results.figures import (
     pairs,
     share,
 )
-from benchmarks.results.page import page, write_page
+from benchmarks.results.groups import DERIVED, FLOOR, RIDGES, derived, groups, recipe, recipes
+from benchmarks.results.page import page, settings_of, write_page
 from benchmarks.results.plan import (
     ERASED,
     HELD,
     KINDS,
     ORIGINAL,
     PUBLISHED,
+    RECE_TUNED,
+    ROBUST,
     SEEDS,
     SYNONYMS,
     UCE,
+    UCE_TUNED,
     Erasure,
     Key,
     State,
     erasures,
-    recipes,
     states,
 )
+from benchmarks.results.regret import best_of, regrets
 from benchmarks.results.table import Row
 from benchmarks.results.table import table as results_table
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.metrics import Mean, PairedTest
+from rece_lightning.metrics import Difference, Mean, PairedTest, harmonic_mean
 from rece_lightning.metrics.intervals import t_quantile
 
 
@@ -112,18 +118,63 @@ def test_states_take_their_settings_from_the_configurations() -> None:
 def test_the_recipe_depends_on_what_decides_the_figures() -> None:
     one: Erasure = erasures()[0]
     state = states("objects")[2]
-    recipe = one.recipe(state, HELD, SEEDS)
-    assert recipe == one.recipe(state, HELD, SEEDS)
-    assert recipe != one.recipe(state, ERASED, SEEDS)
-    assert recipe != one.recipe(state, HELD, SEEDS[:1])
-    assert recipe != one.recipe(
-        State(state.name, {**(state.settings or {}), "editor.lamb": 3.0}, state.epochs), HELD, SEEDS
-    )
+
+    def made(erasure: Erasure, state: State, group: str, seeds: tuple[int, ...] = SEEDS) -> str:
+        return recipe(erasure, state, groups(erasure, state, seeds)[group])
+
+    assert made(one, state, HELD) == made(one, state, HELD)
+    others = [
+        made(one, state, ERASED),
+        made(one, state, HELD, SEEDS[:1]),
+        made(one, State(state.name, {**(state.settings or {}), "editor.lamb": 3.0}, state.epochs), HELD),
+        made(one, State(state.name, state.settings, state.epochs, "balanced"), HELD),
+        made(one, State(state.name, state.settings, state.epochs, "robust"), HELD),
+        *(made(one, state, derived(ridge)) for ridge in RIDGES),
+    ]
     other = replace(one, data={**one.data, "preserve": [" "]})
-    assert recipe != other.recipe(state, HELD, SEEDS)
+    assert len({made(one, state, HELD), made(other, state, HELD), *others}) == len(others) + 2
     # The original model does not depend on what is erased.
     original = states("objects")[0]
-    assert one.recipe(original, HELD, SEEDS) == other.recipe(original, HELD, SEEDS)
+    assert made(one, original, HELD) == made(other, original, HELD)
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"), [("bomb", {" "}), ("ink style", {"a fox", "a banana"}), ("red background", None)]
+)
+def test_a_floor_is_asked_for_in_the_place_of_every_unwanted_prompt(name: str, asked: set[str] | None) -> None:
+    one = next(erasure for erasure in erasures() if erasure.name == name)
+    original, edited = states(one.kind)[:2]
+    unwanted = [*one.groups[ERASED], *one.groups[SYNONYMS]]
+    floor = groups(one, original, SEEDS)[FLOOR]
+    assert [row.concept for row in floor.prompts] == [row.concept for row in unwanted]
+    assert not {row.prompt for row in floor.prompts} & {row.prompt for row in unwanted}
+    assert all(name.split()[0] not in row.prompt.split() for row in floor.prompts)
+    assert asked is None or asked <= {row.prompt for row in floor.prompts}
+    # The original needs no derived embedding, an edit no floor of its own.
+    assert not [group for group in groups(one, original, SEEDS) if group.startswith(DERIVED)]
+    assert FLOOR not in groups(one, edited, SEEDS)
+    assert [group.ridge for group in groups(one, edited, SEEDS).values() if group.ridge is not None] == list(RIDGES)
+
+
+def test_a_tuned_state_is_what_a_fit_chooses_and_says_so() -> None:
+    found = {state.name: state for state in states("objects")}
+    bomb = erasures()[0]
+    session = found[RECE_TUNED].fit(bomb.data)
+    choice = session.tuned.choice
+    assert choice is not None
+    assert choice["aim"] == "balanced"
+    assert len(session.history) == choice["chosen"]["epochs"]
+    told = found[RECE_TUNED].told(session)
+    assert told.endswith(f"epochs {len(session.history)}")
+    assert f"preserve_scale {choice['chosen']['settings']['editor.preserve_scale']}" in told
+    # UCE is one edit, whatever the rule would choose.
+    uce = found[UCE_TUNED].fit(bomb.data)
+    assert len(uce.history) == 1
+    assert uce.tuned.choice is not None
+    robust = found[ROBUST].fit(bomb.data)
+    assert robust.method.editor.singular
+    assert robust.method.projections == "v"
+    assert found[ORIGINAL].told(None) == ""
 
 
 # The table
@@ -167,7 +218,8 @@ def test_rows_of_other_weights_or_settings_are_refused(tmp_path: Path) -> None:
 def test_a_stopped_measurement_goes_on_with_what_is_missing(tmp_path: Path) -> None:
     one = erasures()[0]
     work = {state.name: recipes(one, state, SEEDS) for state in states("objects")}
-    assert sum(map(len, work.values())) == 3 * len(work)
+    # Erased, synonyms and kept; of the original the floor, of each edit the derived embeddings.
+    assert sum(map(len, work.values())) == 3 * len(work) + 1 + len(RIDGES) * (len(work) - 1)
     blank = row(UCE, HELD, ["1"], weights=unet_digest())
     made: list[str] = []
 
@@ -266,6 +318,101 @@ def test_little_harm_is_a_matter_of_the_interval(interval: tuple[float, float], 
     assert harm_verdict(Mean(sum(interval) / 2, interval, 100, "95 % bootstrap over prompts")) == verdict
 
 
+def test_nothing_is_left_to_remove_at_the_floor() -> None:
+    test = PairedTest(-0.2, 0.001, "exact sign flips over prompts", 100)
+    at_floor, above = Difference(0.02, (-0.05, 0.08)), Difference(0.1, (0.02, 0.2))
+    assert removal_verdict(test, at_floor) == NOTHING_LEFT
+    assert removal_verdict(test, above) == CONFIRMED
+    # More than UCE is more, wherever UCE is.
+    assert removal_verdict(replace(test, change=0.2), at_floor) == CONTRADICTED
+
+
+# Floors
+
+
+def floored(erased: str, unasked: str, *, prompts: int = 8, kind: str = "styles") -> list[Row]:
+    """A style that the original draws in 4 of 5 pictures, with its floor, and an edit that leaves ``erased``."""
+    what = {"erasure": "ink style", "kind": kind}
+    return [
+        row(ORIGINAL, ERASED, ["11110"] * prompts, **what),  # type: ignore[arg-type]
+        row(ORIGINAL, FLOOR, [unasked] * prompts, clip=(), distance=(), **what),  # type: ignore[arg-type]
+        row(UCE, ERASED, [erased] * prompts, **what),  # type: ignore[arg-type]
+        row(UCE, HELD, ["11110"] * prompts, **what),  # type: ignore[arg-type]
+    ]
+
+
+def test_an_excess_is_counted_picture_by_picture_of_the_same_seed() -> None:
+    rows = floored("11000", "10000")
+    above = excess(rows, "styles", UCE)
+    assert above is not None
+    assert above.value == pytest.approx(0.2)
+    assert floor(rows, "styles").rate == pytest.approx(0.2)
+    assert not above.complete
+    assert balance(rows, "styles", UCE) == pytest.approx(harmonic_mean(0.2, 0.8))
+    # Below its floor an erasure is no better than at it.
+    rows = floored("00000", "10000")
+    below = excess(rows, "styles", UCE)
+    assert below is not None
+    assert below.complete
+    assert below.value == pytest.approx(-0.2)
+    assert balance(rows, "styles", UCE) == pytest.approx(harmonic_mean(0.0, 0.8))
+    assert excess([one for one in rows if one.group != FLOOR], "styles", UCE) is None
+
+
+def test_a_floor_of_other_prompts_is_an_error() -> None:
+    rows = floored("11000", "10000")
+    short = replace(rows[1], prompts=rows[1].prompts[:-1], hits=rows[1].hits[:-1])
+    with pytest.raises(ValueError, match="7 floors of 8 prompts"):
+        excess([rows[0], short, *rows[2:]], "styles", UCE)
+
+
+def test_a_sentence_says_that_an_erasure_at_its_floor_is_complete() -> None:
+    rows = floored("10000", "10000")
+    rows.append(replace(rows[2], state=PUBLISHED, hits=("01000",) * 8))
+    sentence = removal_sentence(rows, "styles", UCE, PUBLISHED)
+    assert sentence.startswith(f"styles: {NOTHING_LEFT}")
+    assert sentence.count("above the floor, complete") == 2
+    lines = page(rows)
+    assert any(line.startswith("| floor | 20 %") for line in lines)
+    shown = next(line for line in lines if line.startswith("| UCE | 20 %"))
+    assert "0 (−" in shown
+    assert ", complete | 80 %" in shown
+
+
+def test_the_strongest_embedding_is_that_of_one_ridge_or_of_each_erasures_own() -> None:
+    rows = [
+        row(UCE, derived(ridge), [hits], erasure=name, clip=(), distance=())
+        for name, found in {"bomb": ("111", "000"), "axe": ("000", "110")}.items()
+        for ridge, hits in zip(RIDGES, found, strict=False)
+    ]
+    assert strongest(rows, "objects", UCE).hits == 3
+    assert strongest_each(rows, "objects", UCE).hits == 5
+
+
+# The rule's regret
+
+
+def test_the_regret_is_the_best_in_hindsight_less_the_tuned_one() -> None:
+    rows = [replace(one, kind="objects", erasure="dagger") for one in floored("11000", "00000")]
+    tuned = [replace(one, state=RECE_TUNED, hits=("11100",) * 8) for one in rows if one.group == ERASED][-1:]
+    tuned += [replace(rows[3], state=RECE_TUNED)]
+    # A singular editor is no candidate: it is chosen for another aim.
+    robust = [replace(one, state=ROBUST, hits=(("00000",) if one.group == ERASED else ("11111",)) * 8) for one in tuned]
+    assert best_of([*rows, *tuned, *robust], "objects") == (UCE, pytest.approx(harmonic_mean(0.4, 0.8)))
+    lines = regrets([*rows, *tuned, *robust])
+    regret = 100 * (harmonic_mean(0.4, 0.8) - harmonic_mean(0.6, 0.8))
+    assert any(line.startswith("| dagger | UCE |") and line.endswith(f"| {regret:.0f} |") for line in lines)
+    assert lines[-1] == f"| mean, objects, judged on | | | | **{regret:.1f}** |"
+    assert regrets(rows) == []
+
+
+def test_choices_that_differ_by_the_scale_of_a_prompt_are_told_as_one() -> None:
+    rows = [row(RECE_TUNED, ERASED, ["0"], erasure=f"e{k}", settings=f"lamb 0.06{k}, epochs 2") for k in (31, 32)]
+    rows.append(row(RECE_TUNED, ERASED, ["0"], erasure="e", settings="lamb 0.0632, accumulate True, epochs 4"))
+    told = settings_of(rows, "objects", RECE_TUNED)
+    assert told == "lamb 0.063, epochs 2 (2 of 3); lamb 0.063, accumulate True, epochs 4 (1 of 3)"
+
+
 def test_the_change_is_the_difference_of_the_rates() -> None:
     first = row(UCE, HELD, ["11111", "11000", "10000"] * 3)
     second = replace(first, state=PUBLISHED, hits=("00000", "11000", "11111") * 3)
@@ -333,7 +480,9 @@ def test_the_page_shows_the_figures_of_the_rows(tmp_path: Path) -> None:
     columns = [cell.strip() for cell in shown.strip("|").split("|")]
     heading = next(line for line in lines if line.startswith("| | erased |"))
     assert len(columns) == heading.count("|") - 1
-    assert [cell.split(" (")[0] for cell in columns[1:6]] == ["20 %", "–", "80 %", "1.5", "0.2"]
+    assert [cell.split(" (")[0] for cell in columns[1:5]] == ["20 %", "–", "–", "80 %"]
+    shown = [line for line in lines if line.startswith("| UCE |")][1]
+    assert [cell.strip().split(" (")[0] for cell in shown.strip("|").split("|")][1:3] == ["1.5", "0.2"]
     assert "| bomb | 100 / 100 | 20 / 80 |" in lines
     path = write_page(rows, tmp_path)
     assert path.read_text(encoding="utf-8").splitlines() == lines
