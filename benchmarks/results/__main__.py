@@ -19,7 +19,7 @@ from benchmarks.results.derived import derived_pictures
 from benchmarks.results.draws import Draws
 from benchmarks.results.groups import FLOOR, Group, groups, recipe, recipes
 from benchmarks.results.page import write_page
-from benchmarks.results.plan import HELD, KINDS, REFERENCE, SAMPLING, SEEDS, Erasure, State, erasures, states
+from benchmarks.results.plan import HELD, KINDS, REFERENCE, SAMPLING, SEEDS, Erasure, State, erasures, work
 from benchmarks.results.table import Row, table
 from rece_lightning.metrics import (
     Clip,
@@ -117,8 +117,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             if arguments.quick:
                 chosen = [next(one for one in chosen if one.kind == kind) for kind in KINDS]
             bench = Bench(SEEDS[:1] if arguments.quick else SEEDS)
-            work = [bench.piece(erasure, state) for erasure in chosen for state in states(erasure.kind)]
-            fill(results, work, overwrite=arguments.overwrite, whole=True)
+            pieces = [bench.piece(erasure, state) for erasure, state in work(chosen)]
+            fill(results, pieces, overwrite=arguments.overwrite, whole=True)
         print(write_page(results.rows(), arguments.output))
 
 

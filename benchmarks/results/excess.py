@@ -41,7 +41,7 @@ def excess(rows: Sequence[Counted], kind: str, state: str, groups: Sequence[str]
             below = least.get((row.erasure, prompt))
             if below is not None:
                 seen += [hit == "1" for hit in hits]
-                unasked += [hit == "1" for hit in below]
+                unasked += [hit == "1" for hit in below[: len(hits)]]  # embeddings have the first seeds alone
                 prompts += [prompt] * len(hits)
     return Difference.paired(seen, unasked, prompts) if seen else None
 
@@ -64,6 +64,12 @@ def strongest(rows: Sequence[Row], kind: str, state: str) -> Share:
     """The derived embedding of the ridge that brings most back over all erasures of a kind."""
     found = [share(of(rows, kind, state, (group,))) for group in ridges_of(rows)]
     return max(found, key=lambda one: one.rate if one.total else -1.0, default=Share(0, 0))
+
+
+def regained(rows: Sequence[Counted], kind: str, state: str) -> Difference | None:
+    """What the strongest of the ridges brings back above the floor of the same prompts and seeds."""
+    found = [above for group in ridges_of(rows) if (above := excess(rows, kind, state, (group,))) is not None]
+    return max(found, key=lambda one: one.value, default=None)
 
 
 def strongest_each(rows: Sequence[Row], kind: str, state: str) -> Share:

@@ -11,20 +11,22 @@ from matplotlib.figure import Figure
 
 from benchmarks import harness
 from benchmarks.results.claims import LITTLE, UNSEEN, claims
-from benchmarks.results.excess import balance, excess, floor, strongest, strongest_each
+from benchmarks.results.excess import balance, excess, floor, regained, strongest, strongest_each
 from benchmarks.results.figures import UNWANTED, mean, of, over_erasures, share
 from benchmarks.results.groups import IN_CONTEXT, OF_A_NAME, OF_A_PROMPT, RIDGES
-from benchmarks.results.plan import ERASED, HELD, KINDS, ORIGINAL, SAMPLING, STATES, SYNONYMS, TUNED
+from benchmarks.results.plan import ERASED, HELD, KINDS, LOOKED_AT, ORIGINAL, SAMPLING, STATES, SYNONYMS, TUNED
 from benchmarks.results.regret import regrets
 from benchmarks.results.table import Row
 from benchmarks.tuning.plan import CHOSEN_ON, JUDGED_ON
 from rece_lightning.evaluation.results.comparison import above_floor
 from rece_lightning.metrics import Mean, Share
-from rece_lightning.metrics.difference import NEAR
+from rece_lightning.metrics.difference import NEAR, points
 
 REMOVED = "| | erased | synonyms | above the floor | kept | harmonic mean | derived, one ridge | derived, own ridge |"
 DRAWN = "| | FID | KID | CLIP score, kept | distance, kept | distance, erased |"
 NONE = "–"
+REGAINED, LOST = 0.10, 0.03
+"""Goals for styles, as shares: what a derived embedding may bring back above the floor, and what may be lost."""
 
 
 def write_page(rows: Sequence[Row], folder: Path) -> Path:
@@ -98,6 +100,8 @@ def section(rows: Sequence[Row], kind: str) -> list[str]:
     unseen = [row for row in rows if row.erasure in JUDGED_ON]
     if unseen and any(state in TUNED for state in states):
         lines += ["", f"Of these, {UNSEEN}:", "", *removed_table(unseen, kind, states)]
+    if kind == "styles":
+        lines += frontier(rows, kind, states)
     lines += ["", "What the pictures are like:", "", DRAWN, "|---" * (DRAWN.count("|") - 1) + "|"]
     lines += ["| " + " | ".join([state, *drawn(rows, kind, state)]) + " |" for state in states]
     lines += ["", *(f"- {state}: {settings_of(rows, kind, state)}" for state in states if state != ORIGINAL)]
@@ -107,6 +111,37 @@ def section(rows: Sequence[Row], kind: str) -> list[str]:
         own = [row for row in rows if row.erasure == name]
         found = [f"{rate(of(own, kind, s, UNWANTED))} / {rate(of(own, kind, s, (HELD,)))}" for s in states]
         lines.append("| " + " | ".join([name, *found]) + " |")
+    return lines
+
+
+def frontier(rows: Sequence[Row], kind: str, states: Sequence[str]) -> list[str]:
+    """Which states meet the goals that are set for styles, and what the others lack; the style looked at stays out."""
+    own = [row for row in rows if row.erasure != LOOKED_AT]
+    before, least = share(of(own, kind, ORIGINAL, (HELD,))), floor(own, kind)
+    if not least.total or not before.total:
+        return []
+    lines = [
+        "",
+        f"*Nearest point*: `ProjectedUCE` with λ₁ 10, which takes out of every embedding's reach what all prompts of a "
+        f"style share, and edits like UCE behind it. How many directions and of what was chosen on {LOOKED_AT}. On the "
+        f"others a style that is erased well has at most {100 * NEAR:.0f} points above its floor, at most "
+        f"{100 * REGAINED:.0f} above it for the derived embedding of the strongest ridge, and keeps all but "
+        f"{100 * LOST:.0f} points of what the original does:",
+        "",
+    ]
+    for state in states:
+        above, kept = excess(own, kind, state), share(of(own, kind, state, (HELD,)))
+        back = regained(own, kind, state)
+        if state == ORIGINAL or above is None or not kept.total or back is None:
+            continue
+        parts = [
+            (above.value <= NEAR, f"{above}"),
+            (back.value <= REGAINED, f"derived {back}"),
+            (before.rate - kept.rate <= LOST, f"kept {points(kept.rate - before.rate)}"),
+        ]
+        lacks = [name for (met, _), name in zip(parts, ("removal", "embeddings", "kept"), strict=True) if not met]
+        verdict = "**all three**" if not lacks else f"lacks {' and '.join(lacks)}"
+        lines.append(f"- {state}: {verdict} ({'; '.join(said for _, said in parts)}).")
     return lines
 
 

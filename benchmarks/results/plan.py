@@ -35,11 +35,17 @@ PROJECTION = "projection of values"
 UCE_TUNED, RECE_TUNED, VALUES_TUNED = "UCE, tuned", "RECE, tuned", "RECE of values, tuned"
 PROJECTION_TUNED = "projection of values, tuned"
 ROBUST, ROBUST_SHIPPED = "robust, tuned", "robust, emoji_robust.yaml"
+ONE_OF_VALUES, ONE_OF_BOTH = "nearest point, one direction of values", "nearest point, one direction of keys and values"
+TWO_OF_VALUES = "nearest point, two directions of values"
+ONE_DIRECTION = (ONE_OF_VALUES, ONE_OF_BOTH, TWO_OF_VALUES)
+"""Of styles alone: what all prompts of a style share is one direction."""
+LOOKED_AT = "noto style"
+"""The style whose pictures were looked at to choose these; the others judge them."""
 TUNED = (UCE_TUNED, RECE_TUNED, VALUES_TUNED, PROJECTION_TUNED, ROBUST)
 """Those whose settings a rule chooses for each erasure."""
 STATES = (
     ORIGINAL, UCE, PUBLISHED, UCE_RECOMMENDED, RECOMMENDED, UCE_TUNED, RECE_TUNED, VALUES_TUNED, PROJECTION,
-    PROJECTION_TUNED, ROBUST, ROBUST_SHIPPED,
+    PROJECTION_TUNED, ROBUST, ROBUST_SHIPPED, *ONE_DIRECTION,
 )  # fmt: skip
 ERASED, SYNONYMS, HELD = "erased", "synonyms", "kept"
 # What is erased → the recommended configuration, the one with the paper's settings, the protocol.
@@ -138,7 +144,8 @@ def states(kind: str) -> list[State]:
         if all(state.settings != alone for state in found):
             found.append(State(uce, alone, 1))
         found.append(State(rece, settings, epochs))
-    return [*found, State(PROJECTION, OBLIQUE, 1), *tuned()]
+    found += [State(PROJECTION, OBLIQUE, 1), *tuned()]
+    return [*found, *one_direction()] if kind == "styles" else found
 
 
 def tuned() -> list[State]:
@@ -153,6 +160,27 @@ def tuned() -> list[State]:
         State(ROBUST, {}, 0, tuning.ROBUST),
         State(ROBUST_SHIPPED, shipped.settings, int(shipped.epochs or 1), until=shipped),
     ]
+
+
+def one_direction() -> list[State]:
+    """A style's prompts share one difference to their targets: it alone is taken out of reach."""
+    held: Settings = {"editor": "ProjectedUCE", "editor.preserve_scale": 10.0}
+    given = ((1, {"projections": "v"}), (1, {}), (2, {"projections": "v"}))
+    return [
+        State(name, {**held, "editor.rank": rank, **kinds}, 1)
+        for name, (rank, kinds) in zip(ONE_DIRECTION, given, strict=True)
+    ]
+
+
+def work(chosen: Sequence[Erasure]) -> list[tuple[Erasure, State]]:
+    """Erasures and states in the order in which they are measured: floors, then what chooses itself, then the others.
+
+    A run that is stopped early holds whole comparisons.
+    """
+    order = (ORIGINAL, RECE_TUNED, UCE_TUNED, VALUES_TUNED, ONE_OF_VALUES, ROBUST, PROJECTION_TUNED)
+    pairs = [(erasure, state) for erasure in chosen for state in states(erasure.kind)]
+    places = {name: place for place, name in enumerate(order)}
+    return sorted(pairs, key=lambda pair: places.get(pair[1].name, len(order)))
 
 
 def erasures() -> list[Erasure]:

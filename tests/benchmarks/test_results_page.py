@@ -20,7 +20,7 @@ from benchmarks.results.claims import (
     removal_verdict,
     summary,
 )
-from benchmarks.results.excess import balance, excess, floor, strongest, strongest_each
+from benchmarks.results.excess import balance, excess, floor, regained, strongest, strongest_each
 from benchmarks.results.figures import (
     detection_change,
     detection_test,
@@ -32,11 +32,12 @@ from benchmarks.results.figures import (
     share,
 )
 from benchmarks.results.groups import DERIVED, FLOOR, RIDGES, derived, groups, recipe, recipes
-from benchmarks.results.page import page, settings_of, write_page
+from benchmarks.results.page import frontier, page, settings_of, write_page
 from benchmarks.results.plan import (
     ERASED,
     HELD,
     KINDS,
+    LOOKED_AT,
     ORIGINAL,
     PUBLISHED,
     RECE_TUNED,
@@ -387,6 +388,36 @@ def test_the_strongest_embedding_is_that_of_one_ridge_or_of_each_erasures_own() 
     ]
     assert strongest(rows, "objects", UCE).hits == 3
     assert strongest_each(rows, "objects", UCE).hits == 5
+
+
+def test_embeddings_are_held_against_the_floor_of_their_own_seeds() -> None:
+    rows = floored("10000", "10000")
+    weak, strong = (
+        row(UCE, derived(ridge), [hits] * 8, erasure="ink style", kind="styles", clip=(), distance=())
+        for ridge, hits in zip(RIDGES, ("10", "11"), strict=False)
+    )
+    # Half the floor's pictures of the first two seeds show it, a fifth of all five.
+    prompts = rows[2].prompts
+    found = regained([*rows, replace(weak, prompts=prompts), replace(strong, prompts=prompts)], "styles", UCE)
+    assert found is not None
+    assert found.value == pytest.approx(0.5)
+    assert regained(rows, "styles", UCE) is None
+
+
+def test_a_style_is_erased_well_where_all_three_goals_are_met() -> None:
+    rows = floored("10000", "10000")
+    back = row(UCE, derived(RIDGES[0]), ["10"] * 8, erasure="ink style", kind="styles", clip=(), distance=())
+    rows += [replace(back, prompts=rows[2].prompts), replace(rows[3], state=ORIGINAL)]
+    (line,) = [line for line in frontier(rows, "styles", [ORIGINAL, UCE]) if line.startswith("- ")]
+    assert line.startswith("- UCE: **all three** (0 points (")
+    (line,) = [
+        line
+        for line in frontier([*rows[:-2], replace(rows[-2], hits=("11",) * 8), rows[-1]], "styles", [UCE])
+        if line.startswith("- ")
+    ]
+    assert line.startswith("- UCE: lacks embeddings (")
+    # The style that settings were chosen on does not judge them.
+    assert frontier([replace(one, erasure=LOOKED_AT) for one in rows], "styles", [UCE]) == []
 
 
 # The rule's regret
