@@ -270,8 +270,7 @@ def test_embeddings_are_derived_in_the_edited_spaces_alone() -> None:
 def test_a_state_is_drawn_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SEEDS", "FEWER"):
         monkeypatch.setattr(f"benchmarks.families.plan.{name}", (0,))
-    monkeypatch.setattr("benchmarks.families.plan.RIDGES", (1e-4,))
-    monkeypatch.setattr("benchmarks.families.bench.RIDGES", (1e-4,))
+    monkeypatch.setattr("benchmarks.results.groups.RIDGES", (1e-4,))
     erasure = next(one for one in erasures() if one.name == "bomb")
     state = next(one for one in methods("objects") if one.name == UCE)
     bench = Bench()

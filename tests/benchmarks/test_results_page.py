@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.harness import Piece, check_same, fill, unet_digest
+from benchmarks.results.__main__ import Bench
 from benchmarks.results.claims import (
     CONFIRMED,
     CONTRADICTED,
@@ -176,6 +177,23 @@ def test_a_tuned_state_is_what_a_fit_chooses_and_says_so() -> None:
     assert robust.method.editor.singular
     assert robust.method.projections == "v"
     assert found[ORIGINAL].told(None) == ""
+
+
+def test_the_groups_that_are_missing_are_drawn_and_no_others() -> None:
+    bench, bomb = Bench((0,)), erasures()[0]
+    original, uce = states("objects")[:2]
+    wanted = [ERASED, derived(RIDGES[0])]
+    own, back = bench.measure(bomb, uce, wanted)
+    assert [own.group, back.group] == wanted
+    made = recipes(bomb, uce, (0,))
+    assert {one.key: one.recipe for one in (own, back)} == {key: made[key] for key in (own.key, back.key)}
+    assert (own.hits, back.hits) == (("0",), ("1",))
+    assert own.distance[0] > 0
+    assert back.distance == ()
+    (alone,) = bench.measure(bomb, uce, wanted[1:])
+    assert alone == back
+    (floor,) = bench.measure(bomb, original, [FLOOR])
+    assert (set(floor.prompts), set(floor.hits)) == ({" "}, {"0"})
 
 
 # The table
