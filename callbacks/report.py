@@ -32,7 +32,7 @@ from rece_lightning.reporting.ladder_section import ladder_section
 from rece_lightning.reporting.page import next_steps, render_page
 from rece_lightning.reporting.terminal import PlainConsole
 from rece_lightning.reporting.words import words_section
-from rece_lightning.runs.folder import run_folder
+from rece_lightning.runs.folder import TUNING, run_folder
 from rece_lightning.runs.results import flattened
 
 PAGE = "report.html"
@@ -73,6 +73,8 @@ class Report(RunCallback):
             costs = export_costs(pl_module.erasure())
         with extra("what the loggers compare runs by"):
             self._log(trainer, pl_module)
+        with extra(str(folder / TUNING)):
+            _write_chosen(folder / TUNING, pl_module.session.tuned.choice)
         # The page is the very last file: where it is, nothing is missing.
         with extra(str(folder / PAGE)):
             self._write(folder, self._page(trainer, pl_module, "fit", costs))
@@ -162,11 +164,21 @@ def _tuning(module: RECE) -> dict[str, Any] | None:
     return None
 
 
+def _write_chosen(path: Path, choice: Mapping[str, Any] | None) -> None:
+    """Keep what was chosen beside the configuration, which says only that something is; runs are compared by both."""
+    if choice is not None:
+        text = json.dumps(choice, indent=1) + "\n"
+        write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
 def _settings(module: RECE, trainer: Trainer) -> dict[str, float | str | bool]:
     """What runs differ in. TensorBoard has no column for a list or a mapping: these are JSON."""
     erased = [row["prompt"] for row in module.session.concepts.get("erased", [])]
     devices = {f"device_of_{part}": device for part, device in _placement(module).items()}
-    known = {**_flat_settings(module), "max_epochs": trainer.max_epochs, "concepts": erased, **devices}
+    chosen = (module.session.tuned.choice or {}).get("chosen") or {}
+    tuned = {f"method.{key}": value for key, value in (chosen.get("settings") or {}).items()}
+    epochs = {"max_epochs": chosen.get("epochs", trainer.max_epochs)}
+    known = {**_flat_settings(module), **tuned, **epochs, "concepts": erased, **devices}
     return {key: v if isinstance(v, (int, float, str, bool)) else json.dumps(v) for key, v in known.items()}
 
 

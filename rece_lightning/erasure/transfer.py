@@ -81,6 +81,12 @@ def encoder_difference(session: ErasureSession, state: Mapping[str, Any]) -> flo
     Raises:
         BaseModelError: if it is another one.
     """
+    passed = [name for space in session.spaces for name in space.before]
+    if passed and session.loaded.fingerprint.get("passed") != state["fingerprint"].get("passed"):
+        raise BaseModelError(
+            f"--pretrained: {session.base.name!r} has another {passed[0]}, which the text passes before what is "
+            "edited: the rows that were erased are not this model's. Run fit on it."
+        )
     if session.loaded.fingerprint["text_encoder"] == state["fingerprint"]["text_encoder"]:
         return 0.0
     probe, expected = state["statistics"]["probe"]["prompt"], state["statistics"]["probe"]["embedding"]

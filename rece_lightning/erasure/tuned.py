@@ -20,6 +20,9 @@ from rece_lightning.models.text_space import TextSpace, edited_spaces, edits_val
 COMPARED = ("aim", "drift_budget")
 """What a run that goes on must have asked for alike; the number of its epochs may grow."""
 
+WIDEST_SUGGESTED = 1024
+"""Up to this width an unasked grid is tried for the report: at 4,096 it takes three minutes of one core."""
+
 
 class TunedMethod:
     """Which method a session runs.
@@ -84,11 +87,14 @@ class TunedMethod:
             grams: text space → ``G`` of what is edited.
 
         Returns:
-            In plain types; ``None`` for an editor that the grid does not know.
+            In plain types; ``None`` for an editor that the grid does not know, and for embeddings so wide that trying
+            the grid would take longer than the run.
         """
         asked, default = self.asked, Method()
         if self.choice is not None or type(asked.editor) not in EDITORS:
             return self.choice
+        if max(gram.width for gram in grams.values()) > WIDEST_SUGGESTED:
+            return None
         loose = replace(
             asked, editor=type(asked.editor)(), first_editor=None, accumulate=default.accumulate,
             derivation=replace(asked.derivation, scale=default.derivation.scale),

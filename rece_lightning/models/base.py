@@ -107,14 +107,26 @@ class BaseModel:
             yield name, name, weight
 
     def fingerprint(self) -> dict[str, str]:
-        """SHA-256 of the stored bytes of what reads the text, and of those of the text encoders.
+        """SHA-256 of the stored bytes of what reads the text, of what it passes before, and of its text encoders.
 
         Over names and bytes of the tensors, not of a file: the same model in one file, in shards or with other
         metadata has the same fingerprint.
         """
         # First what is checked on the way: a text encoder has gigabytes.
-        projections = digest_tensors(self.read_projections())
-        return {"projections": projections, "text_encoder": digest_tensors(self._text_tensors())}
+        found = {"projections": digest_tensors(self.read_projections())}
+        if passed := self._passed():
+            found["passed"] = digest_tensors(self.weights.read(passed))
+        return {**found, "text_encoder": digest_tensors(self._text_tensors())}
+
+    def _passed(self) -> list[str]:
+        """Names of the weights that rows of text pass before a reader: of a projector, a norm."""
+        several = len(self.denoisers) > 1
+        stems = tuple(
+            f"{space.component}.{module}." if several and space.component else f"{module}."
+            for space in self.spaces
+            for module in space.before
+        )
+        return sorted(name for name in self.weights.shapes() if stems and name.startswith(stems))
 
     def _text_tensors(self) -> Iterator[tuple[str, Tensor]]:
         for weights in self.text:

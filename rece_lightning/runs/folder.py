@@ -19,6 +19,8 @@ from rece_lightning.distributed import gathered
 from rece_lightning.files import discard_temporaries, sync_folder, temporary_name, write_atomically
 
 CONFIG = "config.yaml"
+TUNING = "tuning.json"
+"""What was chosen before the first epoch, and why; see :meth:`rece_lightning.core.tuning.Choice.plain`."""
 CHECKPOINTS = "checkpoints"
 # Arguments that only the other verbs have.
 NOT_OF_FIT = ("verbose", "return_predictions")

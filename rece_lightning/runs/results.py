@@ -20,7 +20,7 @@ from rece_lightning.evaluation.results.sheets import read_tiles, sheet_path
 from rece_lightning.evaluation.results.states import Shot, State
 from rece_lightning.evaluation.results.tables import reading_rows
 from rece_lightning.reporting.side_by_side import FIGURES
-from rece_lightning.runs.folder import CONFIG
+from rece_lightning.runs.folder import CONFIG, TUNING
 
 COUNTS = "evaluation.csv"
 # Arguments of Evaluation that decide what a detection means.
@@ -99,7 +99,9 @@ class Results:
             for key, value in said.items():
                 if key not in ("validation", "test", "predict", "batch_size"):
                     found |= flattened(f"{section}.{key}", value)
-        epochs = (self.config.get("trainer") or {}).get("max_epochs")
+        tuned = _read_chosen(self.folder / TUNING)
+        found |= {f"model.method.{key}": value for key, value in (tuned.get("settings") or {}).items()}
+        epochs = tuned.get("epochs", (self.config.get("trainer") or {}).get("max_epochs"))
         if epochs is not None and LAST in self.columns and FIRST in self.columns:
             found["trainer.max_epochs"] = epochs
         return found
@@ -154,6 +156,15 @@ class Results:
         places = {count.shot: place for place, count in enumerate(self.columns[column]) if count.shot in set(shots)}
         tiles = read_tiles(sheet_path(self.folder / "images", column), list(places.values()))
         return replace(state, tiles={shot: tiles[place] for shot, place in places.items() if place in tiles})
+
+
+def _read_chosen(path: Path) -> dict[str, Any]:
+    """Settings and epochs that tuning chose; empty where nothing was, or the file of a stranger says something else."""
+    try:
+        chosen = json.loads(path.read_text(encoding="utf-8"))["chosen"] if path.is_file() else {}
+    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ConfigurationError(f"{path} is damaged ({' '.join(str(error).split())}); move it away.") from error
+    return chosen if isinstance(chosen, dict) and isinstance(chosen.get("settings"), dict) else {}
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 import yaml
 from PIL import Image
 
+from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.evaluation.results.comparison import FIRST, ORIGINAL, Column, Comparison
 from rece_lightning.evaluation.results.counts import Count, counts_of, read_counts, write_counts
@@ -346,3 +348,18 @@ def test_a_real_run_and_its_report(
     assert "rece fit --config runs/run/version_0/config.yaml" in report
     assert "What is drawn instead" in report
     assert "prefers-color-scheme: dark" in report
+
+
+def test_what_was_chosen_is_compared(tmp_path: Path) -> None:
+    """A run's configuration says ``tune: balanced``; which scales that gave stands beside it."""
+    folder = make_run(tmp_path, {"last": state("tuned", 0, 5)}, pictures=False, model={"tune": "balanced"})
+    chosen = {"settings": {"editor.lamb": 0.0625, "accumulate": True}, "epochs": 2}
+    (folder / "tuning.json").write_text(json.dumps({"chosen": chosen}))
+
+    found = Results.read(folder).settings()
+
+    assert found["model.method.editor.lamb"] == 0.0625
+    assert found["model.method.accumulate"] is True
+    (folder / "tuning.json").write_text("{")
+    with pytest.raises(ConfigurationError, match=r"tuning\.json is damaged.*move it away"):
+        Results.read(folder).settings()

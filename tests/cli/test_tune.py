@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,7 @@ def test_a_run_chooses_tells_and_goes_on(
     page = (RUN / "report.html").read_text(encoding="utf-8")
     assert "How the settings were chosen" in page
     assert tuning["reason"].split(":")[0] in page
+    assert json.loads((RUN / "tuning.json").read_text())["chosen"] == tuning["chosen"]
     assert tuning["rule"].split("(1")[0] in page
 
     def never(*_: object) -> None:
