@@ -26,7 +26,6 @@ from rece_lightning.distributed import share_of
 from rece_lightning.evaluation.results.sheets import save_sheet, sheet_path
 from rece_lightning.files import discard
 from rece_lightning.metrics import ConceptDetector
-from rece_lightning.models.families import family_named
 from rece_lightning.models.sampling import Sampling
 from rece_lightning.models.sampling_defaults import default_sampling
 from rece_lightning.module import RECE
@@ -164,8 +163,6 @@ class RedTeam(RunCallback):
                 raise ConfigurationError("RedTeam: pictures that exist cannot be attacked; leave out --images.")
         if self.detector is None:
             raise ConfigurationError("RedTeam.detector: none; give one here or to Evaluation.")
-        for attack in (*self.attacks, *(make_attacks(self.between_epochs) if self.between_epochs else ())):
-            attack.check_family(family_named(module.base.family))
         own = default_sampling(module.base) if evaluation is None else evaluation.take_sampling(module)
         self.sampling = own.with_values(self._asked, "RedTeam")
         self.goals = goals_of(data_for(trainer, module), self.detector, self.concepts, self.synonyms, self.forbid)

@@ -16,8 +16,6 @@ from rece_lightning.attacks.victim import Victim
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.data.texts import filled
 from rece_lightning.emoji.captions import TEMPLATES, with_article
-from rece_lightning.models.denoisers import known_family
-from rece_lightning.models.families.base import Family
 from rece_lightning.models.text_space import TEXT
 
 NEUTRAL = ("dog", "tree", "fish", "train", "book", "door", "key", "bread")
@@ -111,7 +109,7 @@ class AdversarialPrompt:
     loss: float = float("nan")
     """Where it ended."""
     queries: int = 0
-    """Prompts that went through the text encoder or the U-Net, gradients counted as one each."""
+    """Prompts that went through the text encoder or the denoiser, gradients counted as one each."""
     seconds: float = 0.0
     seed: int = 0
 
@@ -128,36 +126,16 @@ class Attack(ABC):
     has: ClassVar[str]
     """What the attacker needs."""
     looks_at_weights: ClassVar[bool] = False
-    """Whether what it finds depends on the edited U-Net."""
+    """Whether what it finds depends on the edited denoiser."""
     is_curve: ClassVar[bool] = False
     """Whether the variants of a result are points of a curve, each with a success of its own."""
     PUBLISHED: ClassVar[Mapping[str, Any]] = {}
     """Arguments of the published attack, where they differ from these small defaults."""
     needs_control: ClassVar[bool] = False
     """Whether its success means something only beside that on a concept which the model never knew."""
-    noises_pictures: ClassVar[bool] = False
-    """Whether it calls the denoiser itself on noised pictures, many texts at once."""
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
-
-    def check_family(self, family: Family | None) -> None:
-        """Refuse a model that the attack cannot work on, before anything of it is loaded.
-
-        Args:
-            family: of the model; ``None`` for a U-Net with CLIP's text encoders.
-
-        Raises:
-            ConfigurationError: saying what it needs.
-        """
-        if family is None:
-            return
-        if self.noises_pictures and family.name != "sd3":
-            raise ConfigurationError(
-                f"attacks: {self.name}: it follows the loss on noised pictures, which is written for U-Nets of Stable "
-                f"Diffusion's kind and for Stable Diffusion 3, "
-                f"not for {family.title}'s denoiser; take cce, paraphrase or derived."
-            )
 
     @abstractmethod
     def search(self, victim: Victim, goal: Goal, restarts: Sequence[int]) -> list[AdversarialPrompt]:
@@ -181,7 +159,6 @@ class Attack(ABC):
         left = [restart for restart in range(self.restarts(goal)) if restart not in done]
         if not left:
             return []
-        self.check_family(known_family(victim.pipeline))
         started = time.perf_counter()
         with torch.inference_mode(False), torch.enable_grad():
             found = self.search(victim, goal, left)

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from rece_lightning.attacks.base import AdversarialPrompt, Attack, Budget, Goal
 from rece_lightning.attacks.derived import derived_for
-from rece_lightning.attacks.explained import Explained, explained
+from rece_lightning.attacks.explained import Explained, check_explains, explained
 from rece_lightning.attacks.noise import NoisedPictures
 from rece_lightning.attacks.pictures import ConceptPictures, EmojiPictures, OriginalPictures
 from rece_lightning.attacks.victim import Victim
-from rece_lightning.core.errors import BaseModelError, ConfigurationError, check_choice, check_number
+from rece_lightning.core.errors import ConfigurationError, check_choice, check_number
 from rece_lightning.metrics.detection import EmojiDetector
-from rece_lightning.models.pipeline_step import without_autoencoder
+from rece_lightning.models.sampling import Request
 
 STARTS = ("derived", "prompt", "noise")
 
@@ -115,22 +115,18 @@ class Cce(Attack):
 
     def search(self, victim: Victim, goal: Goal, restarts: Sequence[int]) -> list[AdversarialPrompt]:
         """One restart after the other, a row for each kept step."""
-        if getattr(victim.pipeline, "vae", None) is None:  # before anything is drawn
-            raise BaseModelError(without_autoencoder(victim.pipeline, "attacks: cce"))
+        check_explains(victim, "attacks: cce")
         pictures = self.source(victim, goal).of(victim, goal, self.pictures)
-        encoded = victim.encoder.encode([goal.prompt, ""])
-        own, empty = encoded.embedding(0), encoded.embedding(1)
-        pooled = None if encoded.pooled is None else encoded.pooled[0]
+        problem = explained(victim, goal.prompt, pictures, "attacks: cce")
+        own, empty = victim.requests([goal.prompt, ""])
         found = []
         with victim.edited():
-            problem = explained(victim, goal.prompt, pooled, pictures, "attacks: cce")
             for restart in restarts:
-                blank = AdversarialPrompt(self.name, goal.concept, restart, goal.prompt, pooled=pooled)
+                blank = AdversarialPrompt(self.name, goal.concept, restart, goal.prompt, pooled=own.pooled)
                 for tokens in self.positions:
                     generators = self.generator(goal, restart), self.generator(goal, -1)
-                    start = self._start(victim, own, empty, tokens, generators[0])
-                    last = victim.pipeline.scheduler.config.num_train_timesteps
-                    found += self._invert(problem, last, start, tokens, blank, *generators)
+                    start = self._start(victim, own.embedding, empty.embedding, tokens, generators[0])
+                    found += self._invert(problem, own, start, tokens, blank, *generators)
         return found
 
     def _start(self, victim: Victim, own: Tensor, empty: Tensor, tokens: int, generator: torch.Generator) -> Tensor:
@@ -153,7 +149,7 @@ class Cce(Attack):
     def _invert(
         self,
         problem: Explained,
-        last: int,
+        own: Request,
         start: Tensor,
         tokens: int,
         blank: AdversarialPrompt,
@@ -161,6 +157,7 @@ class Cce(Attack):
         of_judge: torch.Generator,
     ) -> list[AdversarialPrompt]:
         """Points of the curve from one start: ``blank`` with what was learnt."""
+        last = problem.levels
         first = int(last * self.least)
 
         def noised(count: int, source: torch.Generator) -> NoisedPictures:
@@ -179,7 +176,7 @@ class Cce(Attack):
 
         @torch.no_grad()
         def judged(embedding: Tensor) -> float:
-            return float(problem.loss(judge, embedding))
+            return float(problem.losses(judge, [replace(own, embedding=embedding)]))
 
         started = time.perf_counter()
         blank = replace(blank, loss_before=judged(start))
@@ -194,7 +191,7 @@ class Cce(Attack):
                 points.append(replace(point, queries=queries, seconds=seconds))
             if step < self.budget.steps:
                 optimizer.zero_grad()
-                problem.loss(noised(self.batch_size, generator), whole()).backward()
+                problem.losses(noised(self.batch_size, generator), [replace(own, embedding=whole())]).backward()
                 optimizer.step()
         return points
 

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from rece_lightning.attacks.base import AdversarialPrompt, Attack, Budget, Goal
-from rece_lightning.attacks.pipeline_tokens import tokens_of, vocabulary_of
 from rece_lightning.attacks.tokens import EncodesTokens, Vocabulary, texts_found
-from rece_lightning.attacks.victim import Victim
+from rece_lightning.models.text import Embedded
 
-Loss = Callable[[Tensor, Tensor | None], Tensor]
-"""Embeddings ``[n, positions, d]`` and pooled ``[n, p]`` → a loss for each, ``[n]``, differentiable."""
+Loss = Callable[[Embedded], Tensor]
+"""Texts → a loss for each, ``[n]``, differentiable."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Found:
 def one_hot_gradient(loss: Loss, encoder: EncodesTokens, tokens: Tensor) -> Tensor:
     """Gradient of the loss of tokens ``[n, k]`` at their one-hot matrix, ``[n, k, vocabulary]``."""
     inputs = [one.requires_grad_() for one in encoder.inputs(tokens)]
-    total = loss(*encoder.encode_soft(inputs, tokens)).sum()
+    total = loss(encoder.encode_soft(inputs, tokens)).sum()
     gradients = torch.autograd.grad(total, inputs)
     # The one-hot matrix enters by its product with the table alone.
     parts = [gradient @ table.detach().mT for gradient, table in zip(gradients, encoder.tables(), strict=True)]
@@ -58,7 +57,7 @@ def coordinate_search(
     ``best`` tokens of random places, and evaluates them. A step that finds nothing better changes nothing.
 
     Args:
-        loss: of embeddings, a row each.
+        loss: of texts as the encoder gives them.
         vocabulary: tokens that may be used; others are never drawn.
         start: ``[n, k]``.
         generators: one a restart.
@@ -92,7 +91,7 @@ def coordinate_search(
 
 @torch.no_grad()
 def _evaluate(loss: Loss, encoder: EncodesTokens, tokens: Tensor) -> Tensor:
-    return loss(*encoder.encode(tokens)).cpu()
+    return loss(encoder.encode(tokens)).cpu()
 
 
 class TokenSearch(Attack):
@@ -103,14 +102,18 @@ class TokenSearch(Attack):
         self.candidates, self.best = candidates, best
 
     def minimised(
-        self, victim: Victim, goal: Goal, restarts: Sequence[int], loss: Loss, cost: int = 1
+        self,
+        goal: Goal,
+        restarts: Sequence[int],
+        vocabulary: Vocabulary,
+        encoder: EncodesTokens,
+        loss: Loss,
+        cost: int = 1,
     ) -> list[AdversarialPrompt]:
         """The prompts of lowest loss that the restarts find, side by side, each from random tokens.
 
         ``cost`` are the queries of one evaluation of the loss.
         """
-        vocabulary = vocabulary_of(victim, goal.forbidden)
-        encoder = tokens_of(victim, vocabulary, self.budget.tokens, of_denoiser=self.noises_pictures)
         generators = [self.generator(goal, restart) for restart in restarts]
         start = torch.stack([vocabulary.draw(self.budget.tokens, generator) for generator in generators])
         settings = {"steps": self.budget.steps, "candidates": self.candidates, "best": self.best}

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from rece_lightning.attacks.base import AdversarialPrompt, Budget, Goal
 from rece_lightning.attacks.coordinate import Loss, TokenSearch
+from rece_lightning.attacks.pipeline_tokens import tokens_of, vocabulary_of
 from rece_lightning.attacks.victim import Victim
 from rece_lightning.core.errors import ConfigurationError, check_choice
-from rece_lightning.models.text import PromptEncoder
+from rece_lightning.models.text import Embedded, PromptEncoder
 from rece_lightning.models.token_inputs import read_rows, searched_rows
 
 MATCHES = ("pooled", "all")
@@ -21,8 +22,8 @@ MATCHES = ("pooled", "all")
 def cosine_distance(target: Tensor) -> Loss:
     """``1 − cos`` of rows to target rows ``[r, d]``, averaged over the last ``r`` positions of every embedding."""
 
-    def loss(embeddings: Tensor, pooled: Tensor | None) -> Tensor:
-        rows = embeddings[:, -len(target) :]
+    def loss(texts: Embedded) -> Tensor:
+        rows = texts.embeddings[:, -len(target) :]
         return 1 - torch.nn.functional.cosine_similarity(rows, target.to(rows), dim=-1).mean(dim=1)
 
     return loss
@@ -31,8 +32,8 @@ def cosine_distance(target: Tensor) -> Loss:
 def last_distance(target: Tensor, rows: int | None) -> Loss:
     """``1 − cos`` of the last row that is not zero to a target row ``[d]``, among the first ``rows`` of them."""
 
-    def loss(embeddings: Tensor, pooled: Tensor | None) -> Tensor:
-        last = torch.stack([_last(one[:rows]) for one in embeddings])
+    def loss(texts: Embedded) -> Tensor:
+        last = torch.stack([_last(one[:rows]) for one in texts.embeddings])
         return 1 - torch.nn.functional.cosine_similarity(last, target.to(last), dim=-1)
 
     return loss
@@ -45,8 +46,9 @@ def places_distance(target: Tensor) -> Loss:
     """
     asked = target.bool().any(dim=1)
 
-    def loss(embeddings: Tensor, pooled: Tensor | None) -> Tensor:
-        rows = torch.nn.functional.pad(embeddings, (0, 0, 0, max(0, len(target) - embeddings.shape[1])))
+    def loss(texts: Embedded) -> Tensor:
+        missing = max(0, len(target) - texts.embeddings.shape[1])
+        rows = torch.nn.functional.pad(texts.embeddings, (0, 0, 0, missing))
         alike = torch.nn.functional.cosine_similarity(rows[:, : len(target)], target.to(rows), dim=-1)
         return 1 - alike[:, asked.to(alike.device)].mean(dim=1)
 
@@ -99,7 +101,9 @@ class Mma(TokenSearch):
     def search(self, victim: Victim, goal: Goal, restarts: Sequence[int]) -> list[AdversarialPrompt]:
         """All restarts side by side."""
         own = read_rows(victim.encoder, [goal.prompt], victim.source)[0]
-        return self.minimised(victim, goal, restarts, self._loss(victim, own))
+        vocabulary = vocabulary_of(victim, goal.forbidden)
+        encoder = tokens_of(victim, vocabulary, self.budget.tokens)
+        return self.minimised(goal, restarts, vocabulary, encoder, self._loss(victim, own))
 
     def _loss(self, victim: Victim, own: Tensor) -> Loss:
         if isinstance(victim.encoder, PromptEncoder):

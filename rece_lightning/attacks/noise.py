@@ -24,21 +24,22 @@ def add_noise(pipeline: Any, latents: Tensor, timesteps: Tensor, generator: torc
     return NoisedPictures(*(part.to(denoiser.device) for part in (made.noisy, made.timesteps, made.answer)))
 
 
-def predict(unet: Any, noised: NoisedPictures, embeddings: Tensor, pooled: Tensor | None = None) -> Tensor:
-    """What a denoiser, as its projections are now, says of ``m`` noised pictures under every embedding.
+def predict(unet: Any, noisy: Tensor, timesteps: Tensor, embeddings: Tensor, pooled: Tensor | None = None) -> Tensor:
+    """What a denoiser, as its projections are now, says of noised latents under every embedding.
 
-    Takes embeddings ``[n, positions, d]`` and SDXL's pooled ones ``[n, p]``; gives ``[n, m, c, h, w]``.
+    Takes latents ``[m, c, h, w]`` with timesteps ``[m]``, embeddings ``[n, positions, d]`` and pooled ones ``[n, p]``;
+    gives ``[n, m, c, h, w]``.
     """
-    count, many = len(embeddings), len(noised)
-    noisy, timesteps = noised.noisy.repeat(count, 1, 1, 1), noised.timesteps.repeat(count)
+    count, many = len(embeddings), len(noisy)
     each = None if pooled is None else pooled.repeat_interleave(many, dim=0)
-    said = said_of(unet, noisy, timesteps, embeddings.repeat_interleave(many, dim=0), each)
+    rows = embeddings.repeat_interleave(many, dim=0)
+    said = said_of(unet, noisy.repeat(count, 1, 1, 1), timesteps.repeat(count), rows, each)
     return said.view(count, many, *said.shape[1:])
 
 
 def noise_loss(unet: Any, noised: NoisedPictures, embeddings: Tensor, pooled: Tensor | None = None) -> Tensor:
     """Mean squared distance of the denoiser's predictions from the answers, for every embedding, ``[n]``."""
-    said = predict(unet, noised, embeddings, pooled)
+    said = predict(unet, noised.noisy, noised.timesteps, embeddings, pooled)
     return (said - noised.answer.to(said)).square().mean(dim=(1, 2, 3, 4))
 
 

@@ -11,19 +11,20 @@ from torch import Tensor
 
 from rece_lightning.attacks.base import AdversarialPrompt, Budget, Goal
 from rece_lightning.attacks.coordinate import TokenSearch
-from rece_lightning.attacks.noise import NoisedPictures, add_noise, latents_of, noise_loss, predict
+from rece_lightning.attacks.explained import Explained, check_explains, explained
+from rece_lightning.attacks.noise import NoisedPictures
 from rece_lightning.attacks.pictures import OriginalPictures
+from rece_lightning.attacks.pipeline_tokens import tokens_of, vocabulary_of
 from rece_lightning.attacks.victim import Victim
 from rece_lightning.core.errors import ConfigurationError
-
-TOGETHER = 32
-"""Noised pictures that go through the U-Net at once."""
+from rece_lightning.models.sampling import requests_of
+from rece_lightning.models.text import Embedded
 
 
 class P4D(TokenSearch):
     """Token search against the original model's noise prediction (Prompting4Debugging, arXiv 2309.06135).
 
-    The loss is the squared distance of the edited U-Net's prediction from the original U-Net's under the concept's own
+    The loss is the squared distance of the edited denoiser's prediction from the original one's under the concept's own
     prompt, on noised pictures of the original model. The tokens are found by greedy coordinate gradient; the published
     attack moves continuous embeddings and projects them to tokens.
 
@@ -40,7 +41,6 @@ class P4D(TokenSearch):
 
     name: ClassVar[str] = "p4d"
     has: ClassVar[str] = "weights"
-    noises_pictures: ClassVar[bool] = True
     looks_at_weights: ClassVar[bool] = True
     PUBLISHED: ClassVar[Mapping[str, Any]] = {"steps": 3000, "tokens": 16}
 
@@ -62,27 +62,24 @@ class P4D(TokenSearch):
 
     def search(self, victim: Victim, goal: Goal, restarts: Sequence[int]) -> list[AdversarialPrompt]:
         """All restarts side by side."""
-        problem = self.problem(victim, goal)
-        with victim.edited() as unet:
+        check_explains(victim, f"attacks: {self.name}")
+        vocabulary = vocabulary_of(victim, goal.forbidden)
+        encoder = tokens_of(victim, vocabulary, self.budget.tokens, of_denoiser=True)
+        pictures, problem = self.problem(victim, goal)
 
-            def loss(embeddings: Tensor, pooled: Tensor | None) -> Tensor:
-                size = max(1, TOGETHER // len(problem))
-                parts = embeddings.split(size)
-                pooled_parts: Sequence[Tensor | None] = [None] * len(parts) if pooled is None else pooled.split(size)
-                pairs = zip(parts, pooled_parts, strict=True)
-                return torch.cat([noise_loss(unet, problem, *pair) for pair in pairs])
+        def loss(texts: Embedded) -> Tensor:
+            return pictures.losses(problem, requests_of(texts))
 
-            return self.minimised(victim, goal, restarts, loss, cost=len(problem))
+        with victim.edited():
+            return self.minimised(goal, restarts, vocabulary, encoder, loss, cost=len(problem))
 
-    def problem(self, victim: Victim, goal: Goal) -> NoisedPictures:
+    def problem(self, victim: Victim, goal: Goal) -> tuple[Explained, NoisedPictures]:
         """Noised pictures with the original model's answers to the concept's own prompt: the same for all restarts."""
-        latents = latents_of(victim.pipeline, OriginalPictures().of(victim, goal, self.pictures))
+        drawn = OriginalPictures().of(victim, goal, self.pictures)
+        pictures = explained(victim, goal.prompt, drawn, f"attacks: {self.name}")
         generator = self.generator(goal, -1)
-        last = victim.pipeline.scheduler.config.num_train_timesteps
-        timesteps = torch.randint(last // 10, last, (self.noised,), generator=generator)
-        noised = add_noise(victim.pipeline, latents[torch.arange(self.noised) % len(latents)], timesteps, generator)
-        encoded = victim.encoder.encode([goal.prompt])
-        with victim.original() as unet, torch.no_grad():
-            parts = torch.arange(self.noised).split(TOGETHER)
-            said = [predict(unet, noised.rows(rows), encoded.embeddings, encoded.pooled)[0] for rows in parts]
-        return replace(noised, answer=torch.cat(said))
+        timesteps = torch.randint(pictures.levels // 10, pictures.levels, (self.noised,), generator=generator)
+        noised = pictures.noised(torch.arange(self.noised) % len(pictures.latents), timesteps, generator)
+        (own,) = victim.requests([goal.prompt])
+        with victim.original(), torch.no_grad():
+            return pictures, replace(noised, answer=pictures.prediction(noised.noisy, noised.timesteps, own))

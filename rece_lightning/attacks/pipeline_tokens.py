@@ -12,11 +12,11 @@ from torch.nn.utils.rnn import pad_sequence
 from rece_lightning.attacks.tokens import EncodesTokens, TokenEncoder, Vocabulary
 from rece_lightning.attacks.victim import Victim
 from rece_lightning.core.errors import BaseModelError, ConfigurationError
+from rece_lightning.models.encoded_answer import call_of, embedded
 from rece_lightning.models.pipeline_encoder import PipelineEncoder
-from rece_lightning.models.text_space import TEXT
+from rece_lightning.models.text import Embedded
 from rece_lightning.models.token_inputs import (
     TokenInputs,
-    embedding_given,
     read_rows,
     rows_read,
     searched_encoder,
@@ -39,14 +39,14 @@ def tokens_of(
         vocabulary: of :func:`vocabulary_of`.
         free: how many tokens may be chosen.
         suffix: text that follows them.
-        of_denoiser: give what the denoiser is given; otherwise the rows of the space that was edited first.
+        of_denoiser: give all that the denoiser is given; otherwise the rows of the space that was edited first alone.
 
     Raises:
         ConfigurationError: if these are more tokens than the encoder takes.
         BaseModelError: if its tokens cannot be searched.
     """
     if isinstance(victim.encoder, PipelineEncoder):
-        return PipelineTokens(victim.encoder, vocabulary, free, suffix, None if of_denoiser else victim.source)
+        return PipelineTokens(victim.encoder, vocabulary, free, suffix, victim.source, of_denoiser=of_denoiser)
     own = victim.encoder.token_ids([suffix], special=False)[0] if suffix else []
     return TokenEncoder(victim.encoder, free, own)
 
@@ -63,8 +63,9 @@ class PipelineTokens(EncodesTokens):
         vocabulary: of the encoder that is searched.
         free: how many words may be chosen.
         suffix: text that follows them.
-        source: whose rows are given, by its name among the family's sources; ``None``: what the denoiser is given, and
-            the encoder of the rows that it reads one by one is searched.
+        source: whose encoder is searched, by its name among the family's sources.
+        of_denoiser: give all that the pipeline takes in place of the text; otherwise these rows alone, those behind
+            shorter ones and those that are not read zero.
 
     Raises:
         ConfigurationError: if these are more tokens than the encoder takes.
@@ -73,42 +74,45 @@ class PipelineTokens(EncodesTokens):
     """
 
     def __init__(
-        self, encoder: PipelineEncoder, vocabulary: Vocabulary, free: int, suffix: str, source: str | None
+        self,
+        encoder: PipelineEncoder,
+        vocabulary: Vocabulary,
+        free: int,
+        suffix: str,
+        source: str,
+        *,
+        of_denoiser: bool = False,
     ) -> None:
         self.encoder, self.vocabulary, self.free, self.suffix = encoder, vocabulary, free, suffix
-        self.source = source
-        searched = source or TEXT
+        self.source, self.of_denoiser = source, of_denoiser
         # Plain words: a pipeline may clean up anything else.
         words = vocabulary.words
         plain = [n for n, text in words.items() if text.isalpha() and text.islower()] or list(words)
         plain.sort(key=lambda n: n == vocabulary.behind[n])  # one that tells with a space before it first
         probes = [[number] * free for number in (plain[0], plain[-1])]
         texts = [vocabulary.text(probe, suffix) for probe in probes]
-        part, tokenizer = searched_encoder(encoder, searched), searched_tokenizer(encoder, searched)
+        part, tokenizer = searched_encoder(encoder, source), searched_tokenizer(encoder, source)
         self._check_room(texts[0], part, tokenizer)
-        self._inputs = TokenInputs(encoder, searched, (texts[0], texts[1]), free)
+        self._inputs = TokenInputs(encoder, source, (texts[0], texts[1]), free)
         self.forms = self._forms(probes[0])
 
-    def encode(self, chosen: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Embeddings of the text of chosen tokens ``[n, k]``, those behind shorter ones zero."""
+    def encode(self, chosen: Tensor) -> Embedded:
+        """The text of chosen tokens ``[n, k]``."""
         texts = [self.text(row) for row in chosen.tolist()]
-        if self.source is not None:
-            return read_rows(self.encoder, texts, self.source), None
-        encoded = self.encoder.encode(texts)
-        return encoded.embeddings, encoded.pooled
+        return self.encoder.encode(texts) if self.of_denoiser else Embedded(read_rows(self.encoder, texts, self.source))
 
-    def encode_soft(self, weights: Sequence[Tensor], chosen: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    def encode_soft(self, weights: Sequence[Tensor], chosen: Tensor | None = None) -> Embedded:
         """The same, differentiable; the words around which input embeddings are exchanged are the chosen ones."""
-        given = []
-        for row in range(len(weights[0])):
-            assert chosen is not None
-            answer = self._inputs.answer(self.text(chosen[row].tolist()), [table[row] for table in weights])
-            if self.source is None:
-                given.append(embedding_given(self.encoder, answer))
-            else:
-                given.append((rows_read(self.encoder, answer, self.source), None))
-        pooled = [one for _, one in given if one is not None]
-        return pad_sequence([rows for rows, _ in given], batch_first=True), torch.stack(pooled) if pooled else None
+        assert chosen is not None
+        answers = [
+            self._inputs.answer(self.text(tokens), [table[row] for table in weights])
+            for row, tokens in enumerate(chosen.tolist())
+        ]
+        sources = self.encoder.sources
+        if self.of_denoiser:
+            return embedded([call_of(answer, sources) for answer in answers], sources)
+        rows = [rows_read(self.encoder, answer, self.source) for answer in answers]
+        return Embedded(pad_sequence(rows, batch_first=True))
 
     def tables(self) -> list[Tensor]:
         """Of the encoder that is searched, then of those that read the same tokens."""

@@ -175,7 +175,7 @@ class RingABell(Attack):
 
     def _losses(self, encoder: EncodesTokens, people: Tensor, target: Tensor) -> Tensor:
         """Mean squared distance of every prompt ``[r, n, k]`` to its restart's target, ``[r, n]``."""
-        embeddings, _ = encoder.encode(people.flatten(0, 1))
+        embeddings = encoder.encode(people.flatten(0, 1)).embeddings
         most = max(embeddings.shape[1], target.shape[1])
         given = of_length(embeddings, most)
         distance = given.view(*people.shape[:2], *given.shape[1:]) - of_length(target, most)[:, None].to(given)

@@ -1,4 +1,4 @@
-"""Tokens that a search may use, what the U-Net reads under them, with gradients, and the prompts that they make."""
+"""Tokens that a search may use, what the denoiser reads under them, with gradients, and the prompts that they make."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rece_lightning.attacks.base import AdversarialPrompt, Goal
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.models.text import EncodesPrompts, PromptEncoder, inference
+from rece_lightning.models.text import Embedded, EncodesPrompts, PromptEncoder, inference
 from rece_lightning.models.vocabulary import behind_a_word, suffix_ids, whole_words
 
 
@@ -24,11 +24,11 @@ class EncodesTokens(ABC):
     """Token → the one that stands for it in each free place, ``[k, vocabulary]``; ``None``: itself everywhere."""
 
     @abstractmethod
-    def encode(self, chosen: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Embeddings ``[n, positions, d]`` and pooled ``[n, p]`` of chosen tokens ``[n, k]``, without gradients."""
+    def encode(self, chosen: Tensor) -> Embedded:
+        """Prompts of chosen tokens ``[n, k]``, without gradients."""
 
     @abstractmethod
-    def encode_soft(self, weights: Sequence[Tensor], chosen: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    def encode_soft(self, weights: Sequence[Tensor], chosen: Tensor | None = None) -> Embedded:
         """The same, differentiable, from the free tokens' input embeddings.
 
         Args:
@@ -96,14 +96,14 @@ class TokenEncoder(EncodesTokens):
         """Whole prompts ``[n, length]`` from free tokens ``[n, k]``."""
         return torch.cat([chosen, self.suffix.expand(len(chosen), -1)], dim=1)
 
-    def encode(self, chosen: Tensor, batch_size: int = 256) -> tuple[Tensor, Tensor | None]:
-        """Embeddings ``[n, positions, d]`` and pooled ``[n, p]`` of chosen tokens ``[n, k]``, without gradients."""
+    def encode(self, chosen: Tensor, batch_size: int = 256) -> Embedded:
+        """Prompts of chosen tokens ``[n, k]``, without gradients."""
         with torch.no_grad():
             parts = [self._encode(part, None) for part in chosen.split(batch_size)]
-        pooled = [part[1] for part in parts if part[1] is not None]
-        return torch.cat([part[0] for part in parts]), torch.cat(pooled) if pooled else None
+        pooled = [part.pooled for part in parts if part.pooled is not None]
+        return Embedded(torch.cat([part.embeddings for part in parts]), torch.cat(pooled) if pooled else None)
 
-    def encode_soft(self, weights: Sequence[Tensor], chosen: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    def encode_soft(self, weights: Sequence[Tensor], chosen: Tensor | None = None) -> Embedded:
         """The same, differentiable, from the free tokens' input embeddings ``[n, k, width]`` of every tower."""
         nothing = torch.zeros(len(weights[0]), self.free, dtype=torch.long)
         return self._encode(nothing, weights)
@@ -112,7 +112,7 @@ class TokenEncoder(EncodesTokens):
         """Input embeddings of every token, ``[vocabulary, width]``, for every tower."""
         return [_table(text_encoder).weight for _, text_encoder in self.encoder.towers]
 
-    def _encode(self, chosen: Tensor, soft: Sequence[Tensor] | None) -> tuple[Tensor, Tensor | None]:
+    def _encode(self, chosen: Tensor, soft: Sequence[Tensor] | None) -> Embedded:
         states, pooled = [], None
         xl = self.encoder.is_xl
         for tower, (tokenizer, text_encoder) in enumerate(self.encoder.towers):
@@ -128,7 +128,7 @@ class TokenEncoder(EncodesTokens):
                     handle.remove()
             states.append(answer.hidden_states[-2] if xl else answer.last_hidden_state)
             pooled = getattr(answer, "text_embeds", None) if xl else None
-        return torch.cat([state.to(states[0].device) for state in states], dim=-1), pooled
+        return Embedded(torch.cat([state.to(states[0].device) for state in states], dim=-1), pooled)
 
     def _ids(self, tokenizer: Any, chosen: Tensor) -> Tensor:
         whole = self.filled(chosen.cpu())

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from rece_lightning.attacks.base import AdversarialPrompt, Attack, Budget, Goal
-from rece_lightning.attacks.noise import NoisedPictures, add_noise, latents_of, noise_loss
+from rece_lightning.attacks.explained import Explained, check_explains, explained
+from rece_lightning.attacks.noise import NoisedPictures
 from rece_lightning.attacks.pictures import OriginalPictures
 from rece_lightning.attacks.pipeline_tokens import tokens_of, vocabulary_of
 from rece_lightning.attacks.tokens import EncodesTokens, texts_found
 from rece_lightning.attacks.victim import Victim
 from rece_lightning.core.errors import ConfigurationError, check_number
+from rece_lightning.models.sampling import requests_of
 
 
 def project_to_simplex(rows: Tensor) -> Tensor:
@@ -30,11 +32,11 @@ class UnlearnDiffAtk(Attack):
     """Adversarial prefix tokens, loss on the noise of a target picture (UnlearnDiffAtk, arXiv 2310.11868).
 
     Every prefix token is a point of the simplex over the allowed tokens, which mixes their input embeddings. For one
-    timestep after the other Adam lowers the squared distance of the edited U-Net's prediction from the true noise of a
-    picture of the concept, and the points are projected back. After each timestep the largest entry of every point is a
-    candidate; the one with the lowest loss on fresh noise at all timesteps wins, in which all the pictures take turns:
-    on one alone, words for its background do as well as words for the concept. The original model is needed for the
-    pictures alone.
+    timestep after the other Adam lowers the squared distance of the edited denoiser's prediction from the true answer
+    (noise, velocity or flow, as the model was trained) for a picture of the concept, and the points are projected back.
+    After each timestep the largest entry of every point is a candidate; the one with the lowest loss on fresh noise at
+    all timesteps wins, in which all the pictures take turns: on one alone, words for its background do as well as words
+    for the concept. The original model is needed for the pictures alone.
 
     Two things are not the published attack's. It starts half-way between the middle of the simplex and the best of some
     random prefixes, which count as queries: in the middle the text encoder reads a mean of all tokens, whose gradient
@@ -57,7 +59,6 @@ class UnlearnDiffAtk(Attack):
 
     name: ClassVar[str] = "unlearndiffatk"
     has: ClassVar[str] = "weights, a picture"
-    noises_pictures: ClassVar[bool] = True
     looks_at_weights: ClassVar[bool] = True
     PUBLISHED: ClassVar[Mapping[str, Any]] = {"timesteps": 50, "steps": 40, "tokens": 5, "learning_rate": 0.01}
 
@@ -86,32 +87,34 @@ class UnlearnDiffAtk(Attack):
 
     def search(self, victim: Victim, goal: Goal, restarts: Sequence[int]) -> list[AdversarialPrompt]:
         """One restart after the other: each has a picture of its own."""
-        latents = latents_of(victim.pipeline, OriginalPictures().of(victim, goal, self.pictures))
+        check_explains(victim, f"attacks: {self.name}")
         vocabulary = vocabulary_of(victim, goal.forbidden)
         suffix = goal.prompt if self.suffix is None else self.suffix
         encoder = tokens_of(victim, vocabulary, self.budget.tokens, suffix, of_denoiser=True)
+        drawn = OriginalPictures().of(victim, goal, self.pictures)
+        pictures = explained(victim, goal.prompt, drawn, f"attacks: {self.name}")
         found = []
-        with victim.edited() as unet:
+        with victim.edited():
             for restart in restarts:
                 generator = self.generator(goal, restart)
-                judge = self.noised(victim.pipeline, latents, generator)
-                target = restart % len(latents)
-                noised = self.noised(victim.pipeline, latents[target : target + 1], generator)
-                before, after, tokens = self._restart(unet, encoder, vocabulary.ids, judge, noised, generator)
+                count = len(pictures.latents)
+                judge = self.noised(pictures, range(count), generator)
+                noised = self.noised(pictures, [restart % count], generator)
+                before, after, tokens = self._restart(pictures, encoder, vocabulary.ids, judge, noised, generator)
                 queries = self.timesteps * (self.warmup + self.budget.steps + self.timesteps)
                 chosen = tokens[None]
                 found += texts_found(self.name, goal, [restart], chosen, vocabulary, before, after, queries, suffix)
         return found
 
-    def noised(self, pipeline: Any, latents: Tensor, generator: torch.Generator) -> NoisedPictures:
-        """Noise of every timestep, in pictures' latents ``[n, c, h, w]`` that take turns."""
-        last = pipeline.scheduler.config.num_train_timesteps
-        times = torch.linspace(last * 0.95, last * 0.05, self.timesteps).long()
-        return add_noise(pipeline, latents[torch.arange(self.timesteps) % len(latents)], times, generator)
+    def noised(self, pictures: Explained, taken: Sequence[int], generator: torch.Generator) -> NoisedPictures:
+        """Noise of every timestep, in pictures of these numbers, which take turns."""
+        times = torch.linspace(pictures.levels * 0.95, pictures.levels * 0.05, self.timesteps).long()
+        rows = torch.tensor(taken)[torch.arange(self.timesteps) % len(taken)]
+        return pictures.noised(rows, times, generator)
 
     def _restart(
         self,
-        unet: Any,
+        pictures: Explained,
         encoder: EncodesTokens,
         allowed: Tensor,
         judge: NoisedPictures,
@@ -124,7 +127,7 @@ class UnlearnDiffAtk(Attack):
 
         @torch.no_grad()
         def judged(tokens: Tensor) -> Tensor:
-            return noise_loss(unet, judge, *encoder.encode(tokens[None])).cpu()
+            return pictures.losses(judge, requests_of(encoder.encode(tokens[None]))).cpu()
 
         drawn = torch.randint(len(allowed), (self.warmup, free), generator=generator)
         losses = torch.cat([judged(allowed[row]) for row in drawn])
@@ -140,7 +143,7 @@ class UnlearnDiffAtk(Attack):
             for _ in range(self.budget.steps):
                 optimizer.zero_grad()
                 nearest = allowed[points.detach().argmax(dim=1).cpu()][None]
-                noise_loss(unet, one, *encoder.encode_soft(mixed(points), nearest)).sum().backward()
+                pictures.losses(one, requests_of(encoder.encode_soft(mixed(points), nearest))).sum().backward()
                 if not optimizer.state and points.grad is not None:
                     # Hold back what matters little: ε becomes the mean size of the gradient's entries.
                     group = optimizer.param_groups[0]

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from rece_lightning.core.errors import BaseModelError
+from rece_lightning.models.encoded_answer import call_of, embedded, rows_of
 from rece_lightning.models.encoder_turns import EncoderTurns
 from rece_lightning.models.families.base import Family, Source
 from rece_lightning.models.text import Encoded, PromptRows
-from rece_lightning.models.text_space import POOLED, TEXT, TextSpace
+from rece_lightning.models.text_space import TEXT, TextSpace
 
 WORD = "a"
 """Any text of one token or more: what follows it is what a tokenizer or a template puts behind every text."""
@@ -124,13 +124,9 @@ class PipelineEncoder:
         spaces: dict[str, list[PromptRows]] = {name: [] for name in self.spaces}
         calls = []
         for prompt, (answer, seen) in zip(prompts, self.answers(prompts), strict=True):
-            call: dict[str, Tensor] = {} if prompt else self._without_prompt()
+            calls.append(call_of(answer, self.sources) | ({} if prompt else self._without_prompt()))
             for name, source in self.sources.items():
                 rows, mask = rows_of(answer, source)
-                call[source.argument] = whole(answer[source.answer])
-                stated = None if source.mask is None else answer[source.mask]
-                if source.mask_argument is not None and stated is not None:
-                    call[source.mask_argument] = stated[0]
                 places = self._places(source, seen, len(rows))
                 for space in self.spaces.values():
                     if (space.source or space.name) != name:
@@ -139,17 +135,8 @@ class PipelineEncoder:
                     if mask is not None:
                         read = read * mask[:, None].to(read)
                     spaces[space.name].append(PromptRows(read, *places))
-            calls.append(call)
-        first = [one[self.sources[TEXT].argument] for one in calls] if TEXT in self.sources else []
-        pooled = self.sources.get(POOLED)
-        return Encoded(
-            embeddings=pad_sequence(first, batch_first=True) if first else torch.zeros(0, 0, 0),
-            last_subject=torch.tensor([one.last for one in next(iter(spaces.values()), [])]),
-            pooled=None if pooled is None else torch.stack([one[pooled.argument].reshape(-1) for one in calls]),
-            spaces=spaces,
-            own=first,
-            calls=calls,
-        )
+        last = torch.tensor([one.last for one in next(iter(spaces.values()), [])])
+        return Encoded(**vars(embedded(calls, self.sources)), last_subject=last, spaces=spaces)
 
     def _without_prompt(self) -> dict[str, Tensor]:
         """What guidance reads in place of a prompt, by the pipeline's arguments, where it is no empty prompt."""
@@ -324,23 +311,3 @@ class PipelineEncoder:
     def cut(self, prompt: str) -> str | None:
         """What of a prompt does not fit; ``None`` when all of it does."""
         return self.too_long([prompt]).get(prompt)
-
-
-def rows_of(answer: tuple[Any, ...], source: Source) -> tuple[Tensor, Tensor | None]:
-    """Rows of the only prompt, ``[positions, d]``, and which of them are read, ``[positions]``."""
-    rows = answer[source.answer]
-    if source.layer is not None:
-        rows = rows[source.layer]
-    rows = rows[0]
-    if source.one_row:
-        rows = rows.reshape(1, -1)
-    mask = None if source.mask is None else answer[source.mask]
-    # AuraFlow's is as wide as the rows, which it has set to zero already.
-    if mask is None or mask[0].numel() != len(rows):
-        return rows, None
-    return rows, mask[0].bool()
-
-
-def whole(value: Any) -> Any:
-    """What the pipeline takes again, of the only prompt."""
-    return value[0] if not isinstance(value, Tensor) or value.ndim < 4 else value[:, 0]

@@ -13,7 +13,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import torch
@@ -34,12 +34,12 @@ class _Stopped(Exception):
 
 @dataclass(frozen=True)
 class PipelineStep:
-    """One denoising step of a declared family's pipeline without guidance, differentiable in the prompt's embedding."""
+    """One denoising step of a declared family's pipeline without guidance, differentiable in what a text becomes."""
 
     pipeline: Any
     """Of diffusers; it is left as it is, and its denoiser answers as its weights are."""
     request: Request
-    """The prompt, with everything that the pipeline takes in its place."""
+    """A prompt with which latents are found, with everything that the pipeline takes in its place."""
     height: int
     """Of the pictures, in pixels."""
     width: int
@@ -96,28 +96,26 @@ class PipelineStep:
             seen.append(latents)
             raise _Stopped
 
-        self._run(self._rows(self.request.embedding, count), torch.zeros(0), keep)
+        self._run([self.request] * count, torch.zeros(0), keep)
         return self._first(seen)
 
     def _decoded(self, latents: Tensor) -> Tensor:
         """What the autoencoder is given to decode where the pipeline ends with these latents."""
-        return self._first(self._run(self._rows(self.request.embedding, len(latents)), torch.zeros(0), latents.to))
+        return self._first(self._run([self.request] * len(latents), torch.zeros(0), latents.to))
 
-    def prediction(self, noisy: Tensor, timestep: Tensor, embedding: Tensor) -> Tensor:
+    def prediction(self, noisy: Tensor, timestep: Tensor, request: Request) -> Tensor:
         """What the pipeline makes of its denoiser's answer: noise, velocity or flow, as its scheduler takes it.
 
         Args:
             noisy: latents in the pipeline's layout, ``[m, …]``.
             timestep: of the scheduler, one for all.
-            embedding: in place of the prompt's, ``[positions, d]``; gradients reach it.
+            request: the text, whose seed does not matter; gradients reach its embedding and whatever else the pipeline
+                takes in its place.
 
         Returns:
             Of the shape of ``noisy``.
         """
-        return self._first(self._run(self._rows(embedding, len(noisy)), timestep.reshape(1), noisy.to))
-
-    def _rows(self, embedding: Tensor, count: int) -> list[Request]:
-        return [replace(self.request, embedding=embedding)] * count
+        return self._first(self._run([request] * len(noisy), timestep.reshape(1), noisy.to))
 
     def _first(self, seen: Sequence[Tensor]) -> Tensor:
         if not seen:

@@ -16,7 +16,7 @@ from torch import Tensor
 from rece_lightning.core.errors import ConfigurationError, check_count, nearest
 from rece_lightning.models.denoisers import known_family
 from rece_lightning.models.family_sampling import family_arguments, length_of
-from rece_lightning.models.text import Encoded
+from rece_lightning.models.text import Embedded
 
 
 class Guarding(Protocol):
@@ -110,8 +110,8 @@ class Request:
     pooled embedding stand for those of their names."""
 
 
-def requests_of(encoded: Encoded) -> list[Request]:
-    """A request for each prompt, with everything that a pipeline takes in its place and the seed 0."""
+def requests_of(encoded: Embedded) -> list[Request]:
+    """A request for each text, with everything that a pipeline takes in its place and the seed 0."""
     requests = []
     for row in range(len(encoded.embeddings)):
         pooled = None if encoded.pooled is None else encoded.pooled[row]

@@ -27,17 +27,13 @@ class PromptRows:
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """Embeddings of some prompts."""
+class Embedded:
+    """Some texts as embeddings."""
 
     embeddings: Tensor
     """``[n, positions, d]``: what a pipeline takes in place of the prompts."""
-    last_subject: Tensor
-    """Position of each prompt's last subject token, ``[n]``; of CLIP ``attention_mask.sum() − 2``, as published."""
     pooled: Tensor | None = None
     """``[n, p]``: one row a prompt, a text space of its own."""
-    spaces: Mapping[str, Sequence[PromptRows]] = field(default_factory=dict)
-    """Text space → rows of every prompt, where these are not the embeddings themselves."""
     own: Sequence[Tensor] = ()
     """Embeddings of every prompt without the zeros behind shorter ones, where their numbers differ."""
     calls: Sequence[Mapping[str, Tensor]] = ()
@@ -46,6 +42,16 @@ class Encoded:
     def embedding(self, row: int) -> Tensor:
         """Embedding of one prompt, ``[positions, d]``."""
         return self.own[row] if self.own else self.embeddings[row]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded(Embedded):
+    """Prompts as embeddings, and where in them their subjects are."""
+
+    last_subject: Tensor
+    """Position of each prompt's last subject token, ``[n]``; of CLIP ``attention_mask.sum() − 2``, as published."""
+    spaces: Mapping[str, Sequence[PromptRows]] = field(default_factory=dict)
+    """Text space → rows of every prompt, where these are not the embeddings themselves."""
 
     def rows(self, space: str) -> Sequence[PromptRows]:
         """The rows of every prompt in a text space. The space ``pooled`` has one row a prompt.
@@ -172,11 +178,11 @@ class PromptEncoder:
                 if not self.is_xl:
                     masked = getattr(text_encoder.config, "use_attention_mask", False)
                     mask = tokens["attention_mask"].to(ids.device) if masked else None
-                    return Encoded(text_encoder(ids, attention_mask=mask).last_hidden_state, last[0])
+                    return Encoded(text_encoder(ids, attention_mask=mask).last_hidden_state, last_subject=last[0])
                 answer = text_encoder(ids, output_hidden_states=True)
             states.append(answer.hidden_states[-2])
             pooled = getattr(answer, "text_embeds", pooled)
-        return Encoded(torch.cat([state.to(self.device) for state in states], dim=-1), last[0], pooled)
+        return Encoded(torch.cat([state.to(self.device) for state in states], dim=-1), pooled, last_subject=last[0])
 
 
 def whole_inversions(prompts: list[str], tokenizer: Any) -> list[str]:

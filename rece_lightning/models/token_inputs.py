@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from rece_lightning.core.errors import BaseModelError
-from rece_lightning.models.pipeline_encoder import PipelineEncoder, rows_of, whole
+from rece_lightning.models.encoded_answer import rows_of
+from rece_lightning.models.pipeline_encoder import PipelineEncoder
 from rece_lightning.models.text import EncodesPrompts, PromptEncoder
-from rece_lightning.models.text_space import POOLED, TEXT
+from rece_lightning.models.text_space import TEXT
 
 
 def read_rows(encoder: EncodesPrompts, prompts: Sequence[str], source: str = TEXT) -> Tensor:
@@ -37,13 +38,6 @@ def rows_read(encoder: PipelineEncoder, answer: tuple[Any, ...], source: str) ->
     """The same rows of one answer of ``encode_prompt``, ``[positions, d]``."""
     rows, mask = rows_of(answer, encoder.sources[source])
     return rows if mask is None else rows * mask[:, None].to(rows)
-
-
-def embedding_given(encoder: PipelineEncoder, answer: tuple[Any, ...]) -> tuple[Tensor, Tensor | None]:
-    """What the denoiser is given of one answer: embedding ``[positions, d]`` and pooled embedding ``[p]``."""
-    pooled = encoder.sources.get(POOLED)
-    one = None if pooled is None else whole(answer[pooled.answer]).reshape(-1)
-    return whole(answer[encoder.sources[TEXT].answer]), one
 
 
 def searched_encoder(encoder: EncodesPrompts, source: str = TEXT) -> str:

@@ -23,6 +23,7 @@ from rece_lightning.metrics import EmojiDetector
 from rece_lightning.models.denoisers import LiveDenoisers, known_family
 from rece_lightning.models.pipeline_encoder import PipelineEncoder
 from rece_lightning.models.sampling import Sampling
+from rece_lightning.models.text import Embedded
 from rece_lightning.models.token_inputs import read_rows, searched_encoder
 from tests.attacks.conftest import goal_without_its_words
 from tests.helpers.tiny import pipelines
@@ -84,7 +85,7 @@ def test_searched_is_the_encoder_whose_rows_the_edited_space_reads(name: str, so
     assert searched_encoder(known, source) == searched
     vocabulary, found = sought(attacked, 2)
     tokens = vocabulary.ids[:2]
-    (rows,), _ = found.encode(tokens[None])
+    (rows,) = found.encode(tokens[None]).embeddings
     assert torch.equal(rows, read_rows(known, [vocabulary.text(tokens.tolist())], source)[0])
 
 
@@ -94,13 +95,13 @@ def test_the_words_own_input_embeddings_give_the_rows_of_their_text_bit_for_bit(
     vocabulary, found = sought(victim(name), 3, "of a dog")
     source = torch.Generator().manual_seed(0)
     tokens = torch.stack([vocabulary.draw(3, source) for _ in range(2)])
-    hard, _ = found.encode(tokens)
-    soft, _ = found.encode_soft(found.inputs(tokens), tokens)
+    hard = found.encode(tokens).embeddings
+    soft = found.encode_soft(found.inputs(tokens), tokens).embeddings
     assert torch.equal(soft, hard)
-    moved, _ = found.encode_soft([one + 1 for one in found.inputs(tokens)], tokens)
+    moved = found.encode_soft([one + 1 for one in found.inputs(tokens)], tokens).embeddings
     assert not torch.equal(moved, hard)
     points = torch.nn.functional.one_hot(torch.searchsorted(vocabulary.ids, tokens[0]), len(vocabulary.ids)).float()
-    mixed, _ = found.encode_soft(found.mixer(vocabulary.ids)(points), tokens[:1])
+    mixed = found.encode_soft(found.mixer(vocabulary.ids)(points), tokens[:1]).embeddings
     torch.testing.assert_close(mixed[0], hard[0][: mixed.shape[1]])
 
 
@@ -121,7 +122,7 @@ def test_the_gradient_is_that_of_finite_differences(name: str, step: float, near
         moved = torch.zeros_like(corner)
         moved[place, word] = step
         with torch.no_grad():
-            ends = [float(loss(*found.encode_soft(mix(corner + sign * moved), tokens))) for sign in (1, -1)]
+            ends = [float(loss(found.encode_soft(mix(corner + sign * moved), tokens))) for sign in (1, -1)]
         expected = (ends[0] - ends[1]) / (2 * step)
         assert abs(expected) > 1e-7
         assert float(gradient[0, place, vocabulary.ids[word]]) == pytest.approx(expected, rel=near, abs=1e-9)
@@ -135,7 +136,7 @@ def test_mma_finds_text_whose_rows_the_pipeline_makes_again(name: str, match: st
     own = read_rows(attacked.encoder, ["bomb"])[0]
     loss = places_distance(own) if match == "all" else last_distance(own[-1], None)
     for one in attack.run(attacked, goal):
-        again = float(loss(read_rows(attacked.encoder, [one.prompt]), None))
+        again = float(loss(Embedded(read_rows(attacked.encoder, [one.prompt]))))
         assert again == one.loss
         assert again <= one.loss_before
         assert not set(one.prompt.split()) & {"bomb"}
@@ -223,7 +224,7 @@ def test_mma_comes_nearer_than_random_words_in_the_second_world(second_world: Vi
     own = second_world.encoder.encode(["bomb"]).embeddings[0]
     loss = last_distance(own[15], 16)
     drawn = by_chance(second_world, goal, found[0].queries, 4)
-    chance = float(loss(second_world.encoder.encode(drawn).embeddings, None).min())
+    chance = float(loss(second_world.encoder.encode(drawn)).min())
     assert sum(one.loss for one in found) / len(found) < chance
 
 
@@ -240,8 +241,8 @@ def test_by_the_denoisers_loss_words_come_nearer_than_random_ones(second_world: 
     goal = goal_without_its_words("axe")
     judges = []
     if isinstance(attack, P4D):
-        problem, suffix = attack.problem(second_world, goal), ""
-        judges.append(problem)
+        suffix = ""
+        judges.append(attack.problem(second_world, goal)[1])
     else:
         suffix = str(attack.suffix)
         own = attack.noised

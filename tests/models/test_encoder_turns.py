@@ -96,7 +96,7 @@ def test_rows_are_the_pipelines_own_bits_and_encoders_are_let_go(model: tuple[st
 
 def _reversed(encoded: Encoded) -> Encoded:
     spaces = {name: list(rows)[::-1] for name, rows in encoded.spaces.items()}
-    return Encoded(encoded.embeddings.flip(0), encoded.last_subject.flip(0), spaces=spaces)
+    return Encoded(encoded.embeddings.flip(0), last_subject=encoded.last_subject.flip(0), spaces=spaces)
 
 
 def test_answers_beyond_the_room_wait_for_another_round(

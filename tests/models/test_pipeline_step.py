@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -47,9 +48,10 @@ def test_every_familys_pipeline_predicts_with_gradients_on_its_rows(name: str) -
     latents = step.latents_of(pictures_for(step))
     noisy = torch.randn(latents.shape, generator=torch.Generator().manual_seed(1))
     rows = step.request.embedding.clone().requires_grad_()
-    said = step.prediction(noisy, torch.tensor(700.0), rows)
-    other = step.prediction(noisy, torch.tensor(700.0), rows.detach().flip(1))
-    later = step.prediction(noisy, torch.tensor(300.0), rows.detach())
+    own, flipped = (replace(step.request, embedding=one) for one in (rows, rows.detach().flip(1)))
+    said = step.prediction(noisy, torch.tensor(700.0), own)
+    other = step.prediction(noisy, torch.tensor(700.0), flipped)
+    later = step.prediction(noisy, torch.tensor(300.0), step.request)
     said.square().sum().backward()
 
     assert said.shape == latents.shape
@@ -147,7 +149,7 @@ def test_predictions_are_the_denoisers_as_its_scheduler_takes_them(name: str) ->
     latents = step.latents_of(pictures_for(step))
 
     with torch.no_grad():
-        found = step.prediction(latents, torch.tensor(600.0), step.request.embedding)
+        found = step.prediction(latents, torch.tensor(600.0), step.request)
         wanted = plain_prediction(name, step.pipeline, step.request, latents, 600.0)
 
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
@@ -160,7 +162,8 @@ def test_the_gradient_is_that_of_finite_differences() -> None:
     made = noised(step.pipeline.scheduler, latents, torch.tensor([600, 600]), noise)
 
     def loss(rows: Tensor) -> Tensor:
-        return (step.prediction(made.noisy, made.timesteps[0], rows) - made.answer).square().mean()
+        given = replace(step.request, embedding=rows)
+        return (step.prediction(made.noisy, made.timesteps[0], given) - made.answer).square().mean()
 
     rows = step.request.embedding.double().clone().requires_grad_()
     loss(rows).backward()
