@@ -19,7 +19,7 @@ from benchmarks.families.plan import (
 from benchmarks.families.sentences import answers
 from benchmarks.families.table import Row
 from benchmarks.results.excess import floor, strongest, strongest_each
-from benchmarks.results.figures import mean, of, share
+from benchmarks.results.figures import incomplete, mean, of, share
 from benchmarks.results.groups import IN_CONTEXT, RIDGES
 from benchmarks.results.page import told
 from benchmarks.results.plan import ERASED, HELD, KINDS, ORIGINAL, SYNONYMS
@@ -111,12 +111,6 @@ def section(rows: Sequence[Row], kind: str) -> list[str]:
         lines += ["", *([f"Not all were measured: {short}.", ""] if short else [])]
     settings = {row.state: row.settings for row in rows if row.part in (METHODS, SINGULAR) and row.settings}
     return [*lines, *(f"- {state}: {text}" for state, text in settings.items())]
-
-
-def incomplete(rows: Sequence[Row], kind: str, states: Sequence[str], count: int) -> str:
-    """States that a run which was stopped has not measured on every erasure."""
-    found = {state: len({row.erasure for row in of(rows, kind, state, (ERASED,))}) for state in states}
-    return ", ".join(f"{state} on {number} of {count}" for state, number in found.items() if number < count)
 
 
 def cells(rows: Sequence[Row], kind: str, state: str, *, synonyms: bool) -> list[str]:

@@ -44,6 +44,12 @@ def of(rows: Iterable[Row], kind: str, state: str, groups: Sequence[str]) -> lis
     return [row for row in rows if row.kind == kind and row.state == state and row.group in groups]
 
 
+def incomplete(rows: Sequence[Row], kind: str, states: Sequence[str], count: int) -> str:
+    """States that a run which was stopped has not measured on every erasure."""
+    found = {state: len({row.erasure for row in of(rows, kind, state, (ERASED,))}) for state in states}
+    return ", ".join(f"{state} on {number} of {count}" for state, number in found.items() if number < count)
+
+
 def share(rows: Iterable[Counted]) -> Share:
     """Detections, with an interval over prompts."""
     found: dict[str, list[str]] = {}

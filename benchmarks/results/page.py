@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from benchmarks import harness
 from benchmarks.results.claims import LITTLE, UNSEEN, claims
 from benchmarks.results.excess import balance, excess, floor, regained, strongest, strongest_each
-from benchmarks.results.figures import UNWANTED, mean, of, over_erasures, share
+from benchmarks.results.figures import UNWANTED, incomplete, mean, of, over_erasures, share
 from benchmarks.results.groups import IN_CONTEXT, OF_A_NAME, OF_A_PROMPT, RIDGES
 from benchmarks.results.plan import ERASED, HELD, KINDS, LOOKED_AT, ORIGINAL, SAMPLING, STATES, SYNONYMS, TUNED
 from benchmarks.results.regret import regrets
@@ -97,6 +97,8 @@ def section(rows: Sequence[Row], kind: str) -> list[str]:
     states = states_of(rows, kind)
     lines = [f"## {kind.capitalize()}", "", f"{len(names)} erased one at a time: {', '.join(names)}.", ""]
     lines += removed_table(rows, kind, states)
+    short = incomplete(rows, kind, states, len(names))
+    lines += ["", f"Not all were measured: {short}."] if short else []
     unseen = [row for row in rows if row.erasure in JUDGED_ON]
     if unseen and any(state in TUNED for state in states):
         lines += ["", f"Of these, {UNSEEN}:", "", *removed_table(unseen, kind, states)]
@@ -122,9 +124,9 @@ def frontier(rows: Sequence[Row], kind: str, states: Sequence[str]) -> list[str]
         return []
     lines = [
         "",
-        f"*Nearest point*: `ProjectedUCE` with λ₁ 10, which takes out of every embedding's reach what all prompts of a "
-        f"style share, and edits like UCE behind it. How many directions and of what was chosen on {LOOKED_AT}. On the "
-        f"others a style that is erased well has at most {100 * NEAR:.0f} points above its floor, at most "
+        "*Nearest point*: `ProjectedUCE`, which takes out of every embedding's reach the leading directions of what "
+        f"all prompts of a style differ by, and edits like UCE behind it; first tried on {LOOKED_AT}. On the others "
+        f"a style that is erased well has at most {100 * NEAR:.0f} points above its floor, at most "
         f"{100 * REGAINED:.0f} above it for the derived embedding of the strongest ridge, and keeps all but "
         f"{100 * LOST:.0f} points of what the original does:",
         "",

@@ -35,17 +35,17 @@ PROJECTION = "projection of values"
 UCE_TUNED, RECE_TUNED, VALUES_TUNED = "UCE, tuned", "RECE, tuned", "RECE of values, tuned"
 PROJECTION_TUNED = "projection of values, tuned"
 ROBUST, ROBUST_SHIPPED = "robust, tuned", "robust, emoji_robust.yaml"
-ONE_OF_VALUES, ONE_OF_BOTH = "nearest point, one direction of values", "nearest point, one direction of keys and values"
-TWO_OF_VALUES = "nearest point, two directions of values"
-ONE_DIRECTION = (ONE_OF_VALUES, ONE_OF_BOTH, TWO_OF_VALUES)
-"""Of styles alone: what all prompts of a style share is one direction."""
+ONE_OF_VALUES = "nearest point, one direction of values, λ₁ 10"
+ONE_OF_BOTH, THREE_OF_BOTH = (f"nearest point, {count} of keys and values" for count in ("one direction", "three"))
+SHARED = (ONE_OF_VALUES, ONE_OF_BOTH, THREE_OF_BOTH)
+"""Of styles alone: what all prompts of a style differ by has few directions."""
 LOOKED_AT = "noto style"
 """The style whose pictures were looked at to choose these; the others judge them."""
 TUNED = (UCE_TUNED, RECE_TUNED, VALUES_TUNED, PROJECTION_TUNED, ROBUST)
 """Those whose settings a rule chooses for each erasure."""
 STATES = (
     ORIGINAL, UCE, PUBLISHED, UCE_RECOMMENDED, RECOMMENDED, UCE_TUNED, RECE_TUNED, VALUES_TUNED, PROJECTION,
-    PROJECTION_TUNED, ROBUST, ROBUST_SHIPPED, *ONE_DIRECTION,
+    PROJECTION_TUNED, ROBUST, ROBUST_SHIPPED, *SHARED,
 )  # fmt: skip
 ERASED, SYNONYMS, HELD = "erased", "synonyms", "kept"
 # What is erased → the recommended configuration, the one with the paper's settings, the protocol.
@@ -145,7 +145,7 @@ def states(kind: str) -> list[State]:
             found.append(State(uce, alone, 1))
         found.append(State(rece, settings, epochs))
     found += [State(PROJECTION, OBLIQUE, 1), *tuned()]
-    return [*found, *one_direction()] if kind == "styles" else found
+    return [*found, *shared_directions()] if kind == "styles" else found
 
 
 def tuned() -> list[State]:
@@ -162,14 +162,14 @@ def tuned() -> list[State]:
     ]
 
 
-def one_direction() -> list[State]:
-    """A style's prompts share one difference to their targets: it alone is taken out of reach."""
-    held: Settings = {"editor": "ProjectedUCE", "editor.preserve_scale": 10.0}
-    given = ((1, {"projections": "v"}), (1, {}), (2, {"projections": "v"}))
-    return [
-        State(name, {**held, "editor.rank": rank, **kinds}, 1)
-        for name, (rank, kinds) in zip(ONE_DIRECTION, given, strict=True)
-    ]
+def shared_directions() -> list[State]:
+    """A style's prompts share their difference to the targets: its leading directions are taken out of reach."""
+    given: tuple[Settings, ...] = (
+        {"editor.preserve_scale": 10.0, "editor.rank": 1, "projections": "v"},
+        {"editor.rank": 1},
+        {"editor.rank": 3},
+    )
+    return [State(name, {"editor": "ProjectedUCE", **own}, 1) for name, own in zip(SHARED, given, strict=True)]
 
 
 def work(chosen: Sequence[Erasure]) -> list[tuple[Erasure, State]]:

@@ -54,6 +54,7 @@ from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.erasure.erasers import SpaceErasers
 from rece_lightning.erasure.session import ErasureSession
 from rece_lightning.models.sampling import Sampling
+from rece_lightning.models.text_space import edits_values
 from rece_lightning.sweep.choice import spread
 from rece_lightning.vocabulary.choice import draw
 
@@ -125,19 +126,21 @@ Edits = Mapping[str, tuple[Method | None, int]]
 def edit_piece(
     bench: Bench, part: str, concept: str, prepared: tuple[ErasureSession, Choice], edits: Edits, counts: Any
 ) -> Piece[Row]:
-    """Edits of a concept, each with its pictures and its figures."""
+    """Edits of a concept, each with its pictures, and its figures where the model has values that they are about."""
     (session, choice), wanted = prepared, shots(concept, counts)
     looking, recipes = Looking(bench.world), dict[Any, str]()
     for name, (method, epochs) in edits.items():
         plain = None if method is None else method.plain(epochs)
-        made = [unet_digest(), concept, session.concepts["preserved"], plain, epochs, str(SAMPLING), str(wanted)]
+        kept = session.concepts["preserved"]
+        made = [unet_digest(bench.pretrained), concept, kept, plain, epochs, str(SAMPLING), str(wanted)]
         recipes[part, concept, name] = digest(made)
 
     def measured(missing: list[tuple[str, str, str]]) -> Iterator[list[Row]]:
         for key in missing:
             method, epochs = edits[key[2]]
             found = bench.hits(session, method, epochs, wanted)
-            figures = None if method is None else looking.drawn(session, method, epochs, concept)
+            known = method is not None and edits_values(session.base.spaces, Method())
+            figures = looking.drawn(session, method, epochs, concept) if known and method is not None else None
             yield [row(recipes[key], *key, figures, found, chosen=int(key[2] == str(choice.chosen)))]
 
     return Piece(f"{part}: {concept}", recipes, measured)
@@ -150,12 +153,18 @@ def grid_pieces(bench: Bench) -> Iterator[Piece[Row]]:
             told(former(settings), epochs): (method_of(settings), epochs) for settings, epochs in wide()
         }
         yield edit_piece(bench, "wide grid", concept, bench.prepared(concept), edits, WIDE_SHOTS)
-    for concept in JUDGED_ON:
+    yield from judged_pieces(bench, "grid", JUDGED_ON)
+
+
+def judged_pieces(bench: Bench, part: str, names: Sequence[str]) -> Iterator[Piece[Row]]:
+    """The front, the chosen and the published settings."""
+    for concept in names:
         session, choice = bench.prepared(concept)
         along = [choice.front[place] for place in spread(len(choice.front), FRONT)]
-        edits = {NONE: (None, 0), **{str(one): (one.method, one.epochs) for one in (*along, choice.chosen)}}
+        edits: dict[str, tuple[Method | None, int]] = {NONE: (None, 0)}
+        edits |= {str(one): (one.method, one.epochs) for one in (*along, choice.chosen)}
         edits |= {name: (method_of(settings), epochs) for name, (settings, epochs) in OTHERS.items()}
-        yield edit_piece(bench, "grid", concept, (session, choice), edits, SHOTS)
+        yield edit_piece(bench, part, concept, (session, choice), edits, SHOTS)
 
 
 def line_pieces(bench: Bench, part: str, names: Sequence[str]) -> Iterator[Piece[Row]]:
@@ -164,7 +173,7 @@ def line_pieces(bench: Bench, part: str, names: Sequence[str]) -> Iterator[Piece
         wanted = shots(concept, LINE)
         keys = {
             (part, concept, name): digest(
-                [unet_digest(), part, concept, name, str(SAMPLING), str(wanted), str(Tuning())]
+                [unet_digest(bench.pretrained), part, concept, name, str(SAMPLING), str(wanted), str(Tuning())]
             )
             for name in (NONE, "tuned")
         }
@@ -272,7 +281,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with command(parser, argv) as arguments:
         table = Table(arguments.output / "tuning.csv", Row, digits=6)
         if not arguments.page:
-            bench = Bench()
+            bench, other = Bench(), Bench("emoji-mmdit")
             looking = Looking(bench.world)
             work = [
                 committed_piece("results", results_rows, looking, table),
@@ -280,7 +289,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 committed_piece("attacks", red_team_rows, looking, table),
                 *line_pieces(bench, "one line", UNASKED),
                 *grid_pieces(bench),
-                *line_pieces(Bench("emoji-mmdit"), "one line, MMDiT", MMDIT),
+                *line_pieces(other, "one line, MMDiT", MMDIT),
+                *judged_pieces(other, "grid, MMDiT", MMDIT),
             ]
             fill(table, work, overwrite=arguments.overwrite)
         print(write_page(table.rows(), arguments.output).read_text(encoding="utf-8"))

@@ -8,8 +8,10 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.harness import HERE, Table
-from benchmarks.tuning.page import NONE, Row, one_line, over, regrets, within
-from benchmarks.tuning.plan import CHOSEN_ON, JUDGED_ON, OTHERS, UNASKED
+from benchmarks.tuning import __main__ as main
+from benchmarks.tuning.__main__ import Bench, line_pieces
+from benchmarks.tuning.page import NONE, Row, on_mmdit, one_line, over, regrets, within
+from benchmarks.tuning.plan import CHOSEN_ON, JUDGED_ON, MMDIT, OTHERS, UNASKED
 
 ROW = Row("", "grid", JUDGED_ON[0], "a", 0, 0, 10, 0, 0, 10, 10, *(math.nan,) * 9)
 
@@ -34,6 +36,30 @@ def test_the_regret_is_the_best_in_hindsight_minus_the_chosen_one() -> None:
     assert lines[2].startswith(f"| {JUDGED_ON[0]} | 10 of 10, 10 of 10 | 2 of 10, 10 of 10 |")
     assert lines[2].endswith(f"| {100 * (best - chosen):.0f} |")
     assert lines[-1].endswith(f"**{100 * (best - chosen):.1f}** |")
+
+
+def test_the_second_world_has_a_regret_of_its_own() -> None:
+    assert on_mmdit([ROW]) == []
+    what = {"part": "grid, MMDiT", "concept": MMDIT[1]}
+    rows = [replace(ROW, edit=name, own_hits=10, **what) for name in (NONE, *OTHERS)]
+    rows += [replace(ROW, edit="chosen", chosen=1, own_hits=0, **what), replace(ROW, edit="better", own_hits=0)]
+    lines = on_mmdit(rows)
+    # The better edit is of the other world.
+    assert lines[-2].startswith(f"| {MMDIT[1]} | 10 of 10, 10 of 10 | 0 of 10, 10 of 10 |")
+    assert lines[-1].endswith("**0.0** |")
+
+
+def test_recipes_of_the_second_world_name_its_own_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    def recipe() -> str:
+        (piece,) = line_pieces(Bench("emoji-mmdit"), "one line, MMDiT", MMDIT[:1])
+        return next(iter(piece.recipes.values()))
+
+    before = recipe()
+    monkeypatch.setattr(main, "unet_digest", lambda world="emoji": "the first" if world == "emoji" else "the second")
+    after = recipe()
+    monkeypatch.setattr(main, "unet_digest", lambda world="emoji": "another" if world == "emoji" else "the second")
+    assert recipe() == after
+    assert before != after
 
 
 def test_the_page_stands_on_whole_halves_of_the_concepts() -> None:
