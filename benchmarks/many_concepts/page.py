@@ -192,7 +192,7 @@ def rule_beside_best(rows: Sequence[Row]) -> list[str]:
 
 def bound(rows: Sequence[Row]) -> list[str]:
     """What no edit gets below."""
-    found = [row for row in rows if row.least]
+    found = sorted((row for row in rows if row.least), key=lambda row: row.count)
     if not found:
         return []
     heads = " | ".join(f"{100 * left:.0f} % left" for left in LEFT)

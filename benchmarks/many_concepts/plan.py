@@ -10,7 +10,8 @@ from functools import cached_property
 from typing import Any
 
 from benchmarks.harness import Settings, digest, former, told
-from rece_lightning.core.tuning import BALANCED, RULES
+from benchmarks.results.plan import ruled
+from rece_lightning.core.tuning import BALANCED
 from rece_lightning.data.concepts import PromptPair
 from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.emoji.catalog import load_catalog
@@ -182,7 +183,7 @@ def recipe(task: Task, way: Way, preserve: str, pictures: int | None) -> str:
     if way.name != ORIGINAL:
         made = {"model": former(way.settings), "epochs": way.epochs, **task.data(preserve)}
     if way.tune is not None:
-        made |= {"tune": way.tune, "rule": RULES[way.tune]}
+        made |= ruled(way.settings, way.tune)
     if way.name == BOUND:
         made |= {"left": LEFT}
     return digest({**made, "shots": shots, "sampling": str(SAMPLING)})

@@ -18,6 +18,7 @@ from benchmarks.results.figures import (
 from benchmarks.results.plan import (
     HELD,
     KINDS,
+    NEAREST,
     ORIGINAL,
     PROJECTION,
     PROJECTION_TUNED,
@@ -45,7 +46,8 @@ SAME, ALIKE, SHIPPED = " with the same scales", " tuned by the same rule", " wit
 COMPARED = (
     (PUBLISHED, UCE, SAME), (RECOMMENDED, UCE_RECOMMENDED, SAME), (RECE_TUNED, UCE, SHIPPED),
     (RECE_TUNED, UCE_TUNED, ALIKE), (VALUES_TUNED, UCE_TUNED, ALIKE), (PROJECTION, UCE, SHIPPED),
-    (PROJECTION_TUNED, UCE_TUNED, ALIKE), (ROBUST, UCE_TUNED, ALIKE), (ROBUST_SHIPPED, UCE_TUNED, ALIKE),
+    (PROJECTION_TUNED, UCE_TUNED, ALIKE), (NEAREST, UCE, SHIPPED), (ROBUST, UCE_TUNED, ALIKE),
+    (ROBUST_SHIPPED, UCE, SHIPPED),
 )  # fmt: skip
 """A method, UCE's edit that it is held against, and that one's scales in words."""
 UNSEEN = f"the half that the rule was not chosen on: {', '.join(JUDGED_ON)}"

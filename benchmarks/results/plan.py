@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.harness import Configuration, Settings, fitted, former, told
+from benchmarks.harness import Configuration, Settings, fitted, former, method_of, told
 from rece_lightning.cli.protocols import load_protocol
 from rece_lightning.core import tuning
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.core.tuning import BALANCED, RULES
+from rece_lightning.core.grid import DERIVATIONS, EDITORS, EPOCHS, LAMB
+from rece_lightning.core.tuning import BALANCED, RULES, Tuning
 from rece_lightning.data.concepts import read_preserved
 from rece_lightning.data.prompts import EvaluationPrompt, read_prompts
 from rece_lightning.emoji.captions import describe
@@ -34,6 +35,7 @@ UCE_RECOMMENDED, RECOMMENDED = "UCE, recommended scales", "RECE, recommended set
 PROJECTION = "projection of values"
 UCE_TUNED, RECE_TUNED, VALUES_TUNED = "UCE, tuned", "RECE, tuned", "RECE of values, tuned"
 PROJECTION_TUNED = "projection of values, tuned"
+NEAREST = "nearest point of values, κ 30"
 ROBUST, ROBUST_SHIPPED = "robust, tuned", "robust, emoji_robust.yaml"
 ONE_OF_VALUES = "nearest point, one direction of values, λ₁ 10"
 ONE_OF_BOTH, THREE_OF_BOTH = (f"nearest point, {count} of keys and values" for count in ("one direction", "three"))
@@ -45,7 +47,7 @@ TUNED = (UCE_TUNED, RECE_TUNED, VALUES_TUNED, PROJECTION_TUNED, ROBUST)
 """Those whose settings a rule chooses for each erasure."""
 STATES = (
     ORIGINAL, UCE, PUBLISHED, UCE_RECOMMENDED, RECOMMENDED, UCE_TUNED, RECE_TUNED, VALUES_TUNED, PROJECTION,
-    PROJECTION_TUNED, ROBUST, ROBUST_SHIPPED, *SHARED,
+    PROJECTION_TUNED, NEAREST, ROBUST, ROBUST_SHIPPED, *SHARED,
 )  # fmt: skip
 ERASED, SYNONYMS, HELD = "erased", "synonyms", "kept"
 # What is erased → the recommended configuration, the one with the paper's settings, the protocol.
@@ -84,8 +86,8 @@ class State:
 
     @property
     def chosen_by(self) -> dict[str, Any]:
-        """Of a recipe: the rule, and the certificate that ends a run; nothing of a state without either."""
-        found: dict[str, Any] = {} if self.tune is None else {"tune": self.tune, "rule": RULES[self.tune]}
+        """Of a recipe: the rule with its grid, and the certificate that ends a run; nothing of a state without."""
+        found = {} if self.tune is None else ruled(self.settings or {}, self.tune)
         if self.until is not None:
             found |= {"certificate": self.until.certificate, "until": self.until.threshold}
         return found
@@ -145,7 +147,20 @@ def states(kind: str) -> list[State]:
             found.append(State(uce, alone, 1))
         found.append(State(rece, settings, epochs))
     found += [State(PROJECTION, OBLIQUE, 1), *tuned()]
-    return [*found, *shared_directions()] if kind == "styles" else found
+    nearest: Settings = {"editor": "ProjectedUCE", "editor.shrinkage": 30.0, "projections": "v"}
+    return [*found, *(shared_directions() if kind == "styles" else [State(NEAREST, nearest, 1)])]
+
+
+def ruled(settings: Settings, tune: str) -> dict[str, Any]:
+    """Of a recipe: the rule that chooses, and the grid that it chooses from.
+
+    Args:
+        settings: that are given.
+        tune: ``model.tune``.
+    """
+    editor = type(Tuning(tune).start(method_of(settings)).editor)
+    tried = next(values for kind, values in EDITORS.items() if issubclass(editor, kind))
+    return {"tune": tune, "rule": RULES[tune], "grid": [editor.__name__, tried, LAMB, str(DERIVATIONS), EPOCHS]}
 
 
 def tuned() -> list[State]:
@@ -177,7 +192,10 @@ def work(chosen: Sequence[Erasure]) -> list[tuple[Erasure, State]]:
 
     A run that is stopped early holds whole comparisons.
     """
-    order = (ORIGINAL, RECE_TUNED, UCE_TUNED, VALUES_TUNED, ONE_OF_VALUES, ROBUST, PROJECTION_TUNED)
+    order = (
+        ORIGINAL, RECE_TUNED, UCE_TUNED, VALUES_TUNED, *SHARED, NEAREST, UCE, PUBLISHED,
+        PROJECTION, PROJECTION_TUNED, ROBUST,
+    )  # fmt: skip
     pairs = [(erasure, state) for erasure in chosen for state in states(erasure.kind)]
     places = {name: place for place, name in enumerate(order)}
     return sorted(pairs, key=lambda pair: places.get(pair[1].name, len(order)))

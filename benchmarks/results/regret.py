@@ -7,10 +7,10 @@ from statistics import fmean
 
 from benchmarks.results.excess import balance
 from benchmarks.results.figures import Counted
-from benchmarks.results.plan import KINDS, ORIGINAL, RECE_TUNED, ROBUST, ROBUST_SHIPPED
+from benchmarks.results.plan import KINDS, NEAREST, ORIGINAL, RECE_TUNED, ROBUST, ROBUST_SHIPPED, SHARED
 from benchmarks.tuning.plan import CHOSEN_ON, JUDGED_ON
 
-SINGULAR = (ROBUST, ROBUST_SHIPPED)
+SINGULAR = (ROBUST, ROBUST_SHIPPED, NEAREST, *SHARED)
 """Chosen for what an attacker regains too: they are no candidates where that is not asked for."""
 Best = tuple[str, float]
 
