@@ -27,7 +27,7 @@ from rece_lightning.emoji.training.mmdit import projected_encoder, train_mmdit
 from rece_lightning.emoji.training.tokenizer import train_tokenizer
 from rece_lightning.emoji.training.unet import train_unet
 
-STEPS = {"clip": 3300, "autoencoder": 4500, "detector": 1500, "unet": 12600, "mmdit": 7200}
+STEPS = {"clip": 3300, "autoencoder": 4500, "detector": 1500, "unet": 12600, "mmdit": 10400}
 DENOISERS = ("unet", "mmdit")
 
 

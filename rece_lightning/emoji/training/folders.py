@@ -90,6 +90,10 @@ def save_mmdit(
 
 def _save(pipeline: DiffusionPipeline, folder: Path) -> None:
     pipeline.save_pretrained(folder)
+    for file in folder.glob("*/config.json"):  # where a part was read from is nobody's business
+        content = json.loads(file.read_text())
+        if content.pop("_name_or_path", None):
+            file.write_text(json.dumps(content, indent=2) + "\n")
     # transformers opens half-precision files in half, diffusers in float32; a pipeline of both would then mix the two.
     for file in folder.glob("text_encoder*/config.json"):
         file.write_text(json.dumps({**json.loads(file.read_text()), "dtype": "float32"}, indent=2) + "\n")
