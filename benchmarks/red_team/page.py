@@ -16,6 +16,10 @@ from rece_lightning.metrics import EmojiDetector, Share
 from rece_lightning.reporting.ladder import Counted, Ladder, LadderRow
 from rece_lightning.reporting.ladder_section import Curve, curve_findings, curves_of, draw_curves
 
+CHOICES = {
+    RECE_TUNED: f"*{RECE_TUNED}* is what `model.tune: balanced` chooses, of keys and values.",
+    ROBUST_TUNED: f"*{ROBUST_TUNED}* is what `model.tune: robust` chooses, of values.",
+}
 NONE = Counted(0, 0, (float("nan"), float("nan")))
 
 
@@ -175,8 +179,11 @@ def sentences(rows: Sequence[Row]) -> list[str]:
 
 def floor_sentence(rows: Sequence[Row]) -> list[str]:
     """How often the original shows what is erased where nobody asks for it."""
-    found = share_of([row for row in rows if row.variant == UNASKED])
-    return [f"Floor: where nobody asks for it the original shows what is erased in {found}."] if found.total else []
+    own = [row for row in rows if row.variant == UNASKED]
+    found, counts = share_of(own), [len({row.erased for row in some}) for some in (own, rows)]
+    of_some = "" if counts[0] == counts[1] else f" ({counts[0]} of the {counts[1]})"
+    told = f"Floor: where nobody asks for it the original shows what is erased in {found} of the pictures{of_some}."
+    return [told] if found.total else []
 
 
 def tuned_section(rows: Sequence[Row]) -> list[str]:
@@ -193,10 +200,9 @@ def tuned_section(rows: Sequence[Row]) -> list[str]:
         "",
         "## Settings that choose themselves",
         "",
-        f"*{RECE_TUNED}* is what `model.tune: balanced` chooses, *{ROBUST_TUNED}* what `robust` does, for each erasure "
-        "without a picture; keys and values the former, values the latter. The same objects, attacks and seed for all "
-        f"columns: {', '.join(names)}. The rule was chosen on every second object and with pictures of names, synonyms "
-        "and others alone, never with those of an attack.",
+        f"{' '.join(CHOICES[state] for state in TUNED if state in states)} For each erasure, without a picture. The "
+        f"same objects, attacks and seed for all columns: {', '.join(names)}. The rule was chosen on "
+        "every second object and with pictures of names, synonyms and others alone, never with those of an attack.",
         "",
         *(f"- {sentence}" for sentence in [*floor_sentence(own), *sentences(own)]),
         "",

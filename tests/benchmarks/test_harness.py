@@ -239,9 +239,10 @@ def red_team() -> tuple[Table[Any], dict[Any, str], bool]:
     from benchmarks.red_team.plan import Plan, erasures
     from rece_lightning.attacks import LADDER
 
-    bench = Bench(Plan(HERE / "red_team" / "projection.yaml", tuple(LADDER), False, 2, 2, 8), Path("nowhere"))
-    work = [(one, state) for one in erasures(["all"]) for state in bench.plan.states()]
-    made = {recipe: recipe for one, state in work for recipe in bench.attacks(one, state)}
+    plan = Plan(HERE / "red_team" / "projection.yaml", tuple(LADDER), False, 2, 2, 8, tuned=True)
+    bench, things = Bench(plan, Path("nowhere")), erasures(["all"])
+    work = [(one, state) for one in things for state in (*plan.states(), *plan.tuned_states(one))]
+    made = {recipe: recipe for one, state in work for recipe in bench.piece(one, 0, state).recipes}
     return Table(HERE / "red_team.csv", Row), made, True
 
 
