@@ -12,6 +12,7 @@ from rece_lightning.data.prompts import EvaluationPrompt
 WORD = re.compile(r"\w+(?:[-'’]\w+)*|[^\w\s]")
 DANGLING = frozenset(("a", "an", "the", "of", "in", "by", "on", "with", "and", "as", "from", "like", *",;:.-–—&/"))
 """What hangs in the air in front of words that were taken out."""
+VOWELS = "aeiou"
 BLANK = " "
 Words = tuple[str, ...]
 
@@ -105,5 +106,8 @@ def _joined(before: str, put: str, behind: str) -> str:
         before = before[: last.start()].rstrip()
     if not put and not before:
         behind = re.sub(r"^[^\w]+", "", behind)
+    if follows := (put or behind)[:1].casefold():  # "an axe" becomes "a flower"
+        article = r"\1n" if follows in VOWELS else r"\1"
+        before = re.sub(r"\b([aA])n?$", article, before)
     whole = " ".join(part for part in (before, put, behind) if part)
     return re.sub(r"\s+([,;:.])", r"\1", " ".join(whole.split()))

@@ -28,7 +28,8 @@ STYLES = [Concept("a dog in ink style", "a dog"), Concept("a church, pixel art",
     [
         (OBJECTS, "bomb", "bomb", " "),
         (OBJECTS, "axe", "axe", "flower"),
-        (OBJECTS, "a photo of an axe", "axe", "a photo of an flower"),
+        (OBJECTS, "a photo of an axe", "axe", "a photo of a flower"),
+        ([Concept("bomb", "apple")], "A bomb, and a bomb", "bomb", "An apple, and an apple"),
         (OBJECTS, "a photo of a bomb", "bomb", "a photo"),
         (OBJECTS, "A photo of a Bomb on a table.", "bomb", "A photo on a table."),
         (OBJECTS, "a hatchet", "axe", "flower"),  # other words for it: its target
