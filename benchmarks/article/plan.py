@@ -94,7 +94,7 @@ class Contender:
         prompts = [asdict(row) for row in asked(thing)[group]]
         told = None if self.how is None else dict(self.how.told)
         edited = None if self.how is None else thing.data
-        return digest([told, edited, prompts, SEEDS.get(group), str(SAMPLING)])
+        return digest([group, told, edited, prompts, SEEDS.get(group), str(SAMPLING)])
 
 
 def things() -> list[Erasure]:
