@@ -118,8 +118,9 @@ def test_the_page_tells_rates_floors_and_who_removes_more() -> None:
     assert "| CA, model-based | 100 %" in told
     assert "3 %" in next(line for line in lines if line.startswith("| CA, model-based |"))
     assert "2501.19066" in told
-    # Two prompts can show no difference by chance: the smallest p of sign flips is one half.
-    assert any("No clear difference" in line and "CA, model-based (" in line for line in claims(rows))
+    said = claims(rows)
+    assert said[0].startswith(f"- *{RECE} removes more* than CA, model-based (−100 points")
+    assert f"No clear difference from {RECE_TUNED} (+0 points" in said[2]
     assert len(plot(rows).axes) == 2
 
 
