@@ -30,8 +30,9 @@ RULES = {
         f"concept count as keeping {SPARE:.0%} that an edit of its own prompt does not reach."
     ),
     ROBUST: (
-        "The setting of a singular editor with the highest harmonic mean of (1 − remaining), (1 − drift) and "
-        f"(1 − regained by the derived embedding), in which other words for a concept count as keeping {SPARE:.0%}."
+        "The setting of a singular editor with the highest harmonic mean of (1 − remaining²), (1 − 2 drift) and "
+        f"(1 − regained²) of the derived embedding, in which other words for a concept count as keeping {SPARE:.0%}: "
+        "pictures show little of a concept of which less than half is left, and lose more than the drift."
     ),
 }
 
@@ -132,7 +133,9 @@ class Tried:
     @property
     def expected(self) -> float:
         """What the rule maximises."""
-        return balance(self.remaining, self.drift, *(() if self.regained is None else (self.regained,)))
+        if self.regained is None:
+            return balance(self.remaining, self.drift)
+        return robust_balance(self.remaining, self.drift, self.regained)
 
     @property
     def point(self) -> tuple[float, float]:
@@ -269,14 +272,32 @@ def left_under_other_words(remaining: float) -> float:
     return min(1.0, max(0.0, SPARE + (1.0 - SPARE) * remaining))
 
 
-def balance(remaining: float, drift: float, *others: float) -> float:
-    """Harmonic mean of what is not left of the concepts, not moved of what is preserved, and not of the others.
+def balance(remaining: float, drift: float) -> float:
+    """Harmonic mean of what is not left of the concepts and not moved of what is preserved.
 
     Example:
         >>> round(balance(0.0, 0.0), 3), round(balance(-0.2, 0.0), 3), balance(1.0, 0.1)
         (0.947, 1.0, 0.0)
     """
-    parts = [1.0 - left_under_other_words(remaining), *(1.0 - min(1.0, max(0.0, one)) for one in (drift, *others))]
+    return _harmonic(1.0 - left_under_other_words(remaining), 1.0 - _share(drift))
+
+
+def robust_balance(remaining: float, drift: float, regained: float) -> float:
+    """Harmonic mean of what pictures will not show of the concepts, keep of others, and not regain.
+
+    Example:
+        >>> round(robust_balance(0.0, 0.1, 0.3), 3), robust_balance(0.0, 0.5, 0.0)
+        (0.893, 0.0)
+    """
+    left = left_under_other_words(remaining)
+    return _harmonic(1.0 - left**2, 1.0 - _share(2.0 * drift), 1.0 - _share(regained) ** 2)
+
+
+def _share(value: float) -> float:
+    return min(1.0, max(0.0, value))
+
+
+def _harmonic(*parts: float) -> float:
     return 0.0 if min(parts) <= 0 else len(parts) / sum(1.0 / part for part in parts)
 
 

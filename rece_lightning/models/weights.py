@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -55,16 +56,24 @@ class SafetensorsWeights:
         self._homes: dict[str, Path] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._dtypes: dict[str, str] = {}
+        self._places: dict[str, tuple[int, int]] = {}
+        """Name → its first byte in its file, and one past the last."""
         for file in files:
             try:
-                check_header(file)
-                with safe_open(file, framework="pt") as stored:
+                length = check_header(file)
+                # As arrays: as tensors the whole file would be mapped for writing, which a machine with less memory
+                # than that refuses.
+                with safe_open(file, framework="np") as stored:
                     names = list(stored.keys())
                     check_count(file, len(names))
-                    for name in names:
-                        tensor = stored.get_slice(name)
-                        self._homes[name], self._shapes[name] = file, tuple(tensor.get_shape())
-                        self._dtypes[name] = STORED.get(tensor.get_dtype(), tensor.get_dtype())
+                with file.open("rb") as stream:
+                    stream.seek(8)
+                    header = json.loads(stream.read(length))
+                for name in names:
+                    said, start = header[name], 8 + length
+                    self._homes[name], self._shapes[name] = file, tuple(said["shape"])
+                    self._dtypes[name] = STORED.get(said["dtype"], said["dtype"])
+                    self._places[name] = start + said["data_offsets"][0], start + said["data_offsets"][1]
             except (SafetensorError, OSError, ValueError) as error:
                 if isinstance(error, BaseModelError):
                     raise
@@ -79,15 +88,27 @@ class SafetensorsWeights:
         return dict(self._dtypes)
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
-        """One tensor in memory at a time: a file that stays mapped would stay in memory as far as it was read."""
+        """One tensor in memory at a time, from its place in the file: what lies around it is not touched."""
         for name in names:
+            yield name, self._tensor(name)
+
+    def _tensor(self, name: str) -> Tensor:
+        kind = getattr(torch, self._dtypes[name], None)
+        (first, last), shape = self._places[name], self._shapes[name]
+        if not isinstance(kind, torch.dtype) or first == last:  # whatever else the format knows
             with safe_open(self._homes[name], framework="pt") as stored:
-                tensor = stored.get_tensor(name)
-            yield name, tensor
+                tensor: Tensor = stored.get_tensor(name)
+                return tensor
+        with self._homes[name].open("rb") as stream:
+            stream.seek(first)
+            content = bytearray(last - first)
+            if stream.readinto(content) < len(content):
+                raise BaseModelError(f"model.pretrained: {self._homes[name]} was cut short; fetch it again.")
+        return torch.frombuffer(content, dtype=kind).reshape(shape)
 
 
-def check_header(file: Path) -> None:
-    """Look at the length of a safetensors header before anything reads it.
+def check_header(file: Path) -> int:
+    """Look at the length of a safetensors header before anything reads it, and return it.
 
     Raises:
         ValueError: if there is no such header, or it is larger than that of any model.
@@ -100,6 +121,7 @@ def check_header(file: Path) -> None:
         length = int.from_bytes(stream.read(8), "little")
     if length > LARGEST_HEADER:
         raise ValueError(f"its header would be {length:,} bytes long")
+    return length
 
 
 def check_count(file: Path, count: int) -> None:

@@ -21,6 +21,7 @@ from rece_lightning.models.families.unet import POOLED_READER
 from rece_lightning.models.find import find_base
 from rece_lightning.models.pipelines import load_pipeline
 from rece_lightning.models.sampling import Request, Sampling, generate
+from rece_lightning.models.weights import SafetensorsWeights
 from tests.helpers.models import make_checkpoint
 from tests.helpers.models_original import KINDS, make_folder, make_original
 
@@ -255,3 +256,31 @@ def test_a_layout_beside_a_folder_is_refused(tiny_model: Path, pretrained: str) 
 
     with pytest.raises(BaseModelError, match=r"model\.config: 'sd1' would say.*is no file: .*leave it out"):
         find_base(name, config="sd1")
+
+
+def test_a_file_larger_than_any_memory_is_read_from_its_places(tmp_path: Path) -> None:
+    """Two small tensors around a hole of 64 GiB: what is read is what is asked for."""
+    first, last = torch.arange(6.0).reshape(2, 3), torch.tensor([1.5, -2.0], dtype=torch.bfloat16)
+    hole = 64 << 30
+    header = json.dumps(
+        {
+            "first": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},
+            "hole": {"dtype": "BF16", "shape": [hole // 2], "data_offsets": [24, 24 + hole]},
+            "last": {"dtype": "BF16", "shape": [2], "data_offsets": [24 + hole, 28 + hole]},
+        }
+    ).encode()
+    file = tmp_path / "model.safetensors"
+    try:
+        with file.open("wb") as stream:
+            stream.write(len(header).to_bytes(8, "little") + header + first.numpy().tobytes())
+            stream.seek(8 + len(header) + 24 + hole)
+            stream.write(last.view(torch.int16).numpy().tobytes())
+    except OSError as error:
+        pytest.skip(f"no holes in files here: {error}")
+
+    weights = SafetensorsWeights(file)
+
+    assert weights.shapes()["hole"] == (hole // 2,)
+    found = dict(weights.read(["last", "first"]))
+    assert torch.equal(found["first"], first)
+    assert torch.equal(found["last"], last)
