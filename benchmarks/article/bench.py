@@ -137,7 +137,7 @@ class Bench:
             torch.equal(one, other) for now, then in own.values() for one, other in zip(now, then, strict=True)
         )
         for ridge in RIDGES[:1] if unchanged else RIDGES:
-            maps = {space: _answer(now, then, ridge) for space, (now, then) in own.items()}
+            maps = {space: answer(now, then, ridge) for space, (now, then) in own.items()}
 
             def derive(request: Request, maps: Mapping[str, Tensor] = maps, same: bool = unchanged) -> Request:
                 if same:  # its own embedding is the answer
@@ -193,7 +193,7 @@ class Bench:
         return self.draws.originals([(row, seed + REFERENCE) for row in thing.groups[HELD] for seed in seeds(HELD)])
 
 
-def _answer(now: Sequence[Tensor], then: Sequence[Tensor], ridge: float) -> Tensor:
+def answer(now: Sequence[Tensor], then: Sequence[Tensor], ridge: float) -> Tensor:
     """``(Σ W'ᵀW' + λ)⁻¹ Σ W'ᵀW``, λ in units of ``tr(Σ WᵀW)/d``."""
     scale = sum(float(one.square().sum()) for one in then) / then[0].shape[1]
     gram = sum((one.mT @ one for one in now), torch.zeros(()))

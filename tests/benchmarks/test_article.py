@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.article.bench import _answer, _for_training
+from benchmarks.article.bench import _for_training, answer
 from benchmarks.article.page import claims, page, plot
 from benchmarks.article.plan import (
     ANCHORS,
@@ -72,7 +72,7 @@ def test_a_recipe_tells_methods_things_and_groups_apart() -> None:
     assert len(set(made)) == len(made)
 
 
-def test_the_attacker_answers_as_least_squares_do() -> None:
+def test_the_attackeranswers_as_least_squares_do() -> None:
     generator = torch.Generator().manual_seed(0)
     then = [torch.randn(9, 5, generator=generator).double() for _ in range(2)]
     now = [one + 0.3 * torch.randn(9, 5, generator=generator).double() for one in then]
@@ -80,7 +80,7 @@ def test_the_attacker_answers_as_least_squares_do() -> None:
     ridge = 0.1
     scale = sum(float(one.square().sum()) for one in then) / 5
 
-    found = _answer(now, then, ridge) @ row
+    found = answer(now, then, ridge) @ row
 
     stacked = torch.cat([*now, (ridge * scale) ** 0.5 * torch.eye(5).double()])
     wanted = torch.cat([*(one @ row for one in then), torch.zeros(5).double()])

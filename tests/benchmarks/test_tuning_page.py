@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.harness import HERE, Table
 from benchmarks.tuning import __main__ as main
+from benchmarks.tuning import robust
 from benchmarks.tuning.__main__ import Bench, line_pieces
 from benchmarks.tuning.page import NONE, Row, on_mmdit, one_line, over, regrets, within
 from benchmarks.tuning.plan import CHOSEN_ON, JUDGED_ON, MMDIT, OTHERS, UNASKED
@@ -70,3 +71,17 @@ def test_the_page_stands_on_whole_halves_of_the_concepts() -> None:
     assert {row.concept for row in rows if row.part == "wide grid"} <= set(CHOSEN_ON)
     assert sum(row.chosen for row in rows if row.part == "grid") == len(JUDGED_ON)
     assert one_line(rows, "one line", UNASKED)[-1].startswith("| together |")
+
+
+def test_the_page_of_the_robust_rule_tells_what_it_takes_and_what_pictures_would() -> None:
+    def row(group: str, price: float, drift: float, kept: str) -> robust.Row:
+        return robust.Row("w", group, 0.1, price, "r", 0.05, drift, 0.3, ("000",), ("000",), (kept,))
+
+    rows = [row(robust.JUDGED, 5.0, 0.3, "10"), row(robust.JUDGED, 15.0, 0.1, "11")]
+
+    told = "\n".join(robust.lines(rows))
+
+    assert "The rule takes price 15 and λ₁ 0.1" in told
+    assert "regret 0 points" in told
+    assert rows[1].expected > rows[0].expected
+    assert rows[0].seen == pytest.approx(3 / (1 + 1 + 2))
