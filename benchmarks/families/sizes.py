@@ -121,9 +121,9 @@ def lines(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     if dear:
         said += [
             "",
-            f"What {', '.join(dear)} takes beyond the floor are mostly the figures of every epoch, as the stacks of a run "
-            "show: one decomposition into eigenvectors of a matrix `d × d` (what an embedding of a bounded norm regains), "
-            "the systems of the other attackers, and at the end what a LoRA of it costs.",
+            f"What {', '.join(dear)} takes beyond the floor are mostly the figures of every epoch, as the stacks of a "
+            "run show: one decomposition into eigenvectors of a matrix `d × d` (what an embedding of a bounded norm "
+            "regains), the systems of the other attackers, and at the end what a LoRA of it costs.",
         ]
     return [
         *said,
