@@ -1,8 +1,8 @@
 """What the rule of ``tune: robust`` is made from, and where it is judged: python -m benchmarks.tuning.robust
 
-Writes robust_rule.csv and robust_rule.md. Five objects at once, then five weapons at once: every price and λ₁ of the
-grid with its image-free figures, and pictures of concepts, of derived embeddings and of objects in nobody's list.
-Interrupted, it goes on where it stopped. About twelve minutes on one core.
+Writes robust_rule.csv and robust_rule.md. Three times five objects at once: the prices of the grid, at λ₁ 10 and at the
+one that the rule takes, with their image-free figures, and pictures of concepts, of derived embeddings and of others
+in nobody's list. Interrupted, it goes on where it stopped. About fifteen minutes on one core.
 """
 
 from __future__ import annotations
@@ -22,15 +22,19 @@ from rece_lightning.core.grid import PRICES
 from rece_lightning.core.method import Method
 from rece_lightning.core.tuning import RULES, robust_balance
 from rece_lightning.data.prompts import EvaluationPrompt
+from rece_lightning.erasure.live import LiveErasure
 from rece_lightning.metrics import Share, harmonic_mean
 from rece_lightning.models.sampling import Request, Sampling
 
-CHOSEN, JUDGED = "chosen on", "judged on"
+FIRST, SECOND, JUDGED = "first", "second", "third"
 GROUPS = {
-    CHOSEN: ("church", "rocket", "guitar", "pizza", "snake"),
-    JUDGED: ("bomb", "dagger", "axe", "water pistol", "kitchen knife"),
+    FIRST: ("church", "rocket", "guitar", "pizza", "snake"),
+    SECOND: ("bomb", "dagger", "axe", "water pistol", "kitchen knife"),
+    JUDGED: ("parachute", "monkey", "saxophone", "hammer", "shield"),
 }
-PRESERVES = (0.1, 10.0)
+"""The rule was chosen on the first two, and is judged on the third."""
+HELD_FIXED = 10.0
+"""λ₁ beside the one that the rule takes; its default would be left to the rule too."""
 RIDGES = (1e-4, 1e-1)
 """Of the derived embedding, times ``tr(G)/d``: the strongest counts."""
 SAMPLING = Sampling(steps=12, guidance_scale=4.0, batch_size=64)
@@ -82,10 +86,29 @@ class Bench:
         self.world = World()
         self.kept = list(dict.fromkeys(row.prompt for erasure in objects() for row in erasure.groups[HELD]))
 
-    def piece(self, group: str, scale: float, price: float) -> Piece[Row]:
-        """A setting."""
-        made = {(group, scale, price): self.recipe(group, scale, price)}
-        return Piece(f"{group}: λ₁ {scale:g}, price {price:g}", made, lambda _: [[self.measure(group, scale, price)]])
+    def pieces(self, group: str, price: float) -> list[Piece[Row]]:
+        """A price with its λ₁."""
+        found = []
+        for scale in dict.fromkeys((self.chosen(group, price), HELD_FIXED)):
+            made = {(group, scale, price): self.recipe(group, scale, price)}
+            name = f"{group}: λ₁ {scale:g}, price {price:g}"
+            found.append(Piece(name, made, lambda _, scale=scale: [[self.measure(group, scale, price)]]))
+        return found
+
+    def chosen(self, group: str, price: float) -> float:
+        """The λ₁ that the rule takes at a price."""
+        with self.erased(group, None, price) as erasure:
+            assert erasure.tuning is not None
+            return float(erasure.tuning["chosen"]["settings"]["editor.preserve_scale"])
+
+    def erased(self, group: str, scale: float | None, price: float) -> LiveErasure:
+        """What ``tune: robust`` makes where this is fixed."""
+        default = ProjectedUCE(price=price)
+        editor = default if scale in (None, default.preserve_scale) else replace(default, preserve_scale=scale)
+        return rece_lightning.erase(
+            self.world.maker.pipeline, list(GROUPS[group]), method=Method(editor=editor, projections="v"), epochs=1,
+            tune="robust",
+        )  # fmt: skip
 
     def recipe(self, group: str, scale: float, price: float) -> str:
         """Digest of what decides a row."""
@@ -93,13 +116,12 @@ class Bench:
 
     def measure(self, group: str, scale: float, price: float) -> Row:
         """Erase, draw, undo."""
-        names, pipeline = GROUPS[group], self.world.maker.pipeline
-        original = self.weights()
-        method = Method(editor=ProjectedUCE(preserve_scale=scale, price=price), projections="v")
-        with rece_lightning.erase(pipeline, list(names), method=method, epochs=1, tune="robust") as erasure:
+        names, original = GROUPS[group], self.weights()
+        others = [prompt for prompt in self.kept if prompt not in names]
+        with self.erased(group, scale, price) as erasure:
             assert erasure.tuning is not None
             said = erasure.tuning["chosen"]
-            own, kept = self.hits(names, SEEDS), self.hits(self.kept, KEPT_SEEDS)
+            own, kept = self.hits(names, SEEDS), self.hits(others, KEPT_SEEDS)
             # Keys are read too, and stay as they were: an attacker's embedding meets both.
             now = self.weights()
             attacks = [self.hits(names, SEEDS, answer(now, original, ridge)) for ridge in RIDGES]
@@ -134,12 +156,13 @@ def lines(rows: Sequence[Row]) -> list[str]:
     said = [
         "# The rule of `tune: robust`",
         "",
-        f"`python -m benchmarks.tuning.robust`. {RULES['robust']} Squares and factor were chosen on "
-        f"{', '.join(GROUPS[CHOSEN])}, erased at once; they are judged on {', '.join(GROUPS[JUDGED])}.",
+        f"`python -m benchmarks.tuning.robust`. {RULES['robust']} Chosen on two groups of five "
+        "objects erased at once; another rule, drift counted twice, fitted the first (regret 1 point) and not the "
+        "second (7). Judged on a third, which was looked at once.",
         "",
         f"U-Net `{rows[0].weights}`, {SAMPLING.steps} steps, guidance {SAMPLING.guidance_scale:g}, detector "
         "`emoji-top1`; `ProjectedUCE` of values; drawn words preserved, drift of others. *Derived*: the strongest of "
-        "two ridges, any norm. *Kept*: twenty objects in nobody's list. *Seen*: harmonic mean of (1 − own), "
+        "two ridges, any norm. *Kept*: the objects in nobody's list. *Seen*: harmonic mean of (1 − own), "
         "(1 − derived) and kept. "
         "95 % intervals over prompts.",
     ]
@@ -150,7 +173,7 @@ def lines(rows: Sequence[Row]) -> list[str]:
         chosen, best = max(own, key=lambda row: row.expected), max(own, key=lambda row: row.seen)
         said += [
             "",
-            f"## {group.capitalize()} {', '.join(GROUPS[group])}",
+            f"## {group.capitalize()} group{' (judged on)' if group == JUDGED else ''}: {', '.join(GROUPS[group])}",
             "",
             f"The rule takes price {chosen.price:g} and λ₁ {chosen.preserve_scale:g}: own {share(chosen.own)}, derived "
             f"{share(chosen.derived)}, kept {share(chosen.kept)}. Best in hindsight by pictures: price {best.price:g}, "
@@ -175,7 +198,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         kept = Table(arguments.output / "robust_rule.csv", Row, digits=6)
         if not arguments.page:
             bench, prices = Bench(), [price for price in PRICES if price is not None]
-            work = [bench.piece(g, scale, price) for g in GROUPS for scale in PRESERVES for price in prices]
+            work = [piece for group in GROUPS for price in prices for piece in bench.pieces(group, price)]
             fill(kept, work, overwrite=arguments.overwrite)
         print(write_page(arguments.output, "robust_rule", lines(kept.rows())))
 

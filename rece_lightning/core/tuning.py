@@ -30,9 +30,9 @@ RULES = {
         f"concept count as keeping {SPARE:.0%} that an edit of its own prompt does not reach."
     ),
     ROBUST: (
-        "The setting of a singular editor with the highest harmonic mean of (1 − remaining²), (1 − 2 drift) and "
+        "The setting of a singular editor with the highest harmonic mean of (1 − remaining²), (1 − drift) and "
         f"(1 − regained²) of the derived embedding, in which other words for a concept count as keeping {SPARE:.0%}: "
-        "pictures show little of a concept of which less than half is left, and lose more than the drift."
+        "pictures show little of a concept of which less than half is left."
     ),
 }
 
@@ -286,11 +286,11 @@ def robust_balance(remaining: float, drift: float, regained: float) -> float:
     """Harmonic mean of what pictures will not show of the concepts, keep of others, and not regain.
 
     Example:
-        >>> round(robust_balance(0.0, 0.1, 0.3), 3), robust_balance(0.0, 0.5, 0.0)
-        (0.893, 0.0)
+        >>> round(robust_balance(0.0, 0.1, 0.3), 3), robust_balance(0.0, 1.0, 0.0)
+        (0.932, 0.0)
     """
     left = left_under_other_words(remaining)
-    return _harmonic(1.0 - left**2, 1.0 - _share(2.0 * drift), 1.0 - _share(regained) ** 2)
+    return _harmonic(1.0 - left**2, 1.0 - _share(drift), 1.0 - _share(regained) ** 2)
 
 
 def _share(value: float) -> float:

@@ -77,7 +77,7 @@ def test_the_page_of_the_robust_rule_tells_what_it_takes_and_what_pictures_would
     def row(group: str, price: float, drift: float, kept: str) -> robust.Row:
         return robust.Row("w", group, 0.1, price, "r", 0.05, drift, 0.3, ("000",), ("000",), (kept,))
 
-    rows = [row(robust.JUDGED, 5.0, 0.3, "10"), row(robust.JUDGED, 15.0, 0.1, "11")]
+    rows = [row(robust.SECOND, 5.0, 0.3, "10"), row(robust.SECOND, 15.0, 0.1, "11")]
 
     told = "\n".join(robust.lines(rows))
 
