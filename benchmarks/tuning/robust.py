@@ -182,8 +182,8 @@ def lines(rows: Sequence[Row]) -> list[str]:
         "# The rule of `tune: robust`",
         "",
         f"`python -m benchmarks.tuning.robust`. {RULES['robust']} Chosen on two groups of five "
-        f"objects erased at once, judged on a third. Its regret in points, group by group: {told(rows, expected)}; were "
-        f"drift counted twice: {told(rows, twice)}; nothing squared: {told(rows, plain)}.",
+        f"objects erased at once, judged on a third. Its regret in points, group by group: {told(rows, expected)}; "
+        f"were drift counted twice: {told(rows, twice)}; nothing squared: {told(rows, plain)}.",
         "",
         f"U-Net `{rows[0].weights}`, {SAMPLING.steps} steps, guidance {SAMPLING.guidance_scale:g}, detector "
         "`emoji-top1`; `ProjectedUCE` of values; drawn words preserved, drift of others. *Derived*: the strongest of "
