@@ -133,9 +133,8 @@ class Tried:
     @property
     def expected(self) -> float:
         """What the rule maximises."""
-        if self.regained is None:
-            return balance(self.remaining, self.drift)
-        return robust_balance(self.remaining, self.drift, self.regained)
+        figures = self.remaining, self.drift
+        return balance(*figures) if self.regained is None else robust_balance(*figures, self.regained)
 
     @property
     def point(self) -> tuple[float, float]:
@@ -289,8 +288,7 @@ def robust_balance(remaining: float, drift: float, regained: float) -> float:
         >>> round(robust_balance(0.0, 0.1, 0.3), 3), robust_balance(0.0, 1.0, 0.0)
         (0.932, 0.0)
     """
-    left = left_under_other_words(remaining)
-    return _harmonic(1.0 - left**2, 1.0 - _share(drift), 1.0 - _share(regained) ** 2)
+    return _harmonic(1.0 - left_under_other_words(remaining) ** 2, 1.0 - _share(drift), 1.0 - _share(regained) ** 2)
 
 
 def _share(value: float) -> float:
