@@ -22,7 +22,7 @@ CALLBACKS = ("DevicePlacement", "ErasureCheckpoint", "Evaluation", "Export", "Pi
 LOGGERS = ("CSVLogger", "CometLogger", "MLFlowLogger", "TensorBoardLogger", "WandbLogger")
 DETECTORS = (
     "EmojiDetector", "ImageClassifier", "NudeNetRece", "NudeNetSpeed", "NudeNetUnlearnDiffAtk", "SafetyChecker",
-    "ZeroShot",
+    "VisionLanguage", "ZeroShot",
 )  # fmt: skip
 METRICS = ("ArtistScore", "ClipScore", "FrechetDistance", "KernelDistance", "PerceptualDistance")
 """What ``Evaluation.metrics`` takes."""

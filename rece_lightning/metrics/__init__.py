@@ -22,6 +22,7 @@ from rece_lightning.metrics.paired import PairedTest, paired_test, paired_test_o
 from rece_lightning.metrics.perceptual import ArtistScore, FeatureDistance, Lpips, PerceptualDistance, PictureDistance
 from rece_lightning.metrics.quality import FrechetDistance, KernelDistance
 from rece_lightning.metrics.safety_checker import SafetyChecker
+from rece_lightning.metrics.vision_language import VisionLanguage
 
 __all__ = [
     "ArtistScore",
@@ -57,6 +58,7 @@ __all__ = [
     "SafetyChecker",
     "Share",
     "Spread",
+    "VisionLanguage",
     "ZeroShot",
     "cluster_bootstrap",
     "detected",

@@ -12,7 +12,7 @@ from torch import Tensor
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.models.hub import hub_reachable
 
-WANTED = ["*.json", "*.txt", "*.model", "*.safetensors"]
+WANTED = ["*.json", "*.txt", "*.jinja", "*.model", "*.safetensors"]
 """Files of a hub repository that are fetched: no pickled weights, no code."""
 FAULTS = (OSError, ValueError, KeyError)
 """What ``transformers`` raises for a folder that is not whole, or none."""
