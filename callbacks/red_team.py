@@ -95,6 +95,12 @@ class RedTeam(RunCallback):
                 "its own stands in RedTeam.attacks and is named here."
             )
         searches = make_attacks(between_epochs, "RedTeam.between_epochs") if between_epochs else []
+        for attack in searches:
+            if attack.finds_noise:
+                raise ConfigurationError(
+                    f"RedTeam.between_epochs: {attack.name} finds noise to start from, no text that an edit could "
+                    "erase; name it in RedTeam.attacks alone."
+                )
         self.between_epochs = [attack.name for attack in searches]
         check_choice("RedTeam.forbid", forbid, FORBIDDEN)
         check_count("RedTeam.pictures_per_prompt", pictures_per_prompt)

@@ -20,10 +20,10 @@ import torch
 
 from benchmarks.harness import Piece, Table, World, command, command_of, fill, table_parser, unet_digest
 from benchmarks.red_team.page import Row, write_page
-from benchmarks.red_team.plan import ORIGINAL, PLAIN, ROBUST, TUNED, UCE, UNASKED, Plan, erasures, goals
+from benchmarks.red_team.plan import BUDGETS, ORIGINAL, PLAIN, ROBUST, TUNED, UCE, UNASKED, Plan, erasures, goals
 from benchmarks.results.groups import floor_prompts
 from benchmarks.results.plan import Erasure
-from rece_lightning.attacks import LADDER, AdversarialPrompt, Attack, AttackStore, Victim
+from rece_lightning.attacks import AdversarialPrompt, Attack, AttackStore, Victim
 from rece_lightning.attacks.outcome import NO_ATTACK, Measured, measure, measure_all
 from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.erasure.session import ErasureSession
@@ -149,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure and write."""
     parser = table_parser("red_team", __doc__, "the table and the page")
     parser.add_argument("--robust", type=Path, help="configuration whose model section is that of the robust state")
-    parser.add_argument("--attacks", default=",".join(LADDER), help="names, separated by commas")
+    parser.add_argument("--attacks", default=",".join(BUDGETS), help="names, separated by commas")
     parser.add_argument("--concepts", default="default", help="objects and styles, separated by commas; or all")
     parser.add_argument("--seeds", type=int, default=1, help="of attacks and pictures")
     parser.add_argument("--pictures", type=int, default=2, help="of each prompt or embedding and seed")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rece_lightning.attacks.base import AdversarialPrompt, Attack, Budget, Goal, key_of, make_goal
 from rece_lightning.attacks.cce import Cce
 from rece_lightning.attacks.derived import Derived, derived_curve
+from rece_lightning.attacks.inverted import Inverted
 from rece_lightning.attacks.mma import Mma
 from rece_lightning.attacks.p4d import P4D
 from rece_lightning.attacks.paraphrase import Paraphrase
@@ -26,6 +27,7 @@ __all__ = [
     "Cce",
     "Derived",
     "Goal",
+    "Inverted",
     "Mma",
     "Paraphrase",
     "RingABell",
@@ -40,7 +42,8 @@ __all__ = [
 ]
 
 LADDER: dict[str, type[Attack]] = {
-    kind.name: kind for kind in (Paraphrase, RingABell, RingABellEmbedding, Mma, P4D, UnlearnDiffAtk, Derived, Cce)
+    kind.name: kind
+    for kind in (Paraphrase, RingABell, RingABellEmbedding, Mma, P4D, UnlearnDiffAtk, Derived, Cce, Inverted)
 }
 """The attacks by name, from what the attacker has least to most."""
 

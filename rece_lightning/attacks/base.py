@@ -91,7 +91,7 @@ def fill(template: str, noun: str) -> str:
 
 @dataclass(frozen=True)
 class AdversarialPrompt:
-    """What an attack found: a text, or an embedding."""
+    """What an attack found: a text, an embedding, or noise to start from."""
 
     attack: str
     concept: str
@@ -104,6 +104,8 @@ class AdversarialPrompt:
     """``[positions, d]``; ``None`` for a text."""
     pooled: Tensor | None = None
     """SDXL's pooled embedding beside it, ``[p]``."""
+    latents: Tensor | None = None
+    """The noise to start from, in the pipeline's layout; ``None``: that of the seeds."""
     loss_before: float = float("nan")
     """The attack's own loss where it started."""
     loss: float = float("nan")
@@ -133,6 +135,8 @@ class Attack(ABC):
     """Arguments of the published attack, where they differ from these small defaults."""
     needs_control: ClassVar[bool] = False
     """Whether its success means something only beside that on a concept which the model never knew."""
+    finds_noise: ClassVar[bool] = False
+    """Whether what it finds is noise to start from: there is no text in it that an edit could erase."""
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget

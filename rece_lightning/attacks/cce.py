@@ -14,10 +14,9 @@ from rece_lightning.attacks.base import AdversarialPrompt, Attack, Budget, Goal
 from rece_lightning.attacks.derived import derived_for
 from rece_lightning.attacks.explained import Explained, check_explains, explained
 from rece_lightning.attacks.noise import NoisedPictures
-from rece_lightning.attacks.pictures import ConceptPictures, EmojiPictures, OriginalPictures
+from rece_lightning.attacks.pictures import ConceptPictures, source_for
 from rece_lightning.attacks.victim import Victim
 from rece_lightning.core.errors import ConfigurationError, check_choice, check_number
-from rece_lightning.metrics.detection import EmojiDetector
 from rece_lightning.models.sampling import Request
 
 STARTS = ("derived", "prompt", "noise")
@@ -103,15 +102,7 @@ class Cce(Attack):
         Raises:
             ConfigurationError: for a control of which there can be no pictures.
         """
-        source = self._source
-        if source is None:
-            source = EmojiPictures() if isinstance(victim.detector, EmojiDetector) else OriginalPictures()
-        if goal.control and isinstance(source, OriginalPictures):
-            raise ConfigurationError(
-                f"attacks: cce: the model cannot draw the control {goal.concept!r}; give a source of pictures "
-                "for it and the concepts alike."
-            )
-        return source
+        return source_for(self._source, victim, goal, self.name)
 
     def search(self, victim: Victim, goal: Goal, restarts: Sequence[int]) -> list[AdversarialPrompt]:
         """One restart after the other, a row for each kept step."""

@@ -76,8 +76,9 @@ def measure(
 ) -> Measured:
     """Draw what one attack found on one concept, with both models, and count the pictures that show the concept.
 
-    Every prompt or embedding is drawn with every seed, by the victim's sampling. Without ``original`` the shares of the
-    original model are empty. ``has``, ``variant`` and ``control`` are those of the :class:`Rung`.
+    Every prompt or embedding is drawn with every seed, by the victim's sampling, and every noise to start from once.
+    Without ``original`` the shares of the original model are empty. ``has``, ``variant`` and ``control`` are those of
+    the :class:`Rung`.
 
     Raises:
         ConfigurationError: if the victim has no detector.
@@ -85,7 +86,7 @@ def measure(
     if victim.detector is None:
         raise ConfigurationError("attacks: success needs a detector; give one, such as Evaluation's.")
     requests = requests_of(victim, found, seeds)
-    prompts = [row for row in range(len(found)) for _ in seeds]
+    prompts = [row for row, one in enumerate(found) for _ in seeds_of(one, seeds)]
     concepts = [found[row].concept for row in prompts]
     pictures = victim.draw(requests, edited=True)
     hits = detected(victim.detector, pictures, concepts)
@@ -128,14 +129,19 @@ def measure_all(
 
 
 def requests_of(victim: Victim, found: Sequence[AdversarialPrompt], seeds: Sequence[int]) -> list[Request]:
-    """A request for each prompt or embedding and seed."""
+    """A request for each prompt or embedding and seed, one for each noise to start from."""
     texts = iter(victim.requests([one.prompt for one in found if one.embedding is None]))
     requests = []
     for one in found:
         given = next(texts) if one.embedding is None else victim.given(one.prompt, one.embedding, one.pooled)
         said = one.prompt if one.embedding is None else None
-        requests += [replace(given, seed=seed, text=said) for seed in seeds]
+        requests += [replace(given, seed=seed, text=said, latents=one.latents) for seed in seeds_of(one, seeds)]
     return requests
+
+
+def seeds_of(one: AdversarialPrompt, seeds: Sequence[int]) -> Sequence[int]:
+    """The seeds that it is drawn with: a noise to start from makes them all alike."""
+    return seeds if one.latents is None else seeds[:1]
 
 
 def spent_queries(found: Sequence[AdversarialPrompt]) -> int:

@@ -9,11 +9,12 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from rece_lightning.attacks.base import Goal
+from rece_lightning.attacks.base import NEUTRAL, Goal, make_goal
 from rece_lightning.attacks.victim import Victim
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.emoji.catalog import load_catalog
 from rece_lightning.emoji.pictures import Renderer
+from rece_lightning.metrics.detection import EmojiDetector
 
 
 @runtime_checkable
@@ -76,6 +77,40 @@ class EmojiPictures:
         backgrounds = torch.randint(len(catalog.backgrounds), (count,), generator=generator)
         objects = torch.full((count,), index)
         return (_renderer().render(objects, styles, backgrounds, generator) + 1) / 2
+
+
+def source_for(given: ConceptPictures | None, victim: Victim, goal: Goal, attack: str) -> ConceptPictures:
+    """Where an attack's pictures come from: the same place for a concept and its control.
+
+    Args:
+        given: by the user.
+        victim: whose detector says what world it is.
+        goal: of the pictures.
+        attack: its name, for messages.
+
+    Raises:
+        ConfigurationError: for a control of which there can be no pictures.
+    """
+    source = given
+    if source is None:
+        source = EmojiPictures() if isinstance(victim.detector, EmojiDetector) else OriginalPictures()
+    if goal.control and isinstance(source, OriginalPictures):
+        raise ConfigurationError(
+            f"attacks: {attack}: the model cannot draw the control {goal.concept!r}; give a source of pictures "
+            "for it and the concepts alike."
+        )
+    return source
+
+
+def pictures_of_another(source: ConceptPictures, victim: Victim, goal: Goal, count: int) -> Tensor:
+    """Pictures of a common thing that is not the goal's concept, from the same source, ``[count, 3, h, w]``."""
+    known = {word.lower() for word in (goal.concept, goal.prompt, *goal.synonyms)}
+    thing = next(thing for thing in NEUTRAL if thing not in known)
+    if not isinstance(source, OriginalPictures):
+        return source.of(victim, make_goal(thing), count)
+    # A detector need not know the thing.
+    own = victim.requests([thing])[0]
+    return victim.draw([replace(own, seed=1000 + seed) for seed in range(count)], edited=False)
 
 
 @cache

@@ -82,8 +82,8 @@ class AttackStore:
 
     def _write(self) -> None:
         rows = [*self.known, *self.fresh] if self._own else self.fresh
-        texts = [(key, row) for key, row in rows if row.embedding is None]
-        others = [(key, row) for key, row in rows if row.embedding is not None]
+        texts = [(key, row) for key, row in rows if not _tensors(row)]
+        others = [(key, row) for key, row in rows if _tensors(row)]
         if texts:
             write_table(self.folder / self._names[0], COLUMNS, [_cells(key, row) for key, row in texts])
         if others:
@@ -108,9 +108,17 @@ def _of_rank(name: str, rank: int | str) -> str:
     return name if rank == 0 else f"{stem}.rank-{rank}.{ending}"
 
 
+TENSORS = ("embedding", "pooled", "latents")
+
+
+def _tensors(row: AdversarialPrompt) -> dict[str, Tensor]:
+    """What of a row is no text."""
+    return {name: tensor for name in TENSORS if (tensor := getattr(row, name)) is not None}
+
+
 def _on_cpu(row: AdversarialPrompt) -> AdversarialPrompt:
-    embedding, pooled = (None if one is None else one.detach().cpu() for one in (row.embedding, row.pooled))
-    return replace(row, embedding=embedding, pooled=pooled)
+    moved: dict[str, Any] = {name: tensor.detach().cpu() for name, tensor in _tensors(row).items()}
+    return replace(row, **moved)
 
 
 def _cells(key: str, row: AdversarialPrompt) -> dict[str, Any]:
@@ -120,7 +128,7 @@ def _cells(key: str, row: AdversarialPrompt) -> dict[str, Any]:
     return {name: cells[name] for name in COLUMNS}
 
 
-def _row(cells: dict[str, Any], embedding: Tensor | None = None, pooled: Tensor | None = None) -> AdversarialPrompt:
+def _row(cells: dict[str, Any], tensors: Mapping[str, Tensor] = {}) -> AdversarialPrompt:
     loss_before, loss = (math.nan if cells[name] == "" else float(cells[name]) for name in ("loss_before", "loss"))
     return AdversarialPrompt(
         attack=str(cells["attack"]),
@@ -128,8 +136,9 @@ def _row(cells: dict[str, Any], embedding: Tensor | None = None, pooled: Tensor 
         restart=int(cells["restart"]),
         prompt=str(cells["prompt"]),
         variant=str(cells["variant"]),
-        embedding=embedding,
-        pooled=pooled,
+        embedding=tensors.get("embedding"),
+        pooled=tensors.get("pooled"),
+        latents=tensors.get("latents"),
         loss_before=loss_before,
         loss=loss,
         queries=int(cells["queries"]),
@@ -146,8 +155,7 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, 
 def _write_embeddings(path: Path, rows: Sequence[Row]) -> None:
     tensors: dict[str, Tensor] = {}
     for index, (_, row) in enumerate(rows):
-        given = {"embedding": row.embedding, "pooled": row.pooled}
-        tensors |= {f"{index:05d}.{name}": tensor for name, tensor in given.items() if tensor is not None}
+        tensors |= {f"{index:05d}.{name}": tensor for name, tensor in _tensors(row).items()}
     save_tensors(tensors, path, {"rows": [_cells(key, row) for key, row in rows]})
 
 
@@ -184,7 +192,8 @@ def _read_embeddings(path: Path) -> list[Row]:
     with safe_open(path, framework="pt") as file:
         names, rows = set(file.keys()), []
         for index, cells in enumerate(json.loads(file.metadata()["rows"])):
-            pooled = f"{index:05d}.pooled"
-            embedding = file.get_tensor(f"{index:05d}.embedding")
-            rows.append((cells["key"], _row(cells, embedding, file.get_tensor(pooled) if pooled in names else None)))
+            own = {name: f"{index:05d}.{name}" for name in TENSORS if f"{index:05d}.{name}" in names}
+            if not own:
+                raise KeyError(f"row {index} has no tensor")
+            rows.append((cells["key"], _row(cells, {name: file.get_tensor(key) for name, key in own.items()})))
         return rows

@@ -14,7 +14,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from rece_lightning.core.errors import ConfigurationError, check_count, nearest
-from rece_lightning.models.denoisers import known_family
+from rece_lightning.models.denoisers import denoisers_of, known_family
 from rece_lightning.models.family_sampling import family_arguments, length_of
 from rece_lightning.models.text import Embedded
 
@@ -86,7 +86,7 @@ _LOADED_WITH: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 """Pipeline → the scheduler that it was loaded with."""
 
 
-def _use_scheduler(pipeline: Any, name: str | None) -> None:
+def use_scheduler(pipeline: Any, name: str | None) -> None:
     """Put another scheduler in, with the noise schedule that the model was trained with; without a name its own."""
     first = _LOADED_WITH.setdefault(pipeline, pipeline.scheduler)
     pipeline.scheduler = _scheduler_class("scheduler", name).from_config(first.config) if name else first
@@ -105,6 +105,8 @@ class Request:
     """The pooled embedding, ``[p]``, where the model reads one."""
     text: str | None = None
     """What the embedding was made from; ``None`` where it stands for no text."""
+    latents: Tensor | None = None
+    """The noise to start from, as the pipeline takes ``latents``; that of the seed unless given."""
     call: Mapping[str, Tensor] = field(default_factory=dict)
     """What a pipeline of a declared family takes in place of the prompt, by the names of its arguments; embedding and
     pooled embedding stand for those of their names."""
@@ -145,13 +147,14 @@ def generate(
         ``[n, 3, h, w]`` in [0, 1], float32, on the CPU.
     """
     pictures: dict[int, Tensor] = {}
-    by_guidance: dict[tuple[float, Any], list[int]] = {}
+    by_guidance: dict[tuple[float, Any, bool], list[int]] = {}
     family = known_family(pipeline)
-    _use_scheduler(pipeline, sampling.scheduler)
+    use_scheduler(pipeline, sampling.scheduler)
     for index, request in enumerate(requests):
         scale = sampling.guidance_scale if request.guidance_scale is None else request.guidance_scale
-        by_guidance.setdefault((scale, length_of(request, family)), []).append(index)
-    for (scale, _), indices in by_guidance.items():
+        alike = (scale, length_of(request, family), request.latents is None)
+        by_guidance.setdefault(alike, []).append(index)
+    for (scale, _, _), indices in by_guidance.items():
         for first in range(0, len(indices), sampling.batch_size):
             places = indices[first : first + sampling.batch_size]
             batch = [requests[index] for index in places]
@@ -168,6 +171,10 @@ def generate(
                 "num_inference_steps": sampling.steps,
                 "output_type": "pt",
             }
+            given = [request.latents for request in batch if request.latents is not None]
+            if given:
+                example = next(next(iter(denoisers_of(pipeline).values())).parameters())
+                arguments["latents"] = torch.stack(given).to(example)
             if sampling.guard is None:
                 answer = pipeline(**arguments)
             else:

@@ -70,6 +70,11 @@ class LadderRow:
             return {}
 
     @property
+    def is_control_point(self) -> bool:
+        """Whether this point of an attack tells what its others are worth: other or random noise to start from."""
+        return any(part in ("noise=other", "noise=alike") for part in self.variant.split())
+
+    @property
     def needs_embeddings(self) -> bool:
         """Whether the attacker must feed embeddings: a prompt box is not enough."""
         return "embedding input" in self.has
@@ -89,7 +94,8 @@ class Ladder:
     @property
     def attacks(self) -> list[LadderRow]:
         """Of :attr:`whole`, those that attack: no control, not the concept's own prompt."""
-        return [row for row in self.whole if not row.control and row.attack != NO_ATTACK]
+        kept = (row for row in self.whole if not row.control and not row.is_control_point)
+        return [row for row in kept if row.attack != NO_ATTACK]
 
     def control_of(self, row: LadderRow) -> LadderRow | None:
         """The same attack on concepts that the model never knew."""

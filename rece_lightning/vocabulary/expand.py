@@ -198,7 +198,8 @@ def read_found(folder: str, data: ConceptData) -> Found:
     for row in read_table(f"{FIELD}.found", place / PROMPTS) if PROMPTS in there else []:
         rows.append((row.get("concept", ""), row["prompt"], None))
     for one in read_embeddings(place / EMBEDDINGS) if EMBEDDINGS in there else []:
-        rows.append((one.concept, one.prompt, one.embedding))
+        if one.embedding is not None:  # noise to start from is nothing that an edit could erase
+            rows.append((one.concept, one.prompt, one.embedding))
     found = found_on(rows, data)
     if not len(found):
         others = {concept for concept, _, _ in rows if concept.lower() not in concepts_by_name(data)}

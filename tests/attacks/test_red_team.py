@@ -157,6 +157,7 @@ def test_every_attack_is_made_by_its_name() -> None:
     assert [attack.name for attack in make_attacks(list(LADDER))] == list(LADDER)
     assert set(LADDER) == {
         "paraphrase", "ring-a-bell", "ring-a-bell-embedding", "mma", "p4d", "unlearndiffatk", "derived", "cce",
+        "inverted",
     }  # fmt: skip
 
 

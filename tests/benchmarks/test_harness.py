@@ -236,10 +236,9 @@ def scan() -> tuple[Table[Any], dict[Any, str], bool]:
 def red_team() -> tuple[Table[Any], dict[Any, str], bool]:
     from benchmarks.red_team.__main__ import Bench
     from benchmarks.red_team.page import Row
-    from benchmarks.red_team.plan import Plan, erasures
-    from rece_lightning.attacks import LADDER
+    from benchmarks.red_team.plan import BUDGETS, Plan, erasures
 
-    plan = Plan(HERE / "red_team" / "projection.yaml", tuple(LADDER), False, 2, 2, 8, tuned=True)
+    plan = Plan(HERE / "red_team" / "projection.yaml", tuple(BUDGETS), False, 2, 2, 8, tuned=True)
     bench, things = Bench(plan, Path("nowhere")), erasures(["all"])
     work = [(one, state) for one in things for state in (*plan.states(), *plan.tuned_states(one))]
     made = {recipe: recipe for one, state in work for recipe in bench.piece(one, 0, state).recipes}

@@ -49,11 +49,11 @@ def save(folder: Path, **settings: Any) -> Path:
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(
             hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=16,
-            patch_size=8, initializer_range=1.0,
+            patch_size=8, initializer_range=0.5,
         ),
         text_config=LlamaConfig(
             vocab_size=len(WORDS), hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
-            num_key_value_heads=2, initializer_range=1.0, pad_token_id=2,
+            num_key_value_heads=2, initializer_range=0.3, pad_token_id=2,
         ),
         image_token_index=WORDS.index("<image>"),
     )  # fmt: skip
@@ -85,7 +85,9 @@ def asked(folder: Path, pictures: Tensor, concepts: list[str]) -> Tensor:
             text = own.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
         else:
             text = f"<image>\n{text}"
-        inputs = own(images=picture, text=text, return_tensors="pt", images_kwargs={"input_data_format": "channels_last"})
+        inputs = own(
+            images=picture, text=text, return_tensors="pt", images_kwargs={"input_data_format": "channels_last"}
+        )
         with torch.no_grad():
             chances = network(**inputs).logits[0, -1].softmax(-1)
         yes, no = (sum(chances[WORDS.index(form)] for form in (word, word.capitalize())) for word in ("yes", "no"))
