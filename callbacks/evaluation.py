@@ -13,6 +13,7 @@ from torchmetrics import Metric
 
 from rece_lightning.baselines import Guard
 from rece_lightning.baselines.trained import TrainedErasure
+from rece_lightning.callbacks.asked_more import AskedMore, Lent
 from rece_lightning.callbacks.base import RunCallback
 from rece_lightning.callbacks.columns import draw_column, log_columns
 from rece_lightning.callbacks.guarded import check_guard, measured_title
@@ -93,6 +94,8 @@ class Evaluation(RunCallback):
             what ``model.tune`` takes (``balanced``, ``robust``). They have columns, and are not exported.
         guard: what stands around the pipeline of the model that is measured, attacks and ``predict`` included: ``SLD``,
             ``NegativePrompt``, ``SAFREE``, ``OutputFilter``, or one of your own. The original is drawn without it.
+        pinpoint: how many of the concepts nearest to what is erased are also asked for, by text and as many by name.
+        indirect: also ask for what is erased without its name, and in five languages, each counted apart.
     """
 
     def __init__(
@@ -115,6 +118,8 @@ class Evaluation(RunCallback):
         floors: bool = True,
         guard: Guard | None = None,
         beside: dict[str, Method | str] | None = None,
+        pinpoint: int | None = None,
+        indirect: bool = False,
     ) -> None:
         if every_n_epochs is not None and every_n_epochs < 1:
             raise ConfigurationError(f"Evaluation.every_n_epochs: {every_n_epochs!r}; give 1 or more, or leave it out.")
@@ -133,11 +138,10 @@ class Evaluation(RunCallback):
         self.comparison: Comparison | None = None
         self._fit: FitColumns | None = None
         self._measured: MeasuredColumns | None = None
-        self._data: Any = None
-        self._changed: dict[str, Any] = {}
+        self._lent: Lent | None = None
+        self.more = AskedMore(pinpoint, indirect)
         self._failed = False
-        self.floors = Floors() if floors else None
-        self.beside = check_beside(beside or {})
+        self.floors, self.beside = Floors() if floors else None, check_beside(beside or {})
 
     @property
     def sampling(self) -> Sampling:
@@ -158,6 +162,7 @@ class Evaluation(RunCallback):
         data: Any = module.data
         module.sampling = self.take_sampling(module)
         module.seeds = tuple(range(self.pictures_per_prompt))
+        self.asked.more = self.more.of(module, data, stage, self.detector, drawn=self.images is None)
         self.check_prompts(data, stage)
         if self.images is None:
             check_guard(module, self.asked.prompts)
@@ -173,9 +178,7 @@ class Evaluation(RunCallback):
                     f"data.{field}: no prompts; give a CSV with a column 'prompt', or choose a --protocol."
                 )
             # So a batch of rows is a batch of pictures; teardown gives the data its rows back.
-            self._data, self._changed = data, {field: getattr(data, field), "batch_size": data.batch_size}
-            setattr(data, field, self.asked.a_row_each())
-            data.batch_size = self.sampling.batch_size
+            self._lent = Lent(data, **{field: self.asked.a_row_each(), "batch_size": self.sampling.batch_size})
         module.drawn = None if self.asked.existing is None else self.asked.existing.of
         if isinstance(module, TrainedErasure) and module.drawn is None:
             module.drawn = partial(draw_with, module)
@@ -183,15 +186,15 @@ class Evaluation(RunCallback):
     def check_prompts(self, data: Any, stage: str) -> None:
         """Take the prompts of a stage and check each against the detector, and pictures for what they should be."""
         self.comparison = self.asked.read(data, stage, self.detector)
+        self.comparison.nearest, self.comparison.notes = self.more.nearest, list(self.more.notes)
         if self.references is not None and self.references.paired and stage != "predict":
             prompts = self.comparison.prompts
             self.references.check((prompts[row].prompt, seed) for row, seed in self.asked.shots())
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the data its rows back."""
-        for name, value in self._changed.items():
-            setattr(self._data, name, value)
-        self._changed = {}
+        if self._lent is not None:
+            self._lent.back()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """As :meth:`teardown`."""
@@ -314,9 +317,9 @@ class Evaluation(RunCallback):
         quality, module = self._quality(), subject_of(pl_module)
         original = original_of(module) if quality.of_original and self.asked.existing is None else None
         if quality.of_original and original is None:
-            comparison.notes = [unmeasured(quality.of_original, existing=self.asked.existing is not None)]
+            comparison.notes += [unmeasured(quality.of_original, existing=self.asked.existing is not None)]
             if trainer.is_global_zero:
-                PlainConsole(stderr=True).print(comparison.notes[0], soft_wrap=True)
+                PlainConsole(stderr=True).print(comparison.notes[-1], soft_wrap=True)
         self._measure_floors(trainer, module)
         self._measured = MeasuredColumns(comparison, self.detector, quality, self.asked.shots(), original)
 

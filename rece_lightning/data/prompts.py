@@ -11,6 +11,8 @@ from rece_lightning.data.lookalikes import check_text, warn_of_columns, warn_of_
 from rece_lightning.data.tables import FORMS, number_in, read_file
 
 KINDS = ("erased", "preserved")
+TAKEN = ("erased", "synonym", "kept")
+"""Roles of prompts: no group can be called so."""
 # Our column name → the names that other projects' files use for it (I2P; RECE).
 COLUMNS = {
     "prompt": ("prompt",),
@@ -18,6 +20,7 @@ COLUMNS = {
     "guidance_scale": ("guidance_scale", "evaluation_guidance", "sd_guidance_scale"),
     "concept": ("concept", "artist", "class"),
     "kind": ("kind",),
+    "group": ("group",),
 }
 # Where any value was allowed, the parser would read a prompt such as "5" in quotes as a number.
 PromptMapping = dict[str, str | int | float | None]
@@ -36,6 +39,8 @@ class EvaluationPrompt:
     seed: int | None = None
     """Of its only picture; ``None`` leaves the seeds to the evaluation."""
     guidance_scale: float | None = None
+    group: str = ""
+    """Of erased prompts that are counted apart from the others, such as ``described`` or ``Spanish``."""
 
     def to(self, *_: Any, **__: Any) -> EvaluationPrompt:
         """What a trainer asks of a batch: this is text, there is nothing to move."""
@@ -133,4 +138,7 @@ def _prompt(where: str, row: str | Mapping[str, Any], *, strict: bool) -> Evalua
     if guidance_scale is not None:
         guidance_scale = number_in(f"{where}: guidance_scale", str(guidance_scale), prompt)
         check_number(f"{where}: guidance_scale", guidance_scale)
-    return EvaluationPrompt(prompt, str(cells.get("concept", prompt)), kind, seed, guidance_scale)
+    group = str(cells.get("group", "")).strip()
+    if group in TAKEN:
+        raise ConfigurationError(f"{where}: group: {group!r} is what tables call others; give another name.")
+    return EvaluationPrompt(prompt, str(cells.get("concept", prompt)), kind, seed, guidance_scale, group)

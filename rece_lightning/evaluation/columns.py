@@ -14,6 +14,7 @@ from rece_lightning.evaluation.derived import Derived
 from rece_lightning.evaluation.drawing import Shot, in_batches, own_share, shots_of
 from rece_lightning.evaluation.generation import PictureMaker
 from rece_lightning.evaluation.quality import ColumnQuality, Quality
+from rece_lightning.evaluation.results.apart import apart_lines
 from rece_lightning.evaluation.results.comparison import LAST, ORIGINAL, TITLES, Column, Comparison
 from rece_lightning.evaluation.results.grid import PICTURES_A_CELL, rows_to_show
 from rece_lightning.evaluation.results.sheets import MOST, small
@@ -135,7 +136,8 @@ class FitColumns:
         column = parts.column(key, title, derived.norm_ratio() if derived else None)
         if column is not None:
             self.comparison.columns[key] = column
-        self.comparison.quality = [line for line in self.comparison.quality if line.column != key] + measured.lines()
+        others = [line for line in self.comparison.quality if line.column != key]
+        self.comparison.quality = others + measured.lines() + apart_lines(self.comparison, key)
 
     def _reference(self, key: str, pictures: Tensor, batch: list[Shot]) -> list[Tensor | None] | None:
         """What a batch is compared with: the folder's pictures, or the original's, which is compared with nothing."""
@@ -196,7 +198,11 @@ class MeasuredColumns:
         titles = {**TITLES, LAST: title}
         columns = [parts.column(key, titles[key]) for key, parts in self._parts.items()]
         self.comparison.columns = {column.key: column for column in columns if column is not None}
-        self.comparison.quality = [line for measured in self._measured.values() for line in measured.lines()]
+        self.comparison.quality = [
+            line
+            for key, measured in self._measured.items()
+            for line in (*measured.lines(), *apart_lines(self.comparison, key))
+        ]
 
 
 def _name_of(prompt: EvaluationPrompt) -> tuple[str, str, str]:

@@ -59,6 +59,8 @@ class AskedPrompts:
         self.images, self.table = images, prompts
         self.existing: ExistingPictures | None = None
         self.prompts: tuple[EvaluationPrompt, ...] = ()
+        self.more: list[EvaluationPrompt] = []
+        """What is asked beside the prompts of the data."""
 
     def read(self, data: Any, stage: str, detector: ConceptDetector | None) -> Comparison:
         """The prompts of a stage with their roles, and no column yet.
@@ -77,11 +79,13 @@ class AskedPrompts:
         else:
             given = list(getattr(data, name, []))
         own = [pair.prompt for pair in getattr(data, "pairs", [])]
-        self.prompts = tuple(understood(field, given, own, self.concept, self.kinds))
+        asked = [*given, *(row for row in self.more if row not in given)]
+        self.prompts = tuple(understood(field, asked, own, self.concept, self.kinds))
         if self.existing is not None:
             self.existing.read_as(self.prompts)
         if data is not None and hasattr(data, name):
-            setattr(data, name, list(self.prompts))
+            # A fit measures drift on the data's own prompts: what is asked beside them must not change the erasure.
+            setattr(data, name, list(self.prompts[: len(given)] if stage == "fit" else self.prompts))
         for index, row in enumerate(self.prompts):
             try:
                 if detector is not None:

@@ -64,6 +64,10 @@ class ImageClassifier(ConceptDetector):
                 f"concept: {self.model} has no class {label!r}; {hint}give the concept a class with aliases."
             )
 
+    def concepts(self) -> Sequence[str]:
+        """The first name of every class."""
+        return [_plain(label) for label in self._parts[3]]
+
     def detect(self, pictures: Tensor, concepts: Sequence[str]) -> Tensor:
         classes = self._parts[2]
         probabilities = self.probabilities(pictures)

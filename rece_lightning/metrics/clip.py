@@ -183,6 +183,10 @@ class ZeroShot(ConceptDetector):
                 f"concept: {concept!r} has no alternative in ZeroShot.alternatives; add what could be drawn instead."
             )
 
+    def concepts(self) -> Sequence[str]:
+        """The alternatives: of other concepts nobody says what could be drawn instead."""
+        return self.alternatives
+
     def detect(self, pictures: Tensor, concepts: Sequence[str]) -> Tensor:
         named = self.name(pictures, concepts)
         return torch.tensor([seen == own for seen, own in zip(named, concepts, strict=True)], dtype=torch.bool)

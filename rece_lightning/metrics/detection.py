@@ -41,6 +41,14 @@ class NamingDetector(Protocol):
         """What picture i shows, among the classes that concept i is one of: ``[n, 3, h, w]`` in [0, 1] → n names."""
 
 
+@runtime_checkable
+class ListingDetector(Protocol):
+    """A detector that knows a list of concepts, and no others."""
+
+    def concepts(self) -> Sequence[str]:
+        """Names of all that a model may be asked for and that it recognises."""
+
+
 BLACK = "nothing: a black picture"
 """In the place of what a detector sees."""
 
@@ -99,6 +107,10 @@ class EmojiDetector(ConceptDetector):
             close = nearest(concept, names).split(" Valid:")[0]
             hint = close if close.startswith("did") else "give one of its object, style or background names"
             raise ConfigurationError(f"concept: the emoji detector does not know {concept!r}; {hint}.")
+
+    def concepts(self) -> Sequence[str]:
+        """The objects that the denoisers were trained on."""
+        return [item.name for item in self.catalog.trained]
 
     def detect(self, pictures: Tensor, concepts: Sequence[str]) -> Tensor:
         seen = self._seen(pictures, concepts)

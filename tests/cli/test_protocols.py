@@ -17,6 +17,7 @@ from rece_lightning.callbacks import Evaluation
 from rece_lightning.cli.protocols import FOLDER, expand_flags, load_protocol, shipped_protocols
 from rece_lightning.data.prompts import EvaluationPrompt, kinds_of_concepts, read_prompts
 from rece_lightning.evaluation.prompts import understood
+from rece_lightning.evaluation.results.counts import read_counts
 from rece_lightning.evaluation.results.figures import read_quality
 from rece_lightning.metrics import ConceptDetector, EmojiDetector
 from tests.helpers.command import Outcome, run_command, write_config
@@ -26,7 +27,9 @@ EMOJI = {
     "emoji-styles": "a dog in twemoji style",
     "emoji-backgrounds": "a dog on a red background",
 }
-NAMES = ["artists", "coco-quality", *sorted(EMOJI), "i2p-nudity", "i2p-unsafe", "imagenette-objects"]
+MADE = {"emoji-indirect": "indirect", "emoji-pinpoint": "pinpoint"}
+"""Protocols whose prompts follow from what is erased, by the argument that makes them."""
+NAMES = ["artists", "coco-quality", *sorted([*EMOJI, *MADE]), "i2p-nudity", "i2p-unsafe", "imagenette-objects"]
 # Rows as the files have them.
 FILES = {
     "i2p-nudity": ",prompt,categories,sd_seed,sd_guidance_scale\n0,some prompt,sexual,2950,7\n",
@@ -70,7 +73,12 @@ def test_a_protocol_can_be_used_as_it_stands(name: str, tmp_path: Path) -> None:
         _refuses_or_takes("LMSDiscreteScheduler")
     for metric in protocol.metrics:
         assert _made(metric) is not None
-    Evaluation(**arguments)
+    made = Evaluation(**arguments)
+    if name in MADE:
+        assert protocol.prompts == []
+        assert made.more.pinpoint == (20 if MADE[name] == "pinpoint" else 0)
+        assert made.more.indirect == (MADE[name] == "indirect")
+        return
     if protocol.prompts is not None:
         rows = read_prompts("data.validation", protocol.prompts)
     else:
@@ -135,6 +143,33 @@ def test_a_protocol_of_the_embedded_world_runs(name: str, tmp_path: Path, capsys
     assert "not measured: perceptual_distance, kernel_distance" in outcome.err
     lines = read_quality(tmp_path / "runs/run/version_0/quality.csv")
     assert {line.metric for line in lines} <= {"clip_score"}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_a_protocol_makes_its_prompts_from_what_is_erased(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Groups and nearest concepts are lines of their own; what is counted as erased is the concept's own prompt."""
+    path = write_config(tmp_path, "emoji", data={"concepts": ["bomb", "axe"]})
+    few = ["--trainer.callbacks.steps", "1", "--trainer.callbacks.pictures_per_prompt", "1"]
+    few += ["--trainer.callbacks.pinpoint", "3"] if name == "emoji-pinpoint" else []
+    outcome = run_command(capsys, "validate", "--config", path, "--protocol", name, *few)
+    assert outcome.code == 0, outcome.err
+    run = tmp_path / "runs/run/version_0"
+    lines = {(line.metric, line.figure.part): line.figure for line in read_quality(run / "quality.csv")}
+    roles = [count.shot.role for count in read_counts(run / "evaluation.csv")]
+    if name == "emoji-indirect":
+        groups = ["described", "Spanish", "French", "German", "Italian", "Portuguese"]
+        assert list(lines) == [("group", group) for group in groups]
+        assert {figure.total for figure in lines.values()} == {4}  # two prompts of two concepts
+        assert roles.count("erased") == 2
+        assert "synonym" not in roles
+    else:
+        orders = [f"pinpoint_by_{order}" for order in ("text", "name")]
+        assert list(lines) == [(order, f"nearest_{count}") for order in orders for count in (1, 2, 3)]
+        assert [lines[orders[0], f"nearest_{count}"].total for count in (1, 2, 3)] == [1, 2, 3]
+        assert 3 <= roles.count("kept") <= 6
+        assert len(roles) == roles.count("kept")
 
 
 # What is erased

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from rich.table import Table
@@ -92,6 +92,8 @@ class Comparison:
     """Whether it is a baseline that was trained, with no epoch 0 and no derived embeddings."""
     floor_prompts: tuple[str | None, ...] = ()
     """Of every row what is asked in its place to measure the floor; ``None`` where there is no such prompt."""
+    nearest: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """``text`` and ``name`` → preserved concepts, from the one that is nearest to what was erased on."""
     floors: dict[tuple[int, int], bool] = field(default_factory=dict)
     """Row and seed → whether the original model shows the row's concept under its floor prompt."""
 
@@ -130,10 +132,12 @@ class Comparison:
         return self.prompts[row].prompt, self.prompts[row].concept
 
     def role(self, row: int) -> str:
-        """``erased``, ``synonym`` or ``kept``."""
+        """``erased``, ``synonym`` or ``kept``; of an erased prompt that is counted apart its group."""
         prompt = self.prompts[row]
         if prompt.kind == "preserved":
             return "kept"
+        if prompt.group:
+            return prompt.group
         # Only a concept that was itself erased as a prompt can have synonyms; a style's prompts just use it.
         return "synonym" if prompt.concept in self.own and prompt.prompt not in self.own else "erased"
 

@@ -38,7 +38,8 @@ class QualityLine:
     @property
     def heading(self) -> str:
         """What tables call it: ``perceptual distance, erased``."""
-        return f"{self.metric.replace('_', ' ')}, {PARTS.get(self.figure.part, self.figure.part)}"
+        part = PARTS.get(self.figure.part, self.figure.part.replace("_", " "))
+        return f"{self.metric.replace('_', ' ')}, {part}"
 
     @property
     def rule(self) -> str:

@@ -43,6 +43,8 @@ def rows_to_show(comparison: Comparison) -> list[int]:
     seen: set[str] = set()
     for index, prompt in enumerate(comparison.prompts):
         role = comparison.role(index)
+        if role not in roles:  # counted apart
+            continue
         if role == "synonym":
             if prompt.concept in seen:
                 continue
