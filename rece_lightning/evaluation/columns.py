@@ -205,9 +205,9 @@ class MeasuredColumns:
         ]
 
 
-def _name_of(prompt: EvaluationPrompt) -> tuple[str, str, str]:
-    """What tells a prompt's rows from those of others."""
-    return prompt.prompt, prompt.concept, prompt.kind
+def _name_of(prompt: EvaluationPrompt) -> tuple[str, str, str, str]:
+    """What tells a prompt's rows from those of others: "una bomba" is Spanish and Italian."""
+    return prompt.prompt, prompt.concept, prompt.kind, prompt.group
 
 
 def unmeasured(names: Sequence[str], *, existing: bool) -> str:

@@ -64,7 +64,7 @@ def set_up(evaluation: Evaluation, data: ConceptData, stage: str = "fit", times:
 
 
 def test_rows_are_added_once_and_those_of_the_user_stay() -> None:
-    given = [{"prompt": "a bomb", "concept": "bomb"}, {"prompt": "comb", "concept": "comb", "kind": "preserved"}]
+    given = [{"prompt": "a bomb", "concept": "bomb"}, {"prompt": "dog", "concept": "dog", "kind": "preserved"}]
     for times, stage in ((3, "fit"), (2, "validate")):
         evaluation = Evaluation(EmojiDetector(), pinpoint=4, indirect=True)
         data = ConceptData(["bomb"], preserve=[" "], validation=given)
@@ -75,7 +75,7 @@ def test_rows_are_added_once_and_those_of_the_user_stay() -> None:
         assert len(rows) == len(set(rows))
         kept = [row.concept for row in rows if row.kind == "preserved"]
         assert evaluation.comparison is not None
-        assert set(kept) == {"comb", *evaluation.comparison.nearest["text"], *evaluation.comparison.nearest["name"]}
+        assert set(kept) == {"dog", *evaluation.comparison.nearest["text"], *evaluation.comparison.nearest["name"]}
         assert "bomb" not in kept
         groups = [row.group for row in rows if row.kind == "erased"]
         assert (groups.count(""), groups.count("described"), groups.count("German")) == (2, 2, 2)
