@@ -115,7 +115,7 @@ def test_tuned_states_are_of_six_objects_one_seed_and_what_a_rule_chooses() -> N
     assert not plan_of().tuned_states(things[0])
     assert {attack.name for attack in plan.attacks_on(RECE_TUNED, 0, "objects")} == set(TUNED_ATTACKS)
     assert plan.attacks_on(RECE_TUNED, 1, "objects") == []
-    assert [attack.name for attack in plan.attacks_on(UCE, 1, "objects")] == list(LADDER)
+    assert [attack.name for attack in plan.attacks_on(UCE, 1, "objects")] == list(BUDGETS)
     models = [plan.edit(things[0], state) for state in (UCE, PLAIN, *TUNED)]
     assert len({str(model) for model in models}) == len(models)
     session = plan.fit(things[0], ROBUST_TUNED)
