@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import yaml
@@ -91,7 +91,7 @@ class Contender:
 
     def recipe(self, thing: Erasure, group: str) -> str:
         """Digest of what decides a row's figures beside the model."""
-        prompts = [asdict(row) for row in asked(thing)[group]]
+        prompts = [row.plain() for row in asked(thing)[group]]
         told = None if self.how is None else dict(self.how.told)
         edited = None if self.how is None else thing.data
         return digest([group, told, edited, prompts, SEEDS.get(group), str(SAMPLING)])

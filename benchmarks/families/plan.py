@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.harness import Configuration, Settings, digest, former, told
@@ -132,7 +132,7 @@ def recipe(erasure: Erasure, state: State, group: Group) -> str:
     made: dict[str, Any] = {}
     if state.settings is not None:
         made = {"data": erasure.data, "model": former(state.settings), "epochs": state.epochs}
-    prompts = [asdict(row) for row in group.prompts]
+    prompts = [row.plain() for row in group.prompts]
     what = {"prompts": prompts, "seeds": list(group.seeds), "ridge": group.ridge, "sampling": str(SAMPLING)}
     return digest({**made, **what})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -178,7 +178,7 @@ def ordered_objects() -> list[str]:
 
 def recipe(task: Task, way: Way, preserve: str, pictures: int | None) -> str:
     """Digest of what decides a row's figures beside the model."""
-    shots = {role: [(asdict(row), seed) for row, seed in part] for role, part in task.limited(pictures).items()}
+    shots = {role: [(row.plain(), seed) for row, seed in part] for role, part in task.limited(pictures).items()}
     made: dict[str, Any] = {}
     if way.name != ORIGINAL:
         made = {"model": former(way.settings), "epochs": way.epochs, **task.data(preserve)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.harness import Settings, digest, told, weights_digest
@@ -59,8 +59,8 @@ class Task:
 
     def recipe(self, state: State) -> str:
         """Digest of what decides a row, the world's weights included."""
-        shots = {group: [[asdict(one) for one in prompts], seeds] for group, (prompts, seeds) in self.shots.items()}
-        shots["derived"] = [[asdict(one) for one in self.derived], self.derived_seeds]
+        shots = {group: [[one.plain() for one in prompts], seeds] for group, (prompts, seeds) in self.shots.items()}
+        shots["derived"] = [[one.plain() for one in self.derived], self.derived_seeds]
         settings = None if state.settings is None else dict(state.settings)
         what = [weights_digest(self.pretrained), dict(self.data), settings, shots, list(self.drift), str(SAMPLING)]
         return digest([*what, "apart"] if self.apart else what)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.harness import digest, former
@@ -78,7 +78,7 @@ def recipe(erasure: Erasure, state: State, group: Group) -> str:
         made = {"data": erasure.data, "model": former(state.settings or {}), "epochs": state.epochs, **state.chosen_by}
     if group.ridge is not None:
         made["ridge"] = group.ridge
-    prompts = [asdict(row) for row in group.prompts]
+    prompts = [row.plain() for row in group.prompts]
     what = {**made, "prompts": prompts, "seeds": list(group.seeds), "reference": REFERENCE, "sampling": str(SAMPLING)}
     return digest(what)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rece_lightning.core.errors import ConfigurationError, check_choice, check_number, nearest
@@ -41,6 +41,10 @@ class EvaluationPrompt:
     guidance_scale: float | None = None
     group: str = ""
     """Of erased prompts that are counted apart from the others, such as ``described`` or ``Spanish``."""
+
+    def plain(self) -> dict[str, Any]:
+        """Its fields, by which rows of tables and resumed work know it again; without a group that it has not."""
+        return {name: value for name, value in asdict(self).items() if name != "group" or value}
 
     def to(self, *_: Any, **__: Any) -> EvaluationPrompt:
         """What a trainer asks of a batch: this is text, there is nothing to move."""

@@ -41,7 +41,7 @@ class Measure:
         """What detections are comparable under."""
         sampling = asdict(self.sampling)
         sampling.pop("batch_size")
-        prompts = [asdict(prompt) for prompt in self.comparison.prompts]
+        prompts = [prompt.plain() for prompt in self.comparison.prompts]
         return {"detector": self.described, "sampling": sampling, "seeds": list(self.seeds), "prompts": prompts}
 
     def __str__(self) -> str:

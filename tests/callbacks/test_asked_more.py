@@ -50,6 +50,12 @@ def test_groups_and_nearness_have_rates_of_their_own() -> None:
     assert headings[:3] == ["group, described", "group, Spanish", "pinpoint by text, nearest 1"]
 
 
+def test_a_prompt_without_a_group_is_known_again_as_before_there_were_groups() -> None:
+    plain = EvaluationPrompt("bomb", "bomb").plain()
+    assert list(plain) == ["prompt", "concept", "kind", "seed", "guidance_scale"]
+    assert EvaluationPrompt("bomb", "bomb", group="Spanish").plain() == {**plain, "group": "Spanish"}
+
+
 def set_up(evaluation: Evaluation, data: ConceptData, stage: str = "fit", times: int = 1) -> list[Any]:
     module, trainer = RECE("emoji"), Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     trainer.strategy.connect(module)
