@@ -162,8 +162,10 @@ def edit_objectives(gram: Gram, before: AnyMap, step: AnyMap, moments: Moments, 
     if isinstance(gram.total, Factored) and isinstance(moments.erased, Factored):
         return _objectives_in_factors(gram.total.right @ stored(before), stored(step), moments, scales)
     assert isinstance(step, EmbeddingMap)
-    present = before.in_factors().edited_gram(gram)
-    return objective_unedited(present, moments, scales), objective(present, step.in_factors(), moments, scales)
+    if not isinstance(gram.total, Factored):  # where it is one M is formed, for more rows than the width
+        before, step = before.in_factors(), step.in_factors()
+    present = before.edited_gram(gram)
+    return objective_unedited(present, moments, scales), objective(present, step, moments, scales)
 
 
 def _objectives_in_factors(present: Tensor, step: Tensor, moments: Moments, scales: UCE) -> tuple[float, float]:

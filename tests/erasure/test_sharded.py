@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import diffusers
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file
 
 from rece_lightning import RECE, ConceptData, Method
 from rece_lightning.exports import write_delta
-from rece_lightning.models import weights
+from rece_lightning.models.weights import SafetensorsWeights
 from tests.helpers.fits import fit_quietly
 from tests.helpers.tiny.pipelines import build
 
@@ -42,24 +38,13 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, str]]:
     """Tensors that are read from files, in their order: the reading itself is as it is."""
     seen: list[tuple[Path, str]] = []
 
-    class Noted:
-        def __init__(self, file: Path, stored: Any) -> None:
-            self.file, self.stored = file, stored
+    reading = SafetensorsWeights._tensor
 
-        def get_tensor(self, name: str) -> torch.Tensor:
-            seen.append((Path(self.file), name))
-            tensor: torch.Tensor = self.stored.get_tensor(name)
-            return tensor
+    def noting(self: SafetensorsWeights, name: str) -> torch.Tensor:
+        seen.append((self._homes[name], name))
+        return reading(self, name)
 
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.stored, name)
-
-    @contextmanager
-    def noting(file: Path, framework: str) -> Iterator[Noted]:
-        with safe_open(file, framework=framework) as stored:
-            yield Noted(file, stored)
-
-    monkeypatch.setattr(weights, "safe_open", noting)
+    monkeypatch.setattr(SafetensorsWeights, "_tensor", noting)
     return seen
 
 
