@@ -15,6 +15,7 @@ from rece_lightning.baselines import ESD, SAFREE, SLD, ConceptAblation, Negative
 from rece_lightning.baselines.sld import STRENGTHS
 from rece_lightning.cli.verbs import PACKAGE
 from rece_lightning.core.method import Method
+from rece_lightning.core.tuning import OFF, RULES
 from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.emoji.captions import TEMPLATES
 from rece_lightning.emoji.catalog import load_catalog
@@ -56,7 +57,8 @@ class Edit:
     def told(self) -> dict[str, Any]:
         """What decides it."""
         plain = None if self.method is None else self.method.plain()
-        return {"method": plain, "epochs": self.epochs, "tune": self.tune, "data": dict(self.data)}
+        rule = {} if self.tune == OFF else {"rule": RULES[self.tune]}
+        return {"method": plain, "epochs": self.epochs, "tune": self.tune, "data": dict(self.data), **rule}
 
 
 @dataclass(frozen=True)
