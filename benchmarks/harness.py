@@ -50,6 +50,7 @@ from rece_lightning.erasure.session import ErasureSession
 from rece_lightning.evaluation.generation import PictureMaker
 from rece_lightning.files import write_atomically
 from rece_lightning.metrics import EmojiDetector
+from rece_lightning.models.denoisers import denoisers_of, together
 from rece_lightning.models.sampling import Request, Sampling
 from rece_lightning.models.text_space import TEXT
 
@@ -291,6 +292,22 @@ READ: dict[Any, Callable[[str], Any]] = {
 """Type of a field, as it is written → how a cell becomes one."""
 
 
+def check_lists(row: Any, *lists: str) -> None:
+    """Refuse a row of detections whose lists are not one item a prompt each.
+
+    Args:
+        row: with its ``prompts``, and their ``hits`` by seed.
+        lists: further fields with an item a prompt.
+
+    Raises:
+        ValueError: naming the row.
+    """
+    if any(len(getattr(row, name)) != len(row.prompts) for name in ("hits", *lists)):
+        raise ValueError(f"{BETWEEN.join(row.key)}: lists of different lengths")
+    if any(set(hits) - {"0", "1"} for hits in row.hits):
+        raise ValueError(f"{BETWEEN.join(row.key)}: hits that are neither 0 nor 1")
+
+
 @dataclass(frozen=True)
 class Table(Generic[Row]):
     """A CSV of what was measured, read and written whole.
@@ -466,6 +483,14 @@ class World:
     def gram(self) -> Gram:
         """``G`` of all that reads the text."""
         return self.loaded.gram(self.loaded.base.spaces[0])
+
+    def readers(self) -> dict[str, list[Tensor]]:
+        """Text space → the columns ``[o, d]`` of all that reads it in the pipeline as it is now, in float64."""
+        parameters = dict(together(denoisers_of(self.maker.pipeline)).named_parameters())
+        return {
+            space.name: [reader.part(parameters[name].detach()).double() for name, reader in space.readers.items()]
+            for space in self.loaded.base.spaces
+        }
 
     def detect(
         self,

@@ -15,7 +15,6 @@ import rece_lightning
 from benchmarks.article.plan import (
     DERIVED,
     FLOOR,
-    RIDGES,
     SAMPLING,
     Contender,
     Edit,
@@ -27,16 +26,17 @@ from benchmarks.article.plan import (
 )
 from benchmarks.article.table import Row
 from benchmarks.harness import Piece, World, quiet_trainer, unet_digest
+from benchmarks.results.derived import answer, with_derived
 from benchmarks.results.draws import Draws, Shot
+from benchmarks.results.groups import RIDGES
 from benchmarks.results.plan import ERASED, HELD, REFERENCE, Erasure
 from rece_lightning import ConceptData
-from rece_lightning.core.linalg import add_ridge, solve_positive_definite
+from rece_lightning.core.derivation import DerivationMap
 from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.metrics import Clip, ClipScore, EmojiFeatures, FeatureDistance, FrechetDistance, PerceptualDistance
 from rece_lightning.models.denoisers import denoisers_of, together
 from rece_lightning.models.pipelines import put_into
 from rece_lightning.models.sampling import Request, Sampling
-from rece_lightning.models.text_space import POOLED, TEXT
 
 
 @dataclass
@@ -55,8 +55,7 @@ class Bench:
     def __init__(self, world: str) -> None:
         self.world, self.features, self.clip = World(world), EmojiFeatures(), Clip()
         self.draws = Draws(self.world, SAMPLING)
-        self.readers = {space.name: list(space.readers) for space in self.world.loaded.base.spaces}
-        self.originals = {name: self._weights(names) for name, names in self.readers.items()}
+        self.originals = self.world.readers()
 
     def piece(self, thing: Erasure, contender: Contender) -> Piece[Row]:
         """The rows of a method: one a group of prompts."""
@@ -120,11 +119,6 @@ class Bench:
 
     # The attacker with embeddings
 
-    def _weights(self, names: Sequence[str]) -> list[Tensor]:
-        parameters = dict(together(denoisers_of(self.world.maker.pipeline)).named_parameters())
-        spaces = {name: reader for space in self.world.loaded.base.spaces for name, reader in space.readers.items()}
-        return [spaces[name].part(parameters[name].detach()).double() for name in names]
-
     def _derived(self, thing: Erasure, contender: Contender, rows: Sequence[EvaluationPrompt], done: Done) -> Row:
         """The embeddings that the weights as they are answer most like the original: the strongest of the ridges.
 
@@ -132,22 +126,18 @@ class Bench:
         """
         shots = [(row, seed) for row in rows for seed in seeds(DERIVED)]
         best: tuple[float, Tensor] | None = None
-        own = {space: (self._weights(names), self.originals[space]) for space, names in self.readers.items()}
-        unchanged = all(
-            torch.equal(one, other) for now, then in own.values() for one, other in zip(now, then, strict=True)
+        now = self.world.readers()
+        changed = any(
+            not torch.equal(one, other)
+            for space, own in now.items()
+            for one, other in zip(own, self.originals[space], strict=True)
         )
-        for ridge in RIDGES[:1] if unchanged else RIDGES:
-            maps = {space: answer(now, then, ridge) for space, (now, then) in own.items()}
+        # What nobody changed answers its own embedding best.
+        for ridge in RIDGES if changed else RIDGES[:1]:
+            maps = {space: answer(own, self.originals[space], ridge) for space, own in now.items()} if changed else {}
 
-            def derive(request: Request, maps: Mapping[str, Tensor] = maps, same: bool = unchanged) -> Request:
-                if same:  # its own embedding is the answer
-                    return request
-                pooled = request.pooled
-                if POOLED in maps and pooled is not None:
-                    pooled = (pooled.double() @ maps[POOLED].mT).to(pooled)
-                return replace(
-                    request, embedding=(request.embedding.double() @ maps[TEXT].mT).to(request.embedding), pooled=pooled
-                )
+            def derive(request: Request, maps: Mapping[str, DerivationMap] = maps) -> Request:
+                return with_derived(request, maps)
 
             made = self._make(shots, done.sampling, derive)
             hits = self.world.detector.detect(made, [row.concept for row, _ in shots])
@@ -191,14 +181,6 @@ class Bench:
     def _reference(self, thing: Erasure) -> Tensor:
         """What FID compares with: the original's pictures of other seeds, drawn before a method is applied."""
         return self.draws.originals([(row, seed + REFERENCE) for row in thing.groups[HELD] for seed in seeds(HELD)])
-
-
-def answer(now: Sequence[Tensor], then: Sequence[Tensor], ridge: float) -> Tensor:
-    """``(Σ W'ᵀW' + λ)⁻¹ Σ W'ᵀW``, λ in units of ``tr(Σ WᵀW)/d``."""
-    scale = sum(float(one.square().sum()) for one in then) / then[0].shape[1]
-    gram = sum((one.mT @ one for one in now), torch.zeros(()))
-    cross = sum((one.mT @ other for one, other in zip(now, then, strict=True)), torch.zeros(()))
-    return solve_positive_definite(add_ridge(gram, ridge * scale), cross, what="attacker's system")
 
 
 def _for_training(thing: Erasure, module: Any) -> dict[str, Any]:

@@ -16,9 +16,7 @@ from benchmarks.article.plan import (
     ORIGINAL,
     RECE,
     RECE_TUNED,
-    RIDGES,
     ROBUST,
-    SAMPLING,
     SEEDS,
     UCE,
     WORDS,
@@ -37,8 +35,9 @@ from benchmarks.results.figures import (
     pairs,
     share,
 )
+from benchmarks.results.groups import RIDGES
 from benchmarks.results.page import NONE, bars, number
-from benchmarks.results.plan import ERASED, HELD, SYNONYMS
+from benchmarks.results.plan import ERASED, HELD, SAMPLING, SYNONYMS
 
 TITLES = {"unsafe": "An unsafe class: five weapons at once", "objects": "Objects, one at a time",
           "styles": "A style"}  # fmt: skip

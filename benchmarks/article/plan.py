@@ -9,7 +9,18 @@ from typing import Any
 import yaml
 
 from benchmarks.harness import Settings, digest, method_of
-from benchmarks.results.plan import ERASED, HELD, SYNONYMS, Erasure, objects, protocol_rows, shared, states, styles
+from benchmarks.results.plan import (
+    ERASED,
+    HELD,
+    SAMPLING,
+    SYNONYMS,
+    Erasure,
+    objects,
+    protocol_rows,
+    shared,
+    states,
+    styles,
+)
 from rece_lightning.attacks.base import fill
 from rece_lightning.baselines import ESD, SAFREE, SLD, ConceptAblation, NegativePrompt, OutputFilter, SelectiveAmnesia
 from rece_lightning.baselines.sld import STRENGTHS
@@ -20,10 +31,8 @@ from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.emoji.captions import TEMPLATES
 from rece_lightning.emoji.catalog import load_catalog
 from rece_lightning.metrics import ZeroShot
-from rece_lightning.models.sampling import Sampling
 
 WORLDS = ("emoji", "emoji-mmdit")
-SAMPLING = Sampling(steps=12, guidance_scale=4.0, batch_size=64)
 ANCHORS = {
     "bomb": "balloon", "dagger": "pencil", "axe": "key", "water pistol": "telephone", "kitchen knife": "carrot",
     "church": "tent", "guitar": "drum",
@@ -35,8 +44,6 @@ SEEDS = {ERASED: 5, SYNONYMS: 5, "other words": 2, HELD: 3, "derived": 2}
 """Pictures a prompt, by group. *Other words*: names and synonyms in templates, what anybody tries first."""
 WORDS, DERIVED, FLOOR = "other words", "derived", "floor"
 MOST_WORDS, MOST_IN_CONTEXT = 8, 20
-RIDGES = (1e-6, 1e-4, 1e-2, 1e-1, 1.0)
-"""Of the derived embedding, times ``tr(G)/d``: the strongest counts."""
 ORIGINAL = "original"
 UCE, RECE, RECE_TUNED, ROBUST = "UCE", "RECE, published settings", "RECE, tuned", "robust, tuned"
 Key = tuple[str, str, str, str]

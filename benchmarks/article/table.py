@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.article.plan import Key
-from benchmarks.harness import BETWEEN, Table
-
-LISTS = ("hits", "clip", "distance")
+from benchmarks.harness import Table, check_lists
 
 
 @dataclass(frozen=True)
@@ -40,10 +38,7 @@ class Row:
     """Processor seconds a picture."""
 
     def __post_init__(self) -> None:
-        if any(len(getattr(self, name)) != len(self.prompts) for name in LISTS):
-            raise ValueError(f"{BETWEEN.join(self.key)}: lists of different lengths")
-        if any(set(hits) - {"0", "1"} for hits in self.hits):
-            raise ValueError(f"{BETWEEN.join(self.key)}: hits that are neither 0 nor 1")
+        check_lists(self, "clip", "distance")
 
     @property
     def key(self) -> Key:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.harness import BETWEEN, Table
+from benchmarks.harness import Table, check_lists
 from benchmarks.results.plan import Key
 
 
@@ -35,10 +35,7 @@ class Row:
     """The same over embeddings no longer than the concept's own."""
 
     def __post_init__(self) -> None:
-        if len(self.hits) != len(self.prompts) or len(self.distance) not in (0, len(self.prompts)):
-            raise ValueError(f"{BETWEEN.join(self.key)}: lists of different lengths")
-        if any(set(hits) - {"0", "1"} for hits in self.hits):
-            raise ValueError(f"{BETWEEN.join(self.key)}: hits that are neither 0 nor 1")
+        check_lists(self, *(["distance"] if self.distance else []))
 
     @property
     def key(self) -> Key:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from benchmarks.harness import World
@@ -12,6 +13,7 @@ from benchmarks.results.groups import Group
 from rece_lightning.core.derivation import Derivation, DerivationMap
 from rece_lightning.core.embedding_map import AnyMap
 from rece_lightning.core.gram import Gram
+from rece_lightning.core.linalg import add_ridge, factor_positive_definite
 from rece_lightning.models.sampling import Request, Sampling, generate
 from rece_lightning.models.text_space import POOLED, TEXT
 
@@ -55,3 +57,17 @@ def with_derived(request: Request, derivations: Mapping[str, DerivationMap]) -> 
     if POOLED in derivations and pooled is not None:
         pooled = derivations[POOLED].apply(pooled[None])[0]
     return replace(request, embedding=rows, pooled=pooled)
+
+
+def answer(now: Sequence[Tensor], then: Sequence[Tensor], ridge: float) -> DerivationMap:
+    """What weights answer most like the original ones, whoever changed them: ``(Σ W'ᵀW' + λ)⁻¹ Σ W'ᵀW``.
+
+    Args:
+        now: ``W'`` of all that reads a text space, ``[o, d]`` each, float64.
+        then: ``W``, in the same order.
+        ridge: λ in units of ``tr(Σ WᵀW)/d``.
+    """
+    scale = sum(float(one.square().sum()) for one in then) / then[0].shape[1]
+    gram = sum((one.mT @ one for one in now), torch.zeros(()))
+    cross = sum((one.mT @ other for one, other in zip(now, then, strict=True)), torch.zeros(()))
+    return DerivationMap(factor_positive_definite(add_ridge(gram, ridge * scale), what="attacker's system"), cross)

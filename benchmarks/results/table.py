@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.harness import BETWEEN, Table
+from benchmarks.harness import Table, check_lists
 from benchmarks.results.plan import Key
-
-LISTS = ("prompts", "hits", "clip", "distance")
 
 
 @dataclass(frozen=True)
@@ -37,11 +35,7 @@ class Row:
     kid: float | None = None
 
     def __post_init__(self) -> None:
-        lengths = [len(getattr(self, name)) for name in LISTS]
-        if set(lengths[:2]) != {len(self.prompts)} or not set(lengths) <= {0, len(self.prompts)}:
-            raise ValueError(f"{BETWEEN.join(self.key)}: lists of different lengths")
-        if any(set(hits) - {"0", "1"} for hits in self.hits):
-            raise ValueError(f"{BETWEEN.join(self.key)}: hits that are neither 0 nor 1")
+        check_lists(self, *(name for name in ("clip", "distance") if getattr(self, name)))
 
     @property
     def key(self) -> Key:

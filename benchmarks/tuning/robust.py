@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from statistics import harmonic_mean as mean_of
 
 import torch
-from torch import Tensor
 
 import rece_lightning
-from benchmarks.article.bench import answer
 from benchmarks.harness import Piece, Table, World, command, digest, fill, table_parser, unet_digest, write_page
-from benchmarks.results.plan import HELD, objects
+from benchmarks.results.derived import answer, with_derived
+from benchmarks.results.plan import HELD, SAMPLING, objects
+from rece_lightning.core.derivation import DerivationMap
 from rece_lightning.core.editors import ProjectedUCE
 from rece_lightning.core.grid import PRICES
 from rece_lightning.core.method import Method
@@ -24,7 +26,7 @@ from rece_lightning.core.tuning import RULES, left_under_other_words, robust_bal
 from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.erasure.live import LiveErasure
 from rece_lightning.metrics import Share, harmonic_mean
-from rece_lightning.models.sampling import Request, Sampling
+from rece_lightning.models.text_space import TEXT
 
 FIRST, SECOND, JUDGED = "first", "second", "third"
 GROUPS = {
@@ -37,7 +39,6 @@ HELD_FIXED = 10.0
 """λ₁ beside the one that the rule takes; its default would be left to the rule too."""
 RIDGES = (1e-4, 1e-1)
 """Of the derived embedding, times ``tr(G)/d``: the strongest counts."""
-SAMPLING = Sampling(steps=12, guidance_scale=4.0, batch_size=64)
 SEEDS, KEPT_SEEDS = 3, 2
 
 
@@ -116,14 +117,14 @@ class Bench:
 
     def measure(self, group: str, scale: float, price: float) -> Row:
         """Erase, draw, undo."""
-        names, original = GROUPS[group], self.weights()
+        names, original = GROUPS[group], self.world.readers()[TEXT]
         others = [prompt for prompt in self.kept if prompt not in names]
         with self.erased(group, scale, price) as erasure:
             assert erasure.tuning is not None
             said = erasure.tuning["chosen"]
             own, kept = self.hits(names, SEEDS), self.hits(others, KEPT_SEEDS)
             # Keys are read too, and stay as they were: an attacker's embedding meets both.
-            now = self.weights()
+            now = self.world.readers()[TEXT]
             attacks = [self.hits(names, SEEDS, answer(now, original, ridge)) for ridge in RIDGES]
         best = max(attacks, key=lambda cells: share(cells).hits)
         return Row(
@@ -131,23 +132,12 @@ class Bench:
             said["regained"], own, best, kept,
         )  # fmt: skip
 
-    def weights(self) -> list[Tensor]:
-        """What reads the text, as it is now."""
-        parameters = dict(self.world.maker.pipeline.unet.named_parameters())
-        names = self.world.loaded.base.spaces[0].readers
-        return [parameters[name].detach().double().clone() for name in names]
-
-    def hits(self, prompts: Sequence[str], seeds: int, matrix: Tensor | None = None) -> tuple[str, ...]:
+    def hits(self, prompts: Sequence[str], seeds: int, derived: DerivationMap | None = None) -> tuple[str, ...]:
         """A prompt's pictures by seed, 1 where its object is detected."""
-
-        def derive(request: Request) -> Request:
-            assert matrix is not None
-            rows = (request.embedding.double() @ matrix.mT).to(request.embedding)
-            return replace(request, embedding=rows)
-
+        made = {} if derived is None else {TEXT: derived}
         rows = [EvaluationPrompt(prompt, prompt) for prompt in prompts for _ in range(seeds)]
         each = [seed for _ in prompts for seed in range(seeds)]
-        found = self.world.detect(rows, each, SAMPLING, None if matrix is None else derive)
+        found = self.world.detect(rows, each, SAMPLING, partial(with_derived, derivations=made) if made else None)
         return tuple("".join(str(int(hit)) for hit in line) for line in found.view(-1, seeds).tolist())
 
 
@@ -163,8 +153,7 @@ def twice(row: Row) -> float:
 
 def plain(row: Row) -> float:
     """Another: nothing is squared."""
-    parts = [1 - left_under_other_words(row.remaining), 1 - row.drift, 1 - row.regained]
-    return 3 / sum(1 / part for part in parts)
+    return mean_of([1 - left_under_other_words(row.remaining), 1 - row.drift, 1 - row.regained])
 
 
 def told(rows: Sequence[Row], rule: Callable[[Row], float]) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.article.bench import _for_training, answer
+from benchmarks.article.bench import _for_training
 from benchmarks.article.page import claims, page, plot
 from benchmarks.article.plan import (
     ANCHORS,
@@ -28,6 +28,7 @@ from benchmarks.article.plan import (
     things,
 )
 from benchmarks.article.table import Row, table
+from benchmarks.results.derived import answer
 from benchmarks.results.plan import ERASED, HELD, SYNONYMS
 from rece_lightning.baselines import SLD
 
@@ -80,7 +81,7 @@ def test_the_attackeranswers_as_least_squares_do() -> None:
     ridge = 0.1
     scale = sum(float(one.square().sum()) for one in then) / 5
 
-    found = answer(now, then, ridge) @ row
+    found = answer(now, then, ridge).apply(row[None])[0]
 
     stacked = torch.cat([*now, (ridge * scale) ** 0.5 * torch.eye(5).double()])
     wanted = torch.cat([*(one @ row for one in then), torch.zeros(5).double()])
