@@ -14,7 +14,7 @@ from rece_lightning.attacks.base import AdversarialPrompt, Attack, Budget, Goal
 from rece_lightning.attacks.derived import derived_for
 from rece_lightning.attacks.explained import Explained, check_explains, explained
 from rece_lightning.attacks.noise import NoisedPictures
-from rece_lightning.attacks.pictures import ConceptPictures, source_for
+from rece_lightning.attacks.pictures import ConceptPictures, source_for, told_source
 from rece_lightning.attacks.victim import Victim
 from rece_lightning.core.errors import ConfigurationError, check_choice, check_number
 from rece_lightning.models.sampling import Request
@@ -92,9 +92,7 @@ class Cce(Attack):
 
     def describe(self) -> dict[str, Any]:
         """Settings, the pictures' source by its class and arguments."""
-        given = self._source
-        source = "auto" if given is None else f"{type(given).__name__} {sorted(vars(given).items())}"
-        return {**super().describe(), "source": source}
+        return {**super().describe(), "source": told_source(self._source)}
 
     def source(self, victim: Victim, goal: Goal) -> ConceptPictures:
         """Where the pictures come from: the same place for a concept and its control.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rece_lightning.attacks.base import AdversarialPrompt, Attack, Budget, Goal
 from rece_lightning.attacks.explained import check_explains, explained
-from rece_lightning.attacks.pictures import ConceptPictures, pictures_of_another, source_for
+from rece_lightning.attacks.pictures import ConceptPictures, pictures_of_another, source_for, told_source
 from rece_lightning.attacks.victim import Victim
 from rece_lightning.core.errors import check_count
 from rece_lightning.models.inversion import noise_behind
@@ -61,9 +61,7 @@ class Inverted(Attack):
 
     def describe(self) -> dict[str, Any]:
         """Settings, the pictures' source by its class and arguments."""
-        given = self._source
-        source = "auto" if given is None else f"{type(given).__name__} {sorted(vars(given).items())}"
-        return {**super().describe(), "source": source}
+        return {**super().describe(), "source": told_source(self._source)}
 
     @torch.no_grad()
     def search(self, victim: Victim, goal: Goal, restarts: Sequence[int]) -> list[AdversarialPrompt]:

@@ -102,6 +102,11 @@ def source_for(given: ConceptPictures | None, victim: Victim, goal: Goal, attack
     return source
 
 
+def told_source(given: ConceptPictures | None) -> str:
+    """A source by its class and arguments; ``auto`` where the user gave none."""
+    return "auto" if given is None else f"{type(given).__name__} {sorted(vars(given).items())}"
+
+
 def pictures_of_another(source: ConceptPictures, victim: Victim, goal: Goal, count: int) -> Tensor:
     """Pictures of a common thing that is not the goal's concept, from the same source, ``[count, 3, h, w]``."""
     known = {word.lower() for word in (goal.concept, goal.prompt, *goal.synonyms)}

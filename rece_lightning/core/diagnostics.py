@@ -29,14 +29,11 @@ def objective(present_gram: Tensor, step: EmbeddingMap, moments: Moments, scales
     change = step.change
     # Each term is a trace of products: one factor is formed, the trace is a sum of products of entries.
     outputs = present_gram @ step.matrix
-    erased = (outputs * (step.matrix @ moments.erased)).sum() - 2 * (outputs * moments.cross).sum()
-    target = moments.target
-    erased = erased + (
-        trace_product(present_gram, target) if isinstance(present_gram, Factored) else (present_gram * target).sum()
-    )
+    erased = trace_product(outputs.mT, step.matrix @ moments.erased) - 2 * trace_product(outputs.mT, moments.cross)
+    erased += trace_product(present_gram, moments.target)
     moved = outputs - present_gram
-    preserved = scales.preserve_scale * (moved * (change @ moments.preserved)).sum()
-    return float(scales.erase_scale * erased + (preserved + scales.lamb * trace_product(moved.mT, change)))
+    preserved = scales.preserve_scale * trace_product(moved.mT, change @ moments.preserved)
+    return scales.erase_scale * erased + (preserved + scales.lamb * trace_product(moved.mT, change))
 
 
 def objective_unedited(present_gram: Tensor, moments: Moments, scales: UCE) -> float:
@@ -162,10 +159,8 @@ def edit_objectives(gram: Gram, before: AnyMap, step: AnyMap, moments: Moments, 
     if isinstance(gram.total, Factored) and isinstance(moments.erased, Factored):
         return _objectives_in_factors(gram.total.right @ stored(before), stored(step), moments, scales)
     assert isinstance(step, EmbeddingMap)
-    if not isinstance(gram.total, Factored):  # where it is one M is formed, for more rows than the width
-        before, step = before.in_factors(), step.in_factors()
-    present = before.edited_gram(gram)
-    return objective_unedited(present, moments, scales), objective(present, step, moments, scales)
+    present = before.in_factors().edited_gram(gram)
+    return objective_unedited(present, moments, scales), objective(present, step.in_factors(), moments, scales)
 
 
 def _objectives_in_factors(present: Tensor, step: Tensor, moments: Moments, scales: UCE) -> tuple[float, float]:

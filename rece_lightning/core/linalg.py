@@ -59,3 +59,20 @@ def smallest_eigenvalue(factor: Tensor, steps: int = 4) -> float:
         vector = torch.cholesky_solve(vector / torch.linalg.norm(vector), factor)
         growth = float(torch.linalg.norm(vector))
     return 1 / growth
+
+
+def spectrum(matrix: Tensor, rounding: float | None = None) -> tuple[Tensor, Tensor]:
+    """Eigenvalues of a second moment, descending, with their eigenvectors; none that is rounding.
+
+    Args:
+        matrix: symmetric, ``[d, d]``.
+        rounding: up to here an eigenvalue is; ``d`` units in the last place of the largest one unless given.
+
+    Returns:
+        ``[r]`` and ``[d, r]``.
+    """
+    values, axes = torch.linalg.eigh(symmetrized(matrix))
+    values, axes = values.flip(0), axes.flip(1)
+    least = len(matrix) * torch.finfo(values.dtype).eps * values[:1].clamp(min=0) if rounding is None else rounding
+    there = values > least
+    return values[there], axes[:, there]

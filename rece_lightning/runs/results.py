@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -58,7 +58,7 @@ class Results:
         counts = tuple(read_counts(folder / COUNTS))
         if not counts:
             raise ConfigurationError(f"{folder / COUNTS} holds no picture; measure the run anew with rece validate.")
-        return cls(folder, counts, _read_config(folder / CONFIG), tuple(read_quality(folder / QUALITY)))
+        return cls(folder, counts, _read(folder / CONFIG, yaml.safe_load), tuple(read_quality(folder / QUALITY)))
 
     @cached_property
     def columns(self) -> dict[str, list[Count]]:
@@ -160,19 +160,21 @@ class Results:
 
 def _read_chosen(path: Path) -> dict[str, Any]:
     """Settings and epochs that tuning chose; empty where nothing was, or the file of a stranger says something else."""
-    try:
-        chosen = json.loads(path.read_text(encoding="utf-8"))["chosen"] if path.is_file() else {}
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ConfigurationError(f"{path} is damaged ({' '.join(str(error).split())}); move it away.") from error
-    return chosen if isinstance(chosen, dict) and isinstance(chosen.get("settings"), dict) else {}
+    chosen = _read(path, lambda text: json.loads(text)["chosen"])
+    return chosen if isinstance(chosen.get("settings"), dict) else {}
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    """What a file of a run holds; nothing where it is not there, or holds no mapping.
+
+    Raises:
+        ConfigurationError: if it is damaged.
+    """
     if not path.is_file():
         return {}
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        content = parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError, RecursionError) as error:
         raise ConfigurationError(f"{path} is damaged ({' '.join(str(error).split())}); move it away.") from error
     return content if isinstance(content, dict) else {}
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from rece_lightning.core.editors.base import Editor, EditProblem
 from rece_lightning.core.embedding_map import EmbeddingMap
 from rece_lightning.core.errors import check_number
-from rece_lightning.core.linalg import symmetrized
+from rece_lightning.core.linalg import spectrum
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,6 @@ def spectral_projector(moment: Tensor, alpha: float) -> Tensor:
     Returns:
         ``[d, d]``; zero where there are no rows.
     """
-    energies, axes = torch.linalg.eigh(symmetrized(moment))
-    rounding = len(moment) * torch.finfo(moment.dtype).eps * energies[-1].clamp(min=0)
-    there = energies > rounding
-    shares, axes = energies[there] / energies[there].sum(), axes[:, there]
+    energies, axes = spectrum(moment)
+    shares = energies / energies.sum()
     return (axes * (alpha * shares / ((alpha - 1) * shares + 1))) @ axes.mT

@@ -86,10 +86,8 @@ def null_space(preserved: Tensor, gram: Gram, settings: NullSpace, invariants: T
     Returns:
         ``N``, ``[d, k]``, with orthonormal columns; k may be 0.
     """
-    width = len(preserved)
-    trace = float(preserved.trace())
-    mean = preserved * (width / trace) if trace > 0 else torch.zeros_like(preserved)
-    if trace > 0 and settings.augmented_rank:
+    mean = _mean_moment(preserved)
+    if settings.augmented_rank and bool(mean.any()):
         least = torch.linalg.eigh(symmetrized(gram.total))[1][:, : settings.augmented_rank]
         mean = mean + AUGMENTED * (least @ least.mT)
     free = _axes_below(mean, settings.threshold)
@@ -103,8 +101,13 @@ def free_directions(preserved: Tensor, threshold: float) -> Tensor:
         preserved: ``P``, ``[d, d]``.
         threshold: τ, read against ``P d/tr P``.
     """
+    return _axes_below(_mean_moment(preserved), threshold)
+
+
+def _mean_moment(preserved: Tensor) -> Tensor:
+    """``P d/tr P``; zero where nothing is preserved."""
     trace = float(preserved.trace())
-    return _axes_below(preserved * (len(preserved) / trace) if trace > 0 else torch.zeros_like(preserved), threshold)
+    return preserved * (len(preserved) / trace) if trace > 0 else torch.zeros_like(preserved)
 
 
 def _axes_below(mean: Tensor, threshold: float) -> Tensor:

@@ -13,7 +13,7 @@ from rece_lightning.core.editors.base import Editor, EditProblem
 from rece_lightning.core.embedding_map import EmbeddingMap, narrow
 from rece_lightning.core.errors import ConfigurationError, check_number
 from rece_lightning.core.gram import Gram
-from rece_lightning.core.linalg import add_ridge, factor_positive_definite, symmetrized
+from rece_lightning.core.linalg import add_ridge, factor_positive_definite, spectrum
 from rece_lightning.core.moments import Moments
 
 
@@ -188,10 +188,8 @@ def leading_directions(differences: Tensor, root: Tensor, rank: int | float, siz
         ``Y [k, r]`` with orthonormal columns, and ``Δ [d, r]`` in the span of the differences with ``Fᵀ Δ = Y``.
         Fewer than asked for where the differences have fewer directions.
     """
-    strengths, axes = torch.linalg.eigh(symmetrized(root.mT @ differences @ root))
-    strengths, axes = strengths.flip(0), axes.flip(1)
-    there = strengths > len(differences) * torch.finfo(strengths.dtype).eps * size
-    strengths, axes = strengths[there], axes[:, there]
+    rounding = len(differences) * torch.finfo(differences.dtype).eps * size
+    strengths, axes = spectrum(root.mT @ differences @ root, rounding)
     count = how_many(strengths, rank)
     axes = axes[:, :count]
     return axes, differences @ (root @ axes) / strengths[:count]
@@ -219,9 +217,5 @@ def leading_axes(moment: Tensor, rank: int | float) -> Tensor:
         moment: symmetric, ``[d, d]``.
         rank: as of :func:`how_many`.
     """
-    if not len(moment):
-        return moment
-    strengths, axes = torch.linalg.eigh(symmetrized(moment))
-    strengths, axes = strengths.flip(0), axes.flip(1)
-    there = strengths > len(moment) * torch.finfo(moment.dtype).eps * strengths[0].clamp(min=0)
-    return axes[:, there][:, : how_many(strengths[there], rank)]
+    strengths, axes = spectrum(moment)
+    return axes[:, : how_many(strengths, rank)]
