@@ -48,7 +48,7 @@ from rece_lightning.emoji.catalog import MMDIT, WEIGHTS
 from rece_lightning.erasure.loaded import LoadedModel
 from rece_lightning.erasure.session import ErasureSession
 from rece_lightning.evaluation.generation import PictureMaker
-from rece_lightning.files import write_atomically
+from rece_lightning.files import write_atomically, write_text
 from rece_lightning.metrics import EmojiDetector
 from rece_lightning.models.denoisers import denoisers_of, together
 from rece_lightning.models.sampling import Request, Sampling
@@ -555,11 +555,6 @@ def fitted(
 
 
 # Pages
-
-
-def write_text(path: Path, text: str) -> Path:
-    """A whole file, atomically."""
-    return write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def write_page(

@@ -29,6 +29,7 @@ from rece_lightning.emoji.clip import load_clip
 from rece_lightning.emoji.detector import load_detector
 from rece_lightning.emoji.training.clip import zero_shot_accuracy
 from rece_lightning.emoji.training.detector import detector_accuracy
+from rece_lightning.files import write_text
 from rece_lightning.metrics import Share
 from rece_lightning.models.sampling import Sampling
 
@@ -182,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 "figures": {title: [share.hits, share.total] for title, share in shares.items()},
             }
             contact_sheet(world, sampling, arguments.output / f"{SHEETS[name]}.png")
-            harness.write_text(record, json.dumps(kept, indent=1) + "\n")
+            write_text(record, json.dumps(kept, indent=1) + "\n")
         lines = page({name: kept[name] for name in WORLDS if name in kept}, kept["shared"])
         print(harness.write_page(arguments.output, "world", lines).read_text(encoding="utf-8"))
 

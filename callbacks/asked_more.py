@@ -127,18 +127,3 @@ def _is_read(encoder: EncodesPrompts, prompt: str) -> bool:
     """Whether every piece of a prompt is a token."""
     unknown = encoder.tokenizer.unk_token_id
     return unknown is None or unknown not in encoder.token_ids([prompt], special=False)[0]
-
-
-class Lent:
-    """Fields of an object that hold something else for a while."""
-
-    def __init__(self, owner: Any, **values: Any) -> None:
-        self._owner, self._former = owner, {name: getattr(owner, name) for name in values}
-        for name, value in values.items():
-            setattr(owner, name, value)
-
-    def back(self) -> None:
-        """Put the former values back."""
-        for name, value in self._former.items():
-            setattr(self._owner, name, value)
-        self._former = {}

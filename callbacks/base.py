@@ -116,3 +116,18 @@ def rece_module(module: LightningModule, owner: str = "Evaluation") -> RECE:
     if not isinstance(module, RECE):
         raise ConfigurationError(f"{owner}: {type(module).__name__} is no RECE module; use it beside one.")
     return module
+
+
+class Lent:
+    """Fields of an object that hold something else for a while."""
+
+    def __init__(self, owner: Any, **values: Any) -> None:
+        self._owner, self._former = owner, {name: getattr(owner, name) for name in values}
+        for name, value in values.items():
+            setattr(owner, name, value)
+
+    def back(self) -> None:
+        """Put the former values back."""
+        for name, value in self._former.items():
+            setattr(self._owner, name, value)
+        self._former = {}

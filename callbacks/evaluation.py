@@ -13,8 +13,8 @@ from torchmetrics import Metric
 
 from rece_lightning.baselines import Guard
 from rece_lightning.baselines.trained import TrainedErasure
-from rece_lightning.callbacks.asked_more import AskedMore, Lent
-from rece_lightning.callbacks.base import RunCallback
+from rece_lightning.callbacks.asked_more import AskedMore
+from rece_lightning.callbacks.base import Lent, RunCallback
 from rece_lightning.callbacks.columns import draw_column, log_columns
 from rece_lightning.callbacks.guarded import check_guard, measured_title
 from rece_lightning.callbacks.originals import measure_floors, original_of

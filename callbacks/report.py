@@ -23,7 +23,7 @@ from rece_lightning.evaluation.results.comparison import Comparison
 from rece_lightning.evaluation.results.outcome import final_figures, grid_path
 from rece_lightning.evaluation.results.sheets import sheet_path
 from rece_lightning.exports.cost import Cost, export_costs
-from rece_lightning.files import discard, write_atomically
+from rece_lightning.files import discard, write_text
 from rece_lightning.models.published import published_setting
 from rece_lightning.module import RECE
 from rece_lightning.reporting.devices import Devices
@@ -105,7 +105,7 @@ class Report(RunCallback):
 
     @staticmethod
     def _write(folder: Path, html: str) -> None:
-        write_atomically(folder / PAGE, lambda path: path.write_text(html, encoding="utf-8"))
+        write_text(folder / PAGE, html)
 
     def _page(self, trainer: Trainer, module: RECE, verb: str, exports: Sequence[Cost]) -> str:
         folder, comparison, devices = run_folder(trainer), _comparison(trainer), _devices(trainer)
@@ -167,8 +167,7 @@ def _tuning(module: RECE) -> dict[str, Any] | None:
 def _write_chosen(path: Path, choice: Mapping[str, Any] | None) -> None:
     """Keep what was chosen beside the configuration, which says only that something is; runs are compared by both."""
     if choice is not None:
-        text = json.dumps(choice, indent=1) + "\n"
-        write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        write_text(path, json.dumps(choice, indent=1) + "\n")
 
 
 def _settings(module: RECE, trainer: Trainer) -> dict[str, float | str | bool]:

@@ -50,6 +50,11 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
     return path
 
 
+def write_text(path: Path, text: str) -> Path:
+    """A whole text, atomically; errors as :func:`write_atomically`."""
+    return write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
 def temporary_name(path: Path) -> Path:
     """Where what becomes ``path`` is written first."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.families.shapes import MODELS, Published, write_folder
-from benchmarks.harness import HERE, command, machine, plain_parser, write_text
+from benchmarks.harness import HERE, command, machine, plain_parser
 from benchmarks.speed import CONFIG, measured_child
+from rece_lightning.files import write_text
 
 RECORD = "families_sizes.json"
 EPOCHS = 2

@@ -13,7 +13,7 @@ from rece_lightning.core.errors import ConfigurationError
 
 def compare_command(argv: Sequence[str]) -> None:
     """Read the runs, refuse what cannot be compared, write the page."""
-    from rece_lightning.files import refuse_existing, write_atomically
+    from rece_lightning.files import refuse_existing, write_text
     from rece_lightning.reporting.side_by_side import findings, shots_to_show
     from rece_lightning.reporting.states_page import compare_page
     from rece_lightning.reporting.terminal import PlainConsole
@@ -47,7 +47,7 @@ def compare_command(argv: Sequence[str]) -> None:
     ]
     command = shlex.join(["rece", "compare", *argv])
     page = compare_page(states, protocol=protocol_text(runs[0]), notes=notes, command=command)
-    write_atomically(output, lambda path: path.write_text(page, encoding="utf-8"))
+    write_text(output, page)
     console = PlainConsole()
     for sentence in findings(states):
         console.print(f"• {sentence}")

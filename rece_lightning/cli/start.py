@@ -22,7 +22,7 @@ from rece_lightning.files import (
     discard_temporaries,
     missing_folders,
     remove_empty,
-    write_atomically,
+    write_text,
 )
 from rece_lightning.models.adapter import check_adapter
 from rece_lightning.module import RECE
@@ -200,7 +200,7 @@ class RunStart:
                 )
         if self.folder is None and not (folder / CONFIG).exists():
             self.opened, self.made = folder, missing_folders(folder)
-        write_atomically(folder / CONFIG, lambda path: path.write_text(config, encoding="utf-8"))
+        write_text(folder / CONFIG, config)
 
     def withdraw(self) -> None:
         """Remove what :meth:`open` made, unless the run has done something since."""

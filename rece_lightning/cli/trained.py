@@ -22,7 +22,7 @@ from rece_lightning.cli.trainer import making
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.extras import guard
 from rece_lightning.distributed import started_first
-from rece_lightning.files import check_writable, write_atomically
+from rece_lightning.files import check_writable, write_text
 from rece_lightning.runs.csv_logger import RunCSVLogger
 from rece_lightning.runs.folder import CONFIG, RunFolder, new_version, next_version
 from rece_lightning.runs.trained import Former, find_former
@@ -118,7 +118,7 @@ class TrainedCLI(ReceCLI):
         if own is None:
             place.folder = new_version(root, text)
         else:
-            write_atomically(own / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
+            write_text(own / CONFIG, text)
 
     def _nothing_left(self, former: Former) -> bool:
         folder = former.folder

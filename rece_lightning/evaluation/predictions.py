@@ -16,7 +16,7 @@ from rece_lightning.evaluation.drawing import guidance_of
 from rece_lightning.evaluation.folders import INDEX
 from rece_lightning.evaluation.png import metadata_of
 from rece_lightning.evaluation.results.tables import write_rows
-from rece_lightning.files import check_writable, discard_temporaries, write_atomically
+from rece_lightning.files import check_writable, discard_temporaries, write_text
 from rece_lightning.models.adapter import open_adapter
 from rece_lightning.models.sampling import Sampling
 from rece_lightning.version import __version__
@@ -58,7 +58,7 @@ class PictureFolder:
             )
         discard_temporaries(place)
         content = json.dumps(self._plan, indent=1, ensure_ascii=False)
-        write_atomically(place / SETTINGS, lambda path: path.write_text(content, encoding="utf-8"))
+        write_text(place / SETTINGS, content)
 
     def left(self) -> list[int]:
         """Numbers of the pictures that are still to be made, those of one guidance next to each other."""

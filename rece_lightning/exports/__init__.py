@@ -20,7 +20,7 @@ from rece_lightning.exports.map import write_map
 from rece_lightning.exports.pipeline import write_pipeline
 from rece_lightning.exports.record import ExportRecord, Loss, file_metadata, rounded_weights
 from rece_lightning.exports.single_file import write_single_file
-from rece_lightning.files import save_tensors, write_atomically
+from rece_lightning.files import save_tensors, write_text
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """The name that diffusers looks for in a folder."""
@@ -156,7 +156,7 @@ def export(
             card = path.with_suffix(".md")
             with extra(str(card)):
                 text = render_card(erasure, format, metadata, loss, readers, path.name)
-                write_atomically(card, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+                write_text(card, text)
         return ExportRecord(path, path.stat().st_size, loss, readers)
     file = None if kind.place == "folder" else LORA_FILE
 

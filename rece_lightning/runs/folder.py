@@ -16,7 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.distributed import gathered
-from rece_lightning.files import discard_temporaries, sync_folder, temporary_name, write_atomically
+from rece_lightning.files import discard_temporaries, sync_folder, temporary_name, write_text
 
 CONFIG = "config.yaml"
 TUNING = "tuning.json"
@@ -99,7 +99,7 @@ def new_version(root: Path, config: str) -> Path:
             temporary = temporary_name(folder)
             # The folder above may have been removed again by a run that was refused.
             temporary.mkdir(parents=True)
-            write_atomically(temporary / CONFIG, lambda path: path.write_text(config, encoding="utf-8"))
+            write_text(temporary / CONFIG, config)
             try:
                 # Fails where another run made it meanwhile: a folder never replaces one with something in it.
                 os.rename(temporary, folder)  # noqa: PTH104

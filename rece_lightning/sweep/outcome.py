@@ -14,7 +14,7 @@ from rece_lightning.evaluation.results.comparison import ORIGINAL
 from rece_lightning.evaluation.results.counts import Count
 from rece_lightning.evaluation.results.sheets import read_tiles, sheet_path
 from rece_lightning.evaluation.results.states import UNWANTED, State, best_balance
-from rece_lightning.files import write_atomically
+from rece_lightning.files import write_text
 from rece_lightning.reporting.side_by_side import shots_to_show
 from rece_lightning.reporting.states_page import FrontRow, sweep_page
 from rece_lightning.sweep.choice import (
@@ -143,7 +143,7 @@ class Outcome:
         """
         text = self.parts.configuration(self.recommended)
         config = self.folder / RECOMMENDED
-        write_atomically(config, lambda path: path.write_text(text, encoding="utf-8"))
+        write_text(config, text)
         choice, data = self.choice, self.parts.data
         erased = [pair.prompt for pair in data.pairs]
         changed = self.recommended.differs(self.base) or self.base.values
@@ -164,7 +164,7 @@ class Outcome:
             notes=self._notes(),
             commands=[f"rece fit --config {shlex.quote(str(config))}", command],
         )
-        write_atomically(self.folder / PAGE, lambda path: path.write_text(page, encoding="utf-8"))
+        write_text(self.folder / PAGE, page)
 
     def _front_row(self, place: int) -> FrontRow:
         setting, figures = self.choice.ranked[place]

@@ -13,7 +13,7 @@ from typing import Any
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.core.method import Method
 from rece_lightning.data.csv_rows import TableError, rows_of
-from rece_lightning.files import check_writable, discard_temporaries, write_atomically
+from rece_lightning.files import check_writable, discard_temporaries, write_text
 from rece_lightning.sweep.grid import EPOCHS, TARGET, Setting
 from rece_lightning.sweep.ranking import FIGURES, Figures
 
@@ -50,7 +50,7 @@ class SweepTable:
             self._take(row)
         if whole != text or not whole:
             start = whole or _line(COLUMNS)
-            write_atomically(path, lambda temporary: temporary.write_text(start, encoding="utf-8"))
+            write_text(path, start)
 
     def _take(self, row: dict[str, str]) -> None:
         try:
@@ -133,5 +133,5 @@ def open_folder(folder: Path, given: Mapping[str, Any]) -> bool:
         return True
     if folder.exists() and any(folder.iterdir()):
         raise ConfigurationError(f"--output: {folder} holds other files; choose another folder.")
-    write_atomically(begun, lambda path: path.write_text(text, encoding="utf-8"))
+    write_text(begun, text)
     return False
