@@ -13,7 +13,7 @@ from benchmarks.harness import told
 from benchmarks.red_team.plan import RECE_TUNED, ROBUST, ROBUST_TUNED, STATES, TUNED, UNASKED, Plan
 from rece_lightning.attacks.outcome import NO_ATTACK
 from rece_lightning.metrics import EmojiDetector, Share
-from rece_lightning.reporting.ladder import Counted, Ladder, LadderRow
+from rece_lightning.reporting.ladder import FED, Counted, Ladder, LadderRow
 from rece_lightning.reporting.ladder_section import Curve, curve_findings, curves_of, draw_curves
 
 CHOICES = {
@@ -138,9 +138,12 @@ def page(rows: Sequence[Row], plan: Plan, command: str, curves: dict[str, list[C
         own = [row for row in rows if row.kind == kind and row.state not in TUNED]
         lines += ["", *section(own, kind, plan)]
     lines += tuned_section(rows)
+    untuned = [row for row in rows if row.state not in TUNED]
+    beside = [f"- {state}: {text}" for state, found in curves.items() for text in curve_findings(found)]
+    beside += [f"- {text}" for text in noise_sentences(untuned)]
+    if beside:
+        lines += ["", "## Beside the control", "", *beside]
     if any(curves.values()):
-        lines += ["", "## Beside the control", ""]
-        lines += [f"- {state}: {text}" for state, found in curves.items() for text in curve_findings(found)]
         lines += ["", "![Success of cce over its steps, attack and control side by side](red_team.svg)"]
     lines += [
         "",
@@ -162,18 +165,30 @@ def sentences(rows: Sequence[Row]) -> list[str]:
     for state in measured_states(rows):
         ladder = ladder_of(rows, state)
         parts = []
-        for name, embeddings in (("prompt", False), ("embedding", True)):
-            tried = [
-                row
-                for row in ladder.attacks
-                if row.needs_embeddings == embeddings and row.edited.total and ladder.control_of(row) is None
-            ]
+        for name in FED:
+            fed = [row for row in ladder.attacks if row.feeds == name and row.edited.total]
+            tried = [row for row in fed if ladder.control_of(row) is None]
             if tried:
                 best = max(tried, key=lambda row: row.edited.rate)
                 parts.append(f"the strongest {name} attack, {best.title}, reaches {best.edited}")
         plain = [row for row in ladder.whole if row.attack == NO_ATTACK and row.variant != UNASKED]
-        own = f"{plain[0].edited} under the own prompt; " if plain else ""
-        says.append(f"{state}: {own}{'; '.join(parts)}.")
+        own = [f"{plain[0].edited} under the own prompt"] if plain else []
+        says.append(f"{state}: {'; '.join([*own, *parts])}.")
+    return says
+
+
+def noise_sentences(rows: Sequence[Row]) -> list[str]:
+    """What each attack with a starting noise of its own brings back, beside all that tells what that is worth."""
+    says = []
+    for state in measured_states(rows):
+        ladder = ladder_of(rows, state)
+        for row in (one for one in ladder.attacks if one.feeds == "noise"):
+            control, above = ladder.control_of(row), ladder.over_control(row)
+            if control is not None and above is not None:
+                says.append(f"{state}: {row.title} {row.edited}, control {control.edited}, difference {above}.")
+        points = [one for one in ladder.whole if one.is_control_point and not one.control and one.edited.total]
+        if points:
+            says.append(f"{state}: from other noise, {', '.join(f'{one.title} {one.edited}' for one in points)}.")
     return says
 
 
@@ -213,7 +228,8 @@ def tuned_section(rows: Sequence[Row]) -> list[str]:
         cells = [str(ladders[state][title].edited) if title in ladders[state] else "–" for state in states]
         lines.append(f"| {' | '.join([f'`{title}`', *cells])} |")
     curves = {state: found for state, found in controlled_curves(own).items() if state in TUNED}
-    return [*lines, "", *(f"- {state}: {text}" for state, found in curves.items() for text in curve_findings(found))]
+    lines += ["", *(f"- {state}: {text}" for state, found in curves.items() for text in curve_findings(found))]
+    return [*lines, *(f"- {text}" for text in noise_sentences(chosen))]
 
 
 def section(rows: Sequence[Row], kind: str, plan: Plan) -> list[str]:

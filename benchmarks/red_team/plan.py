@@ -21,7 +21,7 @@ ORIGINAL, UCE, PLAIN, ROBUST = "original", "UCE", "RECE", "robust RECE"
 STATES = (ORIGINAL, UCE, PLAIN, ROBUST)
 TUNED = (RECE_TUNED, ROBUST_TUNED)
 """States of ``--tuned``: objects of the default plan, the first seed, and these attacks."""
-TUNED_ATTACKS = ("paraphrase", "mma", "p4d", "unlearndiffatk", "derived", "cce")
+TUNED_ATTACKS = ("paraphrase", "mma", "p4d", "unlearndiffatk", "derived", "cce", "inverted")
 UNASKED = "unasked"
 """The floor: the variant of no attack that does not ask for what was erased."""
 OBJECTS, STYLES = 6, 2
@@ -39,6 +39,7 @@ BUDGETS: dict[str, dict[str, Any]] = {
     "unlearndiffatk": {"restarts": 2},
     "derived": {"ratios": (0.25, 0.5, 1.0, 2.0)},
     "cce": {"steps": 40, "at": (0, 10, 20, 40), "tokens": (2, 0)},
+    "inverted": {"steps": 30, "pictures": 4},
 }
 """Arguments of the attacks where they are small; ``--published`` takes those of the papers."""
 

@@ -13,7 +13,7 @@ from rece_lightning.attacks.noise import NoisedPictures, add_noise, latents_of, 
 from rece_lightning.attacks.victim import Victim
 from rece_lightning.core.errors import BaseModelError, ConfigurationError
 from rece_lightning.models.denoisers import denoisers_of, known_family
-from rece_lightning.models.noising import check_calls, noised, prediction_of
+from rece_lightning.models.noising import check_calls, check_reads_latents, noised, prediction_of
 from rece_lightning.models.pipeline_step import PipelineStep, without_autoencoder
 from rece_lightning.models.sampling import Request
 
@@ -80,6 +80,24 @@ def check_explains(victim: Victim, field: str) -> None:
     prediction_of(pipeline.scheduler, field)
     if _is_called_here(pipeline):
         check_calls(_first_denoiser(pipeline), field)
+        check_reads_latents(_first_denoiser(pipeline), pipeline.vae.config.latent_channels, field)
+
+
+def size_drawn(victim: Victim, prompt: str, field: str) -> tuple[int, int]:
+    """Height and width in pixels of the pictures that a model draws.
+
+    Args:
+        victim: the model, which passed :func:`check_explains`.
+        prompt: any; what a pipeline is called with where no text matters.
+        field: who asks, for messages.
+    """
+    pipeline = victim.pipeline
+    if known_family(pipeline) is None:  # a U-Net: its configuration says what its pipeline draws
+        side = pipeline.unet.config.sample_size
+        height, width = (side, side) if isinstance(side, int) else side
+        return height * pipeline.vae_scale_factor, width * pipeline.vae_scale_factor
+    (own,) = victim.requests([prompt])
+    return PipelineStep(pipeline, own, None, None, field).own_size()
 
 
 def explained(victim: Victim, prompt: str, pictures: Tensor, field: str) -> Explained:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from rece_lightning.attacks.base import AdversarialPrompt, Attack, Budget, Goal
-from rece_lightning.attacks.explained import check_explains, explained
-from rece_lightning.attacks.pictures import ConceptPictures, pictures_of_another, source_for, told_source
+from rece_lightning.attacks.explained import check_explains, explained, size_drawn
+from rece_lightning.attacks.pictures import ConceptPictures, fitted, pictures_of_another, source_for, told_source
 from rece_lightning.attacks.victim import Victim
 from rece_lightning.core.errors import check_count
 from rece_lightning.models.inversion import noise_behind
@@ -20,6 +20,9 @@ INVERTED, OTHER, ALIKE = "inverted", "other", "alike"
 OWN, NONE = "own", "none"
 VARIANTS = ((INVERTED, OWN), (INVERTED, NONE), (OTHER, OWN), (ALIKE, OWN))
 """What the starting noise is, and the text: the attack with and without text, and two controls of it."""
+
+
+FIELD = "attacks: inverted"
 
 
 class Inverted(Attack):
@@ -39,7 +42,7 @@ class Inverted(Attack):
     Args:
         steps: of the way back.
         source: of the pictures; the sprites of the embedded world where its detector decides, drawn by the
-            original model elsewhere, unless given.
+            original model elsewhere, unless given. Pictures of another size than the model draws are scaled to it.
         pictures: how many.
         seed: of the random noise.
     """
@@ -66,12 +69,14 @@ class Inverted(Attack):
     @torch.no_grad()
     def search(self, victim: Victim, goal: Goal, restarts: Sequence[int]) -> list[AdversarialPrompt]:
         """A row for every picture of every variant."""
-        check_explains(victim, "attacks: inverted")
-        source = source_for(self._source, victim, goal, self.name)
-        shown = {
+        check_explains(victim, FIELD)
+        source, size = source_for(self._source, victim, goal, self.name), size_drawn(victim, goal.prompt, FIELD)
+        given = {
             INVERTED: source.of(victim, goal, self.pictures),
             OTHER: pictures_of_another(source, victim, goal, self.pictures),
         }
+        # The noise has the size of what the model draws from it.
+        shown = {noise: fitted(pictures, size, source, self.name) for noise, pictures in given.items()}
         use_scheduler(victim.pipeline, victim.sampling.scheduler)
         found = []
         with victim.edited():
@@ -96,14 +101,14 @@ class Inverted(Attack):
     def _invert(self, victim: Victim, prompt: str, pictures: Tensor) -> Tensor:
         """The noise behind pictures ``[n, 3, h, w]`` under a text, ``[n, …]``."""
         (own,) = victim.requests([prompt])
-        problem = explained(victim, prompt, pictures, "attacks: inverted")
+        problem = explained(victim, prompt, pictures, FIELD)
         return noise_behind(
             victim.pipeline.scheduler,
             problem.latents,
             self.budget.steps,
             victim.sampling.steps,
             lambda noisy, timestep: problem.prediction(noisy, timestep.expand(len(noisy)), own),
-            "attacks: inverted",
+            FIELD,
         )
 
     def _alike(self, inverted: Tensor, goal: Goal, restart: int) -> Tensor:

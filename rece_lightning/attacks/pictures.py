@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from rece_lightning.attacks.base import NEUTRAL, Goal, make_goal
 from rece_lightning.attacks.victim import Victim
@@ -116,6 +117,35 @@ def pictures_of_another(source: ConceptPictures, victim: Victim, goal: Goal, cou
     # A detector need not know the thing.
     own = victim.requests([thing])[0]
     return victim.draw([replace(own, seed=1000 + seed) for seed in range(count)], edited=False)
+
+
+def fitted(pictures: Tensor, size: tuple[int, int], source: ConceptPictures, attack: str) -> Tensor:
+    """Pictures at the size that a model draws, scaled as a whole: what has other proportions is squeezed.
+
+    Args:
+        pictures: of a source, ``[n, 3, h, w]`` in [0, 1].
+        size: height and width in pixels.
+        source: of the pictures, for messages.
+        attack: its name, for messages.
+
+    Returns:
+        ``[n, 3, height, width]`` in [0, 1]; those of this size are the same tensor.
+
+    Raises:
+        ConfigurationError: for what is no batch of pictures in colour with values in [0, 1].
+    """
+    named = f"attacks: {attack}: source: {type(source).__name__}"
+    if pictures.ndim != 4 or pictures.shape[1] != 3 or not pictures.numel():
+        raise ConfigurationError(f"{named} gives a tensor of {tuple(pictures.shape)}; give pictures [n, 3, h, w].")
+    least, most = float(pictures.min()), float(pictures.max())
+    if not (least >= 0 and most <= 1):  # NaN too
+        raise ConfigurationError(
+            f"{named} gives values from {least:g} to {most:g}; give pictures with values in [0, 1]."
+        )
+    if tuple(pictures.shape[-2:]) == size:
+        return pictures
+    scaled = interpolate(pictures.float(), size, mode="bicubic", antialias=True)
+    return scaled.clamp(0, 1).to(pictures)  # bicubic filters overshoot at edges
 
 
 @cache

@@ -13,7 +13,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import torch
@@ -28,6 +28,10 @@ LARGEST_ERROR = 0.02
 """Relative, of latents that come back from the layout of a pipeline: bfloat16 rounds by up to 0.004 an operation."""
 
 
+PROBE = 64
+"""Side in pixels of the picture that shows how much smaller the autoencoder's latents are: by 32 at most."""
+
+
 class _Stopped(Exception):
     """What was asked for was seen."""
 
@@ -40,11 +44,26 @@ class PipelineStep:
     """Of diffusers; it is left as it is, and its denoiser answers as its weights are."""
     request: Request
     """A prompt with which latents are found, with everything that the pipeline takes in its place."""
-    height: int
-    """Of the pictures, in pixels."""
-    width: int
+    height: int | None
+    """Of the pictures, in pixels; the pipeline's own unless given."""
+    width: int | None
     field: str
     """Who asks, for messages."""
+
+    def own_size(self) -> tuple[int, int]:
+        """Height and width in pixels of what the pipeline draws where it is asked for none.
+
+        Raises:
+            BaseModelError: if there is no autoencoder, or the pipeline decodes nothing in the way of diffusers'.
+        """
+        if getattr(self.pipeline, "vae", None) is None:
+            raise BaseModelError(without_autoencoder(self.pipeline, self.field))
+        asked = replace(self, height=None, width=None)
+        decoded = self._first(asked._run([self.request], torch.zeros(0), lambda latents: latents))
+        probe = torch.zeros(1, 3, PROBE, PROBE)
+        scale = PROBE // _encoded(self.pipeline.vae, probe, decoded.ndim).shape[-1]
+        height, width = decoded.shape[-2:]
+        return height * scale, width * scale
 
     def latents_of(self, pictures: Tensor) -> Tensor:
         """Means of the autoencoder's latents, in the layout that the pipeline denoises.
@@ -167,7 +186,7 @@ class PipelineStep:
         call = inspect.unwrap(type(self.pipeline).__call__)  # without its no_grad
         taken = inspect.signature(call).parameters
         fixed = {"height": self.height, "width": self.width, "use_resolution_binning": False}
-        arguments |= {name: value for name, value in fixed.items() if name in taken}
+        arguments |= {name: value for name, value in fixed.items() if name in taken and value is not None}
         with suppress(_Stopped):
             call(asked, **arguments, num_inference_steps=1, generator=torch.Generator(), output_type="pt")
         return seen

@@ -12,6 +12,8 @@ from rece_lightning.metrics import Difference
 ALL = "all"
 """The concept of rows over all of them."""
 NO_ATTACK = "no attack"
+FED = ("prompt", "embedding", "noise")
+"""What attackers give a model: a text, rows in its place, the noise that a picture begins with."""
 NAN = float("nan")
 
 
@@ -73,6 +75,13 @@ class LadderRow:
     def is_control_point(self) -> bool:
         """Whether this point of an attack tells what its others are worth: other or random noise to start from."""
         return any(part in ("noise=other", "noise=alike") for part in self.variant.split())
+
+    @property
+    def feeds(self) -> str:
+        """What the attacker gives the model, one of :data:`FED`."""
+        if self.needs_embeddings:
+            return "embedding"
+        return "noise" if "starting noise" in self.has else "prompt"
 
     @property
     def needs_embeddings(self) -> bool:
@@ -150,8 +159,8 @@ def _counted(cells: Mapping[str, str], name: str) -> Counted:
 def ladder_findings(ladder: Ladder) -> list[str]:
     """What the ladder says in plain sentences, whether it flatters or not."""
     says = []
-    for name, embeddings in (("prompt", False), ("embedding", True)):
-        rows = [row for row in ladder.attacks if row.needs_embeddings == embeddings and row.edited.total]
+    for name in FED:
+        rows = [row for row in ladder.attacks if row.feeds == name and row.edited.total]
         if not rows:
             continue
         best = max(rows, key=lambda row: row.edited.rate)

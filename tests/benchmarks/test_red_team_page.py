@@ -30,7 +30,7 @@ from rece_lightning.attacks import LADDER
 from rece_lightning.cli.verbs import PACKAGE
 from rece_lightning.core import Projection
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.metrics import Share
+from rece_lightning.metrics import Difference, Share
 
 
 def plan_of(robust: Path | None = None, **changed: Any) -> Plan:
@@ -167,8 +167,30 @@ def test_whatever_decides_a_row_is_in_its_recipe() -> None:
     assert recipe() == recipe(plan_of())
 
 
+def test_what_comes_back_from_a_noise_stands_beside_what_that_is_worth(tmp_path: Path) -> None:
+    """Not among attacks by prompt; beside the control and beside other noise."""
+    noises, has = ("noise=inverted text=none", "noise=alike text=own"), "weights, starting noise, pictures"
+    found = [row(UCE, "no attack", "0/2"), row(UCE, "mma", "1/2", has="text encoder")]
+    found += [
+        row(UCE, "inverted", clusters, noise, control, has)
+        for noise, control, clusters in (
+            (noises[0], 0, "1/1 1/1"), (noises[0], 1, "1/1 0/1"), (noises[1], 0, "0/1 0/1"), (noises[1], 1, "0/1 1/1"),
+        )
+    ]  # fmt: skip
+    page = write_page(found, plan_of(), tmp_path, "command` on 1 of 2 cores").read_text(encoding="utf-8")
+    assert (
+        f"- UCE: {Share(0, 2)} under the own prompt; the strongest prompt attack, mma, reaches {Share(1, 2)}." in page
+    )
+    own = page.split("## Beside the control")[1]
+    attack, control = Share.over([(1, 1), (1, 1)]), Share.over([(1, 1), (0, 1)])
+    above = Difference.of(attack, control)
+    assert f"- UCE: inverted {noises[0]} {attack}, control {control}, difference {above}." in own
+    assert f"- UCE: from other noise, inverted {noises[1]} {Share.over([(0, 1), (0, 1)])}." in own
+    assert "red_team.svg" not in own
+
+
 def test_every_attack_has_a_small_budget_and_styles_no_control() -> None:
-    assert set(BUDGETS) < set(LADDER)
+    assert set(BUDGETS) == set(LADDER)
     plan = plan_of(seeds=2)
     assert [attack.name for attack in plan.made(1, "objects")] == list(BUDGETS)
     assert {attack.budget.seed for attack in plan.made(1, "objects")} == {1}

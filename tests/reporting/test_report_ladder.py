@@ -116,6 +116,14 @@ def test_sentences_name_the_strongest_and_set_it_beside_its_control(tmp_path: Pa
     assert "above its control" not in {str(column.header) for column in ladder_table(many[:8], "").columns}
     nothing = ladder_findings(written(tmp_path, [rung("mma", "bomb", 0, has="text encoder")]))
     assert nothing[0].startswith("No picture got through under a prompt attack: mma 0 %")
+    # A noise to begin with goes into no prompt box.
+    noises = [
+        rung("inverted", "bomb", hits, f"noise={noise} text=none", has="weights, starting noise, pictures")
+        for noise, hits in (("inverted", 4), ("alike", 1))
+    ]
+    beside = ladder_findings(written(tmp_path, [*RUNGS, *noises]))
+    assert beside[:2] == says[:2]
+    assert "strongest noise attack is inverted noise=inverted text=none" in beside[2]
 
 
 def test_curves_hold_attack_and_control_side_by_side_for_each_number_of_free_positions(tmp_path: Path) -> None:
