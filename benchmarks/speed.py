@@ -19,7 +19,9 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -255,7 +257,32 @@ def command_table(checkpoint: Path, repeats: int) -> list[str]:
     ]
 
 
+def tuning_table(checkpoint: Path, repeats: int) -> list[str]:
+    """Erasures in memory with settings that are given, and with settings that choose themselves."""
+    import rece_lightning
+    from benchmarks.robust.plan import shipped_list
+    from rece_lightning.models.vocabulary import everyday_words
+
+    lines = ["| model | preserved | given, s | balanced, s | robust, s |", "|---|---|---|---|---|"]
+    for title, model in (("embedded world", "emoji"), ("Stable Diffusion 1.4's size", str(checkpoint))):
+        pipeline = rece_lightning.load_pipeline(model)
+        for listed in (shipped_list(), everyday_words(pipeline.tokenizer, DRAWN)):
+            data = {"preserve": [one for one in listed if one.strip() and one != "bomb"]}
+
+            def erased(tune: str, data: dict[str, list[str]] = data, pipeline: Any = pipeline) -> None:
+                rece_lightning.erase(pipeline, "bomb", tune=tune, **data).undo()
+
+            works = {tune: partial(erased, tune) for tune in ("off", "balanced", "robust")}
+            took = paired(works, repeats, "cpu")
+            shares = [f"{took[tune]:.3g} ({took[tune] / took['off']:.2f} ×)" for tune in ("balanced", "robust")]
+            cells = [title, f"{len(data['preserve'])} prompts", f"{took['off']:.3g}", *shares]
+            lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
 SD1, SDXL = "Stable Diffusion 1.4's shapes (32 projections, 768 wide)", "SDXL's shapes (140 projections, 2,048 wide)"
+DRAWN = 240
+"""Everyday words, as many as are drawn where no list is given."""
 TITLES = {
     "sd1": f"The loop, UCE and 2 RECE epochs: {SD1}",
     "sdxl": f"The loop, UCE and 2 RECE epochs: {SDXL}",
@@ -263,6 +290,7 @@ TITLES = {
     "floor-sdxl": f"UCE and 5 RECE epochs against the floor: {SDXL}",
     "epochs": "One epoch",
     "command": "The whole command, Stable Diffusion 1.4's size in float16, no evaluation",
+    "tuning": "Settings that choose themselves beside settings that are given",
 }
 
 
@@ -271,8 +299,9 @@ def measure(section: str, device: str, repeats: int, checkpoint: Path) -> list[s
     if section == "epochs":
         heading = ["| concepts | projections | ms an epoch | ms for the moments, once |", "|---|---|---|---|"]
         return heading + epoch_table(device, max(repeats, 9))
-    if section == "command":
-        return command_table(write_checkpoint(checkpoint), repeats)
+    if section in ("command", "tuning"):
+        table = command_table if section == "command" else tuning_table
+        return table(write_checkpoint(checkpoint), repeats)
     count = min(repeats, REPEATS_XL) if section.endswith("sdxl") else repeats
     if section.startswith("floor"):
         says = "The floor: `G`, applying `M`, and a factorisation with a solve for each edit and each derivation."
@@ -303,7 +332,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_sections(parser, arguments.sections, TITLES)
 
         def measured(section: str) -> Section | None:
-            if section == "command" and device != "cpu":
+            if section in ("command", "tuning") and device != "cpu":
                 return None
             return Section(machine(device), measure(section, device, arguments.repeats, checkpoint))
 

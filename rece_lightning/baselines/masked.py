@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -39,14 +39,15 @@ class Masking:
 
     Args:
         pipeline: of diffusers.
+        arguments: of a call of it, whose embeddings are as long.
 
     Raises:
         BaseModelError: if it has no text encoder.
         ConfigurationError: if its denoiser reads rows of several kinds.
     """
 
-    def __init__(self, pipeline: Any) -> None:
-        self.pipeline, self.encoder = pipeline, encoder_of(pipeline)
+    def __init__(self, pipeline: Any, arguments: Mapping[str, Any] | None = None) -> None:
+        self.pipeline, self.encoder = pipeline, encoder_of(pipeline, arguments)
         self._source: Source | None = None
         if isinstance(self.encoder, PipelineEncoder):
             sources = self.encoder.sources

@@ -44,7 +44,7 @@ class NegativePrompt(Guard):
         if not any(name.startswith("negative") for name in taken):
             raise ConfigurationError(f"guard: {self.no_branch(type(pipeline).__name__)}")
         if arguments.get("prompt") is None or "negative_prompt" not in taken:
-            whole = embedded(pipeline, [words] * len(texts))
+            whole = embedded(pipeline, arguments, [words] * len(texts))
             negative = {name: value for name, value in whole.items() if name.startswith("negative")}
             return pipeline(**given, **negative)
         own = arguments.get("negative_prompt") or ""

@@ -88,7 +88,7 @@ class SAFREE(Guard):
 
     def draw(self, pipeline: Any, arguments: Mapping[str, Any], texts: Sequence[str | None]) -> Any:
         """Call the pipeline with the first steps reading changed prompts; see :meth:`Guard.draw`."""
-        masking = Masking(pipeline)
+        masking = Masking(pipeline, arguments)
         with torch.no_grad():
             known = {text: self.cleaned(masking, text) for text in dict.fromkeys(texts) if text is not None}
         steps = [0 if text is None else known[text].steps for text in texts]

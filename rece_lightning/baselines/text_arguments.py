@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from torch import Tensor
 
 from rece_lightning.models.denoisers import config_of, denoisers_of, known_family
 from rece_lightning.models.family_sampling import family_arguments
 from rece_lightning.models.pipeline_encoder import PipelineEncoder
 from rece_lightning.models.sampling import Request, prompt_arguments
 from rece_lightning.models.text import EncodesPrompts, PromptEncoder
+from rece_lightning.models.text_space import TEXT
+from rece_lightning.models.vocabulary import BEFORE
+
+LENGTH = "max_sequence_length"
+"""Argument of pipelines that pad every text to one length."""
 
 
 def without_texts(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -35,17 +43,19 @@ def as_given(pipeline: Any, arguments: Mapping[str, Any], texts: Sequence[str]) 
     """
     if arguments.get("prompt") is not None:
         return {"prompt": list(texts)}
-    return {name: value for name, value in embedded(pipeline, texts).items() if not name.startswith("negative")}
+    found = embedded(pipeline, arguments, texts)
+    return {name: value for name, value in found.items() if not name.startswith("negative")}
 
 
-def embedded(pipeline: Any, texts: Sequence[str]) -> dict[str, Any]:
+def embedded(pipeline: Any, arguments: Mapping[str, Any], texts: Sequence[str]) -> dict[str, Any]:
     """Embeddings of texts as a pipeline takes them, in the place of the prompt and of the negative prompt.
 
     Args:
         pipeline: of diffusers.
+        arguments: of its own call, whose embeddings are as long.
         texts: one a picture.
     """
-    encoder = encoder_of(pipeline)
+    encoder = encoder_of(pipeline, arguments)
     known = {text: requests_of(encoder, [text])[0] for text in dict.fromkeys(texts)}
     return call_of(pipeline, [known[text] for text in texts])
 
@@ -86,11 +96,12 @@ def requests_of(encoder: EncodesPrompts, texts: Sequence[str]) -> list[Request]:
     ]
 
 
-def encoder_of(pipeline: Any) -> EncodesPrompts:
-    """What encodes prompts as a pipeline does, with its own parts.
+def encoder_of(pipeline: Any, arguments: Mapping[str, Any] | None = None) -> EncodesPrompts:
+    """What encodes prompts as a pipeline does, with its own parts, and pads them as far as a call has them.
 
     Args:
         pipeline: of diffusers.
+        arguments: of its call, if there is one.
 
     Raises:
         BaseModelError: if it has no text encoder.
@@ -99,4 +110,26 @@ def encoder_of(pipeline: Any) -> EncodesPrompts:
     if family is None:
         return PromptEncoder.of_pipeline(pipeline)
     config = config_of(next(iter(denoisers_of(pipeline, family).values())))
-    return PipelineEncoder(pipeline, family, config, ())
+    encoder = PipelineEncoder(pipeline, family, config, ())
+    asked = _padded_to(encoder, arguments or {})
+    return PipelineEncoder(pipeline, family, config, (), asked=asked) if asked else encoder
+
+
+def _padded_to(encoder: PipelineEncoder, arguments: Mapping[str, Any]) -> dict[str, int]:
+    """What ``encode_prompt`` is asked for beside its default, so that its rows are as many as a call's.
+
+    Stable Diffusion 3 refuses a negative embedding of another length than the prompt's.
+    """
+    call = inspect.signature(encoder.pipeline.__call__).parameters
+    usual = call[LENGTH].default if LENGTH in call else None
+    if not isinstance(usual, int) or LENGTH not in inspect.signature(encoder.pipeline.encode_prompt).parameters:
+        return {}
+    source = encoder.sources.get(TEXT)
+    given = None if source is None else arguments.get(source.argument)
+    if not isinstance(given, Tensor):
+        return {LENGTH: arguments[LENGTH]} if arguments.get(LENGTH) is not None else {}
+    lengths = {len(one.embedding) for one in requests_of(encoder, ["", BEFORE])}
+    if len(lengths) > 1:  # every text is as long as it is
+        return {}
+    wanted = usual + given.shape[-2] - lengths.pop()
+    return {LENGTH: wanted} if wanted >= 0 and wanted != usual else {}

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from rece_lightning.core.errors import ConfigurationError
+
+READ_AT_ONCE = 2048
+"""Tokens that are looked at together."""
 
 
 def whole_words(tokenizer: Any) -> dict[int, str]:
@@ -14,12 +18,19 @@ def whole_words(tokenizer: Any) -> dict[int, str]:
     So special tokens, and pieces that begin or continue a word without being one, are left out: no prompt holds them on
     their own. Of any tokenizer whose tokens decode to text.
     """
+    return dict(_whole_words(tokenizer))
+
+
+def _whole_words(tokenizer: Any) -> Iterator[tuple[int, str]]:
+    """The same as they are asked for: who takes the common ones alone does not pay for the others."""
     ids = sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
-    texts = [str(tokenizer.decode([number])).strip() for number in ids]
-    if not ids:
-        return {}
-    read = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    return {number: text for number, text, back in zip(ids, texts, read, strict=True) if list(back) == [number]}
+    for first in range(0, len(ids), READ_AT_ONCE):
+        part = ids[first : first + READ_AT_ONCE]
+        texts = [str(tokenizer.decode([number])).strip() for number in part]
+        read = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        yield from (
+            (number, text) for number, text, back in zip(part, texts, read, strict=True) if list(back) == [number]
+        )
 
 
 BEFORE = "a"
@@ -58,13 +69,21 @@ def vocabulary_words(tokenizer: Any) -> list[str]:
     Raises:
         ConfigurationError: if there is none.
     """
-    words = [word for word in whole_words(tokenizer).values() if len(word) > 1 and word.isalpha()]
-    if not words:
+    return _named(_words(tokenizer))
+
+
+def _words(tokenizer: Any) -> Iterator[str]:
+    return (word for _, word in _whole_words(tokenizer) if len(word) > 1 and word.isalpha())
+
+
+def _named(words: Iterator[str]) -> list[str]:
+    found = list(words)
+    if not found:
         raise ConfigurationError(
             "model.pretrained: its tokenizer takes no whole word as one token, so that there is no vocabulary to look "
             "through; give words of your own where a setting takes a list."
         )
-    return words
+    return found
 
 
 LETTERS = 4
@@ -83,6 +102,6 @@ def everyday_words(tokenizer: Any, count: int) -> list[str]:
     Raises:
         ConfigurationError: if there is none.
     """
-    words = [word for word in vocabulary_words(tokenizer) if len(word) >= LETTERS][:COMMON]
+    words = _named(islice((word for word in _words(tokenizer) if len(word) >= LETTERS), COMMON))
     step = max(1.0, len(words) / count)
     return [words[int(place * step)] for place in range(min(count, len(words)))]

@@ -17,12 +17,13 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPTextConfig, CLIPVisionConfig
 
 import rece_lightning
-from rece_lightning.baselines import SLD, Guard, NegativePrompt, OutputFilter
-from rece_lightning.baselines.text_arguments import encoder_of, requests_of
+from rece_lightning.baselines import SAFREE, SLD, Guard, NegativePrompt, OutputFilter
+from rece_lightning.baselines.text_arguments import LENGTH, encoder_of, requests_of
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.metrics import ConceptDetector, EmojiDetector, SafetyChecker, detected, names_seen
-from rece_lightning.models.denoisers import known_family
+from rece_lightning.models.denoisers import config_of, known_family
 from rece_lightning.models.family_sampling import family_arguments
+from rece_lightning.models.pipeline_encoder import PipelineEncoder
 from rece_lightning.models.pipelines import load_pipeline
 from rece_lightning.models.sampling import Sampling, generate
 from tests.helpers.tiny.pipelines import build
@@ -160,6 +161,30 @@ def test_embeddings_give_what_their_prompts_give(name: str, how: Guard) -> None:
         found.append(rece_lightning.guard(pipeline, how)(**given, **asked)[0])
 
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", [*LEADING, SAFREE("bomb", most=50)], ids=lambda how: type(how).__name__)
+@pytest.mark.parametrize("name", ["sd3", "chroma"])
+def test_texts_of_the_guard_are_padded_as_the_call_has_them(name: str, how: Guard) -> None:
+    """Stable Diffusion 3 refuses a negative embedding of another length than the prompt's."""
+    pipeline = build(name)
+    pipeline.set_progress_bar_config(disable=True)
+    family = known_family(pipeline)
+    assert family is not None
+    config = config_of(pipeline.transformer)
+    shorter = PipelineEncoder(pipeline, family, config, (), asked={LENGTH: 9})
+    texts = ["a bomb", "a dog"]
+    *own, empty = requests_of(shorter, [*texts, ""])
+    requests = [replace(one, text=text, seed=seed) for seed, (text, one) in enumerate(zip(texts, own, strict=True))]
+    assert len(own[0].embedding) != len(requests_of(encoder_of(pipeline), ["a bomb"])[0].embedding)
+
+    embedded = generate(pipeline, requests, empty, Sampling(2, 3.0, 2, guard=how))
+
+    seeds = [torch.Generator().manual_seed(seed) for seed in range(2)]
+    asked = {"num_inference_steps": 2, "guidance_scale": 3.0, "output_type": "pt", "generator": seeds}
+    guarded = rece_lightning.guard(pipeline, how)
+    prompted = guarded(prompt=texts, negative_prompt=["", ""], max_sequence_length=9, **family.call, **asked)[0]
+    torch.testing.assert_close(embedded, prompted.float(), rtol=1e-4, atol=1e-4)
 
 
 def test_a_negative_prompt_of_the_call_stays(pipeline: Any) -> None:
