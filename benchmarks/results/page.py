@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from benchmarks import harness
@@ -25,6 +26,10 @@ from rece_lightning.metrics.difference import NEAR, points
 REMOVED = "| | erased | synonyms | above the floor | kept | harmonic mean | derived, one ridge | derived, own ridge |"
 DRAWN = "| | FID | KID | CLIP score, kept | distance, kept | distance, erased |"
 NONE = "–"
+MARKERS = "osD^v<>pP*XhdH8s^o"
+COLOURS = colormaps["tab20"]
+LEGEND = 3.3
+"""Inches."""
 REGAINED, LOST = 0.10, 0.03
 """Goals for styles, as shares: what a derived embedding may bring back above the floor, and what may be lost."""
 
@@ -224,22 +229,26 @@ def rate(rows: Sequence[Row]) -> str:
 def plot(rows: Sequence[Row]) -> Figure:
     """Kept against erased, with intervals: a panel a kind."""
     kinds = [kind for kind in KINDS if any(row.kind == kind for row in rows)]
-    figure = Figure(figsize=(5 * len(kinds), 4.6))
+    figure, shown = Figure(figsize=(4.4 * len(kinds) + LEGEND, 4.6)), dict[str, Any]()
     for place, kind in enumerate(kinds):
         axes = figure.add_subplot(1, len(kinds), place + 1)
-        for marker, state in zip("osD^v<>pP*XhdH8", states_of(rows, kind), strict=False):
+        # A state's colour and marker are those of its place among all: two of one colour have other markers.
+        for state in states_of(rows, kind):
+            number = STATES.index(state)
             gone, kept = share(of(rows, kind, state, UNWANTED)), share(of(rows, kind, state, (HELD,)))
             if gone.total and kept.total:
-                style: dict[str, Any] = {"marker": marker, "capsize": 2, "elinewidth": 1, "linestyle": "none"}
+                style: dict[str, Any] = {"capsize": 2, "elinewidth": 1, "linestyle": "none", "alpha": 0.85}
+                style |= {"marker": MARKERS[number], "color": COLOURS(number)}
                 x, y = 100 * gone.rate, 100 * kept.rate
                 axes.errorbar([x], [y], xerr=bars(gone), yerr=bars(kept), label=state, **style)
         axes.set(
-            title=kind, xlabel="erased and synonyms, detected (%): lower is better", xlim=(-3, 103), ylim=(-3, 103)
+            title=kind, xlabel="erased and synonyms, detected (%): lower is better", xlim=(-3, 103), ylim=(38, 103)
         )
         axes.set_ylabel("kept, detected (%)")
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=7, loc="lower right")
-    figure.tight_layout()
+        shown |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    figure.tight_layout(rect=(0, 0, 1 - LEGEND / figure.get_figwidth(), 1))
+    figure.legend(list(shown.values()), list(shown), fontsize=8, loc="center right")
     return figure
 
 
