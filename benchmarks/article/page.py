@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from benchmarks import harness
-from benchmarks.article import published
+from benchmarks.article import attack_page, published
 from benchmarks.article.plan import (
     DERIVED,
     FLOOR,
@@ -23,7 +23,7 @@ from benchmarks.article.plan import (
     contenders,
     things,
 )
-from benchmarks.article.table import Row
+from benchmarks.article.table import AttackRow, Row
 from benchmarks.results.claims import p, points
 from benchmarks.results.figures import (
     UNWANTED,
@@ -49,13 +49,13 @@ FAMILIES = {
 }
 
 
-def write_page(rows: Sequence[Row], folder: Path) -> Path:
+def write_page(rows: Sequence[Row], folder: Path, attacked: Sequence[AttackRow] = ()) -> Path:
     """Write both."""
-    return harness.write_page(folder, "article", page(rows), plot(rows))
+    return harness.write_page(folder, "article", page(rows, attacked), plot(rows))
 
 
-def page(rows: Sequence[Row]) -> list[str]:
-    """The lines."""
+def page(rows: Sequence[Row], attacked: Sequence[AttackRow] = ()) -> list[str]:
+    """The lines, from the methods' own pictures and from what attacks reached."""
     worlds = list(dict.fromkeys(row.world for row in rows))
     named = ", ".join(f"`{world}` ({next(row.weights for row in rows if row.world == world)})" for world in worlds)
     lines = [
@@ -92,7 +92,7 @@ def page(rows: Sequence[Row]) -> list[str]:
             part = [row for row in own if row.kind == kind]
             if part:
                 lines += [f"## {title}: `{world}`", "", *table(part, kind), ""]
-    return [*lines, *published.lines()]
+    return [*lines, *attack_page.sections(attacked, rows), *published.lines()]
 
 
 def methods(rows: Sequence[Row]) -> list[str]:

@@ -1,4 +1,5 @@
-"""``article_WORLD.csv``: a line a thing, method and prompt group."""
+"""``article_WORLD.csv``: a line a thing, method and prompt group; ``article_attacks.csv``: one a thing, method, attack
+and point of its curve."""
 
 from __future__ import annotations
 
@@ -6,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.article.plan import Key
-from benchmarks.harness import Table, check_lists
+from benchmarks.harness import BETWEEN, Table, check_lists
+from rece_lightning.metrics import Share
 
 
 @dataclass(frozen=True)
@@ -49,3 +51,54 @@ class Row:
 def table(folder: Path, world: str) -> Table[Row]:
     """A world's table in a folder."""
     return Table(folder / f"article_{world.replace('-', '_')}.csv", Row, digits=5)
+
+
+AttackKey = tuple[str, str, str, str]
+"""World, thing, method and attack: points of a curve and the control are measured together."""
+
+
+@dataclass(frozen=True)
+class AttackRow:
+    """What an attack reached on what was erased, or on the objects that are its control."""
+
+    world: str
+    kind: str
+    erasure: str
+    state: str
+    """The method."""
+    attack: str
+    variant: str
+    """The point of a curve; empty where there is none."""
+    control: int
+    """Whether the model never knew what the attack looks for."""
+    has: str
+    """What the attacker needs."""
+    recipe: str
+    concepts: tuple[str, ...]
+    """What each prompt or embedding that was found is of."""
+    hits: tuple[str, ...]
+    """Its pictures that show that, of how many: ``1/2``."""
+    queries: int
+    """Of the search, over all concepts."""
+    seconds: float
+    """Of the search, on the clock; guards share the original's."""
+
+    def __post_init__(self) -> None:
+        counts = [text.split("/") for text in self.hits]
+        if len(self.concepts) != len(self.hits) or any(not 0 <= int(hits) <= int(total) for hits, total in counts):
+            raise ValueError(f"{BETWEEN.join(self.key)}: hits that are not those of its concepts")
+
+    @property
+    def key(self) -> AttackKey:
+        """What names all rows that are measured together."""
+        return self.world, self.erasure, self.state, self.attack
+
+    @property
+    def share(self) -> Share:
+        """Of the pictures, with an interval over prompts and embeddings."""
+        return Share.over((int(hits), int(total)) for hits, total in (text.split("/") for text in self.hits))
+
+
+def attack_table(folder: Path) -> Table[AttackRow]:
+    """The table of attacks in a folder, of all worlds."""
+    return Table(folder / "article_attacks.csv", AttackRow, digits=5)
