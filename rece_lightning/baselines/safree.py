@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from rece_lightning.baselines.branches import branch_of
+from rece_lightning.baselines.branches import branch_of, denoisers_under
 from rece_lightning.baselines.guard import Guard
 from rece_lightning.baselines.masked import Masking, Segment, projected
+from rece_lightning.baselines.reweighing import Reweighing, no_skips
 from rece_lightning.baselines.steps import steps_changed
 from rece_lightning.baselines.text_arguments import call_of
 from rece_lightning.baselines.words import Concept, words_of
-from rece_lightning.core.errors import check_count, check_number
+from rece_lightning.core.errors import ConfigurationError, check_count, check_number
+from rece_lightning.models.families import family_named
 from rece_lightning.models.sampling import Request
+
+PUBLISHED = (0.9, 0.2)
+"""s1 and s2 of the published re-weighing."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +54,13 @@ class SAFREE(Guard):
     A text's summary is its end-of-text row, or its last row where it has none. Rows of several text encoders are
     changed each with their own summaries; a pooled embedding is projected in the same way where one of its encoder's
     tokens was changed. A prompt of one token has no others to be compared with, and is changed. The published method is
-    of Stable Diffusion 1.4's one encoder. Its re-weighing of the U-Net's features is left out here. It reads words: an
-    attacker who gives embeddings passes it by.
+    of Stable Diffusion 1.4's one encoder. It reads words: an attacker who gives embeddings passes it by.
 
-    In the steps that read the changed prompt the denoiser runs once more.
+    In the steps that read the changed prompt the denoiser runs once more. Of a U-Net ``reweigh`` also damps the low
+    frequencies of its skip features there that exceed those under the prompt itself, the paper's re-attention in the
+    Fourier domain (:class:`rece_lightning.baselines.reweighing.Reweighing`). The paper compares complex numbers, which
+    have no order: magnitudes are compared here. It is off unless asked for, as it is in the script that the authors
+    published, whose filter is given no kind and changes nothing; its factors of the features from below are 1.
 
     Args:
         concept: words or phrases, one each; together they span what is taken out.
@@ -60,6 +68,8 @@ class SAFREE(Guard):
         steepness: k; 3.5 for artists.
         midpoint: t; 5.5 for artists.
         most: steps at most, of 50 as published.
+        reweigh: damp the U-Net's features too: by 0.9 in the widest blocks and by 0.2 in the next, as published, or by
+            numbers from 0 to 1 of your own, such as ``[0.9, 0.2]``, from the widest blocks on.
 
     Raises:
         ConfigurationError: for a value that makes no sense.
@@ -70,6 +80,7 @@ class SAFREE(Guard):
     steepness: float = 2.5
     midpoint: float = 5.333
     most: int = 10
+    reweigh: bool | Sequence[float] = False
     needs_guidance: ClassVar[bool] = False
     reads_words: ClassVar[bool] = True
 
@@ -78,16 +89,36 @@ class SAFREE(Guard):
         for name in ("alpha", "steepness", "midpoint"):
             check_number(f"SAFREE.{name}", getattr(self, name))
         check_count("SAFREE.most", self.most)
+        if not (isinstance(self.reweigh, bool) or _are_scales(self.reweigh)):
+            raise ConfigurationError(
+                f"SAFREE.reweigh: {self.reweigh!r}; give true, false, or one or more numbers from 0 to 1."
+            )
 
     @property
     def title(self) -> str:
         fields = ("alpha", "steepness", "midpoint", "most")
         own = [name for name in fields if getattr(self, name) != type(self).__dataclass_fields__[name].default]
         settings = "".join(f", {name} {getattr(self, name):g}" for name in own)
+        if self._scales:
+            settings += f", features by {' and '.join(f'{scale:g}' for scale in self._scales)}"
         return f"SAFREE{settings} ({words_of('SAFREE.concept', self.concept)})"
+
+    @property
+    def _scales(self) -> tuple[float, ...]:
+        if isinstance(self.reweigh, bool):
+            return PUBLISHED if self.reweigh else ()
+        return tuple(self.reweigh)
+
+    def check_asked(self, field: str, name: str, scales: Iterable[float | None]) -> None:
+        """Refuse a model without a U-Net where its features are to be damped; see :meth:`Guard.check_asked`."""
+        super().check_asked(field, name, scales)
+        family = family_named(name)
+        if self._scales and family is not None and "unet" not in family.denoisers:
+            raise ConfigurationError(no_skips(f"{field}: SAFREE", f"the denoiser of {family.title}"))
 
     def draw(self, pipeline: Any, arguments: Mapping[str, Any], texts: Sequence[str | None]) -> Any:
         """Call the pipeline with the first steps reading changed prompts; see :meth:`Guard.draw`."""
+        reweighing = self._reweighing(pipeline)
         masking = Masking(pipeline, arguments)
         with torch.no_grad():
             known = {text: self.cleaned(masking, text) for text in dict.fromkeys(texts) if text is not None}
@@ -108,8 +139,16 @@ class SAFREE(Guard):
             changed = (each >= count).reshape(-1, *[1] * (prompt.ndim - 1)).to(prompt.device)
             return torch.where(changed, further[0], prompt)
 
-        with steps_changed(pipeline, [branch], change, guided=False, steps=max(steps)):
+        with steps_changed(pipeline, [branch], change, guided=False, steps=max(steps), reweighing=reweighing):
             return pipeline(**arguments)
+
+    def _reweighing(self, pipeline: Any) -> Reweighing | None:
+        if not self._scales:
+            return None
+        made = Reweighing(self._scales)
+        for denoiser in denoisers_under(pipeline):
+            made.check(denoiser)
+        return made
 
     def cleaned(self, masking: Masking, text: str) -> Cleaned:
         """A prompt's changed rows, and for how many steps they are read.
@@ -165,6 +204,12 @@ class SAFREE(Guard):
             for token, distance in enumerate(distances)
             if distance >= (1 + self.alpha) * (total - distance) / (len(distances) - 1)
         ]
+
+
+def _are_scales(given: object) -> bool:
+    if not isinstance(given, Sequence) or isinstance(given, str) or not given:
+        return False
+    return all(isinstance(one, (int, float)) and not isinstance(one, bool) and 0 <= one <= 1 for one in given)
 
 
 def _cleaned(rows: Tensor, span: Tensor, concept: Tensor) -> Tensor:

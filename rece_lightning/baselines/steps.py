@@ -9,7 +9,7 @@ guidance, its scheduler and its kind of prediction (noise, velocity, flow).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from rece_lightning.baselines.branches import (
     rows_of,
     same_step,
 )
+from rece_lightning.baselines.reweighing import Reweighing
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.models.denoisers import known_family
 
@@ -42,6 +43,7 @@ def steps_changed(
     *,
     guided: bool,
     steps: int | None = None,
+    reweighing: Reweighing | None = None,
 ) -> Iterator[None]:
     """Within the block, a prediction under the prompt is exchanged for what ``change`` makes of it.
 
@@ -52,17 +54,22 @@ def steps_changed(
         unconditional: of a pipeline that asks for the prediction without the prompt in a call of its own.
         guided: whether ``change`` needs that prediction.
         steps: how many of the first steps are changed; all of them unless given.
+        reweighing: of the features under the further texts, beside those under the prompt.
 
     Raises:
         ConfigurationError: if guidance that is needed does not run, or the denoiser was not asked at all.
     """
     family = known_family(pipeline)
     prompt_first = family is not None and family.prompt_first
-    hooks = _Steps(branches, change, unconditional, guided=guided, prompt_first=prompt_first, most=steps)
+    hooks = _Steps(
+        branches, change, unconditional, guided=guided, prompt_first=prompt_first, most=steps, reweighing=reweighing
+    )
     with ExitStack() as stack:
         for denoiser in denoisers_under(pipeline):
             stack.enter_context(hooked(denoiser.register_forward_pre_hook(hooks.asked, with_kwargs=True)))
             stack.enter_context(hooked(denoiser.register_forward_hook(hooks.answered, with_kwargs=True)))
+            if reweighing is not None:
+                stack.enter_context(reweighing.listening(denoiser))
         yield
     if not hooks.count:
         raise ConfigurationError(
@@ -83,9 +90,11 @@ class _Steps:
         guided: bool,
         prompt_first: bool,
         most: int | None,
+        reweighing: Reweighing | None,
     ) -> None:
         self._branches, self._change, self._unconditional = branches, change, unconditional
         self._guided, self._prompt_first, self._most = guided, prompt_first, most
+        self._reweighing = reweighing
         self._call: dict[str, Any] = {}
         self._last: dict[str, Any] | None = None
         self._batched = False
@@ -94,6 +103,8 @@ class _Steps:
     def asked(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Keep what a denoiser is given, before it works on it."""
         self._call = arguments_of(module, args, kwargs)
+        if self._reweighing is not None:
+            self._reweighing.heard = self._most is None or self.count < self._most
 
     def answered(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """What goes back to the pipeline; ``None`` leaves the answer as it is."""
@@ -122,7 +133,7 @@ class _Steps:
         moving = {name: _part(call[name], own, rows) for name in moving_of(call)}
         whole = _prediction(output)
         changed = whole.clone()
-        changed[own] = self._changed(module, moving, whole[own], whole[other])
+        changed[own] = self._changed(module, moving, own, whole[own], whole[other])
         return _with(output, changed)
 
     def _alone(self, module: nn.Module, call: dict[str, Any], output: Any) -> Any:
@@ -135,11 +146,15 @@ class _Steps:
                     "guidance_scale above 1."
                 )
             without = _run(module, self._unconditional, moving)
-        return _with(output, self._changed(module, moving, _prediction(output), without))
+        return _with(output, self._changed(module, moving, slice(None), _prediction(output), without))
 
-    def _changed(self, module: nn.Module, moving: Mapping[str, Any], own: Tensor, without: Tensor | None) -> Tensor:
+    def _changed(
+        self, module: nn.Module, moving: Mapping[str, Any], rows: slice, own: Tensor, without: Tensor | None
+    ) -> Tensor:
         self.count += 1
-        return self._change(own, without, [_run(module, branch, moving) for branch in self._branches])
+        with nullcontext() if self._reweighing is None else self._reweighing.damping(rows):
+            further = [_run(module, branch, moving) for branch in self._branches]
+        return self._change(own, without, further)
 
 
 def _run(module: nn.Module, branch: Branch, moving: Mapping[str, Any]) -> Tensor:
