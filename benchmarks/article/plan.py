@@ -165,7 +165,7 @@ def seeds(group: str) -> range:
 
 def contenders(world: str, thing: Erasure) -> list[Contender]:
     """All methods, in the order of the tables."""
-    return [Contender(ORIGINAL, None), *guards(), *trained(world), *edits(thing)]
+    return [Contender(ORIGINAL, None), *guards(), *trained(world), *edits(world, thing)]
 
 
 def guards() -> list[Contender]:
@@ -208,7 +208,7 @@ def trained(world: str) -> list[Contender]:
     return found
 
 
-def edits(thing: Erasure) -> list[Contender]:
+def edits(world: str, thing: Erasure) -> list[Contender]:
     """Closed forms: published scales where the article has them, the others' chosen by ``tune: balanced``."""
     kind = "styles" if thing.kind == "styles" else "objects"
     given = {one.name: one for one in states(kind)}
@@ -217,7 +217,8 @@ def edits(thing: Erasure) -> list[Contender]:
         for name, state in ((UCE, given[UCE]), (RECE, given[RECE]))
     ]
     found.append(Contender(RECE_TUNED, Edit(None, None, "balanced")))
-    values = {"projections": "v"}
+    # What an MMDiT reads its text with is neither key nor value.
+    values: Settings = {"projections": "v"} if world == "emoji" else {}
     chosen: dict[str, Settings] = {
         "SPEED, tuned": {"editor": "NullSpace", **values},
         "projection, tuned": {"editor": "Projection", **values},

@@ -143,6 +143,21 @@ class Eraser:
             self.first_maps = self.maps
         return EpochRecord(problem.moments, editor, derivation, step, before)
 
+    def under(self, method: Method) -> Eraser:
+        """This eraser after its first epoch, as one whose further epochs are another method's.
+
+        Epoch 0 derives nothing: methods of the same editors make the same edit in it, whatever their loops.
+
+        Args:
+            method: with this one's editors.
+        """
+        other = Eraser(method, self.evidence, self.gram)
+        if method.accumulate:  # what epoch 0 erased is what later ones add to
+            _ = other._prompts(None) if method.editor.per_layer else other._erased(None)
+        other.maps = other.first_maps = self.first_maps  # type: ignore[assignment]
+        other.epoch, other._editors = 1, dict(self._editors)
+        return other
+
     def _erased(self, derivation: AnyDerivation | None) -> Moments | RowPairs:
         """What this epoch erases, with ``accumulate`` also what earlier ones did: one sum, since the targets stay."""
         evidence = self.evidence

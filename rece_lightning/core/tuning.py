@@ -213,8 +213,11 @@ def tune(method: Method, tuning: Tuning, evidence: Mapping[str, Evidence], grams
     tried: list[Tried] = []
     refused: list[str] = []
     unedited: dict[str, float] = {}
+    begun: dict[str, Eraser] = {}
     for setting, counts in grid(method, tuning.epochs, scales):
-        erasers = {space: Eraser(setting, evidence[space], gram) for space, gram in grams.items()}
+        if not begun or next(iter(begun.values())).method.editor is not setting.editor:
+            begun = {space: Eraser(setting, evidence[space], gram) for space, gram in grams.items()}
+        erasers = {space: one.under(setting) if one.epoch else one for space, one in begun.items()}
         for epochs in counts:
             try:
                 for eraser in erasers.values():

@@ -95,6 +95,25 @@ def test_a_resumed_eraser_goes_on_bit_for_bit(method: Method, epochs: int) -> No
     assert torch.equal(stored(whole.first_maps), stored(resumed.first_maps))
 
 
+@pytest.mark.parametrize("method", METHODS, ids=name_of)
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_methods_of_the_same_editors_share_their_first_edit(method: Method, epochs: int) -> None:
+    """Under another loop from its first epoch on an eraser is one of that loop, bit for bit, whatever it ran before."""
+    given = problem()
+    loop = replace(method, accumulate=not method.accumulate, derivation=Derivation(0.7))
+    begun = Eraser(loop, given.evidence, given.gram).run(epochs)
+
+    other, alone = begun.under(method), Eraser(method, given.evidence, given.gram).run(1)
+
+    assert other.epoch == 1
+    for _ in range(2):
+        one, wanted = other.step(), alone.step()
+        assert torch.equal(one.moments.erased, wanted.moments.erased)
+        assert torch.equal(stored(other.maps), stored(alone.maps))
+        assert other.measure(one) == alone.measure(wanted)
+    assert begun.epoch == epochs
+
+
 @pytest.mark.parametrize("method", METHODS[::3], ids=name_of)
 def test_the_stored_bits_count_and_not_those_of_the_machine_that_resumes(method: Method) -> None:
     """Another machine rounds differently: it goes on from what was saved."""
