@@ -56,8 +56,11 @@ def attacked(name: str, dtype: torch.dtype = torch.float32, source: str = "text"
     return victim
 
 
-# T5 sums in single precision; CLIP, of which the pooled embedding is searched too, does not.
-@pytest.mark.parametrize(("name", "step", "near"), [("flux", 1e-3, 3e-3), ("sd3", 1e-4, 1e-4)])
+# T5 sums in single precision; CLIP, of which the pooled embedding is searched too, does not. PixArt's loss bends more.
+CASES = [("flux", 1e-3, 3e-3), ("pixart_sigma", 2e-4, 2e-3), ("sd3", 1e-4, 1e-4)]
+
+
+@pytest.mark.parametrize(("name", "step", "near"), CASES)
 def test_the_gradient_in_soft_tokens_is_that_of_finite_differences(name: str, step: float, near: float) -> None:
     """Of the loss at two noise levels, through the text encoder, the pipeline's call and the denoiser."""
     victim = attacked(name, torch.float64)
