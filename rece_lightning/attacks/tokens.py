@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rece_lightning.attacks.base import AdversarialPrompt, Goal
 from rece_lightning.core.errors import ConfigurationError
-from rece_lightning.models.text import Embedded, EncodesPrompts, PromptEncoder, inference
+from rece_lightning.models.text import Embedded, EncodesPrompts, PromptEncoder, hides_padding, inference
 from rece_lightning.models.vocabulary import behind_a_word, suffix_ids, whole_words
 
 
@@ -122,7 +122,8 @@ class TokenEncoder(EncodesTokens):
                 handle = _table(text_encoder).register_forward_hook(_replacement(soft[tower]))
             try:
                 with inference(text_encoder):
-                    answer = text_encoder(ids, output_hidden_states=xl)
+                    mask = self._mask(ids) if not xl and hides_padding(text_encoder) else None
+                    answer = text_encoder(ids, attention_mask=mask, output_hidden_states=xl)
             finally:
                 if handle is not None:
                     handle.remove()
@@ -137,6 +138,11 @@ class TokenEncoder(EncodesTokens):
         ids[:, 1 : 1 + whole.shape[1]] = whole
         ids[:, 1 + whole.shape[1]] = int(tokenizer.eos_token_id)
         return ids
+
+    def _mask(self, ids: Tensor) -> Tensor:
+        """1 where a prompt's tokens are, its start and its end among them."""
+        own = self.free + len(self.suffix) + 2
+        return (torch.arange(ids.shape[1], device=ids.device) < own).long().expand_as(ids)
 
 
 def _table(text_encoder: Any) -> torch.nn.Embedding:

@@ -176,13 +176,17 @@ class PromptEncoder:
             ids = tokens["input_ids"].to(text_encoder.device)
             with inference(text_encoder):
                 if not self.is_xl:
-                    masked = getattr(text_encoder.config, "use_attention_mask", False)
-                    mask = tokens["attention_mask"].to(ids.device) if masked else None
+                    mask = tokens["attention_mask"].to(ids.device) if hides_padding(text_encoder) else None
                     return Encoded(text_encoder(ids, attention_mask=mask).last_hidden_state, last_subject=last[0])
                 answer = text_encoder(ids, output_hidden_states=True)
             states.append(answer.hidden_states[-2])
             pooled = getattr(answer, "text_embeds", pooled)
         return Encoded(torch.cat([state.to(self.device) for state in states], dim=-1), pooled, last_subject=last[0])
+
+
+def hides_padding(text_encoder: Any) -> bool:
+    """Whether Stable Diffusion's pipelines give this text encoder the mask of a prompt's own tokens."""
+    return bool(getattr(text_encoder.config, "use_attention_mask", False))
 
 
 def whole_inversions(prompts: list[str], tokenizer: Any) -> list[str]:

@@ -49,7 +49,11 @@ def test_a_text_that_is_read_as_other_tokens_is_known_as_such(encoder: PromptEnc
     assert not Vocabulary(encoder.tokenizer).is_read_back(tokens)
 
 
-def test_tokens_are_encoded_as_their_text_is(encoder: PromptEncoder) -> None:
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "padding hidden"])
+def test_tokens_are_encoded_as_their_text_is(
+    encoder: PromptEncoder, masked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoder.text_encoder.config, "use_attention_mask", masked, raising=False)
     prompts = ["bomb on a blue background", "dog on a blue background"]
     ids = torch.tensor(encoder.tokenizer(prompts, add_special_tokens=False)["input_ids"])
     found = TokenEncoder(encoder, 1, ids[0, 1:].tolist()).encode(ids[:, :1])
