@@ -165,11 +165,11 @@ def seeds(group: str) -> range:
 
 def contenders(world: str, thing: Erasure) -> list[Contender]:
     """All methods, in the order of the tables."""
-    return [Contender(ORIGINAL, None), *guards(), *trained(world), *edits(world, thing)]
+    return [Contender(ORIGINAL, None), *guards(world), *trained(world), *edits(world, thing)]
 
 
-def guards() -> list[Contender]:
-    """Nothing of the model is changed."""
+def guards(world: str) -> list[Contender]:
+    """Nothing of the model is changed; a U-Net alone has features that SAFREE damps."""
     found = [Contender("negative prompt", Guarded(lambda names: NegativePrompt(", ".join(names)), {"guard": "NP"}))]
     for strength, published in STRENGTHS.items():
         warmup = round(published.warmup * SAMPLING.steps / 50)
@@ -179,6 +179,9 @@ def guards() -> list[Contender]:
 
         found.append(Contender(f"SLD {strength}", Guarded(make, {"guard": "SLD", "is": strength, "warmup": warmup})))
     found.append(Contender("SAFREE", Guarded(lambda names: SAFREE(list(names)), {"guard": "SAFREE"})))
+    if world == "emoji":
+        damping = Guarded(lambda names: SAFREE(list(names), reweigh=True), {"guard": "SAFREE", "reweigh": True})
+        found.append(Contender("SAFREE, features damped", damping))
     found.append(Contender("output filter", Guarded(filtered, {"guard": "filter", "by": "zero-shot CLIP"})))
     return found
 
