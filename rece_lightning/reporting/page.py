@@ -25,6 +25,7 @@ from rece_lightning.exports.cost import Cost
 from rece_lightning.metrics import Share
 from rece_lightning.reporting.devices import Devices
 from rece_lightning.reporting.headline import headline
+from rece_lightning.reporting.nearest import nearest_findings, nearest_svg
 from rece_lightning.reporting.plots import budget_svg, epochs_svg
 from rece_lightning.reporting.templates import render
 from rece_lightning.reporting.words import WordsSection
@@ -154,10 +155,10 @@ def _grid_says(comparison: Comparison | None, verdict: Sequence[str], *, before:
     return f"{start} Concepts detected in its pictures: {'; '.join(counts)}."
 
 
-def _plotted(what: str, plot: Callable[[Sequence[Any]], Any], history: Sequence[Any]) -> Any:
+def _plotted(what: str, plot: Callable[[Any], Any], found: Any) -> Any:
     """A plot; ``None`` where it cannot be drawn."""
     with extra(f"{what} in the report"):
-        return plot(history)
+        return plot(found)
     return None
 
 
@@ -208,6 +209,7 @@ def render_page(
     drawn = [row for row in concepts if row.drawn_after is not None]
     budget_curve = _plotted("the curve over the attacker's budget", budget_svg, history)
     quality = quality_rows(comparison.quality, list(comparison.columns)) if comparison else []
+    nearest = _plotted("the curve over what is nearest", nearest_svg, comparison) if comparison else None
     commands = reproducing_commands(run, verb)
     columns = column_rows(comparison) if comparison else []
     sections = {
@@ -215,6 +217,7 @@ def render_page(
         "pictures": ("Before and after" if before else "Pictures", grid),
         "says": ("What the pictures say", verdict),
         "detections": ("Detections", columns),
+        "nearest": ("What is nearest to what was erased", nearest),
         "quality": ("Quality", quality),
         "instead": ("What is drawn instead", drawn),
         "attacks": ("What attacks bring back", ladder),
@@ -253,6 +256,8 @@ def render_page(
         concepts=concepts,
         method=comparison.share(comparison.last, ("erased", "synonym", "kept")).method if comparison else "",
         quality=quality,
+        nearest=nearest,
+        nearest_says=nearest_findings(comparison) if comparison and nearest else [],
         drawn=drawn,
         curves=_plotted("the curves of the epochs", epochs_svg, history),
         budget_curve=budget_curve,

@@ -102,6 +102,19 @@ def test_a_comparison_shows_texts_as_they_are(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", HOSTILE)
+def test_a_curve_over_nearness_shows_names_as_they_are(text: str) -> None:
+    found = Comparison((EvaluationPrompt(text, text, "preserved"),), frozenset(), "test", nearest={"text": (text,)})
+    found.columns[FIRST] = Column(FIRST, text, (0,), (0,), torch.zeros(1, 3, 2, 2), torch.ones(1).bool())
+    content = render_page(
+        title=None, description=description(text), settings={}, change={}, history=[], placement={},
+        comparison=found, grid=None,
+    )  # fmt: skip
+    check_page(content, text, times=4)
+    assert '<h2 id="nearest">' in content
+    assert "100 %" in content.split('<h2 id="nearest">')[1]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
 def test_a_grid_shows_prompts_as_they_are(tmp_path: Path, text: str) -> None:
     found = Comparison((EvaluationPrompt(text, text), EvaluationPrompt("a rocket", text, "preserved")), frozenset())
     for key in (ORIGINAL, FIRST):

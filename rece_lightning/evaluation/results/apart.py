@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate
+
 from rece_lightning.evaluation.results.comparison import Comparison
 from rece_lightning.evaluation.results.figures import QualityLine
 from rece_lightning.metrics import Figure, Share
@@ -22,6 +25,29 @@ def _groups(comparison: Comparison, key: str) -> list[QualityLine]:
     return [_line(comparison, key, GROUP, group, comparison.share(key, (group,))) for group in groups]
 
 
+def kept_by_rank(comparison: Comparison, key: str, order: str) -> list[Share]:
+    """Of every preserved concept that was asked for by its nearness the share of a column's pictures that show it.
+
+    Args:
+        comparison: with columns and what is nearest.
+        key: of the column.
+        order: of nearness, ``text`` or ``name``.
+
+    Returns:
+        From the nearest concept on.
+    """
+    return [comparison.share(key, ("kept",), concept) for concept in comparison.nearest[order]]
+
+
+def of_the_nearest(ranks: Sequence[Share]) -> list[Share]:
+    """Of the nearest 1, 2, 3, … concepts together; at its end is the score.
+
+    Args:
+        ranks: of each concept, nearest first.
+    """
+    return list(accumulate(ranks))
+
+
 def _pinpoint(comparison: Comparison, key: str) -> list[QualityLine]:
     """Of the k preserved concepts that are nearest to what was erased the share of pictures that still show them.
 
@@ -29,9 +55,11 @@ def _pinpoint(comparison: Comparison, key: str) -> list[QualityLine]:
     """
     lines = []
     for order, concepts in comparison.nearest.items():
+        if not concepts:
+            continue
+        whole = of_the_nearest(kept_by_rank(comparison, key, order))
         for count in [place for place in PLACES if place < len(concepts)] + [len(concepts)]:
-            share = sum((comparison.share(key, ("kept",), one) for one in concepts[:count]), Share(0, 0))
-            lines.append(_line(comparison, key, f"{PINPOINT}_{order}", f"nearest_{count}", share))
+            lines.append(_line(comparison, key, f"{PINPOINT}_{order}", f"nearest_{count}", whole[count - 1]))
     return [line for line in lines if line.figure.total]
 
 

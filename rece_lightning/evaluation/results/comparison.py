@@ -222,8 +222,10 @@ class Comparison:
         """What the figures say in plain sentences, whether it flatters or not."""
         says = []
         before, last = (self.share(key, UNWANTED) for key in (ORIGINAL, LAST))
-        if not before.total:
+        if not before.total and not self.share(ORIGINAL, ("kept",)).total:
             return ["No detector was given: look at the pictures."]
+        if not before.total:
+            return [self._change("The whole erasure", ORIGINAL, self.last, ("kept",), "preserved")]
         if self.is_trained:
             says.append(self._change(self.editor, ORIGINAL, LAST))
         elif not last.total:
