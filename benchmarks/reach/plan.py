@@ -147,7 +147,13 @@ def both_spaces() -> Task:
     states = [
         State(ORIGINAL),
         State("UCE, shipped scales", scales),
-        State("nearest point, κ 3, shipped scales", {**scales, "editor": "ProjectedUCE", "editor.shrinkage": 3.0}),
+        *(
+            State(
+                f"nearest point, κ {shrinkage:g}, shipped scales",
+                {**scales, "editor": "ProjectedUCE", "editor.shrinkage": shrinkage},
+            )
+            for shrinkage in (3.0, 30.0, 300.0)
+        ),
     ]
     preserved = shipped_list()
     rest = held_out(WEAPONS, preserved)

@@ -20,6 +20,8 @@ from rece_lightning.evaluation.derived import normed
 
 SMALLEST_RIDGE = 1e-9
 """Share of ``tr(G)/d`` below which, as where the bound does not bind, float64 has no correct digit."""
+ROUNDING = 16
+"""Times the width and the norm of ``MᵀGM``, in units of float64: the same where a map enlarges what it maps."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,11 @@ def derived_curve(gram: Gram, maps: AnyMap, embedding: Tensor, ratios: Sequence[
     concept = embedding.to(edited.device, edited.dtype)
     attacks = Reach.of(gram, maps).prompts(concept)
     own = float(concept.square().sum())
+    rounding = ROUNDING * gram.width * torch.finfo(edited.dtype).eps * float(torch.linalg.norm(edited))
+    least = max(SMALLEST_RIDGE * gram.scale, rounding)
     points = []
     for ratio in ratios:
-        ridge = max(float(attacks.multiplier(ratio)), SMALLEST_RIDGE * gram.scale)
+        ridge = max(float(attacks.multiplier(ratio)), least)
         found = Derivation(ridge)(gram, maps).apply(concept)
         reached = float((found.square().sum() / own).sqrt())
         points.append(DerivedPoint(ridge, reached, found.to(embedding), _missing(gram, edited, cross, concept, found)))

@@ -49,6 +49,17 @@ def test_the_curve_has_the_norms_asked_for_and_is_the_derivation(seed: int, sing
 
 
 @pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("size", [1.0, 1e6])
+def test_beyond_what_float64_can_tell_the_curve_ends(seed: int, size: float) -> None:
+    """A map may take directions away and enlarge others: its least eigenvalue is then rounding of the largest."""
+    gram, maps, concept, weights = problem(seed, singular=True)
+    (point,) = derived_curve(gram, EmbeddingMap(size * maps.matrix), concept, [float("inf")])
+    answers = torch.cat(weights)
+    wanted = torch.linalg.lstsq(answers @ maps.matrix, answers @ concept.mT, driver="gelsd").solution.mT
+    torch.testing.assert_close(size * point.embedding, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(3))
 def test_no_other_embedding_of_that_norm_comes_nearer(seed: int) -> None:
     gram, maps, concept, weights = problem(seed)
     (point,) = derived_curve(gram, maps, concept, [0.5])
