@@ -58,7 +58,8 @@ def intro(rows: Sequence[AttackRow]) -> list[str]:
             "A guard changes no weight, and no gradient passes through it: searches against one follow the model that "
             "it stands around, so that all guards meet the same prompts and embeddings, and what is found is drawn "
             f"through the guard (`has` in the CSV: *{guarded[0].has.partition('; ')[2]}*). SAFREE reads words: "
-            "embeddings, those of `cce` among them, pass it by.",
+            "embeddings, those of `cce` among them, pass it by. No guard is told of the control: below it, the guard "
+            "catches what it was told of.",
         ]
     return said
 

@@ -18,6 +18,7 @@ from benchmarks.article.plan import (
     UCE,
     UNSAFE,
     Contender,
+    Trained,
     contenders,
     names_of,
 )
@@ -56,8 +57,9 @@ class Ladder:
         return [LADDER[name](**BUDGET[name]) for name in self.attacks]  # type: ignore[arg-type]
 
     def attacked(self, world: str, thing: Erasure) -> list[Contender]:
-        """The methods, in the order of the tables."""
-        return [one for one in contenders(world, thing) if not self.methods or one.name in self.methods]
+        """The methods; those that are trained come last, for they take longest."""
+        found = [one for one in contenders(world, thing) if not self.methods or one.name in self.methods]
+        return sorted(found, key=lambda one: isinstance(one.how, Trained))
 
 
 LADDERS = {
