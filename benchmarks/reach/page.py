@@ -107,10 +107,11 @@ def sentences(rows: Rows) -> list[str]:
             found.append(f"- **{TITLES[part]}**: none of these holds the derived embedding at 10 % or below.")
             continue
         rate, state, mine = max(held, key=lambda one: one[0])
+        lost = round(100 * (before.rate - rate))
         found.append(
             f"- **{TITLES[part]}**: of those that hold the derived embedding at 10 % or below, *{state}* preserves "
             f"most, {share(mine, 'preserved')} against {before} of the original: "
-            f"{100 * (before.rate - rate):.0f} points lost."
+            f"{f'{lost} points' if lost > 0 else 'nothing'} lost."
         )
     own = [row for row in rows if row.part == STYLE]
     floor = share([row for row in own if row.state == ORIGINAL], "floor")
