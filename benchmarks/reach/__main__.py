@@ -21,7 +21,7 @@ from benchmarks.harness import Piece, Table, World, command, command_of, fill, m
 from benchmarks.many_concepts.plan import ordered_objects
 from benchmarks.reach.bound import least_drift
 from benchmarks.reach.page import BOUND, CERTIFICATES, Row, write_page
-from benchmarks.reach.plan import SAMPLING, State, Task, at_once, tasks
+from benchmarks.reach.plan import SAMPLING, State, Task, at_once, both_spaces, tasks
 from rece_lightning import RECE, ConceptData
 from rece_lightning.attacks.derived import derived_curve
 from rece_lightning.core.diagnostics import preservation_drift
@@ -114,6 +114,8 @@ class Bench:
             state = State(BOUND, {"projections": "v"})
             key = BOUND, task.name, BOUND
             yield Piece(task.name, {key: task.recipe(state)}, lambda _, t=task, s=state: [[self.bound(t, s)]])  # type: ignore[misc]
+        other, both = replace(both_spaces(), part=BOUND, name="5 objects, second world's rows"), State(BOUND, {})
+        yield Piece(other.name, {(BOUND, other.name, BOUND): other.recipe(both)}, lambda _: [[self.bound(other, both)]])
 
     def bound(self, task: Task, state: State) -> Row:
         """One row of them."""

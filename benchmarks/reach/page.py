@@ -146,9 +146,10 @@ def write_page(rows: Rows, folder: Path, said_command: str) -> Path:
             "",
             "## What no map gets below",
             "",
-            "The least drift of preserved prompts (of objects in nobody's list, values alone) at which a mean "
-            "certificate can be had by *any* map that leaves something out of every embedding's reach, whatever its "
-            "directions, their number and the edit that follows: an eigenvalue bound, proved in "
+            "The least drift of preserved prompts (of objects in nobody's list; values alone, in the second world all "
+            "that reads its rows) at which a mean certificate can be had by *any* map that leaves something out of "
+            "every embedding's reach, whatever its directions, their number and the edit that follows: an eigenvalue "
+            "bound, proved in "
             "`benchmarks/reach/bound.py`. What is preserved fills the space, so every further object costs directions "
             "that preserved ones use.",
             "",

@@ -154,9 +154,16 @@ def both_spaces() -> Task:
             )
             for shrinkage in (3.0, 30.0, 300.0)
         ),
+        *(
+            State(
+                f"nearest point, price {price:g}, λ₁ 10",
+                {**scales, "editor": "ProjectedUCE", "editor.preserve_scale": 10.0, "editor.price": price},
+            )
+            for price in (15.0, 10.0, 7.0)
+        ),
     ]
     preserved = shipped_list()
     rest = held_out(WEAPONS, preserved)
-    shots = {ERASED: (named(WEAPONS), 1), HELD: (named(rest[:32]), 1)}
+    shots = {ERASED: (named(WEAPONS), 2), HELD: (named(rest[:32]), 1)}
     data = {"concepts": list(WEAPONS), "preserve": preserved}
-    return Task(MMDIT, "weapons", data, shots, states, named(WEAPONS), 1, "emoji-mmdit", rest)
+    return Task(MMDIT, "weapons", data, shots, states, named(WEAPONS), 2, "emoji-mmdit", rest)
