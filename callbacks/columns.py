@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from lightning.pytorch import Trainer
 
-from rece_lightning.callbacks.subject import Subject, Weights, pictures_of
+from rece_lightning.callbacks.subject import Subject, Weights, cost_of, pictures_of
 from rece_lightning.callbacks.terminal import progress_bar
-from rece_lightning.evaluation.columns import FitColumns
+from rece_lightning.evaluation.columns import FitColumns, MeasuredColumns
 from rece_lightning.evaluation.derived import Derived
-from rece_lightning.evaluation.results.comparison import FIRST, Comparison, epoch_of
+from rece_lightning.evaluation.results.comparison import FIRST, LAST, Comparison, epoch_of
 from rece_lightning.evaluation.results.outcome import column_figures, grid_path
 from rece_lightning.runs.folder import run_folder
 from rece_lightning.trainer.loggers import log_at, log_picture, show
@@ -27,6 +29,20 @@ def draw_column(
     with progress_bar(trainer) as progress:
         task = progress.add_task(title, total=total, visible=bool(total))
         fit.add(pictures_of(module), key, title, weights, lambda made: progress.advance(task, made), derived)
+    costs = fit.comparison.costs
+    if key in costs and derived is None:
+        costs[key] = replace(cost_of(module, key), picture_seconds=costs[key].picture_seconds)
+
+
+def finish_measured(measured: MeasuredColumns, module: Subject, title: str) -> None:
+    """Put what ``validate`` or ``test`` measured into the comparison, with what the model cost.
+
+    Args:
+        measured: all batches.
+        module: that was measured.
+        title: of its column.
+    """
+    measured.finish(title, cost_of(module, LAST))
 
 
 def log_columns(trainer: Trainer, comparison: Comparison, epochs: int, *, by_epoch: bool) -> None:

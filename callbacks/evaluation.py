@@ -15,7 +15,7 @@ from rece_lightning.baselines import Guard
 from rece_lightning.baselines.trained import TrainedErasure
 from rece_lightning.callbacks.asked_more import AskedMore
 from rece_lightning.callbacks.base import Lent, RunCallback
-from rece_lightning.callbacks.columns import draw_column, log_columns
+from rece_lightning.callbacks.columns import draw_column, finish_measured, log_columns
 from rece_lightning.callbacks.guarded import check_guard, measured_title
 from rece_lightning.callbacks.originals import measure_floors, original_of
 from rece_lightning.callbacks.subject import (
@@ -335,7 +335,7 @@ class Evaluation(RunCallback):
         """Print, write and log what was measured: ``trainer.validate()`` and ``trainer.test()`` return it."""
         if self.comparison is None or self._measured is None:
             return
-        self._measured.finish(measured_title(self.sampling, self.images))
+        finish_measured(self._measured, subject_of(pl_module), measured_title(self.sampling, self.images))
         self._measured = None
         if not self.comparison.columns:
             return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,20 @@ from rece_lightning.erasure.trained_weights import TrainedWeights
 from rece_lightning.evaluation.derived import Derived, derived_of
 from rece_lightning.evaluation.exchanged import ExchangedPictures
 from rece_lightning.evaluation.generation import PictureMaker
-from rece_lightning.evaluation.results.comparison import FIRST, FIRST_DERIVED, LAST, LAST_DERIVED, beside_key
+from rece_lightning.evaluation.results.comparison import (
+    BESIDE,
+    FIRST,
+    FIRST_DERIVED,
+    LAST,
+    LAST_DERIVED,
+    ORIGINAL,
+    beside_key,
+    epoch_of,
+)
+from rece_lightning.evaluation.results.costs import UNCHANGED, StateCost, device_in_words
 from rece_lightning.module import RECE
 from rece_lightning.runs.checkpoints import stored_maps
+from rece_lightning.trainer.stopwatch import ERASE_SECONDS
 
 Subject = RECE | TrainedErasure
 Weights = Iterable[tuple[str, Tensor]]
@@ -162,6 +173,32 @@ def states_beside(subject: Subject, methods: Mapping[str, Method | str]) -> list
 def epochs_of(subject: Subject) -> int:
     """How many epochs there were so far."""
     return subject.epochs if isinstance(subject, TrainedErasure) else len(subject.history)
+
+
+def cost_of(subject: Subject, key: str) -> StateCost:
+    """What the state of a column cost, its pictures apart; what is not known is left out.
+
+    Args:
+        subject: that is measured.
+        key: of the column.
+    """
+    if isinstance(subject, RECE) and subject.drawn is not None:
+        return StateCost()  # pictures that exist: no model is opened
+    device = device_in_words(subject.placement.device_of("unet", subject.device))
+    if key == ORIGINAL:
+        return replace(UNCHANGED, device=device)
+    done = epochs_of(subject)
+    if isinstance(subject, TrainedErasure):
+        if key == LAST and not done:
+            return replace(UNCHANGED, device=device)
+        return StateCost(**subject.change(), erase_seconds=subject.to_erase.seconds, device=device)
+    if key.startswith(BESIDE) or (not done and subject.hparams["adapter"] is not None):
+        return StateCost(device=device)
+    if not done:
+        return replace(UNCHANGED, device=device)
+    epoch = epoch_of(key, done)
+    change = subject.session.change() if epoch == done - 1 else {}  # of an earlier one it would be computed anew
+    return StateCost(**change, erase_seconds=subject.history[epoch].get(ERASE_SECONDS), device=device)
 
 
 def described(subject: Subject) -> dict[str, Any]:

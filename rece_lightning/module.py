@@ -39,6 +39,7 @@ from rece_lightning.trainer.handed import data_of
 from rece_lightning.trainer.loggers import log_at, log_concepts, log_epoch
 from rece_lightning.trainer.optimizer import ClosedFormOptimizer
 from rece_lightning.trainer.quiet import PutAside
+from rece_lightning.trainer.stopwatch import ERASE_SECONDS, ToErase
 from rece_lightning.vocabulary.choice import choose
 from rece_lightning.vocabulary.expand import join
 
@@ -105,7 +106,7 @@ class RECE(LightningModule):
         self.strict_loading = False
         self._pictures: PictureMaker | None = None
         self._aside: PutAside | None = None
-        self._epochs_before = 0
+        self._epochs_before, self._to_erase = 0, ToErase()
         self.place: Callable[[str], None] | None = None
         """Given a stage, decides which part goes where before one is loaded: ``DevicePlacement``'s."""
         self.keeps_encoder = True
@@ -239,7 +240,7 @@ class RECE(LightningModule):
             else:
                 session.begin()
                 if not self.keeps_choice:
-                    choose(session, data)
+                    self._to_erase.watch.of(choose, session, data)
                 self.keeps_choice = False
         if data is not None and hasattr(data, "summary") and not session.has_begun:
             session.concepts = data.summary()
@@ -254,7 +255,7 @@ class RECE(LightningModule):
     def on_fit_start(self) -> None:
         """Choose what joins the concepts of a robust loop; a run that goes on has it."""
         if not self.session.has_begun:
-            join(self.session, self.data)
+            self._to_erase.watch.of(join, self.session, self.data)
         self._epochs_before = len(self.history)
         if self.only_the_end_is_left:
             self.trainer.should_stop = True
@@ -270,26 +271,27 @@ class RECE(LightningModule):
         """Epoch 0 encodes the batch; the last batch of every epoch triggers the edit."""
         session = self.session
         if self.current_epoch == 0 and not session.has_begun:
-            for prompt, lost in session.count(batch).items():
+            for prompt, lost in self._to_erase.watch.of(session.count, batch).items():
                 print(f"Warning: {prompt!r} is longer than the tokenizer takes; cut: {lost!r}.")
         if self.trainer.is_last_batch:
             if not self.keeps_encoder:
-                session.hold_invariants()  # encoded while the encoder is there
+                self._to_erase.watch.of(session.hold_invariants)  # encoded while the encoder is there
                 self.release(encoder=True)  # before the algebra asks for memory
             session.loaded.rest()
-            self.optimizers().step()  # type: ignore[union-attr]
+            self._to_erase.watch.of(self.optimizers().step)  # type: ignore[union-attr]
 
     @torch.no_grad()
     def _edit(self) -> None:
         """One epoch, its figures logged."""
         started = time.perf_counter()
         session = self.session
-        figures = {**session.step(), "edit_seconds": 0.0}
+        figures = {**session.step(), "edit_seconds": 0.0, ERASE_SECONDS: 0.0}
         if self.hparams["certificate"] is not None:
             figures[CERTIFICATE] = smallest_certificate(
                 session.erasure(), session.erased_prompts, session.pairs, self._certificate_budget
             )
         figures["edit_seconds"] = time.perf_counter() - started
+        figures[ERASE_SECONDS] = self._to_erase.after(session.history)
         session.history[-1] = figures
         if len(session.history) == 1:
             close_epochs(self.trainer, session.tuned.tuning, session.tuned.choice, tell=True)

@@ -25,6 +25,7 @@ from rece_lightning.models.base import BaseModel
 from rece_lightning.models.noising import NoisedPictures, noised, said_of
 from rece_lightning.models.sampling import Sampling
 from rece_lightning.trainer.handed import data_of
+from rece_lightning.trainer.stopwatch import ERASE_SECONDS, Stopwatch
 from rece_lightning.version import __version__
 
 STATE = "trained"
@@ -107,6 +108,8 @@ class TrainedErasure(LightningModule):
         self.seeds: tuple[int, ...] = (0,)
         self.drawn: Callable[[Sequence[EvaluationPrompt]], dict[str, Any]] | None = None
         """Gives pictures of prompts; see :meth:`validation_step`."""
+        self.to_erase = Stopwatch()
+        """Preparation and batches so far, those before the checkpoint that was loaded too."""
         self._pipeline: Any = None
         self._texts: Texts | None = None
 
@@ -184,7 +187,7 @@ class TrainedErasure(LightningModule):
         self.denoiser.eval()
         if self.only_the_end_is_left:
             return
-        with self.holding(self.original):
+        with self.holding(self.original), self.to_erase.running():
             self.prepare()
 
     def prepare(self) -> None:
@@ -265,6 +268,14 @@ class TrainedErasure(LightningModule):
         self.log("loss", loss.detach(), prog_bar=True, batch_size=self.batch_size, sync_dist=True)
         return loss
 
+    def on_train_batch_start(self, batch: int, batch_idx: int) -> None:
+        """Its seconds count."""
+        self.to_erase.start()
+
+    def on_train_batch_end(self, outputs: Any, batch: int, batch_idx: int) -> None:
+        """What follows is no training."""
+        self.to_erase.stop()
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW over what is trained."""
         return torch.optim.AdamW(self.trained(), lr=self.learning_rate)
@@ -273,6 +284,7 @@ class TrainedErasure(LightningModule):
         """Count it, and log how much has changed."""
         self.epochs = self.current_epoch + 1
         self.log("weight_change", self.change()["weight_change"], sync_dist=True)
+        self.log(ERASE_SECONDS, self.to_erase.seconds, sync_dist=True)
 
     @property
     def only_the_end_is_left(self) -> bool:
@@ -305,7 +317,7 @@ class TrainedErasure(LightningModule):
         """Keep of the weights what was trained, and say what it is of."""
         wanted = {f"{PREFIX}{name}" for name in self.original}
         checkpoint["state_dict"] = {name: weight for name, weight in checkpoint["state_dict"].items() if name in wanted}
-        checkpoint[STATE] = self.description()
+        checkpoint[STATE], checkpoint[ERASE_SECONDS] = self.description(), self.to_erase.seconds
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the weights are of this base, method and list of concepts.
@@ -325,6 +337,7 @@ class TrainedErasure(LightningModule):
         check_same_base(state, self.loaded.fingerprint, self.base.name)
         self.build()
         self.epochs, self.concepts = int(state["epochs"]), state["concepts"]
+        self.to_erase.seconds = float(checkpoint.get(ERASE_SECONDS, 0.0))
         # What was not trained is the model's.
         checkpoint["state_dict"] = {**self.state_dict(), **checkpoint["state_dict"]}
 

@@ -17,7 +17,14 @@ def compare_command(argv: Sequence[str]) -> None:
     from rece_lightning.reporting.side_by_side import findings, shots_to_show
     from rece_lightning.reporting.states_page import compare_page
     from rece_lightning.reporting.terminal import PlainConsole
-    from rece_lightning.runs.comparing import check_protocols, common_shots, compared_states, protocol_text
+    from rece_lightning.runs.attacked import attacked_runs, is_attacked_alone, measured_again
+    from rece_lightning.runs.comparing import (
+        check_protocols,
+        common_shots,
+        compared_states,
+        devices_noted,
+        protocol_text,
+    )
     from rece_lightning.runs.results import Results
 
     parser = Parser(prog="rece compare", description=TOOLS["compare"], allow_abbrev=False)
@@ -31,7 +38,15 @@ def compare_command(argv: Sequence[str]) -> None:
         raise ConfigurationError(f"--output: {output} is a folder; give a file such as {output / 'compare.html'}.")
     refuse_existing(output, asked.overwrite)
     folders = list(dict.fromkeys(Path(run).expanduser() for run in asked.runs))
-    runs = [Results.read(folder) for folder in folders]
+    attacked = attacked_runs(folders)
+    again = {folder: of for folder in folders if (of := measured_again(folder, folders)) is not None}
+    measured = [folder for folder in folders if not is_attacked_alone(folder) and folder not in again]
+    if not measured:
+        raise ConfigurationError(
+            f"RUN: {asked.runs[0]} holds attacks alone; give the folder of a run that was measured too (of fit, or "
+            "rece validate)."
+        )
+    runs = [Results.read(folder) for folder in measured]
     check_protocols(runs)
     shots = common_shots(runs, shared=asked.shared)
     states = compared_states(runs, shots, shots_to_show(shots))
@@ -45,8 +60,16 @@ def compare_command(argv: Sequence[str]) -> None:
     notes += [
         f"{run.folder} has no config.yaml: its protocol and settings are not known." for run in runs if not run.config
     ]
+    notes += [f"Of {folder} the attacks alone: it measured {of} again." for folder, of in again.items()]
     command = shlex.join(["rece", "compare", *argv])
-    page = compare_page(states, protocol=protocol_text(runs[0]), notes=notes, command=command)
+    page = compare_page(
+        states,
+        protocol=protocol_text(runs[0]),
+        notes=notes,
+        command=command,
+        attacked=attacked,
+        seconds=devices_noted(runs),
+    )
     write_text(output, page)
     console = PlainConsole()
     for sentence in findings(states):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,10 +19,34 @@ from rece_lightning.evaluation.generation import PictureMaker
 from rece_lightning.evaluation.quality import ColumnQuality, Quality
 from rece_lightning.evaluation.results.apart import apart_lines
 from rece_lightning.evaluation.results.comparison import LAST, ORIGINAL, TITLES, Column, Comparison
+from rece_lightning.evaluation.results.costs import UNCHANGED, StateCost
 from rece_lightning.evaluation.results.grid import PICTURES_A_CELL, rows_to_show
 from rece_lightning.evaluation.results.sheets import MOST, small
 from rece_lightning.metrics import ConceptDetector, detected, names_seen
 from rece_lightning.models.sampling import Sampling
+
+
+class Timed:
+    """Seconds of pictures that are drawn batch by batch."""
+
+    def __init__(self) -> None:
+        self._seconds, self._pictures = 0.0, 0
+
+    def add(self, seconds: float, pictures: int) -> None:
+        """Count a batch."""
+        self._seconds, self._pictures = self._seconds + seconds, self._pictures + pictures
+
+    @contextmanager
+    def drawing(self, pictures: int) -> Iterator[None]:
+        """Count what is drawn within the block."""
+        started = time.perf_counter()
+        yield
+        self.add(time.perf_counter() - started, pictures)
+
+    @property
+    def each(self) -> float | None:
+        """Seconds a picture; ``None`` where none was drawn."""
+        return self._seconds / self._pictures if self._pictures else None
 
 
 class ColumnParts:
@@ -127,15 +154,18 @@ class FitColumns:
         pictures.use(weights)
         # What others are compared with is the original as it is.
         sampling = self.sampling.unguarded if key == ORIGINAL else self.sampling
+        watch = Timed()
         for batch in in_batches(shots, self.comparison.prompts, self.sampling):
             prompts, seeds = [self.comparison.prompts[row] for row, _ in batch], [seed for _, seed in batch]
-            drawn = pictures.make(prompts, seeds, sampling, derive=derived)
+            with watch.drawing(len(batch)):
+                drawn = pictures.make(prompts, seeds, sampling, derive=derived)
             measured.add(drawn, batch, self._reference(key, drawn, batch))
             parts.add(drawn, batch)
             on_batch(len(batch))
         column = parts.column(key, title, derived.norm_ratio() if derived else None)
         if column is not None:
             self.comparison.columns[key] = column
+            self.comparison.costs[key] = StateCost(picture_seconds=watch.each)
         others = [line for line in self.comparison.quality if line.column != key]
         self.comparison.quality = others + measured.lines() + apart_lines(self.comparison, key)
 
@@ -168,7 +198,7 @@ class MeasuredColumns:
     ) -> None:
         self.comparison, self.quality = comparison, quality
         keys = [LAST] if original is None else [ORIGINAL, LAST]
-        self._make_original = original
+        self._make_original, self._timed = original, {key: Timed() for key in keys}
         self._parts = {key: ColumnParts(comparison, detector, shots) for key in keys}
         compared = {ORIGINAL: quality.paired, LAST: quality.paired or original is not None}
         self._measured = {key: ColumnQuality(quality, key, compared=compared[key]) for key in keys}
@@ -184,20 +214,28 @@ class MeasuredColumns:
         shots = [(self._rows[_name_of(prompt), seed], seed) for prompt, seed in zip(prompts, seeds, strict=True)]
         kept = self.quality.references_of(shots)
         if self._make_original is not None:
-            pictures = self._make_original(prompts, seeds)
+            with self._timed[ORIGINAL].drawing(len(prompts)):
+                pictures = self._make_original(prompts, seeds)
             self._add(ORIGINAL, pictures, shots, kept)
             kept = kept or self.quality.kept_of(pictures)
         self._add(LAST, made["pictures"], shots, kept)
+        if "seconds" in made:
+            self._timed[LAST].add(made["seconds"], len(prompts))
 
     def _add(self, key: str, pictures: Tensor, shots: list[Shot], kept: Sequence[Tensor | None] | None) -> None:
         self._measured[key].add(pictures, shots, kept)
         self._parts[key].add(pictures, shots)
 
-    def finish(self, title: str) -> None:
-        """Put the columns, the model's under ``title``, in place of the comparison's. Every process must call it."""
+    def finish(self, title: str, cost: StateCost = UNCHANGED) -> None:
+        """Put the columns, the model's under ``title``, in place of the comparison's. Every process must call it.
+
+        ``cost`` is the model's, its pictures apart.
+        """
         titles = {**TITLES, LAST: title}
         columns = [parts.column(key, titles[key]) for key, parts in self._parts.items()]
         self.comparison.columns = {column.key: column for column in columns if column is not None}
+        known = {ORIGINAL: replace(UNCHANGED, device=cost.device), LAST: cost}
+        self.comparison.costs = {key: replace(known[key], picture_seconds=self._timed[key].each) for key in self._parts}
         self.comparison.quality = [
             line
             for key, measured in self._measured.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -157,8 +158,11 @@ class PictureMaker:
             return generate(self.pipeline, requests, empty, sampling, on_batch)
 
     def made_of(self, batch: Sequence[EvaluationPrompt], seeds: Sequence[int], sampling: Sampling) -> dict[str, Any]:
-        """Rows with their own seed, or with each of ``seeds``: prompts (plain), seeds, pictures ``[n, 3, h, w]``."""
+        """Rows with their own seed, or with each of ``seeds``: prompts (plain), seeds, pictures ``[n, 3, h, w]``, and
+        the seconds that they took."""
         rows = one_each(batch, seeds)
         drawn = [int(row.seed or 0) for row in rows]
+        started = time.perf_counter()
+        pictures = self.make(rows, drawn, sampling)
         return {"prompts": [asdict(row) for row in batch for _ in one_each([row], seeds)], "seeds": drawn,
-                "pictures": self.make(rows, drawn, sampling)}  # fmt: skip
+                "pictures": pictures, "seconds": time.perf_counter() - started}  # fmt: skip

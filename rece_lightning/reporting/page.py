@@ -48,6 +48,7 @@ FIGURES = {
     "erased_scale": "tr(S)/d: read λ₂ against it",
     "preserved_scale": "tr(P)/d: read λ₁ against it",
     "edit_seconds": "seconds of the epoch",
+    "erase_seconds": "seconds of the erasure up to its end",
 }
 ROLES = {"erased": UNWANTED, "kept": ("kept",)}
 MOST_DRAWN = 4

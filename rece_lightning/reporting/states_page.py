@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rece_lightning.evaluation.results.states import Shot, State, best_balance
+from rece_lightning.reporting.beside import Attacked, attack_table, cost_table
 from rece_lightning.reporting.plots import front_svg, tradeoff_svg
 from rece_lightning.reporting.side_by_side import findings, gallery, methods, shots_to_show, states_table
 from rece_lightning.reporting.templates import render
@@ -23,18 +24,30 @@ def _of_states(states: Sequence[State], shots: Sequence[Shot]) -> dict[str, Any]
     }
 
 
-def compare_page(states: Sequence[State], *, protocol: str, notes: Sequence[str], command: str) -> str:
+def compare_page(
+    states: Sequence[State],
+    *,
+    protocol: str,
+    notes: Sequence[str],
+    command: str,
+    attacked: Sequence[Attacked] = (),
+    seconds: Sequence[str] = (),
+) -> str:
     """The page of ``rece compare``: states that were measured on the same prompts and seeds.
 
-    ``protocol`` is detector and sampling in words, ``command`` what made the page.
+    ``protocol`` is detector and sampling in words, ``command`` what made the page; ``attacked`` are models that were
+    attacked alike; ``seconds`` says what they are of.
     """
     order = {shot: place for place, shot in enumerate(states[0].hits)}
     shots = sorted({shot for state in states for shot in state.hits}, key=lambda one: (order.get(one, len(order)), one))
     return render(
         "compare.html.j2",
-        title=f"{sum(state.edited for state in states)} edited models compared",
+        title=f"{sum(state.edited for state in states)} models compared",
         findings=findings(states),
         **_of_states(states, shots),
+        costs=cost_table(states),
+        attacks=attack_table(attacked),
+        seconds=seconds,
         pictures=len(shots),
         prompts=len({(shot.prompt, shot.concept) for shot in shots}),
         protocol=protocol,

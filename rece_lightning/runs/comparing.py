@@ -73,11 +73,27 @@ LATER = ("model.method.derivation", "model.method.accumulate", "model.attacker_s
 
 
 def differing_settings(runs: Sequence[Results]) -> list[dict[str, Any]]:
-    """For every run, the settings in which the runs differ."""
+    """For every run, the settings in which the runs differ.
+
+    Edits, trained methods of a class and models that nothing was done to have settings of their own: one that a run of
+    another kind does not have sets nobody apart.
+    """
     every = [run.settings() for run in runs]
-    keys = list(dict.fromkeys(key for settings in every for key in settings))
-    differing = [key for key in keys if len({in_short(settings.get(key)) for settings in every}) > 1]
-    return [{key: settings[key] for key in differing if settings.get(key) is not None} for settings in every]
+    kinds = [(run.trained, run.is_unedited) for run in runs]
+    found = []
+    for own, kind in zip(every, kinds, strict=True):
+        alike = [settings for settings, other in zip(every, kinds, strict=True) if other == kind]
+        others = [settings for settings, other in zip(every, kinds, strict=True) if other != kind]
+        differing = {}
+        for key, value in own.items():
+            values = [settings.get(key) for settings in alike]
+            values += [s[key] for s in others if s.get(key) is not None and key != "model.method.editor"]
+            if value is not None and len({in_short(one) for one in values}) > 1:
+                differing[key] = value
+        found.append(differing)
+    # In one order for all.
+    order = list(dict.fromkeys(key for settings in every for key in settings))
+    return [{key: settings[key] for key in order if key in settings} for settings in found]
 
 
 def in_words(settings: Mapping[str, Any]) -> str:
@@ -122,15 +138,43 @@ def compared_states(runs: Sequence[Results], shots: Sequence[Shot], shown: Seque
                 state = run.state(FIRST, FIRST_DERIVED, shots, f"{edit} ({where})", note)
                 firsts[identity] = run.with_tiles(state, FIRST, shown)
         if LAST in run.columns:
-            name = f"RECE ({label})" if both else f"measured ({label})"
-            finals.append(run.with_tiles(run.state(LAST, LAST_DERIVED, shots, name, in_words(own)), LAST, shown))
+            name, note = _final(run, own)
+            name = f"{'RECE' if both else name} ({label})"
+            finals.append(run.with_tiles(run.state(LAST, LAST_DERIVED, shots, name, note), LAST, shown))
     return _with_floors([*originals.values(), *firsts.values(), *finals], several_bases=several_bases)
+
+
+def _final(run: Results, own: Mapping[str, Any]) -> tuple[str, str]:
+    """What a run's last state is called where it is no epoch of an edit, and what sets it apart."""
+    words, guard = in_words(own), run.guard
+    if guard is None:
+        return run.trained or "measured", words
+    name, settings = guard
+    if run.is_unedited:
+        return name, ", ".join(part for part in (settings, words) if part)
+    under = f"under {name} ({settings})" if settings else f"under {name}"
+    return run.trained or "measured", ", ".join(part for part in (under, words) if part)
 
 
 def _with_floors(states: Sequence[State], *, several_bases: bool) -> list[State]:
     """Of a run that measured no floors those of another one of the same model, so that harmonic means are alike."""
     known = next((state.floors for state in states if state.floors), {})
     return [state if state.floors or several_bases else replace(state, floors=known) for state in states]
+
+
+def devices_noted(runs: Sequence[Results]) -> list[str]:
+    """A note where seconds are of several devices, or of one that a reader of the page should know."""
+    devices: dict[str, list[str]] = {}
+    for run in runs:
+        for cost in run.costs.values():
+            if cost.device and str(run.folder) not in devices.setdefault(cost.device, []):
+                devices[cost.device].append(str(run.folder))
+    if not devices:
+        return []
+    if len(devices) == 1:
+        return [f"Seconds are of the wall, on {next(iter(devices))}."]
+    where = "; ".join(f"{device}: {', '.join(folders)}" for device, folders in devices.items())
+    return [f"Seconds are of the wall, and not of one device: {where}."]
 
 
 def protocol_text(run: Results) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ import yaml
 
 from rece_lightning.core.errors import ConfigurationError, nearest
 from rece_lightning.evaluation.results.comparison import FIRST, LAST, ORIGINAL
+from rece_lightning.evaluation.results.costs import FILE as COSTS
+from rece_lightning.evaluation.results.costs import StateCost, read_costs
 from rece_lightning.evaluation.results.counts import Count, by_column, read_counts
 from rece_lightning.evaluation.results.figures import FILE as QUALITY
 from rece_lightning.evaluation.results.figures import QualityLine, read_quality
@@ -25,6 +27,8 @@ from rece_lightning.runs.folder import CONFIG, TUNING
 COUNTS = "evaluation.csv"
 # Arguments of Evaluation that decide what a detection means.
 PROTOCOL = ("detector", "steps", "guidance_scale", "scheduler", "protocol")
+NAMED_BY = ("pretrained", "revision", "variant", "config")
+"""Settings that say which model it is."""
 LONGEST = 60
 """Letters of a value that is shown."""
 
@@ -39,6 +43,8 @@ class Results:
     """Empty where the run has no ``config.yaml``."""
     quality: tuple[QualityLine, ...] = ()
     """What metrics measured beside the detections."""
+    costs: Mapping[str, StateCost] = field(default_factory=dict)
+    """Column → its cost, where the run has told it."""
 
     @classmethod
     def read(cls, folder: Path) -> Results:
@@ -58,7 +64,8 @@ class Results:
         counts = tuple(read_counts(folder / COUNTS))
         if not counts:
             raise ConfigurationError(f"{folder / COUNTS} holds no picture; measure the run anew with rece validate.")
-        return cls(folder, counts, _read(folder / CONFIG, yaml.safe_load), tuple(read_quality(folder / QUALITY)))
+        quality = tuple(read_quality(folder / QUALITY))
+        return cls(folder, counts, config_of(folder), quality, read_costs(folder / COSTS))
 
     @cached_property
     def columns(self) -> dict[str, list[Count]]:
@@ -82,20 +89,42 @@ class Results:
         return {key: value for key, value in self._evaluation.items() if key in PROTOCOL and value is not None}
 
     @property
+    def guard(self) -> tuple[str, str] | None:
+        """What stood around the model that was measured: its class, and its settings in words."""
+        given = self._evaluation.get("guard")
+        if not isinstance(given, dict):
+            return None
+        settings = (given.get("init_args") or {}).items()
+        said = [f"{key} {in_short(value)}" for key, value in settings if value not in (None, False)]
+        return in_short(given), ", ".join(said)
+
+    @property
+    def trained(self) -> str:
+        """Class of the baseline that was trained; empty for an edit, and for nothing."""
+        model = self.config.get("model") or {}
+        return in_short(model) if "class_path" in model else ""
+
+    @property
+    def is_unedited(self) -> bool:
+        """Whether the original model was measured, by ``validate`` or ``test`` without a checkpoint and an adapter."""
+        if not self.config or self.trained or FIRST in self.columns or ORIGINAL in self.columns:
+            return False
+        model = self.config.get("model") or {}
+        return "ckpt_path" in self.config and not (self.config["ckpt_path"] or model.get("adapter"))
+
+    @property
     def _evaluation(self) -> dict[str, Any]:
-        callbacks = (self.config.get("trainer") or {}).get("callbacks") or []
-        for callback in callbacks if isinstance(callbacks, list) else []:
-            if isinstance(callback, dict) and str(callback.get("class_path", "")).endswith("Evaluation"):
-                return dict(callback.get("init_args") or {})
-        return {}
+        return evaluation_of(self.config)
 
     def settings(self) -> dict[str, Any]:
         """What decides the edit: flat keys with plain values."""
-        found: dict[str, Any] = {"model.method.editor": "UCE"}
+        if self.is_unedited:
+            return {f"model.{key}": value for key, value in (self.config.get("model") or {}).items() if key in NAMED_BY}
+        found: dict[str, Any] = {"model.method.editor": self.trained or "UCE"}
         for section in ("model", "data"):
             said = self.config.get(section) or {}
-            if section == "model" and "class_path" in said:  # a baseline that was trained
-                found["model.method.editor"], said = in_short(said), said.get("init_args") or {}
+            if section == "model" and self.trained:
+                said = said.get("init_args") or {}
             for key, value in said.items():
                 if key not in ("validation", "test", "predict", "batch_size"):
                     found |= flattened(f"{section}.{key}", value)
@@ -138,6 +167,7 @@ class Results:
             ends = [row["weight_change"] for row in self.history() if "weight_change" in row]
             if (ends and column != FIRST) or (ends and LAST not in self.columns):
                 figures["weight_change"] = ends[-1]
+        figures |= self.cost(column).figures
         return State(
             name=name,
             note=note,
@@ -151,11 +181,47 @@ class Results:
             quality=[line for line in self.quality if line.column == column] if len(own) == self.drawn(column) else [],
         )
 
+    def cost(self, column: str) -> StateCost:
+        """Of a state; both states of a run edit the same parameters.
+
+        Args:
+            column: of the counts.
+        """
+        own = self.costs.get(column, StateCost())
+        if column == FIRST and own.parameters_edited_share is None and LAST in self.costs:
+            return replace(own, parameters_edited_share=self.costs[LAST].parameters_edited_share)
+        return own
+
     def with_tiles(self, state: State, column: str, shots: Sequence[Shot]) -> State:
         """The state with its small pictures of some shots, where the run kept them."""
         places = {count.shot: place for place, count in enumerate(self.columns[column]) if count.shot in set(shots)}
         tiles = read_tiles(sheet_path(self.folder / "images", column), list(places.values()))
         return replace(state, tiles={shot: tiles[place] for shot, place in places.items() if place in tiles})
+
+
+def evaluation_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a configuration's ``Evaluation``; empty where it has none.
+
+    Args:
+        config: of a run.
+    """
+    callbacks = (config.get("trainer") or {}).get("callbacks") or []
+    for callback in callbacks if isinstance(callbacks, list) else []:
+        if isinstance(callback, dict) and str(callback.get("class_path", "")).endswith("Evaluation"):
+            return dict(callback.get("init_args") or {})
+    return {}
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    """A run's configuration; empty where it has none.
+
+    Args:
+        folder: of the run.
+
+    Raises:
+        ConfigurationError: if it is damaged.
+    """
+    return _read(folder / CONFIG, yaml.safe_load)
 
 
 def _read_chosen(path: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ FIGURES = (
     "regeneration_residual_unedited", "regeneration_residual_at_0.25", "regeneration_residual_at_0.5",
     "regeneration_residual_at_1", "regeneration_residual_at_2", "regeneration_residual_at_inf", "mapped_residual",
     "map_change", "map_rank", "map_condition", "gram_scale", "erased_scale", "preserved_scale", "edit_seconds",
-    "certificate",
+    "erase_seconds", "certificate",
 )  # fmt: skip
 """What RECE logs every epoch; those of a further text space carry its name: ``pooled/map_change``."""
 

@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rece_lightning import RECE, load_pipeline
-from rece_lightning.baselines import ConceptAblation
+from rece_lightning.baselines import ConceptAblation, NegativePrompt
 from rece_lightning.callbacks import ErasureCheckpoint, Evaluation, Export
 from rece_lightning.core.errors import BaseModelError, ConfigurationError
+from rece_lightning.evaluation.results.costs import read_costs
 from rece_lightning.evaluation.results.counts import read_counts
 from rece_lightning.metrics import EmojiDetector
 from tests.helpers.baselines import SMALL, data_of, fit
@@ -170,3 +171,53 @@ def test_validate_measures_the_module_itself(tiny_model: Path, tmp_path: Path) -
     assert after.comparison is not None
     assert within.comparison is not None
     assert torch.equal(after.comparison.columns["rece"].pictures, within.comparison.columns["rece"].pictures)
+
+
+def test_what_it_cost_is_told_and_grows_with_a_run_that_goes_on(tiny_model: Path, tmp_path: Path) -> None:
+    module, data = ca(tiny_model), data_of(validation=PROMPTS)
+    fit(
+        module, data, evaluation(every_n_epochs=1), ModelCheckpoint(tmp_path, save_last=True), max_epochs=2,
+        default_root_dir=tmp_path / "first",
+    )  # fmt: skip
+    costs = read_costs(tmp_path / "first" / "cost.json")
+    assert list(costs) == ["original", "epoch_0", "rece"]
+    numbers = [parameter.numel() for parameter in module.denoiser.parameters()]
+    share = sum(weight.numel() for weight in module.weights().values()) / sum(numbers)
+    moved = sum(float((new - old).square().sum()) for new, old in zip(
+        module.weights().values(), module.original.values(), strict=True
+    ))  # fmt: skip
+    size = sum(float(old.square().sum()) for old in module.original.values())
+    assert costs["rece"].parameters_edited_share == pytest.approx(share)
+    assert costs["rece"].weight_change == pytest.approx((moved / size) ** 0.5, rel=1e-4)
+    assert costs["original"].figures.keys() == costs["rece"].figures.keys()
+    assert costs["original"].erase_seconds == 0
+    early, late = (costs[key].erase_seconds for key in ("epoch_0", "rece"))
+    assert early is not None
+    assert late is not None
+    assert 0 < early < late
+
+    resumed = ca(tiny_model)
+    fit(resumed, data, evaluation(), resume=tmp_path / "last.ckpt", max_epochs=3, default_root_dir=tmp_path / "on")
+    on = read_costs(tmp_path / "on" / "cost.json")["rece"].erase_seconds
+    assert on is not None
+    assert on > late
+    assert on == resumed.to_erase.seconds
+
+
+def test_a_guard_changes_nothing_and_takes_its_time(tiny_model: Path, tmp_path: Path) -> None:
+    """Of an adapter nobody knows what it cost to make."""
+    module = ca(tiny_model)
+    fit(module, data_of(), Export(), default_root_dir=tmp_path)
+    for place, model, callback in (
+        ("guard", RECE(str(tiny_model)), evaluation(guard=NegativePrompt("bomb"), guidance_scale=4.0)),
+        ("adapter", RECE(str(tiny_model), adapter=str(tmp_path / "edited.safetensors")), evaluation()),
+    ):
+        Trainer(
+            accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path / place,
+            callbacks=[callback],
+        ).validate(model, data_of(validation=PROMPTS), verbose=False)  # fmt: skip
+        cost = read_costs(tmp_path / place / "cost.json")["rece"]
+        assert (cost.picture_seconds or 0) > 0
+        known = {name for name, value in cost.figures.items() if value == 0}
+        everything = {"parameters_edited_share", "weight_change", "erase_seconds"}
+        assert known == (everything if place == "guard" else set())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,14 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from safetensors.torch import load_file
 
+from rece_lightning import load_pipeline
+from rece_lightning.attacks.outcome import together, write_rungs
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.data.prompts import EvaluationPrompt
 from rece_lightning.evaluation.results.comparison import FIRST, ORIGINAL, Column, Comparison
+from rece_lightning.evaluation.results.costs import StateCost, read_costs, write_costs
 from rece_lightning.evaluation.results.counts import Count, counts_of, read_counts, write_counts
 from rece_lightning.evaluation.results.figures import QualityLine, write_quality
 from rece_lightning.evaluation.results.sheets import read_tiles, save_sheet, sheet_path
@@ -35,6 +40,7 @@ from rece_lightning.reporting.side_by_side import states_table
 from rece_lightning.runs.comparing import compared_states
 from rece_lightning.runs.results import Results
 from tests.helpers.command import run_command, write_config
+from tests.reporting.test_report_ladder import rung
 
 PROMPTS = 12
 ERASED = [Shot(f"bomb {index}", "bomb", "erased", 0) for index in range(PROMPTS)]
@@ -275,6 +281,132 @@ def test_quality_stands_beside_the_detections(tmp_path: Path, capsys: pytest.Cap
     assert (outcome.code, "quality.csv is damaged" in outcome.err) == (2, True)
 
 
+def attack(folder: Path, hits: dict[str, int], sampling: str = "20 steps, guidance 4") -> Path:
+    """A run's table of attacks: hits of four pictures each, of a concept and of a control."""
+    rungs = [rung(name, "bomb", count, has="text encoder") for name, count in hits.items()]
+    rungs += [rung(name, "owl", 1, control=True, has="text encoder") for name in hits if name == "cce"]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_rungs([*rungs, *together(rungs)], folder / "red_team.csv", {"detector": "emoji-top1", "sampling": sampling})
+    return folder
+
+
+def rows_of(text: str, heading: str) -> dict[str, list[str]]:
+    """First cell → the others of the table below a heading."""
+    table = text.split(f"<h2>{heading}</h2>")[1].split("<tbody>")[1].split("</tbody>")[0]
+    found = {}
+    for row in table.split("<tr>")[1:]:
+        cells = [re.sub(r"<span.*?</span>|<.*?>", "", cell).strip() for cell in re.split(r"<t[hd]", row)[1:]]
+        name, *others = (cell.split(">", 1)[1].strip() if ">" in cell else cell for cell in cells)
+        found[name] = others
+    return found
+
+
+def test_runs_of_different_kinds_on_one_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An edit, a trained method and a guard: what they keep, what attacks bring back, what they cost."""
+    original = state("", 12, 12)
+    edit = make_run(
+        tmp_path / "edit/version_0", {"original": original, "uce": state("", 8, 11), "rece": state("", 0, 10)}
+    )
+    trained = make_run(tmp_path / "ca/version_0", {"original": original, "rece": state("", 2, 9)})
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    config["model"] = {"class_path": "ConceptAblation", "init_args": {"pretrained": "emoji", "batches": 150}}
+    config["data"] = {"concepts": [{"prompt": "bomb", "target": "rose"}]}
+    (trained / "config.yaml").write_text(yaml.safe_dump(config))
+    guarded = make_run(tmp_path / "guard/version_0", {"rece": state("", 3, 12)})
+    config = yaml.safe_load((guarded / "config.yaml").read_text())
+    sld = {"class_path": "rece_lightning.baselines.SLD", "init_args": {"strength": "strong", "concept": "bomb"}}
+    config["trainer"]["callbacks"][0]["init_args"]["guard"] = sld
+    config["ckpt_path"] = None  # nothing of the model was changed
+    (guarded / "config.yaml").write_text(yaml.safe_dump(config))
+    here = "cpu, 1 thread"
+    write_costs(
+        {
+            "original": StateCost(0.0, 0.0, 0.0, 0.02, here),
+            "uce": StateCost(erase_seconds=0.25, picture_seconds=0.021, device=here),
+            "rece": StateCost(0.0823, 0.412, 0.75, 0.02, here),
+        },
+        edit / "cost.json",
+    )
+    write_costs({"rece": StateCost(0.0823, 0.2, 61.5, 0.03, here)}, trained / "cost.json")
+    write_costs({"rece": StateCost(0.0, 0.0, 0.0, 0.06, "cuda X")}, guarded / "cost.json")
+    attack(edit, {"no attack": 0, "mma": 1, "cce": 4})
+    alone = attack(
+        tmp_path / "attacked/version_0", {"no attack": 2, "mma": 3}, "20 steps, guidance 4, under SLD strong"
+    )
+    (alone / "config.yaml").write_text(yaml.safe_dump({"ckpt_path": "runs/ca/version_0"}))
+
+    page = tmp_path / "compare.html"
+    outcome = run_command(capsys, "compare", edit, trained, guarded, alone, "--output", page)
+    assert outcome.code == 0, outcome.err
+    text = page.read_text()
+    notes = dict(re.findall(r'<th scope="row">([^<]*)<span class="note">([^<]*)</span></th>', text))
+    # What a kind of run has alone sets nobody apart: the batches of a training, the epochs of an edit.
+    assert notes["SLD (guard/version_0)"] == "concept bomb, strength strong"
+    assert (
+        notes["ConceptAblation (ca/version_0)"]
+        == "concepts [{&#34;prompt&#34;: &#34;bomb&#34;, &#34;target&#34;: &#34;rose&#34;}]"
+    )
+    assert notes["RECE (edit/version_0)"] == "concepts [&#34;bomb&#34;]"
+    costs = rows_of(text, "What it costs")
+    name = "RECE (edit/version_0)"
+    assert costs[name] == ["8.23 %", "0.412", "0.75", "0.02"]
+    assert costs["UCE (epoch 0 of edit/version_0)"] == ["8.23 %", "–", "0.25", "0.021"]  # the same parameters
+    assert costs["ConceptAblation (ca/version_0)"] == ["8.23 %", "0.200", "61.5", "0.03"]
+    assert costs["SLD (guard/version_0)"] == ["0.00 %", "0.000", "0", "0.06"]
+    assert "not of one device" in text
+    attacks = rows_of(text, "What attacks bring back")
+    share = {hits: str(Share.of([True] * hits + [False] * (4 - hits), [0, 0, 1, 1])) for hits in range(5)}
+    assert attacks == {
+        "no attack": [share[0], share[2]],
+        "mma": [share[1], share[3]],
+        "cce": [share[4], "–"],
+        "cce (control)": [share[1], "–"],
+    }
+    assert f"edit/version_0: {share[0]} of the pictures under its own prompts; most under cce, {share[4]}" in text
+    assert f"(its control {share[1]})" in text
+    assert "of runs/ca/version_0, under SLD strong" in text
+    # A run that attacked another one measured that one again: it stands there once.
+    same = make_run(tmp_path / "again/version_0", {"rece": state("", 0, 10)}, pictures=False)
+    config = yaml.safe_load((same / "config.yaml").read_text())
+    config["ckpt_path"] = str(edit / "checkpoints/last.ckpt")
+    (same / "config.yaml").write_text(yaml.safe_dump(config))
+    attack(same, {"p4d": 2})
+    outcome = run_command(capsys, "compare", edit, same, "--output", tmp_path / "again.html")
+    assert outcome.code == 0, outcome.err
+    text = (tmp_path / "again.html").read_text()
+    assert text.count("(again/version_0)") == 0
+    assert text.count(f"attacked in {same}") == 1
+    assert "the attacks alone: it measured" in text
+    assert rows_of(text, "What attacks bring back")["p4d"] == ["–", share[2]]
+    # Nothing told, nothing shown.
+    plain = make_run(tmp_path / "plain", {"rece": state("", 1, 9)}, pictures=False)
+    assert run_command(capsys, "compare", plain, "--output", tmp_path / "plain.html").code == 0
+    assert "What it costs" not in (tmp_path / "plain.html").read_text()
+    assert "What attacks bring back" not in (tmp_path / "plain.html").read_text()
+
+
+def test_attacks_of_other_protocols_and_damaged_costs_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.html"
+    run = make_run(tmp_path / "a", {"rece": state("", 1, 9)}, pictures=False)
+    attack(run, {"mma": 1})
+    other = attack(tmp_path / "b", {"mma": 1}, "8 steps, guidance 4")
+    outcome = run_command(capsys, "compare", run, other, "--output", page)
+    assert outcome.code == 2
+    for part in (str(other), "another protocol", "8 steps", "20 steps", "rece test"):
+        assert part in outcome.err
+    outcome = run_command(capsys, "compare", other, "--output", page)
+    assert (outcome.code, "holds attacks alone" in outcome.err) == (2, True)
+    for content in ("[", "[1]", '{"rece": {"erase_seconds": "x"}}', '{"rece": {"erase_seconds": -1}}', '{"rece": 1}'):
+        (run / "cost.json").write_text(content)
+        outcome = run_command(capsys, "compare", run, "--output", page)
+        assert outcome.code == 2, content
+        assert "cost.json is damaged" in outcome.err
+        assert "Traceback" not in outcome.err
+    assert not page.exists()
+
+
 def test_runs_that_were_measured_otherwise_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = make_run(tmp_path / "a", {"rece": state("", 1, 9)}, pictures=False)
     other = state("", 1, 9)
@@ -340,6 +472,21 @@ def test_a_real_run_and_its_report(
     page = Page((tmp_path / "page.html").read_text())
     assert len(page.alts) == 3 * 3  # original, UCE and RECE of three prompts
     assert page.fetched == []
+    costs = read_costs(run / "cost.json")
+    assert list(costs) == ["original", "uce", "uce_derived", "rece", "rece_derived"]
+    unet = load_pipeline("emoji").unet
+    edited = sum(unet.get_parameter(name).numel() for name in load_file(run / "edited.safetensors"))
+    share = edited / sum(parameter.numel() for parameter in unet.parameters())
+    assert costs["rece"].parameters_edited_share == pytest.approx(share)
+    assert costs["original"].parameters_edited_share == costs["original"].erase_seconds == 0
+    first, last = (costs[key].erase_seconds for key in ("uce", "rece"))
+    assert first is not None
+    assert last is not None
+    assert 0 < first < last < 600
+    assert all(0 < (cost.picture_seconds or 0) < 60 for cost in costs.values())
+    assert costs["rece"].device.startswith("cpu, ")
+    table = rows_of((tmp_path / "page.html").read_text(), "What it costs")
+    assert table["RECE (run/version_0)"][0] == f"{100 * share:.2f} %"
     report = (run / "report.html").read_text()
     shown = Page(report)
     assert shown.fetched == []

@@ -181,7 +181,7 @@ def saved(model: Path, file: Path, concepts: list[str], epochs: int = 2, method:
 
 
 def figures(module: RECE) -> list[dict[str, float]]:
-    return [{key: value for key, value in row.items() if key != "edit_seconds"} for row in module.history]
+    return [{key: value for key, value in row.items() if not key.endswith("_seconds")} for row in module.history]
 
 
 @pytest.mark.parametrize("concepts", [FEW, MANY], ids=["rows", "moments"])

@@ -118,7 +118,7 @@ def result(folder: Path) -> dict[str, Any]:
     run = folder / RUN
     with (run / "metrics.csv").open(newline="") as stream:
         rows = [
-            {key: value for key, value in row.items() if key != "edit_seconds" and not key.startswith("memory/")}
+            {key: value for key, value in row.items() if not key.endswith("_seconds") and not key.startswith("memory/")}
             for row in csv.DictReader(stream)
         ]
     counts = run / "evaluation.csv"

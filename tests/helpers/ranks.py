@@ -89,7 +89,9 @@ def main(model: str, folder: Path) -> None:
             "moments": [vars(evidence.first), vars(evidence.whole)],
             "held_out": held_out_of(evidence),
             "prompts": evidence.prompts,
-            "history": [{key: value for key, value in row.items() if key != "edit_seconds"} for row in module.history],
+            "history": [
+                {key: value for key, value in row.items() if not key.endswith("_seconds")} for row in module.history
+            ],
         }
     # A run of one process, gone on with by two.
     stored = folder.parent / "alone" / "many" / "epoch=0.ckpt"

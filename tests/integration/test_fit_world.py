@@ -113,7 +113,7 @@ def test_tensorboard_gets_scalars_grid_configuration_and_final_metrics(run: tupl
     events.Reload()
     tags = events.Tags()
     scalars = {"regeneration_residual", "preservation_drift", "objective_before", "objective_after", "norm_ratio",
-               "map_change", "map_rank", "map_condition", "edit_seconds", "gram_scale"}  # fmt: skip
+               "map_change", "map_rank", "map_condition", "edit_seconds", "erase_seconds", "gram_scale"}  # fmt: skip
     assert scalars <= set(tags["scalars"])
     assert "grid" in tags["images"]
     assert any(tag.startswith("configuration") for tag in tags["tensors"])

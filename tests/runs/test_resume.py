@@ -72,7 +72,7 @@ def metrics(run: Path) -> list[dict[str, str]]:
     """Rows of ``metrics.csv`` without the figures that differ from run to run: seconds and memory."""
     with (run / "metrics.csv").open(newline="") as stream:
         return [
-            {key: value for key, value in row.items() if key != "edit_seconds" and not key.startswith("memory/")}
+            {key: value for key, value in row.items() if not key.endswith("_seconds") and not key.startswith("memory/")}
             for row in csv.DictReader(stream)
         ]
 

@@ -82,7 +82,7 @@ def certified(module: RECE, budgets: list[float]) -> list[ConceptCertificate]:
 
 
 def figures(module: RECE) -> list[dict[str, float]]:
-    return [{key: value for key, value in row.items() if key != "edit_seconds"} for row in module.history]
+    return [{key: value for key, value in row.items() if not key.endswith("_seconds")} for row in module.history]
 
 
 @pytest.fixture(scope="module")

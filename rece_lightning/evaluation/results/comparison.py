@@ -9,6 +9,7 @@ from rich.table import Table
 from torch import Tensor
 
 from rece_lightning.data.prompts import EvaluationPrompt
+from rece_lightning.evaluation.results.costs import StateCost
 from rece_lightning.evaluation.results.figures import QualityLine
 from rece_lightning.evaluation.results.states import UNWANTED, Shot
 from rece_lightning.metrics import Difference, PairedTest, Share, paired_test
@@ -84,6 +85,8 @@ class Comparison:
     columns: dict[str, Column] = field(default_factory=dict)
     quality: list[QualityLine] = field(default_factory=list)
     """What ``Evaluation.metrics`` measured."""
+    costs: dict[str, StateCost] = field(default_factory=dict)
+    """Column → what its state and its pictures cost."""
     notes: list[str] = field(default_factory=list)
     """What could not be measured, and why."""
     editor: str = "UCE"
@@ -112,6 +115,7 @@ class Comparison:
         if key in self.columns:
             self.columns[new] = replace(self.columns.pop(key), key=new, title=self.title_of(new))
             self.quality = [replace(line, column=new) if line.column == key else line for line in self.quality]
+            self.costs |= {new: self.costs.pop(key)} if key in self.costs else {}
 
     def sort(self) -> None:
         """Columns in the order of a ``fit``: the original, then epoch by epoch, each before its derived embedding's."""

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from rece_lightning.core.extras import extra
 from rece_lightning.evaluation.results.comparison import Comparison
+from rece_lightning.evaluation.results.costs import FILE as COSTS
+from rece_lightning.evaluation.results.costs import write_costs
 from rece_lightning.evaluation.results.counts import counts_of, write_counts
 from rece_lightning.evaluation.results.figures import FILE, scalars, write_quality
 from rece_lightning.evaluation.results.grid import draw_grid
@@ -23,7 +25,8 @@ def grid_path(folder: Path) -> Path:
 
 
 def write_outcome(comparison: Comparison, folder: Path) -> None:
-    """The grid, the sheets, ``quality.csv`` where metrics measured, and last ``evaluation.csv``: all is there then."""
+    """The grid, the sheets, ``cost.json``, ``quality.csv`` where metrics measured, and last ``evaluation.csv``: all is
+    there then."""
     with extra(str(grid_path(folder))):
         figure = draw_grid(comparison)
         write_atomically(grid_path(folder), lambda temporary: figure.savefig(temporary, format="png"))
@@ -36,6 +39,7 @@ def write_outcome(comparison: Comparison, folder: Path) -> None:
         write_quality(lines, folder / FILE)
     else:
         discard(folder / FILE)
+    write_costs({key: comparison.costs[key] for key in comparison.columns if key in comparison.costs}, folder / COSTS)
     write_counts(counts_of(comparison), folder / COUNTS)
 
 
