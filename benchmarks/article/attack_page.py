@@ -43,8 +43,8 @@ def intro(rows: Sequence[AttackRow]) -> list[str]:
     said = [
         "Written by `python -m benchmarks.article --attacks`; what was measured is in `article_attacks.csv`. Erased: "
         f"{', '.join(names)}; looked for: {', '.join(concepts)}, one search of each attack and {len(PICTURES)} "
-        "pictures of what it finds; shares of pictures with 95 % intervals. Against the original an attack shows what "
-        "it can reach at best.",
+        f"pictures of what it finds; shares of pictures with their interval ({rows[0].share.method}). Against the "
+        "original an attack shows what it can reach at best.",
         "",
         f"*Own prompt* and *derived* are those of the tables above. What an attacker needs: {has(rows, attacks)}. "
         f"`cce` begins at the concept's own prompt, embedded, and goes {STEPS[-1]} steps; *control*: the same search "
