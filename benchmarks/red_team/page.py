@@ -173,7 +173,8 @@ def sentences(rows: Sequence[Row]) -> list[str]:
                 parts.append(f"the strongest {name} attack, {best.title}, reaches {best.edited}")
         plain = [row for row in ladder.whole if row.attack == NO_ATTACK and row.variant != UNASKED]
         own = [f"{plain[0].edited} under the own prompt"] if plain else []
-        says.append(f"{state}: {'; '.join([*own, *parts])}.")
+        if own or parts:
+            says.append(f"{state}: {'; '.join([*own, *parts])}.")
     return says
 
 
@@ -232,6 +233,19 @@ def tuned_section(rows: Sequence[Row]) -> list[str]:
     return [*lines, *(f"- {text}" for text in noise_sentences(chosen))]
 
 
+def of_some(rows: Sequence[Row]) -> list[str]:
+    """Which attacks were run on fewer erasures and seeds than others."""
+    every = {(row.erased, row.seed) for row in rows}
+    says = []
+    for attack in dict.fromkeys(row.attack for row in rows if row.variant != UNASKED):
+        own = {(row.erased, row.seed) for row in rows if row.attack == attack}
+        if own < every:
+            names, seeds = {name for name, _ in own}, {seed for _, seed in own}
+            told = f"{len(seeds)} seed{'' if len(seeds) == 1 else 's'}"
+            says.append(f"`{attack}` was run on {len(names)} of them, with {told}: {', '.join(sorted(names))}.")
+    return says
+
+
 def section(rows: Sequence[Row], kind: str, plan: Plan) -> list[str]:
     """The ladder of a kind, and its settings."""
     names = list(dict.fromkeys(row.erased for row in rows))
@@ -239,7 +253,6 @@ def section(rows: Sequence[Row], kind: str, plan: Plan) -> list[str]:
     ladders = {state: {row.title: row for row in ladder_of(rows, state).whole} for state in states}
     titles = list(dict.fromkeys(title for found in ladders.values() for title in found))
     last = states[-1]
-    times = len(names) * plan.seeds
     lines = [
         f"## {kind.capitalize()}",
         "",
@@ -255,9 +268,12 @@ def section(rows: Sequence[Row], kind: str, plan: Plan) -> list[str]:
         found = ladders[last].get(title)
         costs = ["–"] * 3
         if found is not None:
+            # A newer attack may be there of some erasures alone.
+            own = found.attack, found.variant, found.control
+            times = len({(row.erased, row.seed) for row in rows if row.state == last and row.title == own})
             costs = [str(found.prompts), f"{found.queries / times:,.0f}", f"{found.seconds / times:.1f}"]
         lines.append(f"| {' | '.join([f'`{title}`', *cells, *costs])} |")
-    lines.append("")
+    lines += ["", *(f"- {sentence}" for sentence in of_some(rows))]
     for state in states[1:]:
         made = plan.state(kind, state)
         lines.append(f"- {state}: {told({**made.words, **made.data}, made.epochs)}")

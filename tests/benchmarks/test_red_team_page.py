@@ -75,6 +75,13 @@ def test_page_has_every_attack_in_every_state_and_the_figure_beside_it(tmp_path:
     assert "the strongest prompt attack, mma, reaches" in page
     assert "cce steps=2 tokens=2 (control)" in page
     assert "No robust state" in page
+    # Queries and seconds are a mean over the erasures that an attack was run on.
+    more = [*rows(), replace(row(PLAIN, "mma", "0/2", has="text encoder"), erased="axe", queries=0, seconds=0.5)]
+    page = write_page(more, plan_of(), tmp_path, "command` on 1 of 2 cores").read_text(encoding="utf-8")
+    assert "| 60 | 1.5 |" in page
+    assert "| 120 | 2.5 |" in page
+    assert "- `cce` was run on 1 of them, with 1 seed: bomb." in page
+    assert "`mma` was run on" not in page
     for kind in ("png", "svg"):
         assert (tmp_path / f"red_team.{kind}").stat().st_size > 1000
     curves = controlled_curves(rows())

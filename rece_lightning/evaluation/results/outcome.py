@@ -39,7 +39,8 @@ def write_outcome(comparison: Comparison, folder: Path) -> None:
         write_quality(lines, folder / FILE)
     else:
         discard(folder / FILE)
-    write_costs({key: comparison.costs[key] for key in comparison.columns if key in comparison.costs}, folder / COSTS)
+    told = {key: comparison.costs[key] for key in comparison.columns if key in comparison.costs}
+    write_costs({key: cost for key, cost in told.items() if cost.figures}, folder / COSTS)
     write_counts(counts_of(comparison), folder / COUNTS)
 
 
