@@ -14,6 +14,7 @@ from rece_lightning.core.editors import UCE, ProjectedUCE
 from rece_lightning.core.embedding_map import unedited as unedited_map
 from rece_lightning.core.eraser import Eraser, Evidence
 from rece_lightning.core.errors import ConfigurationError, check_choice, check_number
+from rece_lightning.core.front import pareto_front
 from rece_lightning.core.gram import Gram
 from rece_lightning.core.grid import Scales, differing, grid
 from rece_lightning.core.method import Method
@@ -215,7 +216,7 @@ def tune(method: Method, tuning: Tuning, evidence: Mapping[str, Evidence], grams
     unedited: dict[str, float] = {}
     begun: dict[str, Eraser] = {}
     for setting, counts in grid(method, tuning.epochs, scales):
-        if not begun or next(iter(begun.values())).method.editor is not setting.editor:
+        if all(one.method.editor is not setting.editor for one in begun.values()):
             begun = {space: Eraser(setting, evidence[space], gram) for space, gram in grams.items()}
         erasers = {space: one.under(setting) if one.epoch else one for space, one in begun.items()}
         for epochs in counts:
@@ -300,24 +301,6 @@ def _share(value: float) -> float:
 
 def _harmonic(*parts: float) -> float:
     return 0.0 if min(parts) <= 0 else len(parts) / sum(1.0 / part for part in parts)
-
-
-def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the points that no other is at least as low as in both, and lower in one; by the first figure.
-
-    Of equal points the first counts. Points with a NaN are on no front.
-
-    Example:
-        >>> pareto_front([(0.1, 3.0), (0.5, 1.0), (0.5, 2.0), (0.9, 1.0), (0.1, 3.0)])
-        [0, 1]
-    """
-    usable = [index for index, (first, second) in enumerate(points) if first == first and second == second]
-    front, lowest = [], float("inf")
-    for index in sorted(usable, key=lambda index: (points[index], index)):
-        if points[index][1] < lowest:
-            front.append(index)
-            lowest = points[index][1]
-    return front
 
 
 @torch.no_grad()

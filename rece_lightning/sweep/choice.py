@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rece_lightning.core.tuning import SPARE, balance, left_under_other_words, pareto_front
+from rece_lightning.core.front import pareto_front
+from rece_lightning.core.tuning import SPARE, balance, left_under_other_words
 from rece_lightning.metrics import harmonic_mean
 from rece_lightning.sweep.grid import Setting
 from rece_lightning.sweep.ranking import Figures

@@ -20,10 +20,11 @@ from rece_lightning.core import UCE, Method, NullSpace, TensorUCE
 from rece_lightning.core.diagnostics import preservation_drift, regeneration_residual
 from rece_lightning.core.embedding_map import LayerMaps
 from rece_lightning.core.errors import ConfigurationError
+from rece_lightning.core.front import pareto_front
 from rece_lightning.core.gram import Gram
 from rece_lightning.core.moments import Moments
 from rece_lightning.erasure.loaded import LoadedModel
-from rece_lightning.sweep.choice import Choice, pareto_front
+from rece_lightning.sweep.choice import Choice
 from rece_lightning.sweep.grid import EPOCHS, Setting
 from rece_lightning.sweep.ranking import Figures, Ranking
 from rece_lightning.sweep.table import SweepTable
