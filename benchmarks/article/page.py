@@ -180,14 +180,16 @@ def plot(rows: Sequence[Row]) -> Figure:
         (ERASED, SYNONYMS): "erased and synonyms, detected (%)",
         (DERIVED,): "given the derived embedding, detected (%)",
     }
+    # A method has one colour in every panel.
+    colours = {name: f"C{place % 10}" for place, name in enumerate(dict.fromkeys(row.state for row in rows))}
     for line, world in enumerate(worlds):
         own = [row for row in rows if row.world == world]
         for column, (groups, title) in enumerate(titles.items()):
             axes = figure.add_subplot(len(worlds), 2, 2 * line + column + 1)
-            for place, name in enumerate(methods(own)):
+            for name in methods(own):
                 family = next((key for key, names in FAMILIES.items() if name in names), "edits")
                 style: dict[str, Any] = {"marker": {"guards": "s", "trained": "^", "edits": "o"}[family], "capsize": 2,
-                                         "elinewidth": 0.7, "linestyle": "none", "color": f"C{place % 10}"}  # fmt: skip
+                                         "elinewidth": 0.7, "linestyle": "none", "color": colours[name]}  # fmt: skip
                 if name == ORIGINAL:
                     style |= {"marker": "*", "color": "black"}
                 gone = share(row for row in own if row.state == name and row.group in groups)
