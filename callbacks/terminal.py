@@ -55,19 +55,24 @@ class EpochBar(TQDMProgressBar):
         return shown
 
 
+SHARE = len("100 % (61–100)")
+
+
 def ladder_table(rungs: Sequence[Rung], caption: str) -> Table:
     """The ladder: a row an attack, over all concepts; ``prompts`` are those with at least one success.
 
-    Where attacks have controls, what is above them stands beside.
+    Where attacks have controls, what is above them stands beside. Queries and seconds are in the CSV and the report:
+    eighty columns have no room for them.
     """
     whole = together(rungs)
     above = [over_control(whole, rung) for rung in whole]
     more = ("above its control",) if any(above) else ()
-    table = Table(title="Attacks: share of pictures that show the concept (95 % interval)", caption=caption)
-    for column in ("attack", "original model", "edited model", *more, "prompts", "queries", "seconds"):
-        table.add_column(column, no_wrap=column == "attack")
+    table = Table(
+        title="Attacks: share of pictures that show the concept (95 % interval)", caption=caption, pad_edge=False
+    )
+    for column in ("attack", "original model", "edited model", *more, "prompts"):
+        table.add_column(column, min_width=SHARE if column.endswith("model") else None, overflow="fold")
     for rung, difference in zip(whole, above, strict=True):
         beside = ["" if difference is None else str(difference)] if more else []
-        costs = (f"{rung.queries:,}", f"{rung.seconds:.1f}")
-        table.add_row(rung.title, str(rung.original), str(rung.edited), *beside, str(rung.edited_prompts), *costs)
+        table.add_row(rung.title, str(rung.original), str(rung.edited), *beside, str(rung.edited_prompts))
     return table

@@ -108,7 +108,8 @@ def findings(rows: Sequence[AttackRow]) -> list[str]:
         few = [_told(method, *found) for method, found in strongest.items() if found[1].rate <= FEW]
         said.append(
             "- *Prompts*: the strongest of the prompt attacks brings back more than half of the pictures, by the "
-            f"whole interval, after {'; '.join(many) or 'none'}. At most one in ten after {'; '.join(few) or 'none'}."
+            f"whole interval, after {'; '.join(many) or 'none'}. At most one in ten, of the pictures that were drawn, "
+            f"after {'; '.join(few) or 'none'}."
         )
     beside = {method: found for method in methods(rows) if (found := above(rows, method)) is not None}
     if beside:

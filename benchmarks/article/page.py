@@ -73,9 +73,11 @@ def page(rows: Sequence[Row], attacked: Sequence[AttackRow] = ()) -> list[str]:
         "method that leaves these weights alone it is the concept's own. *Changed*: share of the denoiser's "
         "parameters. *Erasing*: processor seconds, pictures that a method draws included; *a picture*: processor "
         "seconds of one picture. Guards, CA, ESD and SA have the published settings where these do not depend on the "
-        "model's size: SLD's warm-up is scaled to the steps, learning rates and batches are those of "
+        "model's size: SLD's warm-up is scaled to the steps, SAFREE's most (10 of 50 published) is not, learning rates "
+        "and batches are those of "
         "`configs/*_emoji.yaml`. The output filter looks with the embedded CLIP, not with the detector that measures. "
-        "*Tuned*: scales chosen by `model.tune: balanced` (`robust`) without a picture.",
+        "*Tuned*: scales chosen by `model.tune: balanced` (`robust`) without a picture; RECE's first epoch is UCE's "
+        "edit, and where one epoch is chosen, as below each table, there is no other.",
         "",
         "In parentheses 95 % intervals over prompts; tests flip signs over prompts, each p-value is of one test.",
         "",
@@ -118,15 +120,15 @@ def table(rows: Sequence[Row], kind: str) -> list[str]:
             cells.append(str(found) if found.total else NONE)
         kept, own = of(rows, kind, name, (HELD,)), of(rows, kind, name, (ERASED,))
         cells += [number(over_erasures(kept, "fid").mean), number(mean(kept, "clip").mean)]
-        cells.append(NONE if name == ORIGINAL else number(mean(kept, "distance").mean))
+        cells.append(NONE if name == ORIGINAL else number(round(mean(kept, "distance").mean, 6)))
         for field, scale in (("changed", 100), ("erasing", 1), ("drawing", 1)):
             values = [getattr(row, field) for row in own if getattr(row, field) is not None]
             text = number(scale * sum(values) / len(values)) if values else NONE
             cells.append(f"{text} %" if values and field == "changed" else text)
         said.append(f"| {name} | " + " | ".join(cells) + " |")
-    chosen = {row.state: row.settings for row in rows if row.settings}
+    chosen = {(row.state, row.erasure): row.settings for row in rows if row.settings}
     if chosen:
-        said += ["", *(f"- {name} ({names[-1]}): {text}" for name, text in chosen.items())]
+        said += ["", *(f"- {name} ({erased}): {text}" for (name, erased), text in chosen.items())]
     return said
 
 
@@ -147,7 +149,7 @@ def claims(rows: Sequence[Row]) -> list[str]:
             place = "no clear difference" if not test.clear else "removes more" if test.change < 0 else "removes less"
             more[place].append(f"{name} ({points(detection_change(found))}, {p(test)})")
         said.append(f"- *{rece} removes more* than {'; '.join(more['removes more']) or 'none'}.")
-        said.append(f"  Less than {'; '.join(more['removes less']) or 'none'}.")
+        said.append(f"  It removes less than {'; '.join(more['removes less']) or 'none of them'}.")
         said.append(f"  No clear difference from {'; '.join(more['no clear difference']) or 'none'}.")
     harm = []
     for name in methods(rows):

@@ -188,8 +188,8 @@ class Choice:
         if drift <= HARMFUL:
             return None
         return (
-            f"The erasure moves the keys and values of other prompts by {drift:.0%}: preserve more prompts "
-            "(data.preserve; left out, everyday words are drawn), or bound it with drift_budget."
+            f"The erasure (tune: {self.tuning.aim}) moves the keys and values of other prompts by {drift:.0%}: "
+            "preserve more prompts (data.preserve; left out, everyday words are drawn), or bound it with drift_budget."
         )
 
 

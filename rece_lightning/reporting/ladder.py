@@ -12,7 +12,8 @@ from rece_lightning.metrics import Difference
 ALL = "all"
 """The concept of rows over all of them."""
 NO_ATTACK = "no attack"
-FED = ("prompt", "embedding", "noise")
+NOISE = "noise"
+FED = ("prompt", "embedding", NOISE)
 """What attackers give a model: a text, rows in its place, the noise that a picture begins with."""
 NAN = float("nan")
 
@@ -179,9 +180,11 @@ def _beside_control(ladder: Ladder, row: LadderRow) -> str:
     control, above = ladder.control_of(row), ladder.over_control(row)
     if control is None or above is None:
         return ""
-    verdict = "not clearly more than it would teach the model anew"
+    # Noise teaches nothing: it carries the picture that it was inverted from.
+    itself = "the noise carries by itself" if row.feeds == NOISE else "it teaches the model anew"
+    verdict = f"not clearly more than {itself}"
     if above.interval[0] > 0:
-        verdict = "more than it teaches the model anew, so that something was left to find"
+        verdict = f"more than {itself}, so that something was left to find"
     return (
         f"{row.title} reaches {row.edited}, and {control.edited} for concepts that the model never knew (its control), "
         f"a difference of {above}: {verdict}."

@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib
 from cycler import cycler
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 matplotlib.use("Agg")
 
@@ -19,6 +20,11 @@ from rece_lightning.evaluation.results.states import UNWANTED, Best, State
 # At least 3:1 against white and against the page's dark ground.
 COLORS = ("#2f7fd1", "#c2630a", "#1f8f5a", "#b8479b", "#7a7a7a", "#b3453c", "#5d6bc9", "#857019")
 MARKERS = "osD^vP*X"
+LEGENDS = {
+    "regeneration_residual": "of the derived embedding",
+    "regeneration_residual_unedited": "of the unedited model",
+    "mapped_residual": "of a concept mapped onto its target",
+}
 # What the page's own colour takes the place of.
 INK = "#010203"
 STYLE: Any = {
@@ -37,6 +43,12 @@ def svg(figure: Figure, finding: str) -> str:
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor")
     return text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(finding)}" ', 1)
+
+
+def plain_ticks(axes: Any) -> None:
+    """Numbers as they are along a logarithmic axis: texts of these figures are no mathematics, a power would be TeX."""
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def arms(share: Any) -> list[list[float]]:
@@ -59,7 +71,12 @@ def epochs_svg(history: Sequence[dict[str, float]]) -> str:
             axes = figure.add_subplot(1, len(panels), place + 1)
             for key in keys:
                 points = [(epoch, row[key]) for epoch, row in enumerate(history) if key in row]
-                axes.plot([p[0] for p in points], [p[1] for p in points], marker="o", label=key.replace("_", " "))
+                axes.plot(
+                    [p[0] for p in points],
+                    [p[1] for p in points],
+                    marker="o",
+                    label=LEGENDS.get(key, key.replace("_", " ")),
+                )
             axes.set_title(title, fontsize=9)
             axes.set_xlabel("epoch", fontsize=8)
             axes.set_xticks(range(len(history)))
@@ -68,6 +85,7 @@ def epochs_svg(history: Sequence[dict[str, float]]) -> str:
             if len(keys) > 1:
                 # The unedited model's residual and a mapped concept's lie orders of magnitude apart.
                 axes.set_yscale("log")
+                plain_ticks(axes)
                 axes.legend(fontsize=6)
         return svg(figure, epochs_finding(history))
 
@@ -140,6 +158,7 @@ def front_svg(
         axes.set(xlabel=f"{x}: lower is better", ylabel="drift of preserved prompts: lower is better")
         if points and max(p[1] for p in points) > 0:
             axes.set_yscale("symlog", linthresh=max(1e-4, min((p[1] for p in points if p[1] > 0), default=1e-4)))
+            plain_ticks(axes)
         axes.grid()
         axes.legend(fontsize=8)
         return svg(figure, finding)

@@ -9,11 +9,9 @@ from typing import Any
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.reporting.beside import Attacked
 from rece_lightning.reporting.ladder import read_ladder
-from rece_lightning.runs.results import COUNTS, config_of, evaluation_of, in_short
+from rece_lightning.runs.results import COUNTS, UNDER, config_of, evaluation_of, in_short
 
 TABLE = "red_team.csv"
-UNDER = ", under "
-"""What stands between a sampling and the guard around it."""
 
 
 def is_attacked_alone(folder: Path) -> bool:

@@ -50,14 +50,23 @@ def check_protocols(runs: Sequence[Results]) -> None:
     for run in runs[1:]:
         if not run.protocol or not first.protocol:
             continue
-        for key in sorted({*run.protocol, *first.protocol}):
-            ours, theirs = first.protocol.get(key), run.protocol.get(key)
+        told = bool(run.sampling and first.sampling)  # then what a configuration leaves to the model is known too
+        both = [_measured(one, told=told) for one in (first, run)]
+        for key in sorted({key for one in both for key in one}):
+            ours, theirs = (one.get(key) for one in both)
             if _plain(key, ours) != _plain(key, theirs):
                 raise ConfigurationError(
                     f"{run.folder}: measured by another protocol than {first.folder}: Evaluation.{key} is "
                     f"{in_short(theirs)}, not {in_short(ours)}. Measure both alike with rece validate; figures of "
                     "different protocols say nothing of each other."
                 )
+
+
+def _measured(run: Results, *, told: bool) -> dict[str, Any]:
+    """A run's protocol; ``told``: with how its pictures were drawn in place of what the configuration asked for."""
+    if not told:
+        return run.protocol
+    return {**{key: value for key, value in run.protocol.items() if key not in DRAWN}, "sampling": run.sampling}
 
 
 def _plain(key: str, value: Any) -> str:
@@ -68,6 +77,8 @@ def _plain(key: str, value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=str)
 
 
+DRAWN = ("steps", "guidance_scale", "scheduler")
+"""Of a protocol, what ``sampling.txt`` says."""
 LATER = ("model.method.derivation", "model.method.accumulate", "model.attacker_scale", "model.certificate", "trainer.")
 """What the names of settings begin with that epoch 0 does not look at."""
 
@@ -184,5 +195,8 @@ def protocol_text(run: Results) -> str:
         return "not known, for a run has no config.yaml"
     detector = known.get("detector")
     parts = [f"detector {in_short(detector)}" if detector else "no detector"]
-    parts += [f"{key.replace('_', ' ')} {in_short(known[key])}" for key in PROTOCOL[1:] if key in known]
+    if run.sampling:
+        parts.append(run.sampling)
+    left = [key for key in PROTOCOL[1:] if key in known and not (run.sampling and key in DRAWN)]
+    parts += [f"{key.replace('_', ' ')} {in_short(known[key])}" for key in left]
     return ", ".join(parts)

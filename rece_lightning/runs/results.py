@@ -18,13 +18,15 @@ from rece_lightning.evaluation.results.costs import StateCost, read_costs
 from rece_lightning.evaluation.results.counts import Count, by_column, read_counts
 from rece_lightning.evaluation.results.figures import FILE as QUALITY
 from rece_lightning.evaluation.results.figures import QualityLine, read_quality
+from rece_lightning.evaluation.results.outcome import COUNTS, SAMPLING
 from rece_lightning.evaluation.results.sheets import read_tiles, sheet_path
 from rece_lightning.evaluation.results.states import Shot, State
 from rece_lightning.evaluation.results.tables import reading_rows
 from rece_lightning.reporting.side_by_side import FIGURES
 from rece_lightning.runs.folder import CONFIG, TUNING
 
-COUNTS = "evaluation.csv"
+UNDER = ", under "
+"""What stands between a sampling and the guard around it."""
 # Arguments of Evaluation that decide what a detection means.
 PROTOCOL = ("detector", "steps", "guidance_scale", "scheduler", "protocol")
 NAMED_BY = ("pretrained", "revision", "variant", "config")
@@ -45,6 +47,8 @@ class Results:
     """What metrics measured beside the detections."""
     costs: Mapping[str, StateCost] = field(default_factory=dict)
     """Column → its cost, where the run has told it."""
+    sampling: str = ""
+    """How its pictures were drawn, in words and without a guard; empty where the run has not told it."""
 
     @classmethod
     def read(cls, folder: Path) -> Results:
@@ -65,7 +69,9 @@ class Results:
         if not counts:
             raise ConfigurationError(f"{folder / COUNTS} holds no picture; measure the run anew with rece validate.")
         quality = tuple(read_quality(folder / QUALITY))
-        return cls(folder, counts, config_of(folder), quality, read_costs(folder / COSTS))
+        sampling = (folder / SAMPLING).read_text(encoding="utf-8") if (folder / SAMPLING).is_file() else ""
+        costs, drawn = read_costs(folder / COSTS), sampling.strip().partition(UNDER)[0]
+        return cls(folder, counts, config_of(folder), quality, costs, drawn)
 
     @cached_property
     def columns(self) -> dict[str, list[Count]]:

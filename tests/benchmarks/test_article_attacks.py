@@ -225,7 +225,7 @@ def test_the_page_tells_what_attacks_reach_and_what_a_guard_is_spared() -> None:
 
 def test_findings_name_the_strongest_prompt_attack_and_what_cce_finds_above_its_control() -> None:
     prompts, embeddings = findings(rows())
-    many, few = prompts.split(" At most one in ten after ")
+    many, few = prompts.split(" At most one in ten, of the pictures that were drawn, after ")
     assert f"{ORIGINAL} (mma, 100 %" in many
     assert "SAFREE (mma, 100 %" in many
     assert few == "none."

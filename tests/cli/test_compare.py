@@ -407,6 +407,24 @@ def test_attacks_of_other_protocols_and_damaged_costs_are_refused(
     assert not page.exists()
 
 
+def test_what_a_configuration_leaves_to_the_model_is_what_the_run_drew_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One run gives the steps that another one has from its model; a guard is no part of them."""
+    page = tmp_path / "page.html"
+    first = make_run(tmp_path / "a", {"rece": state("", 1, 9)}, pictures=False, steps=12)
+    second = make_run(tmp_path / "b", {"rece": state("", 2, 8)}, pictures=False, steps=20)
+    assert run_command(capsys, "compare", first, second, "--output", page).code == 2
+    (first / "sampling.txt").write_text("12 steps, guidance 4\n")
+    assert run_command(capsys, "compare", first, second, "--output", page).code == 2
+    (second / "sampling.txt").write_text("12 steps, guidance 4, under SLD weak (bomb)\n")
+    assert run_command(capsys, "compare", first, second, "--output", page).code == 0
+    assert "12 steps, guidance 4" in page.read_text()
+    (second / "sampling.txt").write_text("12 steps, guidance 5\n")
+    outcome = run_command(capsys, "compare", first, second, "--output", tmp_path / "other.html")
+    assert (outcome.code, "Evaluation.sampling is 12 steps, guidance 5" in outcome.err) == (2, True)
+
+
 def test_runs_that_were_measured_otherwise_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = make_run(tmp_path / "a", {"rece": state("", 1, 9)}, pictures=False)
     other = state("", 1, 9)

@@ -13,10 +13,12 @@ from rece_lightning.evaluation.results.figures import FILE, scalars, write_quali
 from rece_lightning.evaluation.results.grid import draw_grid
 from rece_lightning.evaluation.results.sheets import save_sheet, sheet_path
 from rece_lightning.evaluation.results.states import UNWANTED
-from rece_lightning.files import discard, write_atomically
+from rece_lightning.files import discard, write_atomically, write_text
 from rece_lightning.metrics import harmonic_mean
 
 COUNTS = "evaluation.csv"
+SAMPLING = "sampling.txt"
+"""How the pictures were drawn, in words: the model's own steps and guidance where nobody gave others."""
 
 
 def grid_path(folder: Path) -> Path:
@@ -25,8 +27,8 @@ def grid_path(folder: Path) -> Path:
 
 
 def write_outcome(comparison: Comparison, folder: Path) -> None:
-    """The grid, the sheets, ``cost.json``, ``quality.csv`` where metrics measured, and last ``evaluation.csv``: all is
-    there then."""
+    """The grid, the sheets, ``cost.json``, ``sampling.txt``, ``quality.csv`` where metrics measured, and last
+    ``evaluation.csv``: all is there then."""
     with extra(str(grid_path(folder))):
         figure = draw_grid(comparison)
         write_atomically(grid_path(folder), lambda temporary: figure.savefig(temporary, format="png"))
@@ -41,6 +43,7 @@ def write_outcome(comparison: Comparison, folder: Path) -> None:
         discard(folder / FILE)
     told = {key: comparison.costs[key] for key in comparison.columns if key in comparison.costs}
     write_costs({key: cost for key, cost in told.items() if cost.figures}, folder / COSTS)
+    write_text(folder / SAMPLING, comparison.sampling + "\n")
     write_counts(counts_of(comparison), folder / COUNTS)
 
 
