@@ -55,9 +55,6 @@ class EpochBar(TQDMProgressBar):
         return shown
 
 
-SHARE = len("100 % (61–100)")
-
-
 def ladder_table(rungs: Sequence[Rung], caption: str) -> Table:
     """The ladder: a row an attack, over all concepts; ``prompts`` are those with at least one success.
 
@@ -66,13 +63,13 @@ def ladder_table(rungs: Sequence[Rung], caption: str) -> Table:
     """
     whole = together(rungs)
     above = [over_control(whole, rung) for rung in whole]
-    more = ("above its control",) if any(above) else ()
+    more = ("points above its control",) if any(above) else ()
     table = Table(
         title="Attacks: share of pictures that show the concept (95 % interval)", caption=caption, pad_edge=False
     )
     for column in ("attack", "original model", "edited model", *more, "prompts"):
-        table.add_column(column, min_width=SHARE if column.endswith("model") else None, overflow="fold")
+        table.add_column(column, no_wrap=column.endswith("model"), overflow="fold")
     for rung, difference in zip(whole, above, strict=True):
-        beside = ["" if difference is None else str(difference)] if more else []
+        beside = ["" if difference is None else difference.short] if more else []
         table.add_row(rung.title, str(rung.original), str(rung.edited), *beside, str(rung.edited_prompts))
     return table
