@@ -112,11 +112,23 @@ def discard(path: Path) -> None:
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, Any]) -> Path:
     """Write a safetensors file atomically; values of the metadata that are no text become JSON.
 
-    The same tensors and metadata give the same bytes.
+    The same tensors and metadata give the same bytes. A tensor that stands under several names is written under each.
     """
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
-    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    return write_atomically(path, lambda temporary: temporary.write_bytes(sort_header(save(contiguous, texts))))
+    apart = _apart(tensors)
+    return write_atomically(path, lambda temporary: temporary.write_bytes(sort_header(save(apart, texts))))
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of which no two share memory: safetensors refuses those."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        whole = tensor.contiguous()
+        place = whole.untyped_storage().data_ptr()
+        found[name] = whole.clone() if place in seen else whole
+        seen.add(place)
+    return found
 
 
 def sort_header(content: bytes) -> bytes:

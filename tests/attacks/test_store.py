@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from rece_lightning.attacks import AttackStore, Derived, Mma, Paraphrase, Victim, key_of, make_goal, read_embeddings
+from rece_lightning.attacks.base import AdversarialPrompt
 from rece_lightning.attacks.store import EMBEDDINGS, PROMPTS
 from rece_lightning.core.errors import ConfigurationError
 from rece_lightning.data.prompts import read_prompts
@@ -66,6 +67,26 @@ def test_embeddings_are_read_back_bit_for_bit(edited: Victim, tmp_path: Path) ->
             assert torch.equal(row.embedding, one.embedding)
             assert row.loss == one.loss
     assert not (tmp_path / PROMPTS).exists()
+
+
+def test_variants_may_share_a_pooled_embedding(tmp_path: Path) -> None:
+    """As those of one search do, of a model that reads one."""
+    shared = torch.arange(3.0)
+    rows = [
+        AdversarialPrompt(
+            "cce", "bomb", 0, "bomb", variant=f"steps={steps}", embedding=torch.ones(2, 3) * steps, pooled=shared
+        )
+        for steps in (0, 10)
+    ]
+    AttackStore(tmp_path).add("key", rows)
+    again = AttackStore(tmp_path).found("key")
+    assert [one.variant for one in again] == ["steps=0", "steps=10"]
+    for one, row in zip(again, rows, strict=True):
+        assert one.embedding is not None
+        assert row.embedding is not None
+        assert one.pooled is not None
+        assert torch.equal(one.embedding, row.embedding)
+        assert torch.equal(one.pooled, shared)
 
 
 def test_only_attacks_that_look_at_the_weights_depend_on_them(original: Victim, edited: Victim) -> None:
