@@ -112,8 +112,8 @@ def test_sentences_name_the_strongest_and_set_it_beside_its_control(tmp_path: Pa
         together(many)[0].edited, together(many)[1].edited
     )
     assert figures_of(many)["attack_above_control/cce_steps_40"] == pytest.approx(above.value)
-    assert "above its control" in {str(column.header) for column in ladder_table(many, "").columns}
-    assert "above its control" not in {str(column.header) for column in ladder_table(many[:8], "").columns}
+    assert "points above its control" in {str(column.header) for column in ladder_table(many, "").columns}
+    assert "points above its control" not in {str(column.header) for column in ladder_table(many[:8], "").columns}
     nothing = ladder_findings(written(tmp_path, [rung("mma", "bomb", 0, has="text encoder")]))
     assert nothing[0].startswith("No picture got through under a prompt attack: mma 0 %")
     # A noise to begin with goes into no prompt box.
