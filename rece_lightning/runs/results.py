@@ -25,8 +25,8 @@ from rece_lightning.evaluation.results.tables import reading_rows
 from rece_lightning.reporting.side_by_side import FIGURES
 from rece_lightning.runs.folder import CONFIG, TUNING
 
-UNDER = ", under "
-"""What stands between a sampling and the guard around it."""
+UNDER, SEEDS = ", under ", ", seed"
+"""What stands between a sampling and the guard around it, and before its seeds."""
 # Arguments of Evaluation that decide what a detection means.
 PROTOCOL = ("detector", "steps", "guidance_scale", "scheduler", "protocol")
 NAMED_BY = ("pretrained", "revision", "variant", "config")
@@ -48,7 +48,7 @@ class Results:
     costs: Mapping[str, StateCost] = field(default_factory=dict)
     """Column → its cost, where the run has told it."""
     sampling: str = ""
-    """How its pictures were drawn, in words and without a guard; empty where the run has not told it."""
+    """How its pictures were drawn, in words, without a guard and seeds; empty where the run has not told it."""
 
     @classmethod
     def read(cls, folder: Path) -> Results:
@@ -69,9 +69,7 @@ class Results:
         if not counts:
             raise ConfigurationError(f"{folder / COUNTS} holds no picture; measure the run anew with rece validate.")
         quality = tuple(read_quality(folder / QUALITY))
-        sampling = (folder / SAMPLING).read_text(encoding="utf-8") if (folder / SAMPLING).is_file() else ""
-        costs, drawn = read_costs(folder / COSTS), sampling.strip().partition(UNDER)[0]
-        return cls(folder, counts, config_of(folder), quality, costs, drawn)
+        return cls(folder, counts, config_of(folder), quality, read_costs(folder / COSTS), _drawn(folder / SAMPLING))
 
     @cached_property
     def columns(self) -> dict[str, list[Count]]:
@@ -216,6 +214,12 @@ def evaluation_of(config: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(callback, dict) and str(callback.get("class_path", "")).endswith("Evaluation"):
             return dict(callback.get("init_args") or {})
     return {}
+
+
+def _drawn(path: Path) -> str:
+    """Steps, guidance and scheduler of a run's ``sampling.txt``: other seeds are of no other protocol."""
+    text = path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+    return (text.rpartition(SEEDS)[0] or text).partition(UNDER)[0]
 
 
 def config_of(folder: Path) -> dict[str, Any]:

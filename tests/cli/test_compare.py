@@ -415,12 +415,12 @@ def test_what_a_configuration_leaves_to_the_model_is_what_the_run_drew_with(
     first = make_run(tmp_path / "a", {"rece": state("", 1, 9)}, pictures=False, steps=12)
     second = make_run(tmp_path / "b", {"rece": state("", 2, 8)}, pictures=False, steps=20)
     assert run_command(capsys, "compare", first, second, "--output", page).code == 2
-    (first / "sampling.txt").write_text("12 steps, guidance 4\n")
+    (first / "sampling.txt").write_text("12 steps, guidance 4, seeds 0–5\n")
     assert run_command(capsys, "compare", first, second, "--output", page).code == 2
-    (second / "sampling.txt").write_text("12 steps, guidance 4, under SLD weak (bomb)\n")
+    (second / "sampling.txt").write_text("12 steps, guidance 4, under SLD weak (bomb), seed 0\n")
     assert run_command(capsys, "compare", first, second, "--output", page).code == 0
     assert "12 steps, guidance 4" in page.read_text()
-    (second / "sampling.txt").write_text("12 steps, guidance 5\n")
+    (second / "sampling.txt").write_text("12 steps, guidance 5, seed 0\n")
     outcome = run_command(capsys, "compare", first, second, "--output", tmp_path / "other.html")
     assert (outcome.code, "Evaluation.sampling is 12 steps, guidance 5" in outcome.err) == (2, True)
 
