@@ -256,6 +256,11 @@ def digest_of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def plain_shots(shots: Mapping[str, Sequence[tuple[EvaluationPrompt, int]]]) -> dict[str, list[tuple[Any, int]]]:
+    """Of a recipe: prompts with their seeds, by group, in plain values."""
+    return {group: [(row.plain(), seed) for row, seed in rows] for group, rows in shots.items()}
+
+
 # Rows
 
 BETWEEN = "|"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks.article.attacks import BUDGET, LADDERS, PICTURES, STEPS
-from benchmarks.article.plan import DERIVED, contenders, things
-from benchmarks.article.table import AttackRow, Row
+from benchmarks.article.plan import DERIVED
+from benchmarks.article.table import AttackRow, Row, methods
 from benchmarks.results.figures import share
 from benchmarks.results.page import NONE
 from benchmarks.results.plan import ERASED
@@ -68,13 +68,6 @@ def has(rows: Sequence[AttackRow], attacks: Sequence[str]) -> str:
     """Of each attack, without what is said of guards."""
     needs = {row.attack: row.has.partition("; ")[0] for row in rows}
     return "; ".join(f"`{name}` {needs[name]}" for name in attacks)
-
-
-def methods(rows: Sequence[AttackRow]) -> list[str]:
-    """In the order of the plan."""
-    there = {row.state for row in rows}
-    names = dict.fromkeys(one.name for thing in things() for one in contenders(rows[0].world, thing))
-    return [name for name in names if name in there]
 
 
 def reached(rows: Sequence[AttackRow], method: str, attack: str, variant: str = "", *, control: bool = False) -> Share:

@@ -20,10 +20,8 @@ from benchmarks.article.plan import (
     SEEDS,
     UCE,
     WORDS,
-    contenders,
-    things,
 )
-from benchmarks.article.table import AttackRow, Row
+from benchmarks.article.table import AttackRow, Row, methods
 from benchmarks.results.claims import p, points
 from benchmarks.results.figures import (
     UNWANTED,
@@ -95,14 +93,6 @@ def page(rows: Sequence[Row], attacked: Sequence[AttackRow] = ()) -> list[str]:
             if part:
                 lines += [f"## {title}: `{world}`", "", *table(part, kind), ""]
     return [*lines, *attack_page.sections(attacked, rows), *published.lines()]
-
-
-def methods(rows: Sequence[Row]) -> list[str]:
-    """In the order of the plan."""
-    there = {row.state for row in rows}
-    world = rows[0].world
-    names = dict.fromkeys(one.name for thing in things() for one in contenders(world, thing))
-    return [name for name in names if name in there]
 
 
 def table(rows: Sequence[Row], kind: str) -> list[str]:

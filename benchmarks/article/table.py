@@ -3,10 +3,11 @@ and point of its curve."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.article.plan import Key
+from benchmarks.article.plan import Key, contenders, things
 from benchmarks.harness import BETWEEN, Table, check_lists
 from rece_lightning.metrics import Share
 
@@ -102,3 +103,10 @@ class AttackRow:
 def attack_table(folder: Path) -> Table[AttackRow]:
     """The table of attacks in a folder, of all worlds."""
     return Table(folder / "article_attacks.csv", AttackRow, digits=5)
+
+
+def methods(rows: Sequence[Row] | Sequence[AttackRow]) -> list[str]:
+    """Those that rows of a world are of, in the order of the plan."""
+    there = {row.state for row in rows}
+    names = dict.fromkeys(one.name for thing in things() for one in contenders(rows[0].world, thing))
+    return [name for name in names if name in there]

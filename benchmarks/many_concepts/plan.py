@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from benchmarks.harness import Settings, digest, former, told
+from benchmarks.harness import Settings, digest, former, plain_shots, told
 from benchmarks.results.plan import ruled
 from rece_lightning.core.tuning import BALANCED
 from rece_lightning.data.concepts import PromptPair
@@ -178,7 +178,7 @@ def ordered_objects() -> list[str]:
 
 def recipe(task: Task, way: Way, preserve: str, pictures: int | None) -> str:
     """Digest of what decides a row's figures beside the model."""
-    shots = {role: [(row.plain(), seed) for row, seed in part] for role, part in task.limited(pictures).items()}
+    shots = plain_shots(task.limited(pictures))
     made: dict[str, Any] = {}
     if way.name != ORIGINAL:
         made = {"model": former(way.settings), "epochs": way.epochs, **task.data(preserve)}

@@ -13,7 +13,7 @@ from benchmarks.harness import told
 from benchmarks.red_team.plan import RECE_TUNED, ROBUST, ROBUST_TUNED, STATES, TUNED, UNASKED, Plan
 from rece_lightning.attacks.outcome import NO_ATTACK
 from rece_lightning.metrics import EmojiDetector, Share
-from rece_lightning.reporting.ladder import FED, Counted, Ladder, LadderRow
+from rece_lightning.reporting.ladder import FED, NOISE, Counted, Ladder, LadderRow
 from rece_lightning.reporting.ladder_section import Curve, curve_findings, curves_of, draw_curves
 
 CHOICES = {
@@ -183,7 +183,7 @@ def noise_sentences(rows: Sequence[Row]) -> list[str]:
     says = []
     for state in measured_states(rows):
         ladder = ladder_of(rows, state)
-        for row in (one for one in ladder.attacks if one.feeds == "noise"):
+        for row in (one for one in ladder.attacks if one.feeds == NOISE):
             control, above = ladder.control_of(row), ladder.over_control(row)
             if control is not None and above is not None:
                 says.append(f"{state}: {row.title} {row.edited}, control {control.edited}, difference {above}.")

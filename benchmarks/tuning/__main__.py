@@ -26,6 +26,7 @@ from benchmarks.harness import (
     fill,
     former,
     method_of,
+    plain_shots,
     table_parser,
     told,
     unet_digest,
@@ -84,11 +85,6 @@ def shots(concept: str, counts: tuple[int, int, int]) -> dict[str, list[tuple[Ev
     }
 
 
-def plainly(wanted: Mapping[str, Sequence[tuple[EvaluationPrompt, int]]]) -> dict[str, Any]:
-    """Of a recipe: the pictures."""
-    return {part: [[row.plain(), seed] for row, seed in rows] for part, rows in wanted.items()}
-
-
 class Bench:
     """A world, and the sessions of concepts that are erased one at a time with drawn words."""
 
@@ -137,7 +133,7 @@ def edit_piece(
     for name, (method, epochs) in edits.items():
         plain = None if method is None else method.plain(epochs)
         kept = session.concepts["preserved"]
-        made = [unet_digest(bench.pretrained), concept, kept, plain, epochs, str(SAMPLING), plainly(wanted)]
+        made = [unet_digest(bench.pretrained), concept, kept, plain, epochs, str(SAMPLING), plain_shots(wanted)]
         recipes[part, concept, name] = digest(made)
 
     def measured(missing: list[tuple[str, str, str]]) -> Iterator[list[Row]]:
@@ -178,7 +174,7 @@ def line_pieces(bench: Bench, part: str, names: Sequence[str]) -> Iterator[Piece
         wanted = shots(concept, LINE)
         keys = {
             (part, concept, name): digest(
-                [unet_digest(bench.pretrained), part, concept, name, str(SAMPLING), plainly(wanted), str(Tuning())]
+                [unet_digest(bench.pretrained), part, concept, name, str(SAMPLING), plain_shots(wanted), str(Tuning())]
             )
             for name in (NONE, "tuned")
         }

@@ -16,12 +16,11 @@ from rece_lightning.core.derivation import Derivation
 from rece_lightning.core.embedding_map import AnyMap
 from rece_lightning.core.errors import ConfigurationError, check_number
 from rece_lightning.core.gram import Gram
+from rece_lightning.core.linalg import rounding_of
 from rece_lightning.evaluation.derived import normed
 
 SMALLEST_RIDGE = 1e-9
 """Share of ``tr(G)/d`` below which, as where the bound does not bind, float64 has no correct digit."""
-ROUNDING = 16
-"""Times the width and the norm of ``MᵀGM``, in units of float64: the same where a map enlarges what it maps."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,8 @@ def derived_curve(gram: Gram, maps: AnyMap, embedding: Tensor, ratios: Sequence[
     concept = embedding.to(edited.device, edited.dtype)
     attacks = Reach.of(gram, maps).prompts(concept)
     own = float(concept.square().sum())
-    rounding = ROUNDING * gram.width * torch.finfo(edited.dtype).eps * float(torch.linalg.norm(edited))
-    least = max(SMALLEST_RIDGE * gram.scale, rounding)
+    # Behind a map that enlarges what it maps rounding is larger; twice as much is told from it.
+    least = max(SMALLEST_RIDGE * gram.scale, 2 * rounding_of(edited))
     points = []
     for ratio in ratios:
         ridge = max(float(attacks.multiplier(ratio)), least)

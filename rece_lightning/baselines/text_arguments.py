@@ -128,8 +128,11 @@ def _padded_to(encoder: PipelineEncoder, arguments: Mapping[str, Any]) -> dict[s
     given = None if source is None else arguments.get(source.argument)
     if not isinstance(given, Tensor):
         return {LENGTH: arguments[LENGTH]} if arguments.get(LENGTH) is not None else {}
-    lengths = {len(one.embedding) for one in requests_of(encoder, ["", BEFORE])}
-    if len(lengths) > 1:  # every text is as long as it is
-        return {}
-    wanted = usual + given.shape[-2] - lengths.pop()
-    return {LENGTH: wanted} if wanted >= 0 and wanted != usual else {}
+
+    def length(text: str) -> int:
+        return len(requests_of(encoder, [text])[0].embedding)
+
+    empty = length("")
+    wanted = usual + given.shape[-2] - empty
+    # Of other lengths every text is as long as it is.
+    return {} if wanted == usual or wanted < 0 or length(BEFORE) != empty else {LENGTH: wanted}

@@ -40,11 +40,14 @@ def factor_positive_definite(matrix: Tensor, *, what: str = "system", remedy: st
     factor, info = torch.linalg.cholesky_ex(symmetrized(matrix))
     if bool((info != 0).any()) or not bool(torch.isfinite(factor).all()):
         raise ConfigurationError(f"The {what} is singular. {remedy}".strip())
-    # Rounding lifts a zero eigenvalue to this much, and the factorisation succeeds without a correct digit.
-    rounding = 8 * len(matrix) * torch.finfo(matrix.dtype).eps * float(torch.linalg.norm(matrix))
-    if smallest_eigenvalue(factor) <= rounding:
+    if smallest_eigenvalue(factor) <= rounding_of(matrix):
         raise ConfigurationError(f"The {what} is singular to rounding. {remedy}".strip())
     return factor
+
+
+def rounding_of(matrix: Tensor) -> float:
+    """To so much rounding lifts a zero eigenvalue: a factorisation then succeeds without a correct digit."""
+    return 8 * len(matrix) * torch.finfo(matrix.dtype).eps * float(torch.linalg.norm(matrix))
 
 
 def smallest_eigenvalue(factor: Tensor, steps: int = 4) -> float:

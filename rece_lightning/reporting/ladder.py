@@ -82,7 +82,7 @@ class LadderRow:
         """What the attacker gives the model, one of :data:`FED`."""
         if self.needs_embeddings:
             return "embedding"
-        return "noise" if "starting noise" in self.has else "prompt"
+        return NOISE if "starting noise" in self.has else "prompt"
 
     @property
     def needs_embeddings(self) -> bool:
